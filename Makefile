@@ -1,0 +1,48 @@
+# Everything that a user or a developer types. `make help` lists it.
+PYTHON ?= python3.11
+VENV   := .venv
+BIN    := $(VENV)/bin
+# One thread for each model: two busy processes with two threads each are ten times slower.
+export OMP_NUM_THREADS ?= 1
+export TOKENIZERS_PARALLELISM = false
+
+.DEFAULT_GOAL := help
+
+help:  ## Show what can be made
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(VENV)/.installed  ## Make the virtual environment with the tested versions
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
+	@touch $@
+
+demo: setup  ## Run the default comparison: print its table, and where its report lies
+	$(BIN)/sdbench run
+
+test: setup  ## Run the tests (no network, no GPU)
+	$(BIN)/python -m pytest
+
+test-all: setup  ## Run the slow tests too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+test-gpu: setup  ## Run the tests that need CUDA
+	$(BIN)/python -m pytest -m gpu
+
+lint: setup  ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+format: setup  ## Format the code
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+models: setup  ## Train the tiny family anew (90 minutes on two cores; resumable)
+	$(BIN)/sdbench train
+
+clean:  ## Remove the virtual environment and the caches
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+
+.PHONY: help setup demo test test-all test-gpu lint format models clean
