@@ -1,0 +1,188 @@
+"""From logits to distributions, and from distributions to choices.
+
+A model gives logits. `warp` turns them into the distribution that is sampled from:
+
+    softmax(logits / temperature), restricted to the `top_k` most likely tokens and then to the smallest set whose mass
+    reaches `top_p`, and renormalised; at temperature 0 all mass lies on the most likely token.
+
+Every random choice of every part of the bench goes through one call, `Choices.choose(probs, key)`. In a run the uniform
+number behind a choice is a stateless hash of its `Key`, so the same seed gives the same tokens whatever the batch size,
+the order of the arms or the number of processes. The exactness oracle (`sdbench.exactness`) puts a walk through all
+outcomes in the hash's place, and so sees what the very same code samples from.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdbench.errors import InputError
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How a token is chosen from logits.
+
+    temperature: 0 is greedy. top_k: keep the k most likely tokens (0: all). top_p: keep the smallest set of tokens
+    whose mass is at least top_p (1: all).
+    """
+
+    temperature: float = 0.0
+    top_k: int = 0
+    top_p: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.temperature < float("inf"):
+            raise InputError(f"sampling.temperature is {self.temperature}; it must be 0 (greedy) or a positive number.")
+        if self.top_k < 0:
+            raise InputError(f"sampling.top_k is {self.top_k}; it must be 0 (off) or a positive whole number.")
+        if not 0 < self.top_p <= 1:
+            raise InputError(f"sampling.top_p is {self.top_p}; it must lie in (0, 1].")
+
+    @property
+    def greedy(self) -> bool:
+        return self.temperature == 0
+
+
+def warp(logits: Float[Tensor, "*batch V"], sampling: Sampling) -> Float[Tensor, "*batch V"]:
+    """The distribution that is sampled from, in float32 (float64 stays float64)."""
+    if sampling.greedy:
+        best = logits.argmax(-1, keepdim=True)
+        return torch.zeros(logits.shape, dtype=_wide(logits), device=logits.device).scatter_(-1, best, 1.0)
+    logits = logits.to(_wide(logits)) / sampling.temperature
+    if 0 < sampling.top_k < logits.shape[-1]:
+        least = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
+        logits = logits.masked_fill(logits < least, -torch.inf)
+    if sampling.top_p < 1:
+        ordered, order = logits.sort(-1, descending=True)
+        before = ordered.softmax(-1).cumsum(-1).roll(1, -1)
+        before[..., 0] = 0.0
+        drop = (before >= sampling.top_p).scatter(-1, order, before >= sampling.top_p)
+        logits = logits.masked_fill(drop, -torch.inf)
+    return logits.softmax(-1)
+
+
+def _wide(logits: Tensor) -> torch.dtype:
+    return torch.float64 if logits.dtype == torch.float64 else torch.float32
+
+
+class Scored:
+    """What a model says about some positions: its logits, and the distributions made from them.
+
+    logits: [..., V] as the model gave them. probs: [..., V] after warping; plain: [..., V] the un-warped, temperature-1
+    softmax, on which most relaxed acceptance rules are defined. Both are made when first asked for.
+    """
+
+    def __init__(self, logits: Float[Tensor, "*batch V"], sampling: Sampling) -> None:
+        self.logits = logits
+        self.sampling = sampling
+        self._probs: Tensor | None = None
+        self._plain: Tensor | None = None
+
+    @property
+    def probs(self) -> Float[Tensor, "*batch V"]:
+        if self._probs is None:
+            self._probs = warp(self.logits, self.sampling)
+        return self._probs
+
+    @property
+    def plain(self) -> Float[Tensor, "*batch V"]:
+        if self._plain is None:
+            self._plain = self.logits.to(_wide(self.logits)).softmax(-1)
+        return self._plain
+
+    def __getitem__(self, index) -> Scored:
+        """The positions that `index` selects (an index over the leading dimensions)."""
+        part = Scored(self.logits[index], self.sampling)
+        part._probs = None if self._probs is None else self._probs[index]
+        part._plain = None if self._plain is None else self._plain[index]
+        return part
+
+    @staticmethod
+    def cat(parts: Sequence[Scored], dim: int) -> Scored:
+        """Join scores along a leading dimension."""
+        if len(parts) == 1:
+            return parts[0]
+        return Scored(torch.cat([part.logits for part in parts], dim), parts[0].sampling)
+
+
+@dataclass(frozen=True)
+class Key:
+    """The name of a random choice, one for each row of the batch.
+
+    streams: [B] uint64, a hash of (seed, prompt, repeat). rounds: [B], the row's round. path: what else names the
+    choice: stage, inner round, branch, depth, purpose, each a small number or a word.
+    """
+
+    streams: np.ndarray
+    rounds: np.ndarray
+    path: tuple[int | str, ...] = ()
+
+    def __truediv__(self, name: int | str) -> Key:
+        """A key one level deeper: `key / "draft" / depth`."""
+        return replace(self, path=(*self.path, name))
+
+    def uniform(self) -> np.ndarray:
+        """[B] float64 numbers in [0, 1): a stateless hash of the key."""
+        digest = hashlib.blake2b(repr(self.path).encode(), digest_size=8).digest()
+        word = np.frombuffer(digest, np.uint64)
+        bits = _mix(_mix(self.streams ^ _mix(self.rounds.astype(np.uint64))) ^ word)
+        return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
+
+
+def stream(seed: int, prompt: str, repeat: int) -> int:
+    """The random stream of one prompt: a 64-bit hash of (seed, prompt, repeat)."""
+    digest = hashlib.blake2b(repr((seed, prompt, repeat)).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _mix(x: np.ndarray) -> np.ndarray:
+    """The finaliser of splitmix64 (Steele, Lea, Flood 2014): a bijection of 64-bit words that scatters them well."""
+    with np.errstate(over="ignore"):
+        x = x + np.uint64(0x9E3779B97F4A7C15)
+        x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+        return x ^ (x >> np.uint64(31))
+
+
+class Choices(Protocol):
+    """Where the outcomes of random choices come from."""
+
+    def choose(self, probs: Float[Tensor, "B V"], key: Key) -> Int[Tensor, " B"]:
+        """One index per row, row b drawn from probs[b] (need not be normalised; an outcome of weight 0 is never drawn)."""
+        ...
+
+
+class HashChoices:
+    """Choices by inversion of a uniform number that is a hash of the key."""
+
+    def choose(self, probs: Float[Tensor, "B V"], key: Key) -> Int[Tensor, " B"]:
+        # Double precision: over a vocabulary of 10^5 a float32 running sum is off by more than many tokens weigh.
+        mass = probs.double().cumsum(-1)
+        level = torch.from_numpy(key.uniform()).to(mass.device, non_blocking=True)[:, None] * mass[:, -1:]
+        # Where level rounds up to the whole mass there is no larger entry: the last entry of positive weight is meant.
+        return torch.minimum((mass <= level).sum(-1), (mass < mass[:, -1:]).sum(-1))
+
+
+class Sampler:
+    """Scores logits and draws tokens under one `Sampling`, with one source of choices."""
+
+    def __init__(self, sampling: Sampling, choices: Choices | None = None) -> None:
+        self.sampling = sampling
+        self.choices: Choices = choices or HashChoices()
+
+    def score(self, logits: Float[Tensor, "*batch V"]) -> Scored:
+        return Scored(logits, self.sampling)
+
+    def draw(self, scored: Scored, key: Key) -> Int[Tensor, " B"]:
+        """One token per row from its warped distribution; scored: [B, V]. Greedy needs no choice."""
+        if self.sampling.greedy:
+            return scored.logits.argmax(-1)
+        return self.choices.choose(scored.probs, key)
