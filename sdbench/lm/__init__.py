@@ -1,0 +1,1 @@
+"""A language model that can be stepped: weights, slots, execution."""

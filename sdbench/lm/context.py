@@ -1,0 +1,52 @@
+"""What the parts of one decoding share: the tokens so far, how many of them count, how to choose, where to record.
+
+The buffer holds each row's tokens from slot 0 on. The first `length` of them are decided; what lies behind is tentative: a
+proposer writes its drafted tokens there, and whoever verifies reads them from there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sdbench.lm.trace import Trace
+from sdbench.sampling import Sampler
+
+
+@dataclass(frozen=True)
+class Context:
+    """tokens: [B, N] on the verifier's device; length: [B] decided tokens; active: [B] rows that are being decoded.
+
+    sampler: how to choose. trace: where rounds and steps are recorded.
+    """
+
+    tokens: Int[Tensor, "B N"]
+    length: np.ndarray
+    active: np.ndarray
+    sampler: Sampler
+    trace: Trace
+
+    @property
+    def rows(self) -> int:
+        return len(self.length)
+
+    def place(self, tokens: Int[Tensor, " B"], at: np.ndarray) -> None:
+        """Write one tentative token per row at position at[b]."""
+        if self.rows == 1:
+            self.tokens[:, int(at[0])] = tokens
+        else:
+            where = torch.from_numpy(at).to(self.tokens.device)[:, None]
+            self.tokens.scatter_(1, where, tokens.to(self.tokens.device)[:, None])
+
+    def place_many(self, tokens: Int[Tensor, "B K"], at: np.ndarray) -> None:
+        """Write K tentative tokens per row from position at[b] on."""
+        where = torch.from_numpy(at[:, None] + np.arange(tokens.shape[1])).to(self.tokens.device)
+        self.tokens.scatter_(1, where, tokens.to(self.tokens.device))
+
+    def ahead(self, length: np.ndarray, active: np.ndarray) -> Context:
+        """The same tokens, more of them taken as decided: what a stage below works on."""
+        return replace(self, length=length, active=active)

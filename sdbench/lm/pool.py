@@ -1,0 +1,67 @@
+"""The slot pool: keys and values of every layer at numbered slots, preallocated.
+
+A step writes its keys and values at given slots and attends over the first `extent` slots, under a mask that says what each
+query sees. So a rejected token costs nothing: its slot is overwritten, or not seen. `transformers` takes the pool for a
+cache: `update` is all that its attention layers call.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class SlotPool:
+    """Keys and values [B, heads, N + 1, D] of each layer, and `position` [B, N + 1] of the token in each slot.
+
+    Slot N is the trash: padding queries write there, and nothing reads it. Layers are allocated at their first use, since
+    only the model itself knows the heads and widths of each.
+    """
+
+    is_compileable = True
+    is_sliding: list[bool] = []
+    layers: list = []
+
+    def __init__(self, rows: int, slots: int, device: torch.device) -> None:
+        self.rows, self.slots = rows, slots
+        self.position = torch.arange(slots + 1, device=device).repeat(rows, 1)
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self.select(slice(None), None, 0, slots)
+
+    def select(self, rows: slice, at: Int[Tensor, "B T"] | None, first: int, extent: int) -> None:
+        """Say where the next step writes: at the slots `at`, or, where it is None, from slot `first` on in every row."""
+        self._rows, self._at, self._first, self._extent = rows, at, first, extent
+
+    def update(
+        self, key: Float[Tensor, "B H T D"], value: Float[Tensor, "B H T D"], layer: int, *args, **kwargs
+    ) -> tuple[Float[Tensor, "B H E D"], Float[Tensor, "B H E D"]]:
+        """Write a layer's new keys and values; return those of the first `extent` slots."""
+        if layer not in self.keys:
+            self.keys[layer] = key.new_zeros(self.rows, key.shape[1], self.slots + 1, key.shape[3])
+            self.values[layer] = value.new_zeros(self.rows, value.shape[1], self.slots + 1, value.shape[3])
+        keys, values = self.keys[layer][self._rows], self.values[layer][self._rows]
+        if self._at is None:
+            stop = self._first + key.shape[2]
+            keys[:, :, self._first : stop] = key
+            values[:, :, self._first : stop] = value
+        else:
+            where = self._at[:, None, :, None]
+            keys.scatter_(2, where.expand_as(key), key)
+            values.scatter_(2, where.expand_as(value), value)
+        return keys[:, :, : self._extent], values[:, :, : self._extent]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the layers in use hold."""
+        return sum(t.numel() * t.element_size() for side in (self.keys, self.values) for t in side.values())
+
+    def get_seq_length(self, *args) -> int:
+        return 0
+
+    def get_mask_sizes(self, *args) -> tuple[int, int]:
+        return self._extent, 0
+
+    def get_max_cache_shape(self, *args) -> int:
+        return self.slots

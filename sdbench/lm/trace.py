@@ -1,0 +1,71 @@
+"""What happened while decoding: one row per verification, one row per batch step.
+
+On the CPU a step is timed by the clock. On CUDA events are recorded around it and read when the trace is closed, so that
+timing never makes the host wait.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+
+
+@dataclass
+class Trace:
+    """rounds and steps as lists of rows (dicts), in the columns of `sdbench.runs.schema`; seconds are wall-clock.
+
+    sequence, sequence_round: which sequence each row of the batch holds, and its round; round: the batch's own round, -1 in
+    prefill. The decoder keeps these three up to date.
+    """
+
+    rounds: list[dict[str, Any]] = field(default_factory=list)
+    steps: list[dict[str, Any]] = field(default_factory=list)
+    sequence: list[int] = field(default_factory=list)
+    sequence_round: list[int] = field(default_factory=list)
+    round: int = -1
+    _pending: list[tuple[dict[str, Any], Any, Any]] = field(default_factory=list)
+
+    def begin(self, device: torch.device) -> Any:
+        """Start timing a step on `device`; give what it returns to `end`."""
+        if device.type != "cuda":
+            return perf_counter()
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(device))
+        return event
+
+    def end(self, mark: Any, role: str, kind: str, rows: int, tokens: int, context: int) -> None:
+        """Record a step that `begin` marked the start of."""
+        step = {"round": self.round, "role": role, "kind": kind, "rows": rows, "tokens": tokens, "context": context}
+        self.steps.append(step)
+        if isinstance(mark, float):
+            step["seconds"] = perf_counter() - mark
+        else:
+            done = torch.cuda.Event(enable_timing=True)
+            done.record()
+            self._pending.append((step, mark, done))
+
+    def verified(self, row: int, edge: str, inner_round: int, proposed: int, accepted: int, emitted: int) -> None:
+        """Record one verification of one row."""
+        self.rounds.append(
+            {
+                "sequence": self.sequence[row],
+                "edge": edge,
+                "round": self.sequence_round[row],
+                "inner_round": inner_round,
+                "proposed": int(proposed),
+                "accepted": int(accepted),
+                "emitted": int(emitted),
+                "outcome": "bonus" if accepted == proposed else "correction",
+            }
+        )
+
+    def close(self) -> None:
+        """Read the events that are still out."""
+        if self._pending:
+            torch.cuda.synchronize()
+        for step, start, done in self._pending:
+            step["seconds"] = start.elapsed_time(done) / 1e3
+        self._pending.clear()

@@ -1,0 +1,183 @@
+"""Any `transformers` causal language model as a `LanguageModel`, over the slot pool.
+
+The model's own forward is called with its pool, positions and a ready mask, so nothing of an architecture is written again
+here. Layers with a sliding window see a token only when it is nearer than the window: the mask of a query at position i over a
+slot with position j is  seen(i, j) and i - j < window.
+"""
+
+from __future__ import annotations
+
+import copy
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from sdbench.errors import InputError
+from sdbench.lm.model import FAR, LanguageModel
+from sdbench.lm.pool import SlotPool
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+FULL, SLIDING = "full_attention", "sliding_attention"
+
+
+class Transformer(LanguageModel):
+    """A `transformers` causal LM with its pool.
+
+    vocab: how many logits to give; a family's models may pad their embeddings to different widths.
+    """
+
+    def __init__(self, name: str, model: PreTrainedModel, vocab: int | None = None) -> None:
+        config = model.config.get_text_config()
+        super().__init__(name, vocab or config.vocab_size, model.device)
+        self.model = model
+        self.config = config
+        kinds = set(getattr(config, "layer_types", None) or [])
+        window = getattr(config, "sliding_window", None)
+        if not kinds:
+            kinds = {SLIDING} if window and getattr(config, "use_sliding_window", True) else {FULL}
+        if not kinds <= {FULL, SLIDING}:
+            raise InputError(
+                f"{name}: {type(model).__name__} has layers of kind {', '.join(sorted(kinds - {FULL, SLIDING}))}; "
+                "only full and sliding-window attention can be stepped over slots."
+            )
+        self._kinds, self._window = kinds, window
+        self.pool = SlotPool(0, 0, self.device)
+
+    @property
+    def max_positions(self) -> int:
+        return getattr(self.config, "max_position_embeddings", FAR)
+
+    @property
+    def bytes(self) -> int:
+        held = {t.data_ptr(): t.numel() * t.element_size() for t in self.model.parameters()}
+        return sum(held.values()) + self.pool.bytes
+
+    def allocate(self, rows: int, slots: int) -> None:
+        if (rows, slots) != (self.pool.rows, self.pool.slots):
+            self.pool = SlotPool(rows, slots, self.device)
+        self._allocated(rows, slots)
+
+    def truncated(self, layers: int) -> TruncatedTransformer:
+        return TruncatedTransformer(self, layers)
+
+    def step(
+        self,
+        tokens: Int[Tensor, "B T"],
+        positions: Int[Tensor, "B T"],
+        slots: Int[Tensor, "B T"] | None,
+        mask: Bool[Tensor, "B T N"] | None = None,
+        keep: int | Int[Tensor, "B R"] = 1,
+        rows: slice = slice(None),
+        extent: int | None = None,
+    ) -> Float[Tensor, "B R V"]:
+        extent = self.slots if extent is None else extent
+        pool, width = self.pool, tokens.shape[1]
+        if slots is None:
+            first = extent - width
+            pool.position[rows, first:extent] = positions
+            pool.select(rows, None, first, extent)
+        else:
+            pool.position[rows].scatter_(1, slots, positions)
+            pool.select(rows, slots, 0, extent)
+            positions = torch.where(positions == FAR, 0, positions)
+        inputs: dict[str, Any] = {"attention_mask": self._mask(positions, slots, mask, rows, extent)}
+        if isinstance(keep, int):
+            inputs["logits_to_keep"] = keep
+        logits = self.model(
+            input_ids=tokens, position_ids=positions, past_key_values=pool, use_cache=True, **inputs
+        ).logits[..., : self.vocab]
+        if not isinstance(keep, int):
+            logits = logits.gather(1, keep[:, :, None].expand(-1, -1, self.vocab))
+        return logits
+
+    def _mask(
+        self,
+        positions: Int[Tensor, "B T"],
+        slots: Int[Tensor, "B T"] | None,
+        mask: Bool[Tensor, "B T N"] | None,
+        rows: slice,
+        extent: int,
+    ) -> Bool[Tensor, "B 1 T E"] | dict[str, Bool[Tensor, "B 1 T E"]]:
+        """What each query sees, as the model wants it: one mask, or one for each kind of layer."""
+        if mask is None:
+            # A chain's slot is its position; what lies behind the query is stale, or its own successors in this step.
+            seen = self._positions[:extent] <= positions[:, :, None]
+            held = self._positions[None, :extent]
+        else:
+            seen = mask[:, :, :extent]
+            held = self.pool.position[rows, :extent]
+        if slots is not None:
+            # A padding query must see something, or its softmax is not a number; what it sees is never used.
+            seen = seen | (slots == self.slots)[:, :, None]
+        if SLIDING not in self._kinds:
+            return seen[:, None]
+        near = (seen & (positions[:, :, None] - held[:, None] < self._window))[:, None]
+        if slots is not None:
+            near = near | (slots == self.slots)[:, None, :, None]
+        return {FULL: seen[:, None], SLIDING: near} if FULL in self._kinds else near
+
+
+class TruncatedTransformer(Transformer):
+    """The first layers of a model and its head (early exit; LayerSkip, 2404.16710).
+
+    It reads and writes the whole model's pool. What the whole model has read, its first layers have read: so the view
+    knows that too, and only its own drafting is to be read again when the whole model verifies.
+    """
+
+    def __init__(self, whole: Transformer, layers: int) -> None:
+        config = copy.copy(whole.config)
+        depth = config.num_hidden_layers
+        if not 0 < layers < depth:
+            raise InputError(
+                f"{whole.name}: early exit after {layers} layers; it has {depth}, so choose 1 to {depth - 1}."
+            )
+        self._whole = whole
+        super().__init__(f"{whole.name}[{layers}]", _first_layers(whole.model, layers, depth), whole.vocab)
+
+    @property
+    def bytes(self) -> int:
+        return 0
+
+    def allocate(self, rows: int, slots: int) -> None:
+        self.pool = self._whole.pool
+        self._allocated(rows, slots)
+
+    def read(self, context, stop, kind, keep=1, row=None):
+        self.pool = self._whole.pool
+        np.maximum(self.known, np.minimum(self._whole.known, context.length), out=self.known)
+        return super().read(context, stop, kind, keep, row)
+
+
+def _first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedModel:
+    """A shallow copy of `model` whose list of decoder layers is cut; every parameter is shared."""
+    body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    for name, child in body.named_children():
+        if isinstance(child, nn.ModuleList) and len(child) == depth:
+            cut = _shallow(body)
+            cut._modules[name] = nn.ModuleList(list(child)[:layers])
+            cut.config = copy.copy(body.config)
+            cut.config.num_hidden_layers = layers
+            return _with_body(model, body, cut)
+    raise InputError(f"{type(model).__name__}: its list of decoder layers was not found, so it has no early exit.")
+
+
+def _with_body(module: Any, body: nn.Module, cut: nn.Module) -> Any:
+    """A shallow copy of `module` in which `body`, wherever it hangs, is replaced by `cut`."""
+    if module is body:
+        return cut
+    new = _shallow(module)
+    for name, child in module.named_children():
+        if any(part is body for part in child.modules()):
+            new._modules[name] = _with_body(child, body, cut)
+    return new
+
+
+def _shallow(module: Any) -> Any:
+    new = copy.copy(module)
+    new._modules = dict(module._modules)
+    return new

@@ -1,0 +1,57 @@
+"""What the tests share: one thread, no network, small random models of many architectures."""
+
+from __future__ import annotations
+
+import os
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
+os.environ.setdefault("WANDB_MODE", "disabled")
+
+import pytest
+import torch
+
+V = 97
+
+
+@pytest.fixture(autouse=True, scope="session")
+def one_thread():
+    torch.set_num_threads(1)
+
+
+def random_model(architecture: str, layers: int = 4, seed: int = 0):
+    """A small random-weight model of an architecture, in float32 under sdpa."""
+    import transformers as t
+
+    torch.manual_seed(seed)
+    small = dict(
+        vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=4,
+        num_key_value_heads=2, max_position_embeddings=256, attn_implementation="sdpa",
+        bos_token_id=None, eos_token_id=None, pad_token_id=None,
+    )  # fmt: skip
+    mixed = ["sliding_attention", "full_attention"] * (layers // 2)
+    build = {
+        "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**small)),
+        "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(**small, head_dim=16)),
+        "qwen3-sliding": lambda: t.Qwen3ForCausalLM(
+            t.Qwen3Config(**small, head_dim=16, use_sliding_window=True, sliding_window=8, layer_types=mixed)
+        ),
+        "mistral": lambda: t.MistralForCausalLM(t.MistralConfig(**small, sliding_window=8)),
+        "gemma3": lambda: t.Gemma3ForCausalLM(
+            t.Gemma3TextConfig(**small, head_dim=16, sliding_window=8, layer_types=mixed)
+        ),
+        "phi3": lambda: t.Phi3ForCausalLM(t.Phi3Config(**small)),
+        "gpt2": lambda: t.GPT2LMHeadModel(
+            t.GPT2Config(
+                vocab_size=V, n_positions=256, n_embd=64, n_layer=layers, n_head=4, attn_implementation="sdpa",
+                bos_token_id=None, eos_token_id=None,
+            )  # fmt: skip
+        ),
+    }
+    model = build[architecture]().eval().requires_grad_(False)
+    # Untrained logits nearly tie; spread them, so that greedy choices are clear.
+    model.get_output_embeddings().weight.data.mul_(12)
+    return model
+
+
+ARCHITECTURES = ["llama", "qwen3", "qwen3-sliding", "mistral", "gemma3", "phi3", "gpt2"]
