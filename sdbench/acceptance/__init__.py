@@ -1,0 +1,54 @@
+"""Acceptance rules: what a verifier keeps of a draft, as pure functions of tensors. `base` says what a rule is."""
+
+from sdbench.acceptance.base import (
+    AcceptanceRule,
+    Density,
+    Draft,
+    Law,
+    Memoryless,
+    Verdict,
+    draw,
+    keep_best,
+    tokenwise,
+)
+from sdbench.acceptance.bild import BiLD
+from sdbench.acceptance.cactus import Cactus
+from sdbench.acceptance.cascades import Cascade
+from sdbench.acceptance.consultant import Consultant
+from sdbench.acceptance.divergence import DIVERGENCES, Divergence
+from sdbench.acceptance.ensemble import Ensemble
+from sdbench.acceptance.exact import Exact
+from sdbench.acceptance.fuzzy import Fuzzy
+from sdbench.acceptance.lenience import Lenience
+from sdbench.acceptance.match import Match
+from sdbench.acceptance.mentored import Mentored
+from sdbench.acceptance.relaxed_topk import RelaxedTopK
+from sdbench.acceptance.thresholds import Thresholds
+from sdbench.acceptance.typical import Typical
+
+__all__ = [
+    "DIVERGENCES",
+    "AcceptanceRule",
+    "BiLD",
+    "Cactus",
+    "Cascade",
+    "Consultant",
+    "Density",
+    "Divergence",
+    "Draft",
+    "Ensemble",
+    "Exact",
+    "Fuzzy",
+    "Law",
+    "Lenience",
+    "Match",
+    "Memoryless",
+    "Mentored",
+    "RelaxedTopK",
+    "Thresholds",
+    "Typical",
+    "Verdict",
+    "draw",
+    "keep_best",
+    "tokenwise",
+]

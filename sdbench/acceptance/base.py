@@ -1,0 +1,212 @@
+"""What an acceptance rule is.
+
+A verifier has scored K drafted tokens x_1 .. x_K: p_i is its distribution at the place of x_i (p_{K+1} the one behind
+the last), q_i the proposer's. A rule draws nothing. It states the law of what may happen:
+
+    accepted[n]    the probability that exactly the first n drafted tokens are kept, n = 0 .. K,
+    next_token(n)  the law of the token that follows n kept ones: a correction (n < K) or the bonus (n = K).
+
+So each rule can be proved by enumeration, and one function, `draw`, turns any law into a verdict. Most rules test one
+token after another; `tokenwise` makes the law from the probability a_i that test i passes:
+
+    accepted[n] = a_1 ... a_n (1 - a_{n+1}),    accepted[K] = a_1 ... a_K.
+
+At temperature 0 every law consists of zeros and ones, so that nothing needs to be drawn.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+from torch.nn.functional import pad
+
+from sdbench.sampling import Key, Sampler, Scored
+
+
+class Density(Enum):
+    """What the proposer's q is to its tokens."""
+
+    EXACT = "exact"  # each token was really drawn from its q
+    DELTA = "delta"  # the tokens are a deterministic function of the context: q has all its mass on them
+    NOMINAL = "nominal"  # q is what a verifier says, but a lossy stage chose the tokens
+
+
+NEVER: frozenset[Density] = frozenset()
+OVER_ANY = frozenset(Density)
+OVER_DRAWN = frozenset({Density.EXACT, Density.DELTA})  # where the tokens really come from q
+
+
+@dataclass
+class Draft:
+    """Drafted tokens of a batch: chains of up to K tokens.
+
+    tokens: [B, K]; length: [B], how many of them count in each row; q: the proposer's scores [B, K, V], or None where
+    the proposer has none (density DELTA); density: what q is to the tokens.
+    """
+
+    tokens: Int[Tensor, "B K"]
+    length: Int[Tensor, " B"]
+    q: Scored | None
+    density: Density
+
+    def scored(self, p: Scored) -> Scored:
+        """q, for the rules that read it. Deterministic tokens have all their mass on themselves."""
+        if self.q is not None:
+            return self.q
+        shape = (*self.tokens.shape, p.logits.shape[-1])
+        one_hot = torch.zeros(shape, dtype=wide(p.logits), device=p.logits.device)
+        one_hot.scatter_(-1, self.tokens[..., None], 1.0)
+        scores = Scored(torch.log(one_hot), p.sampling)
+        scores._probs = scores._plain = one_hot
+        return scores
+
+
+@dataclass
+class Law:
+    """The law of a verdict.
+
+    accepted: [B, K+1], the probability of each number of kept tokens. next_token(n[B]) -> [B, V]: the law of the token
+    behind n kept ones, made only for the n that was drawn. memory(n[B]) -> [B, M]: what a rule that remembers carries
+    on when n were kept and the verifier added its own token, whichever that was; a stage above that cuts the stream
+    behind n tokens and puts its own token there goes back to the same.
+    """
+
+    accepted: Float[Tensor, "B K+1"]
+    next_token: Callable[[Int[Tensor, " B"]], Float[Tensor, "B V"]]
+    memory: Callable[[Int[Tensor, " B"]], Float[Tensor, "B M"]] | None = None
+
+
+@dataclass
+class Verdict:
+    """accepted: [B] drafted tokens kept; next_token: [B] the token that the verifier adds behind them."""
+
+    accepted: Int[Tensor, " B"]
+    next_token: Int[Tensor, " B"]
+
+
+class AcceptanceRule(Protocol):
+    """Decides how much of a draft a verifier keeps. Pure: tensors in, a law out.
+
+    lossless_over: for which drafts the verified stream has exactly the verifier's law (NEVER for a lossy rule).
+    joint: the rule looks at more than one token at a time (its draft must not be cut afterwards).
+    """
+
+    lossless_over: frozenset[Density]
+    joint: bool
+
+    def law(self, draft: Draft, p: Scored, memory: Float[Tensor, "B M"] | None = None) -> Law:
+        """The law of what happens to `draft` under the verifier's scores p: [B, K+1, V]."""
+        ...
+
+    def start(self, rows: int) -> Float[Tensor, "B M"] | None:
+        """The memory of a fresh row; None for a rule that remembers nothing."""
+        ...
+
+
+class Memoryless:
+    """What most rules have in common: they test one token after another, and remember nothing."""
+
+    lossless_over: frozenset[Density] = NEVER
+    joint = False
+
+    def start(self, rows: int) -> None:
+        return None
+
+
+def tokenwise(
+    draft: Draft,
+    p: Scored,
+    passes: Float[Tensor, "B K"] | Bool[Tensor, "B K"],
+    replacement: Callable[[Int[Tensor, " B"]], Float[Tensor, "B V"]] | None = None,
+    memory: Callable[[Int[Tensor, " B"]], Float[Tensor, "B M"]] | None = None,
+) -> Law:
+    """The law of a rule that tests one token after another.
+
+    passes: the probability that each test is passed, given that the earlier ones were. replacement(n): the law of the
+    token in place of x_{n+1} when its test failed, p itself if none is given. Behind a draft kept whole stands p.
+    """
+    K = draft.tokens.shape[1]
+    counts = torch.arange(K, device=draft.tokens.device) < draft.length[:, None]
+    passes = torch.where(counts, passes.to(wide(p.logits)), 0)
+    reach = pad(passes.cumprod(-1), (1, 0), value=1.0)
+    fails = pad(torch.where(counts, 1 - passes, 1), (0, 1), value=1.0)
+
+    def next_token(n: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+        whole = row(p, n).probs
+        if replacement is None or K == 0:
+            return whole
+        return torch.where((n == draft.length)[:, None], whole, replacement(n.clamp(max=K - 1)))
+
+    return Law(reach * fails, next_token, memory)
+
+
+def keep_best(draft: Draft, p: Scored) -> Law:
+    """The greedy form of the exact rule and of many others: keep the tokens that are the verifier's most likely ones.
+
+    Whatever the draft is, the stream is then the verifier's greedy one.
+    """
+    best = p.logits.argmax(-1)
+    law = tokenwise(draft, p, draft.tokens == best[:, : draft.tokens.shape[1]])
+    return Law(law.accepted, lambda n: one_hot(at(best, n), p.logits))
+
+
+def wide(values: Tensor) -> torch.dtype:
+    """The type that probabilities are computed in: float32, or float64 for float64."""
+    return torch.float64 if values.dtype == torch.float64 else torch.float32
+
+
+def at(values: Float[Tensor, "B T ..."], n: Int[Tensor, " B"]) -> Float[Tensor, "B ..."]:
+    """values[b, n[b]] for every row."""
+    return values[torch.arange(len(n), device=values.device), n]
+
+
+def row(scored: Scored, n: Int[Tensor, " B"]) -> Scored:
+    """The scores [B, V] of place n[b] of every row: warped, if they were not yet, for these places only."""
+    return scored[torch.arange(len(n), device=n.device), n]
+
+
+def taken(values: Float[Tensor, "B T V"], tokens: Int[Tensor, "B K"]) -> Float[Tensor, "B K"]:
+    """What `values` (probabilities, logits) say of each drafted token (T may exceed K: p has one row more)."""
+    return values[:, : tokens.shape[1]].gather(-1, tokens[..., None]).squeeze(-1)
+
+
+def one_hot(index: Int[Tensor, " B"], like: Float[Tensor, "*batch V"]) -> Float[Tensor, "B V"]:
+    """All mass on index[b], over the vocabulary of `like`."""
+    zeros = torch.zeros(len(index), like.shape[-1], dtype=wide(like), device=like.device)
+    return zeros.scatter_(-1, index[:, None], 1.0)
+
+
+def ratio(p: Float[Tensor, "B T V"], q: Float[Tensor, "B K V"], draft: Draft) -> Float[Tensor, "B K"]:
+    """min(1, p(x) / q(x)) for each drafted token; 0 where neither gives it any mass (a nominal draft may hold such)."""
+    return (taken(p, draft.tokens) / taken(q, draft.tokens)).nan_to_num(nan=0.0).clamp(max=1)
+
+
+def normalised(weights: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
+    """weights / their sum; a row of zeros (which no draw can reach) becomes uniform rather than NaN."""
+    total = weights.sum(-1, keepdim=True)
+    return torch.where(total > 0, weights / total, 1.0 / weights.shape[-1])
+
+
+def residual(p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
+    """norm((p - q)+), the law that makes up for what the test min(1, p/q) lets through.
+
+    Where nothing is left (q covers p) it is p: over tokens drawn from q no draw gets there, but a nominal draft may.
+    """
+    rest = (p - q).clamp(min=0)
+    total = rest.sum(-1, keepdim=True)
+    return torch.where(total > 0, rest / total, p)
+
+
+def draw(law: Law, sampler: Sampler, key: Key) -> Verdict:
+    """Draw what happens: the number of kept tokens, then the token behind them. Greedy needs no choice."""
+    if sampler.sampling.greedy:
+        accepted = law.accepted.argmax(-1)
+        return Verdict(accepted, law.next_token(accepted).argmax(-1))
+    accepted = sampler.choices.choose(law.accepted, key / "accepted")
+    return Verdict(accepted, sampler.choices.choose(law.next_token(accepted), key / "next"))

@@ -1,0 +1,31 @@
+"""The roll-back of BiLD, Big Little Decoder (Kim et al. 2302.07863, NeurIPS 2023; kssteven418/BigLittleDecoder).
+
+Keep x unless -ln p(x) > rollback_threshold; the first token that fails is replaced by the verifier's most likely one,
+unless it is that token already. The proposer's q is not read. (The other half of BiLD, the fallback that decides when
+the small model hands over, is a draft-length policy.)
+"""
+
+from __future__ import annotations
+
+from sdbench.acceptance.base import Draft, Law, Memoryless, tokenwise
+from sdbench.acceptance.knobs import number
+from sdbench.acceptance.surprise import surprise
+from sdbench.sampling import Scored
+
+
+class BiLD(Memoryless):
+    """BiLD's roll-back at a surprise.
+
+    Reads the un-warped p. The source has the greedy form only, in which the replacement is p's most likely token; when
+    sampling, it is drawn from the warped p.
+
+    rollback_threshold: 5.0 nats, the code's default (its README: 2 to 5).
+    """
+
+    def __init__(self, rollback_threshold: float = 5.0) -> None:
+        self.rollback_threshold = number("bild.rollback_threshold", rollback_threshold, 0)
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        best = p.logits[:, : draft.tokens.shape[1]].argmax(-1)
+        calm = surprise(draft, p, warped=False) <= self.rollback_threshold
+        return tokenwise(draft, p, calm | (draft.tokens == best))

@@ -1,0 +1,47 @@
+"""Static ensemble verification (DIVERSED, 2604.07622), as transformers' `assistant_ensemble_weight` does it (5.23).
+
+The exact rule against v = w p + (1 - w) q: keep x with probability min(1, v(x)/q(x)) = 1 - w + w min(1, p(x)/q(x)). The
+library draws the replacement from norm((p - q)+), and from p where nothing is left; as v - q = w (p - q), that is
+also the residual which belongs to v. So the stream's next token has the law v.
+"""
+
+from __future__ import annotations
+
+from sdbench.acceptance.base import (
+    NEVER,
+    OVER_DRAWN,
+    Draft,
+    Law,
+    Memoryless,
+    at,
+    one_hot,
+    ratio,
+    residual,
+    row,
+    tokenwise,
+)
+from sdbench.acceptance.knobs import number
+from sdbench.sampling import Scored
+
+
+class Ensemble(Memoryless):
+    """The exact rule against a fixed mixture of p and q.
+
+    Reads the warped p and q. Behind a draft kept whole stands p. Greedy form: keep the tokens that are the most likely
+    ones of v, made of the un-warped p and q; replace by those. (The library refuses a draft without scores; here its q
+    is one-hot.)
+
+    weight: w in (0, 1], the verifier's; 1 is the exact rule. The library's default is off, and it names no other.
+    """
+
+    def __init__(self, weight: float = 0.5) -> None:
+        self.weight = number("ensemble.weight", weight, 0, 1, "(]")
+        self.lossless_over = OVER_DRAWN if weight == 1 else NEVER
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        q, w = draft.scored(p), self.weight
+        if p.sampling.greedy:
+            best = (w * p[:, : draft.tokens.shape[1]].plain + (1 - w) * q.plain).argmax(-1)
+            return tokenwise(draft, p, draft.tokens == best, lambda n: one_hot(at(best, n), p.logits))
+        passes = 1 - w + w * ratio(p.probs, q.probs, draft)
+        return tokenwise(draft, p, passes, lambda n: residual(row(p, n).probs, row(q, n).probs))

@@ -1,0 +1,27 @@
+"""The exact rule (Leviathan et al. 2211.17192, Algorithm 1; Chen et al. 2302.01318): lossless speculative sampling.
+
+Keep x with probability min(1, p(x) / q(x)); in place of the first that is not kept draw from norm((p - q)+); behind a
+draft that is kept whole draw from p. Then the stream has the law p, whatever q, as long as x was really drawn from q:
+
+    q(x) min(1, p(x)/q(x)) + (1 - sum_y min(p(y), q(y))) norm((p - q)+)(x) = min(p, q) + (p - q)+ = p(x).
+"""
+
+from __future__ import annotations
+
+from sdbench.acceptance.base import OVER_DRAWN, Draft, Law, Memoryless, keep_best, ratio, residual, row, tokenwise
+from sdbench.sampling import Scored
+
+
+class Exact(Memoryless):
+    """Leviathan's and Chen's rejection test, with the residual.
+
+    Reads the warped p and q. Greedy form: keep the tokens that are the verifier's most likely ones.
+    """
+
+    lossless_over = OVER_DRAWN
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        if p.sampling.greedy:
+            return keep_best(draft, p)
+        q = draft.scored(p)
+        return tokenwise(draft, p, ratio(p.probs, q.probs, draft), lambda n: residual(row(p, n).probs, row(q, n).probs))

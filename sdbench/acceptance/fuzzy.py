@@ -1,0 +1,75 @@
+"""Fuzzy speculative decoding (Holsman, Huang, Dhingra, 2502.20704, ACL 2025 Findings; github maxholsman/fsd).
+
+A drafted token is kept where the verifier and the proposer nearly agree: Div(p, q) <= threshold, whichever token it is.
+Two forms are in use:
+
+    threshold  the code's (`_speculative_backoff_sampling`): the divergence alone decides. The first token that fails is
+               replaced by a sample from the verifier's p (`replacement: verifier`). The third-party restatements of
+               PyramidSD (2510.12966) use norm((p - q)+) instead (`replacement: residual`).
+    fallback   2607.08690's restatement ("r_fuzzy"): where the divergence is too large, the exact rule's test
+               min(1, p(x)/q(x)) decides, and norm((p - q)+) makes up for it.
+
+Over tokens that were drawn from q, the stream's next token has the law q where Div <= threshold, and p elsewhere
+(with the residual as replacement in the threshold form, norm((p - q)+)).
+"""
+
+from __future__ import annotations
+
+from sdbench.acceptance.base import (
+    NEVER,
+    OVER_DRAWN,
+    Draft,
+    Law,
+    Memoryless,
+    ratio,
+    residual,
+    row,
+    tokenwise,
+)
+from sdbench.acceptance.divergence import Divergence
+from sdbench.acceptance.knobs import choice, number
+from sdbench.sampling import Scored
+
+
+class Fuzzy(Memoryless):
+    """Keep a token where verifier and proposer nearly agree.
+
+    The divergence reads the un-warped distributions (the warped ones if `warped`); the exact test, the residual and p
+    in their place are warped. Greedy form: the same test, and the verifier's most likely token as replacement; in the
+    fallback form a token is also kept if it is that token.
+
+    threshold: in the divergence's unit; 0.4 with js_fsd_code is the code's README example. form: threshold or fallback.
+    replacement: verifier or residual (threshold form only). divergence, top_k, warped: see `Divergence`.
+    At threshold 0 only equal distributions pass. In floating point this is certain for total variation alone, so only
+    with that one the rule calls itself lossless.
+    """
+
+    def __init__(
+        self,
+        threshold: float = 0.4,
+        form: str = "threshold",
+        replacement: str = "verifier",
+        divergence: str = "js_fsd_code",
+        top_k: int | None = None,
+        warped: bool = False,
+    ) -> None:
+        self.threshold = number("fuzzy.threshold", threshold, 0)
+        self.form = choice("fuzzy.form", form, ("threshold", "fallback"))
+        self.replacement = choice("fuzzy.replacement", replacement, ("verifier", "residual"))
+        self.divergence = Divergence(divergence, top_k, warped)
+        equal = threshold == 0 and divergence == "tv" and top_k is None
+        self.lossless_over = OVER_DRAWN if equal and (form == "fallback" or replacement == "verifier") else NEVER
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        passes = self.divergence(draft, p) <= self.threshold
+        fallback = self.form == "fallback"
+        if p.sampling.greedy:
+            if fallback:
+                passes |= draft.tokens == p.logits[:, : draft.tokens.shape[1]].argmax(-1)
+            return tokenwise(draft, p, passes)  # the greedy residual is one-hot at p's best token, as p is
+        q = draft.scored(p)
+        if fallback:
+            passes = ratio(p.probs, q.probs, draft).masked_fill(passes, 1.0)
+        elif self.replacement == "verifier":
+            return tokenwise(draft, p, passes)
+        return tokenwise(draft, p, passes, lambda n: residual(row(p, n).probs, row(q, n).probs))

@@ -1,0 +1,52 @@
+"""Lenience (Leviathan et al. 2211.17192, Appendix A.5): the exact test, with q made smaller.
+
+Keep x with probability f(x) = min(1, p(x) / (l q(x))); no token comes out with a probability above p(x) / l. A
+replacement is drawn from the residual that belongs to f, norm((p - f q)+). Since f q = min(q, p/l) and p/l >= p, that
+is norm((p - q)+), the residual which Google's notebook (google-research/speculative_cascades) uses. The stream's next
+token has the law
+
+    min(q, p/l) + (1 - sum min(q, p/l)) norm((p - q)+).
+"""
+
+from __future__ import annotations
+
+from math import log
+
+from sdbench.acceptance.base import (
+    NEVER,
+    OVER_DRAWN,
+    Draft,
+    Law,
+    Memoryless,
+    residual,
+    row,
+    taken,
+    tokenwise,
+    wide,
+)
+from sdbench.acceptance.knobs import number
+from sdbench.sampling import Scored
+
+
+class Lenience(Memoryless):
+    """The exact test with lenience.
+
+    Reads the warped p and q. Greedy form: keep x if p(x) >= l max p, of the un-warped p; else its most likely token.
+
+    lenience: l in (0, 1]; 1 is the exact rule, smaller keeps more (the notebook's knob of this name is 1 - l). The
+    paper names no default.
+    """
+
+    def __init__(self, lenience: float = 0.5) -> None:
+        self.lenience = number("lenience.lenience", lenience, 0, 1, "(]")
+        self.lossless_over = OVER_DRAWN if lenience == 1 else NEVER
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        if p.sampling.greedy:
+            logits = p.logits[:, : draft.tokens.shape[1]].to(wide(p.logits))
+            return tokenwise(draft, p, taken(logits, draft.tokens) >= logits.amax(-1) + log(self.lenience))
+        q = draft.scored(p)
+        passes = taken(p.probs, draft.tokens) / (self.lenience * taken(q.probs, draft.tokens))
+        return tokenwise(
+            draft, p, passes.nan_to_num(nan=0.0).clamp(max=1), lambda n: residual(row(p, n).probs, row(q, n).probs)
+        )

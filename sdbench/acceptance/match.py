@@ -1,0 +1,47 @@
+"""The match rule: keep a drafted token if the verifier, choosing for itself, chooses the same one.
+
+Let the verifier draw y from p; keep x if x = y, else put y in its place. Seen as a law this is the delta rule (the
+exact rule over a deterministic q): keep x with probability p(x), else draw from p without x, renormalised. It reads
+no q, so the stream has the law p over any draft at all. It is transformers' assisted generation where there are no
+draft logits (`GenerationMixin._assisted_decoding`, case 2) and SpecInfer's naive sampling (2305.09781).
+"""
+
+from __future__ import annotations
+
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdbench.acceptance.base import (
+    OVER_ANY,
+    Draft,
+    Law,
+    Memoryless,
+    at,
+    keep_best,
+    normalised,
+    row,
+    taken,
+    tokenwise,
+)
+from sdbench.sampling import Scored
+
+
+class Match(Memoryless):
+    """Keep what the verifier would have chosen itself.
+
+    Reads the warped p. Greedy form: keep the tokens that are the verifier's most likely ones.
+    """
+
+    lossless_over = OVER_ANY
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        if p.sampling.greedy:
+            return keep_best(draft, p)
+        return tokenwise(
+            draft, p, taken(p.probs, draft.tokens), lambda n: without(row(p, n).probs, at(draft.tokens, n))
+        )
+
+
+def without(probs: Float[Tensor, "B V"], tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
+    """probs without the mass that they give to tokens[b], renormalised."""
+    return normalised(probs.scatter(-1, tokens[:, None], 0.0))

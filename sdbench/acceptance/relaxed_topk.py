@@ -1,0 +1,33 @@
+"""Relaxed acceptance of TensorRT-LLM (multi-token prediction of DeepSeek-R1: `mtp.py`, `mtpKernels.cu`).
+
+Keep x if it is among the verifier's `relaxed_topk` most likely tokens and p(x) >= max p - relaxed_delta
+(probabilities, an absolute gap). The proposer's q is not read.
+"""
+
+from __future__ import annotations
+
+from sdbench.acceptance.base import Draft, Law, Memoryless, taken, tokenwise
+from sdbench.acceptance.knobs import count, number
+from sdbench.sampling import Scored
+
+
+class RelaxedTopK(Memoryless):
+    """TensorRT-LLM's relaxed top-k test.
+
+    Reads the un-warped p; tokens that tie with the k-th are in. A replacement is drawn from the warped p. The source
+    has the greedy form only, in which that is the most likely token; there the test is applied between the tokens
+    that begin and end the thinking, here throughout.
+
+    relaxed_topk, relaxed_delta: 10 and 0.01, the example of the library's documentation. Its defaults, 1 and 0.0, are
+    the strict greedy rule.
+    """
+
+    def __init__(self, relaxed_topk: int = 10, relaxed_delta: float = 0.01) -> None:
+        self.relaxed_topk = count("relaxed_topk.relaxed_topk", relaxed_topk)
+        self.relaxed_delta = number("relaxed_topk.relaxed_delta", relaxed_delta, 0, 1)
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        probs = p[:, : draft.tokens.shape[1]].plain
+        its = taken(probs, draft.tokens)
+        likely = (probs > its[..., None]).sum(-1) < self.relaxed_topk
+        return tokenwise(draft, p, likely & (its >= probs.amax(-1) - self.relaxed_delta))

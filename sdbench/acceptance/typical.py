@@ -1,0 +1,36 @@
+"""Typical acceptance (Medusa, Cai et al. 2401.10774; github FasterDecoding/Medusa, `evaluate_posterior`).
+
+Keep x if p(x) > min(posterior_threshold, posterior_alpha exp(-H(p))): the less certain the verifier, the less it asks
+for. The proposer's q is not read. A replacement is a sample from p. The stream's next token has the law
+
+    q(x) 1[x passes] + (q's mass that fails) p(x).
+"""
+
+from __future__ import annotations
+
+from sdbench.acceptance.base import Draft, Law, Memoryless, keep_best, taken, tokenwise
+from sdbench.acceptance.knobs import number
+from sdbench.sampling import Scored
+
+
+class Typical(Memoryless):
+    """Medusa's typical acceptance, along a chain.
+
+    Reads the warped p (the paper's p is at the sampling temperature); the entropy H has its code's 1e-5 inside the
+    logarithm. Greedy form: keep the tokens that are the verifier's most likely ones.
+
+    posterior_threshold: 0.09, and posterior_alpha: 0.3, its square root, as the code's callers pass them (the default
+    arguments of `evaluate_posterior` have the two swapped).
+    """
+
+    def __init__(self, posterior_threshold: float = 0.09, posterior_alpha: float = 0.3) -> None:
+        self.posterior_threshold = number("typical.posterior_threshold", posterior_threshold, 0, 1)
+        self.posterior_alpha = number("typical.posterior_alpha", posterior_alpha, 0)
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        if p.sampling.greedy:
+            return keep_best(draft, p)
+        probs = p.probs[:, : draft.tokens.shape[1]]
+        entropy = -(probs * (probs + 1e-5).log()).sum(-1)
+        asked = (self.posterior_alpha * (-entropy).exp()).clamp(max=self.posterior_threshold)
+        return tokenwise(draft, p, taken(probs, draft.tokens) > asked)
