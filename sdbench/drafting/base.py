@@ -1,0 +1,43 @@
+"""What a proposer is: whatever proposes tokens to a verifier."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from sdbench.acceptance.base import Density, Draft
+from sdbench.lm.context import Context
+from sdbench.lm.model import LanguageModel
+from sdbench.sampling import Key
+
+
+class Proposer(Protocol):
+    """Proposes tokens behind the decided ones, and is told what became of them.
+
+    name: its role in the names of edges. density: what its q is to its tokens, whatever the context.
+    """
+
+    name: str
+    density: Density
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        """The models that it steps."""
+        ...
+
+    def reach(self, length: int) -> int:
+        """The most tokens that `propose(context, length)` can give (a verified pair overshoots)."""
+        ...
+
+    def admit(self, context: Context, row: int) -> None:
+        """A new sequence has taken a row: read its prompt, forget the old one's memory."""
+        ...
+
+    def propose(self, context: Context, length: int, key: Key) -> Draft:
+        """About `length` tokens behind the first context.length[b] of each active row, also placed in context.tokens."""
+        ...
+
+    def commit(self, length: np.ndarray) -> None:
+        """The first length[b] tokens of row b stand as they were read; whatever was read or remembered behind is void."""
+        ...

@@ -1,0 +1,75 @@
+"""Prompt look-up (PLD, apoorvumang/prompt-lookup-decoding): copy what followed the last n-gram where it stood before.
+
+The longest n-gram that ends the sequence, n = max_ngram .. min_ngram, is looked for among the earlier tokens; the tokens that
+followed the match are the draft. No model, so deterministic: density DELTA.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from sdbench.acceptance.base import Density, Draft
+from sdbench.errors import InputError
+from sdbench.lm.context import Context
+from sdbench.lm.model import LanguageModel
+from sdbench.sampling import Key
+
+
+class PromptLookup:
+    """max_ngram: 3 in PLD. match: "first" (the oldest, as PLD) or "last" (the most recent)."""
+
+    name = "lookup"
+    density = Density.DELTA
+
+    def __init__(self, max_ngram: int = 3, min_ngram: int = 1, match: str = "first") -> None:
+        if not 1 <= min_ngram <= max_ngram:
+            raise InputError(f"lookup: min_ngram {min_ngram}, max_ngram {max_ngram}; need 1 <= min_ngram <= max_ngram.")
+        if match not in ("first", "last"):
+            raise InputError(f"lookup: match is '{match}'; it must be 'first' or 'last'.")
+        self.max_ngram, self.min_ngram, self.match = max_ngram, min_ngram, match
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        return []
+
+    def reach(self, length: int) -> int:
+        return length
+
+    def admit(self, context: Context, row: int) -> None:
+        return None
+
+    def propose(self, context: Context, length: int, key: Key) -> Draft:
+        tokens = context.tokens[:, : int(context.length.max())]
+        ends = torch.from_numpy(context.length).to(tokens.device)
+        source, found = self._source(tokens, ends)
+        drafted = torch.where(found, (ends - source).clamp(0, length), 0)
+        width = int(drafted[torch.from_numpy(context.active).to(drafted.device)].max())
+        where = (source[:, None] + torch.arange(width, device=tokens.device)).clamp(max=tokens.shape[1] - 1)
+        copied = tokens.gather(1, where)
+        context.place_many(copied, context.length)
+        return Draft(copied, drafted.clamp(max=width), None, self.density)
+
+    def _source(self, tokens: Int[Tensor, "B L"], ends: Int[Tensor, " B"]):
+        """Where the copied tokens begin, [B], and whether any match was found, [B]."""
+        source = torch.zeros_like(ends)
+        found = torch.zeros_like(ends, dtype=torch.bool)
+        for n in range(self.max_ngram, self.min_ngram - 1, -1):
+            if tokens.shape[1] <= n:
+                continue
+            tail = tokens.gather(1, (ends[:, None] - n + torch.arange(n, device=tokens.device)).clamp(min=0))
+            equal = (tokens.unfold(1, n, 1) == tail[:, None]).all(-1)
+            starts = torch.arange(equal.shape[1], device=tokens.device)
+            equal = equal & (starts + n < ends[:, None])
+            # argmax gives the first of equal values: count up from the front, or down from the back.
+            order = -starts if self.match == "first" else starts
+            best = torch.where(equal, order, -tokens.shape[1]).argmax(1)
+            new = equal.any(1) & ~found
+            source = torch.where(new, best + n, source)
+            found = found | new
+        return source, found
+
+    def commit(self, length: np.ndarray) -> None:
+        return None

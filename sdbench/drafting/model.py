@@ -1,0 +1,68 @@
+"""A draft model, and a model's own first layers as one (early exit)."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sdbench.acceptance.base import Density, Draft
+from sdbench.drafting.policy import Fixed, LengthPolicy
+from sdbench.lm.context import Context
+from sdbench.lm.model import LanguageModel
+from sdbench.sampling import Key, Scored
+
+
+class ModelDrafter:
+    """Draws tokens from a language model, one after another (Leviathan et al. 2211.17192)."""
+
+    density = Density.EXACT
+
+    def __init__(self, model: LanguageModel, policy: LengthPolicy | None = None) -> None:
+        self.model = model
+        self.policy = policy or Fixed()
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        return [self.model]
+
+    def reach(self, length: int) -> int:
+        return length
+
+    def admit(self, context: Context, row: int) -> None:
+        self.model.known[row] = 0
+        # All but the last decided token: that one rides in the first drafting step.
+        self.model.read(context, context.length - 1, "prefill", row=row)
+
+    def propose(self, context: Context, length: int, key: Key) -> Draft:
+        tokens, scores = [], []
+        going = torch.ones(context.rows, dtype=torch.bool, device=self.model.device)
+        drafted = torch.zeros(context.rows, dtype=torch.long, device=self.model.device)
+        for depth in range(length):
+            logits = self.model.read(context, context.length + depth, "draft")[:, -1]
+            scored = context.sampler.score(logits)
+            token = context.sampler.draw(scored, key / "draft" / depth)
+            context.place(token, context.length + depth)
+            tokens.append(token)
+            scores.append(scored[:, None])
+            drafted = drafted + going
+            on = self.policy.go_on(scored, token)
+            if on is not None:
+                going = going & on
+                # Off the CPU asking would stall the device: there a stopped row is only not counted.
+                if self.model.device.type == "cpu" and not going[torch.from_numpy(context.active)].any():
+                    break
+        return Draft(torch.stack(tokens, 1), drafted, Scored.cat(scores, 1), self.density)
+
+    def commit(self, length: np.ndarray) -> None:
+        self.model.rewind(length)
+
+
+class EarlyExit(ModelDrafter):
+    """The verifier's own first `layers` layers and its head as the draft (LayerSkip, 2404.16710; works on any model)."""
+
+    def __init__(self, model: LanguageModel, layers: int, policy: LengthPolicy | None = None) -> None:
+        super().__init__(model.truncated(layers), policy)

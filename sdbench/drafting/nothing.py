@@ -1,0 +1,35 @@
+"""No drafting: with it the speculative loop is autoregressive decoding."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from sdbench.acceptance.base import Density, Draft
+from sdbench.lm.context import Context
+from sdbench.lm.model import LanguageModel
+from sdbench.sampling import Key
+
+
+class Nothing:
+    """Drafts no token, so each round is one target forward and its token."""
+
+    name = ""
+    density = Density.DELTA
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        return []
+
+    def reach(self, length: int) -> int:
+        return 0
+
+    def admit(self, context: Context, row: int) -> None:
+        return None
+
+    def propose(self, context: Context, length: int, key: Key) -> Draft:
+        none = torch.zeros(context.rows, 0, dtype=torch.long, device=context.tokens.device)
+        return Draft(none, none.sum(1), None, self.density)
+
+    def commit(self, length: np.ndarray) -> None:
+        return None
