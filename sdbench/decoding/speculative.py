@@ -1,0 +1,220 @@
+"""Speculative decoding (Leviathan et al. 2211.17192; Chen et al. 2302.01318), over any proposer and acceptance rule.
+
+A round: the proposer drafts K tokens; one target forward scores them and the place behind them; the rule says how many are
+kept and what follows; proposer and target forget the rest. With no draft (`Nothing`) the round is one autoregressive step, so
+the baseline runs through the very same loop. The first token comes with the prompt's own forward (prefill).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from time import perf_counter
+
+import numpy as np
+import torch
+
+from sdbench.acceptance.base import AcceptanceRule, draw
+from sdbench.acceptance.exact import Exact
+from sdbench.decoding.base import Finished, Request, Row, Stop
+from sdbench.drafting.base import Proposer
+from sdbench.drafting.nothing import Nothing
+from sdbench.errors import InputError
+from sdbench.lm.context import Context
+from sdbench.lm.model import LanguageModel
+from sdbench.lm.trace import Trace
+from sdbench.sampling import Choices, Key, Sampler, Sampling, stream
+
+
+class Speculative:
+    """verifier: the target; rule: its acceptance rule; proposer: asked for draft_length tokens each round."""
+
+    def __init__(
+        self,
+        verifier: LanguageModel,
+        rule: AcceptanceRule | None = None,
+        proposer: Proposer | None = None,
+        draft_length: int = 0,
+    ) -> None:
+        if draft_length < 1 and proposer is not None:
+            raise InputError(f"draft_length is {draft_length}; a speculative arm must draft at least 1 token.")
+        self.target = verifier
+        self.rule: AcceptanceRule = rule or Exact()
+        self.proposer: Proposer = proposer or Nothing()
+        self.draft_length = draft_length
+        self.edge = f"{self.proposer.name}>{verifier.name}" if proposer else verifier.name
+
+    @property
+    def lossless(self) -> bool:
+        return self.proposer.density in self.rule.lossless_over
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        return [self.target, *self.proposer.models]
+
+    def reach(self) -> int:
+        return self.proposer.reach(self.draft_length) + 1
+
+    def generate(
+        self,
+        requests: Iterable[Request],
+        sampling: Sampling,
+        stop: Stop,
+        max_new_tokens: int,
+        seed: int = 0,
+        rows: int = 1,
+        trace: Trace | None = None,
+        choices: Choices | None = None,
+    ) -> Iterator[Finished]:
+        """Decode `rows` sequences at a time, refilling finished rows; yields sequences as they finish."""
+        requests = list(requests)
+        slots = max((len(request.tokens) for request in requests), default=0) + max_new_tokens + self.reach()
+        for model in self.models:
+            if slots > model.max_positions:
+                raise InputError(
+                    f"{model.name} reads at most {model.max_positions} tokens, but the longest prompt, {max_new_tokens} "
+                    f"new tokens and the draft need {slots}: shorten the prompt, max_new_tokens or the draft."
+                )
+        with torch.inference_mode():
+            batch = _Batch(self, slots, rows, Sampler(sampling, choices), stop, max_new_tokens, seed, trace or Trace())
+            yield from batch.run(requests)
+
+
+class _Batch:
+    """One call of `generate`: the rows being decoded and their shared context."""
+
+    def __init__(
+        self,
+        method: Speculative,
+        slots: int,
+        rows: int,
+        sampler: Sampler,
+        stop: Stop,
+        max_new_tokens: int,
+        seed: int,
+        trace: Trace,
+    ) -> None:
+        self.method, self.stop, self.max_new_tokens, self.seed = method, stop, max_new_tokens, seed
+        for model in method.models:
+            model.allocate(rows, slots)
+        self.context = Context(
+            torch.zeros(rows, slots, dtype=torch.long, device=method.target.device),
+            np.ones(rows, np.int64),
+            np.zeros(rows, bool),
+            sampler,
+            trace,
+        )
+        self.rows: list[Row | None] = [None] * rows
+        self.memory = method.rule.start(rows)
+        self.fresh_memory = method.rule.start(rows)
+        self.prefill_seconds = 0.0
+        trace.sequence, trace.sequence_round = [-1] * rows, [0] * rows
+
+    def run(self, requests: list[Request]) -> Iterator[Finished]:
+        queue = list(enumerate(requests))[::-1]
+        while queue or self.context.active.any():
+            for index in range(len(self.rows)):
+                while self.rows[index] is None and queue:
+                    done = self._admit(index, *queue.pop())
+                    if done is not None:
+                        yield done
+            if self.context.active.any():
+                yield from self._round()
+        self.context.trace.close()
+
+    def _key(self) -> Key:
+        streams = [row.stream if row else 0 for row in self.rows]
+        return Key(np.array(streams, np.uint64), np.array([row.round if row else 0 for row in self.rows]))
+
+    def _admit(self, index: int, number: int, request: Request) -> Finished | None:
+        """Prefill a row; gives the sequence back when its first token already ends it."""
+        begun = perf_counter()
+        context, method = self.context, self.method
+        finished = Finished(request, [])
+        row = Row(finished, self.stop.start(), stream(self.seed, request.name, request.repeat))
+        self.rows[index] = row
+        context.trace.round = -1
+        context.trace.sequence[index] = number
+        length = len(request.tokens)
+        context.tokens[index, :length] = torch.tensor(request.tokens)
+        context.length[index], context.active[index] = length, True
+        method.target.known[index] = 0
+        logits = method.target.read(context, context.length, "prefill", row=index)[:, -1]
+        scored = context.sampler.score(logits)
+        key = self._key() / "prefill"
+        one = Key(key.streams[index : index + 1], key.rounds[index : index + 1], key.path)
+        token = context.sampler.draw(scored, one)
+        context.tokens[index, length] = token[0]
+        context.length[index] = length + 1
+        first = int(token)
+        finished.first_token_seconds = perf_counter() - begun
+        if self._emit(index, [first]) == 1 and row.finished.reason:
+            finished.prefill_seconds = perf_counter() - begun
+            self.prefill_seconds += finished.prefill_seconds
+            return self._release(index)
+        method.proposer.admit(context, index)
+        if self.memory is not None and self.fresh_memory is not None:
+            self.memory[index] = self.fresh_memory[index]
+        row.decoding_since = perf_counter()
+        finished.prefill_seconds = row.decoding_since - begun
+        self.prefill_seconds += finished.prefill_seconds
+        row.prefill_before = self.prefill_seconds
+        return None
+
+    def _round(self) -> Iterator[Finished]:
+        context, method = self.context, self.method
+        context.trace.round += 1
+        for index, row in enumerate(self.rows):
+            context.trace.sequence_round[index] = row.round if row else 0
+        key = self._key()
+        draft = method.proposer.propose(context, method.draft_length, key)
+        K = draft.tokens.shape[1]
+        p = context.sampler.score(method.target.read(context, context.length + K, "verify", keep=K + 1))
+        law = method.rule.law(draft, p, self.memory)
+        verdict = draw(law, context.sampler, key)
+        if law.memory is not None:
+            self.memory = law.memory(verdict.accepted)
+        # The round's one synchronisation: what was kept, and the tokens themselves, for the stop rule.
+        outcome = torch.cat(
+            [verdict.accepted[:, None], draft.length[:, None], draft.tokens, verdict.next_token[:, None]], 1
+        )
+        told = outcome.tolist()
+        accepted = np.array([line[0] for line in told])
+        context.place(verdict.next_token, context.length + accepted)
+        context.length[:] = np.where(context.active, context.length + accepted + 1, context.length)
+        # The target's own last token has been read by nobody yet.
+        method.target.rewind(context.length - 1)
+        method.proposer.commit(context.length - 1)
+        for index, row in enumerate(self.rows):
+            if row is None:
+                continue
+            n = told[index][0]
+            row.finished.target_calls += 1
+            emitted = self._emit(index, [*told[index][2 : 2 + n], told[index][-1]])
+            context.trace.verified(index, method.edge, 0, told[index][1], n, emitted)
+            row.round += 1
+            if row.finished.reason:
+                others = self.prefill_seconds - row.prefill_before
+                row.finished.decode_seconds = perf_counter() - row.decoding_since - others
+                yield self._release(index)
+
+    def _emit(self, index: int, tokens: list[int]) -> int:
+        """Give a row's new tokens to its stop rule and its limit; what follows the end is cut. How many were emitted."""
+        row = self.rows[index]
+        assert row is not None
+        finished = row.finished
+        kept = row.stop.push(tokens)
+        room = self.max_new_tokens - len(finished.tokens)
+        if kept is not None and kept <= room:
+            finished.reason = row.stop.reason
+        elif room <= len(tokens):
+            kept, finished.reason = room, "length"
+        finished.tokens += tokens[:kept]
+        return len(tokens[:kept])
+
+    def _release(self, index: int) -> Finished:
+        row = self.rows[index]
+        assert row is not None
+        self.rows[index] = None
+        self.context.active[index] = False
+        self.context.length[index] = 1  # an empty row's tentative writes then always fit the buffer
+        return row.finished

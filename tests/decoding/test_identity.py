@@ -1,0 +1,77 @@
+"""Greedy decoding, token for token, against transformers' own `generate`, for every lossless way of drafting."""
+
+import pytest
+import torch
+
+from sdbench.acceptance.exact import Exact
+from sdbench.decoding import Request, Speculative
+from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StopWhenUnsure, Verified
+from sdbench.exactness.oracle import Never
+from sdbench.lm.transformer import Transformer
+from sdbench.sampling import Sampling
+from tests.conftest import ARCHITECTURES, V, random_model
+
+NEW = 16
+
+
+def prompts(count: int) -> list[list[int]]:
+    generator = torch.Generator().manual_seed(0)
+    return [torch.randint(0, V, (5 + 3 * i,), generator=generator).tolist() for i in range(count)]
+
+
+def generated(raw, prompt: list[int]) -> list[int]:
+    ids = torch.tensor([prompt])
+    out = raw.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, pad_token_id=0)
+    return out[0, len(prompt) :].tolist()
+
+
+def arms(target, qualifier, draft):
+    yield "ar", Speculative(target)
+    yield "sd", Speculative(target, Exact(), ModelDrafter(draft), 4)
+    yield "sd_self", Speculative(target, Exact(), ModelDrafter(qualifier), 3)
+    yield "lookup", Speculative(target, Exact(), PromptLookup(), 5)
+    yield "early_exit", Speculative(target, Exact(), EarlyExit(target, 2), 3)
+    yield "unsure", Speculative(target, Exact(), ModelDrafter(draft, StopWhenUnsure(0.2)), 5)
+    yield "pyramid", Speculative(target, Exact(), Verified(qualifier, Exact(), ModelDrafter(draft), 2), 5)
+    yield "lookup_pyramid", Speculative(target, Exact(), Verified(qualifier, Exact(), PromptLookup(), 2), 5)
+    three = Verified(qualifier, Exact(), Verified(draft, Exact(), PromptLookup(), 2), 3)
+    yield "three_high", Speculative(target, Exact(), three, 6)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("rows", [1, 3])
+def test_every_lossless_arm_gives_the_tokens_of_generate(architecture, rows):
+    raw = random_model(architecture, seed=0)
+    # The qualifier is the target slightly disturbed, so that both rejections and long acceptances occur.
+    near = random_model(architecture, seed=0)
+    torch.manual_seed(7)
+    for weight in near.parameters():
+        weight.data += 0.02 * weight.std().nan_to_num() * torch.randn_like(weight)
+    target, qualifier = Transformer("target", raw), Transformer("qualifier", near)
+    draft = Transformer("draft", random_model(architecture, layers=2, seed=0))
+    texts = prompts(5)
+    expected = [generated(raw, text) for text in texts]
+    for name, decoder in arms(target, qualifier, draft):
+        assert decoder.lossless
+        requests = [Request(text, str(i)) for i, text in enumerate(texts)]
+        finished = decoder.generate(requests, Sampling(), Never(), NEW, rows=rows)
+        got = {item.request.name: item.tokens for item in finished}
+        assert [got[str(i)] for i in range(len(texts))] == expected, name
+
+
+def test_tokens_do_not_depend_on_batch_size_when_sampling():
+    target = Transformer("target", random_model("llama"))
+    draft = Transformer("draft", random_model("llama", layers=2))
+    qualifier = Transformer("qualifier", random_model("llama", layers=3, seed=3))
+    requests = [Request(text, str(i)) for i, text in enumerate(prompts(5))]
+    for decoder in (
+        Speculative(target, Exact(), ModelDrafter(draft), 3),
+        Speculative(target, Exact(), Verified(qualifier, Exact(), ModelDrafter(draft), 2), 4),
+    ):
+        outputs = []
+        for rows in (1, 2, 5):
+            finished = decoder.generate(requests, Sampling(0.8, top_k=20, top_p=0.95), Never(), NEW, seed=11, rows=rows)
+            outputs.append({item.request.name: item.tokens for item in finished})
+        assert outputs[0] == outputs[1] == outputs[2]
+        other_seed = decoder.generate(requests, Sampling(0.8, top_k=20, top_p=0.95), Never(), NEW, seed=12)
+        assert {item.request.name: item.tokens for item in other_seed} != outputs[0]
