@@ -1,0 +1,96 @@
+"""The exactness oracle: what a method really samples from, by walking through every outcome of every choice.
+
+All randomness of a decoder goes through `choose`. `Walk` takes the place of the hash there: it replays a prefix of choices and
+then takes the first outcome of positive weight, adding up the probability of the path; `output_law` visits every path once,
+depth first. The law that comes out is exact, so a method is lossless if and only if its distance to the target's law
+
+    TV = 1/2 sum_y | law(y) - target(y) |
+
+is a rounding error (below 1e-12). The decoder runs unchanged, on tabular models.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdbench.decoding.base import Decoder, Request
+from sdbench.exactness.tabular import TabularModel, sequence_law
+from sdbench.sampling import Key, Sampling
+
+LOSSLESS = 1e-12
+
+
+@dataclass
+class Walk:
+    """Choices that follow one path: `prefix` first, then always the first possible outcome."""
+
+    prefix: list[int] = field(default_factory=list)
+    trail: list[tuple[int, list[int]]] = field(default_factory=list)
+    weight: float = 1.0
+
+    def choose(self, probs: Float[Tensor, "B V"], key: Key) -> Int[Tensor, " B"]:
+        taken = []
+        for row in probs.double():
+            total, weights = float(row.sum()), row.tolist()
+            possible = [index for index, weight in enumerate(weights) if weight > 0]
+            depth = len(self.trail)
+            index = self.prefix[depth] if depth < len(self.prefix) else possible[0]
+            self.trail.append((index, possible))
+            self.weight *= weights[index] / total
+            taken.append(index)
+        return torch.tensor(taken)
+
+
+def output_law(run: Callable[[Walk], Any]) -> dict[Any, float]:
+    """The exact law of what `run` returns (hashable), over every path of its choices."""
+    law: dict[Any, float] = {}
+    pending: list[list[int]] = [[]]
+    while pending:
+        walk = Walk(pending.pop())
+        outcome = run(walk)
+        law[outcome] = law.get(outcome, 0.0) + walk.weight
+        path = [index for index, _ in walk.trail]
+        for depth in range(len(walk.prefix), len(walk.trail)):
+            taken, possible = walk.trail[depth]
+            pending += [[*path[:depth], other] for other in possible if other != taken]
+    return law
+
+
+def total_variation(law: dict[Any, float], other: dict[Any, float]) -> float:
+    """Half the sum of absolute differences of two laws."""
+    return sum(abs(law.get(key, 0.0) - other.get(key, 0.0)) for key in law.keys() | other.keys()) / 2
+
+
+class Never:
+    """A stop rule that never stops: sequences end by their length."""
+
+    reason = ""
+
+    def start(self) -> Never:
+        return self
+
+    def push(self, tokens: list[int]) -> None:
+        return None
+
+
+def distance_from_target(
+    decoder: Decoder,
+    target: TabularModel,
+    length: int,
+    prompt: tuple[int, ...] = (0,),
+    sampling: Sampling | None = None,
+) -> float:
+    """TV between the law of the decoder's `length` tokens behind `prompt` and the target's own, temperature 1 by default."""
+
+    def run(walk: Walk) -> tuple[int, ...]:
+        requests = [Request(list(prompt), "prompt")]
+        (finished,) = decoder.generate(requests, sampling or Sampling(1.0), Never(), length, choices=walk)
+        return tuple(finished.tokens)
+
+    return total_variation(output_law(run), sequence_law(target, prompt, length))

@@ -1,0 +1,91 @@
+"""Tabular language models: a next-token table for every context, and nothing else.
+
+Small enough for their law to be enumerated. A tabular model sees its context only through slots and mask, as a real one does:
+each query collects the tokens of the slots that it sees, in the order of their positions, and looks that context up. So what is
+proved with it holds for the bookkeeping of slots and masks too.
+"""
+
+from __future__ import annotations
+
+import itertools
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sdbench.lm.model import LanguageModel
+
+
+class TabularModel(LanguageModel):
+    """Random next-token tables over V tokens, drawn from (seed, context); sharpness scales their logits."""
+
+    def __init__(self, name: str, vocab: int, seed: int, sharpness: float = 1.5) -> None:
+        super().__init__(name, vocab, torch.device("cpu"))
+        self.seed, self.sharpness = seed, sharpness
+        self.tables: dict[tuple[int, ...], Tensor] = {}
+
+    def table(self, context: tuple[int, ...]) -> Float[Tensor, " V"]:
+        """The distribution of the token behind `context`, float64."""
+        if context not in self.tables:
+            number = self.seed
+            for token in context:
+                number = number * 31 + token + 1
+            generator = torch.Generator().manual_seed(number % 2**31)
+            noise = torch.randn(self.vocab, generator=generator, dtype=torch.float64)
+            self.tables[context] = torch.softmax(self.sharpness * noise, 0)
+        return self.tables[context]
+
+    @property
+    def max_positions(self) -> int:
+        return 1 << 20
+
+    @property
+    def bytes(self) -> int:
+        return 0
+
+    def allocate(self, rows: int, slots: int) -> None:
+        self._allocated(rows, slots)
+        self.held = torch.full((rows, slots + 1), -1)
+        self.position = torch.full((rows, slots + 1), -1)
+
+    def truncated(self, layers: int) -> TabularModel:
+        return TabularModel(f"{self.name}[{layers}]", self.vocab, self.seed + 1000 * layers, self.sharpness)
+
+    def step(
+        self,
+        tokens: Int[Tensor, "B T"],
+        positions: Int[Tensor, "B T"],
+        slots: Int[Tensor, "B T"] | None,
+        mask: Bool[Tensor, "B T N"] | None = None,
+        keep: int | Int[Tensor, "B R"] = 1,
+        rows: slice = slice(None),
+        extent: int | None = None,
+    ) -> Float[Tensor, "B R V"]:
+        slots = positions if slots is None else slots
+        self.held[rows].scatter_(1, slots, tokens)
+        self.position[rows].scatter_(1, slots, positions)
+        if isinstance(keep, int):
+            keep = torch.arange(tokens.shape[1] - keep, tokens.shape[1]).expand(len(tokens), -1)
+        logits = torch.empty(*keep.shape, self.vocab, dtype=torch.float64)
+        held, position = self.held[rows], self.position[rows]
+        for row, query in itertools.product(range(len(tokens)), range(keep.shape[1])):
+            at = int(keep[row, query])
+            if mask is None:
+                seen = torch.arange(self.slots + 1) <= positions[row, at]
+            else:
+                seen = torch.cat([mask[row, at], torch.tensor([False])])
+            visible = sorted(zip(position[row][seen].tolist(), held[row][seen].tolist(), strict=True))
+            logits[row, query] = self.table(tuple(token for _, token in visible)).log()
+        return logits
+
+
+def sequence_law(model: TabularModel, prompt: tuple[int, ...], length: int) -> dict[tuple[int, ...], float]:
+    """The probability of every continuation of `length` tokens under the model."""
+    law = {(): 1.0}
+    for _ in range(length):
+        law = {
+            (*tokens, token): weight * float(model.table((*prompt, *tokens))[token])
+            for tokens, weight in law.items()
+            for token in range(model.vocab)
+        }
+    return law
