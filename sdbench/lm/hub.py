@@ -1,0 +1,98 @@
+"""What `transformers` reads of a model before its weights, with errors that say how to get it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdbench.errors import InputError
+from sdbench.lm.gguf import converted
+from sdbench.lm.quiet import quiet
+from sdbench.lm.spec import ModelSpec, Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+
+def place_of(spec: ModelSpec, source: Source) -> tuple[str, dict[str, Any]]:
+    """What to give to a `from_pretrained`: the folder or hub id, and options."""
+    if source.kind == "gguf":
+        return str(converted(Path(source.location))), {}
+    return source.location, {"revision": spec.revision or "main"} if source.kind == "hub" else {}
+
+
+def read_config(spec: ModelSpec, source: Source) -> PreTrainedConfig:
+    """The model's config."""
+    from transformers import AutoConfig
+
+    place, options = place_of(spec, source)
+    with readable(spec, source, "config"), quiet():
+        return AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def read_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerFast:
+    """The model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    place, options = place_of(spec, source)
+    with readable(spec, source, "tokenizer"), quiet():
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def read_eos(spec: ModelSpec, source: Source, config: PreTrainedConfig) -> tuple[int, ...]:
+    """The token ids that end the model's output, as its own `generate` would take them: may be none."""
+    from transformers import GenerationConfig
+
+    place, options = place_of(spec, source)
+    try:
+        with quiet():
+            ids = GenerationConfig.from_pretrained(place, **options).eos_token_id
+    except OSError:  # a model without a generation config
+        ids = getattr(config.get_text_config(), "eos_token_id", None)
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+
+
+@contextmanager
+def readable(spec: ModelSpec, source: Source, what: str) -> Iterator[None]:
+    """Turn whatever reading a model raises into one sentence that says what to do."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the hub, the network, JSON and the readers each raise kinds of their own
+        raise InputError(_sentence(spec, source, what, error)) from error
+
+
+def _sentence(spec: ModelSpec, source: Source, what: str, error: Exception) -> str:
+    from huggingface_hub import errors
+
+    name, role = source.location, spec.role
+    causes = list(_chain(error))
+    elsewhere = f"or give models.{role}.path=FOLDER"
+    if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
+        return (
+            f"The model {name} ({role}) is gated: accept its licence at https://huggingface.co/{name} and run "
+            f"`hf auth login`, {elsewhere}."
+        )
+    if any(isinstance(cause, errors.RevisionNotFoundError) for cause in causes):
+        return f"The model {name} ({role}) has no revision '{spec.revision}' on the hub."
+    if any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
+        return (
+            f"There is no public model {name} ({role}) on the hub: check the name, run `hf auth login` if it is "
+            f"private, {elsewhere}."
+        )
+    if source.kind == "hub" and isinstance(error, OSError):
+        return (
+            f"The model {name} ({role}) is not in the local cache and the hub cannot be reached: run "
+            f"`hf download {name}` where there is a network, {elsewhere}."
+        )
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    return f"The {what} of {name} ({role}) cannot be read: {reason}."
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

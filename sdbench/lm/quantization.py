@@ -1,0 +1,63 @@
+"""Weights in fewer bits: what each choice needs, and how many bytes it takes.
+
+torchao-int8, torchao-int4: torchao's weight-only quantisation. bitsandbytes-8bit, bitsandbytes-4bit: LLM.int8() and
+NF4, on CUDA. Linear layers are quantised; embeddings and the head keep the model's dtype.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+from typing import Any
+
+from sdbench.errors import InputError
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """package: what must be installed. needs_cuda: whether it needs CUDA. weight_bytes: per weight, scales included."""
+
+    package: str
+    needs_cuda: bool
+    weight_bytes: float
+
+
+SCHEMES = {
+    "torchao-int8": Scheme("torchao", needs_cuda=False, weight_bytes=1.0),
+    "torchao-int4": Scheme("torchao", needs_cuda=True, weight_bytes=0.5 + 4 / 128),
+    "bitsandbytes-8bit": Scheme("bitsandbytes", needs_cuda=True, weight_bytes=1.0),
+    "bitsandbytes-4bit": Scheme("bitsandbytes", needs_cuda=True, weight_bytes=0.5 + 4 / 64),
+}
+
+
+def scheme_of(role: str, name: str) -> Scheme:
+    """The scheme of that name; InputError if there is none."""
+    if name not in SCHEMES:
+        raise InputError(f"models.{role}.quantization is '{name}'; it must be null or one of {', '.join(SCHEMES)}.")
+    return SCHEMES[name]
+
+
+def check_quantization(role: str, name: str | None, device: str) -> None:
+    """Refuse a quantisation whose package or device is missing."""
+    if name is None:
+        return
+    scheme = scheme_of(role, name)
+    if importlib.util.find_spec(scheme.package) is None:
+        raise InputError(
+            f"models.{role}.quantization={name} needs the package {scheme.package}: pip install {scheme.package}."
+        )
+    if scheme.needs_cuda and not device.startswith("cuda"):
+        raise InputError(f"models.{role}.quantization={name} runs on CUDA only, and the {role} is on {device}.")
+
+
+def quantization_config(name: str, dtype: Any) -> Any:
+    """The object that `from_pretrained` takes for a scheme. dtype: what is computed in."""
+    from transformers import BitsAndBytesConfig, TorchAoConfig
+
+    if name == "bitsandbytes-8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    if name == "bitsandbytes-4bit":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    from torchao.quantization import Int4WeightOnlyConfig, Int8WeightOnlyConfig  # pyright: ignore[reportMissingImports]
+
+    return TorchAoConfig(Int8WeightOnlyConfig() if name == "torchao-int8" else Int4WeightOnlyConfig(group_size=128))

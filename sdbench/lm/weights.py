@@ -1,0 +1,103 @@
+"""Loading weights, and saying which weights they are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import torch
+
+from sdbench.errors import InputError
+from sdbench.lm.architecture import check_architecture
+from sdbench.lm.family import check_source
+from sdbench.lm.files import folder_sha256, sha256_of
+from sdbench.lm.hub import place_of, read_config, readable
+from sdbench.lm.quantization import check_quantization, quantization_config
+from sdbench.lm.quiet import quiet
+from sdbench.lm.spec import ModelSpec, resolve
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+# Image-and-text checkpoints keep their language model under a prefix of their own.
+_TEXT_PART = {
+    r"^language_model\.model\.": "model.",
+    r"^model\.language_model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+}
+
+
+def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+    """The model of a spec, ready to be stepped: sdpa attention, evaluation mode, no gradients.
+
+    dtype, device: the hardware's; the spec's own go before them. Of an image-and-text model only the language model is
+    loaded. A .gguf file is converted once (`sdbench.lm.gguf`). Errors: InputError if the source is missing, corrupted
+    or unsuited, or the device or the quantisation is not to be had here.
+    """
+    dtype, device = spec.dtype or dtype, spec.device or device
+    check_device(spec.role, device)
+    check_quantization(spec.role, spec.quantization, device)
+    torch_dtype = dtype_of(spec.role, dtype)
+    source = resolve(spec)
+    config = read_config(spec, source)
+    model_class = check_architecture(spec.role, config)
+    check_source(spec, source)
+    place, options = place_of(spec, source)
+    text = config.get_text_config()
+    if text is not config and model_class.config_class is type(text):
+        options["key_mapping"] = _TEXT_PART
+        config = text
+    if spec.quantization is not None:
+        options["quantization_config"] = quantization_config(spec.quantization, torch_dtype)
+        options["device_map"] = {"": device}
+    with readable(spec, source, "weights"), quiet():
+        model, report = cast(Any, model_class).from_pretrained(
+            place,
+            config=config,
+            dtype=torch_dtype,
+            attn_implementation="sdpa",
+            output_loading_info=True,
+            **options,
+        )
+    if report["missing_keys"]:
+        absent = sorted(report["missing_keys"])
+        raise InputError(f"The weights of {spec.path} ({spec.role}) lack {len(absent)} tensors, such as {absent[0]}.")
+    if spec.quantization is None:
+        model = model.to(device)
+    return model.eval().requires_grad_(False)
+
+
+def weights_identity(spec: ModelSpec) -> str:
+    """Which weights these are: `sha256:` of local files, or the hub id with the commit that its revision stands for."""
+    source = resolve(spec)
+    if source.kind == "gguf":
+        return f"sha256:{sha256_of(Path(source.location))}"
+    if source.kind == "folder":
+        return f"sha256:{folder_sha256(Path(source.location))}"
+    commit = getattr(read_config(spec, source), "_commit_hash", None)
+    return f"{source.location}@{commit or spec.revision or 'main'}"
+
+
+def dtype_of(role: str, name: str) -> torch.dtype:
+    """The torch dtype of a name such as 'bfloat16'."""
+    if name not in DTYPES:
+        raise InputError(f"The dtype of {role} is '{name}'; it must be one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def check_device(role: str, name: str) -> None:
+    """Refuse a device that this machine does not have."""
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise InputError(f"The device of {role} is '{name}'; it must be cpu, mps, cuda or cuda:N.") from error
+    if device.type == "cuda":
+        count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        if (device.index or 0) >= count:
+            have = f"has {count} CUDA device{'s' if count > 1 else ''}" if count else "has no CUDA device"
+            raise InputError(f"The device of {role} is '{name}', but this machine {have}.")
+    elif device.type == "mps" and not torch.backends.mps.is_available():
+        raise InputError(f"The device of {role} is 'mps', but this machine has no Metal device.")
+    elif device.type not in ("cpu", "mps"):
+        raise InputError(f"The device of {role} is '{name}'; it must be cpu, mps, cuda or cuda:N.")
