@@ -1,0 +1,68 @@
+"""The common part of the tasks whose prompts are rows of a published (or the user's) set."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
+
+from sdbench.errors import InputError
+from sdbench.tasks.base import Prompt, select
+from sdbench.tasks.rows import Row, rows_of
+
+
+class DatasetTask(ABC):
+    """A task that turns each row of a set into one prompt.
+
+    path: a JSON-lines file (None: see `sdbench.tasks.rows`). hub: arguments of `datasets.load_dataset`, used when no
+    file is there (None: the class's own). category: only the prompts of this category, or of these. stop: strings that
+    end an answer (None: the class's own). max_new_tokens: the longest answer, in tokens (None: the class's own).
+    """
+
+    name: str
+    file_name: ClassVar[str | None] = None
+    default_hub: ClassVar[Mapping[str, Any] | None] = None
+    default_stop: ClassVar[tuple[str, ...]] = ()
+    default_max_new_tokens: ClassVar[int] = 256
+    scored: bool = False
+    synthetic: bool = False
+
+    def __init__(
+        self,
+        path: str | None = None,
+        hub: Mapping[str, Any] | None = None,
+        category: str | Sequence[str] | None = None,
+        stop: Sequence[str] | None = None,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        self.path = path
+        self.hub = self.default_hub if hub is None else dict(hub)
+        self.category = category
+        self.stop = self.default_stop if stop is None else tuple(stop)
+        self.max_new_tokens = self.default_max_new_tokens if max_new_tokens is None else max_new_tokens
+
+    @abstractmethod
+    def prompt(self, row: Row) -> Prompt:
+        """The prompt that a row stands for; raises InputError if the row lacks what it needs."""
+
+    def prompts(self, limit: int | None = None) -> list[Prompt]:
+        """The first `limit` prompts, the categories in turn."""
+        rows = rows_of(self.name, self.path, self.file_name, self.hub)
+        found: dict[str, Prompt] = {}
+        for row in rows:
+            prompt = self.prompt(row)
+            if prompt.id in found:
+                raise row.refuse(f"the id '{prompt.id}' was used by an earlier row.")
+            found[prompt.id] = prompt
+        return select(list(found.values()), self.name, limit, self.category)
+
+    def score(self, prompt: Prompt, text: str) -> float | None:
+        """None: the task has no score, unless a subclass gives it one."""
+        return None
+
+
+def reference_of(prompt: Prompt) -> str:
+    """The reference of a prompt that must have one."""
+    if prompt.reference is None:
+        raise InputError(f"The prompt {prompt.id} has no reference to score an answer against.")
+    return prompt.reference

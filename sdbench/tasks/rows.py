@@ -1,0 +1,129 @@
+"""Rows of a prompt set: from a JSON-lines file where there is one, else from the Hugging Face hub.
+
+The file is `path` if that is given; else the set's usual file in the folder that the environment variable SDBENCH_DATA
+names, if it is there.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from sdbench.errors import InputError
+
+DATA_FOLDER = "SDBENCH_DATA"
+_KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
+T = TypeVar("T")
+
+
+class Row:
+    """One row of a set: fields that are read with a check, and errors that say where the row stands."""
+
+    def __init__(self, fields: Mapping[str, Any], where: str, number: int) -> None:
+        self.fields = fields
+        self.where = where
+        self.number = number
+
+    def __contains__(self, field: str) -> bool:
+        return self.fields.get(field) is not None
+
+    def get(self, field: str, kind: type[T]) -> T:
+        """The field, which must be there and of that kind."""
+        if field not in self:
+            raise InputError(f"{self.where}: the field '{field}' is missing; there are: {', '.join(self.fields)}.")
+        value = self.fields[field]
+        if not isinstance(value, kind):
+            expected = _KINDS.get(kind, kind.__name__)
+            raise InputError(f"{self.where}: the field '{field}' should be {expected}, not {type(value).__name__}.")
+        return value
+
+    def text(self, field: str) -> str:
+        """A field that holds text, and not only blanks."""
+        value = self.get(field, str)
+        if not value.strip():
+            raise InputError(f"{self.where}: the field '{field}' is empty.")
+        return value
+
+    def first(self, field: str) -> str:
+        """The first text of a field that holds a list of texts: a conversation's first turn."""
+        turns = self.get(field, list)
+        if not turns or not isinstance(turns[0], str) or not turns[0].strip():
+            raise InputError(f"{self.where}: the field '{field}' should be a list that opens with a text.")
+        return turns[0]
+
+    def inner(self, field: str) -> Row:
+        """A field that is an object, as a row of its own."""
+        return Row(self.get(field, dict), f"{self.where}, '{field}'", self.number)
+
+    def refuse(self, reason: str) -> InputError:
+        """The error that says what is wrong with this row."""
+        return InputError(f"{self.where}: {reason}")
+
+
+def rows_of(task: str, path: str | None, file_name: str | None, hub: Mapping[str, Any] | None) -> list[Row]:
+    """The rows of a set, in order.
+
+    path: a file given by the user. file_name: the set's file in the SDBENCH_DATA folder. hub: arguments for
+    `datasets.load_dataset`. Errors: InputError if nothing can be read, or a line is malformed.
+    """
+    file = _file_of(path, file_name)
+    rows = list(_read_file(file) if file else _read_hub(task, file_name, hub))
+    if not rows:
+        raise InputError(f"{file or task} holds no prompts.")
+    return rows
+
+
+def _file_of(path: str | None, file_name: str | None) -> Path | None:
+    if path is not None:
+        file = Path(path).expanduser()
+        if not file.is_file():
+            raise InputError(f"There is no file {path}; tasks.path must name a JSON-lines file.")
+        return file
+    folder = os.environ.get(DATA_FOLDER)
+    if folder and file_name and (Path(folder) / file_name).is_file():
+        return Path(folder) / file_name
+    return None
+
+
+def _read_file(file: Path) -> Iterator[Row]:
+    number = 0
+    try:
+        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield _parsed(line, f"{file}, line {number}", number)
+    except (OSError, EOFError, zlib.error) as error:
+        raise InputError(f"{file} cannot be read after line {number}: {error}.") from error
+
+
+def _parsed(line: bytes, where: str, number: int) -> Row:
+    try:
+        fields = json.loads(line.decode())
+    except UnicodeDecodeError as error:
+        raise InputError(f"{where}: not UTF-8 text (byte {error.start + 1} of the line).") from error
+    except json.JSONDecodeError as error:
+        raise InputError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from error
+    if not isinstance(fields, dict):
+        raise InputError(f"{where}: each line must be a JSON object, not {type(fields).__name__}.")
+    return Row(fields, where, number)
+
+
+def _read_hub(task: str, file_name: str | None, hub: Mapping[str, Any] | None) -> Iterator[Row]:
+    how = f"put {file_name} into the folder that {DATA_FOLDER} names, or give tasks.path=FILE"
+    if not hub:
+        raise InputError(f"The task {task} has no source on the hub: {how}.")
+    import datasets
+
+    try:
+        table = datasets.load_dataset(**hub)
+    except Exception as error:  # the hub, the network and the readers each raise kinds of their own
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+        raise InputError(f"The task {task} could not be read from the hub ({reason}): {how}.") from error
+    source = hub.get("data_files") or hub["path"]
+    for number, fields in enumerate(table, start=1):
+        yield Row(fields, f"{source}, row {number}", number)

@@ -1,0 +1,130 @@
+"""Where an output ends: end-of-sequence tokens, stop strings, and the text before them.
+
+A decoder knows no tokenizer: it pushes the tokens of each block and is told how many of them are kept. The token that
+stops an output stays in it and counts; the text is cut before the stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from typing import TYPE_CHECKING, Protocol
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+# A window that opens within a character sees up to three stray bytes of it, and some decoders drop the blank that the
+# very first token opens with: this many tokens before the part that matters keep both away from it.
+_MARGIN = 4
+
+
+class StopState(Protocol):
+    """Watches one sequence."""
+
+    reason: str | None
+    """Why the output stopped, 'eos' or 'stop'; None while it has not."""
+
+    def push(self, tokens: list[int]) -> int | None:
+        """Take the next new tokens; returns how many are kept, the stopping one included (None: no stop)."""
+        ...
+
+
+class Stop(Protocol):
+    """When outputs end."""
+
+    def start(self) -> StopState:
+        """A watcher of one new sequence."""
+        ...
+
+
+class NeverStop:
+    """Outputs end by length only: for runs that ignore the end of sequence."""
+
+    reason: str | None = None
+
+    def start(self) -> NeverStop:
+        return self
+
+    def push(self, tokens: list[int]) -> int | None:
+        return None
+
+
+class StopChecker:
+    """Stops at end-of-sequence tokens and at stop strings.
+
+    eos: token ids. strings: texts that end an output, wherever token borders fall; one that is itself a token of the
+    tokenizer's added vocabulary (such as '<|im_end|>') stops by that token, since decoded text leaves those out.
+    """
+
+    def __init__(self, eos: Collection[int], strings: Sequence[str], tokenizer: PreTrainedTokenizerFast) -> None:
+        added = tokenizer.get_added_vocab()
+        self.eos = frozenset(eos)
+        self.strings = tuple(text for text in strings if text)
+        self.stop_ids = frozenset(added[text] for text in self.strings if text in added)
+        self.tokenizer = tokenizer
+        self._hidden = frozenset(tokenizer.all_special_ids)
+        # Every token that shows adds a byte at least, so no stop string spans more tokens than it has bytes.
+        longest = max((len(text.encode()) for text in self.strings), default=0)
+        self._window = longest + _MARGIN if longest else 0
+
+    def start(self) -> StopState:
+        return _Watch(self)
+
+    def text_of(self, tokens: Sequence[int], reason: str | None) -> str:
+        """The text of an output: without special tokens, cut before the stop that `reason` says it ended with."""
+        kept = list(tokens[:-1] if reason == "eos" else tokens)
+        text = self.decode(kept)
+        if reason == "stop":
+            starts = [start for start in map(text.find, self.strings) if start >= 0]
+            text = text[: min(starts, default=len(text))]
+        return text
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        return str(self.tokenizer.decode(list(tokens), skip_special_tokens=True, clean_up_tokenization_spaces=False))
+
+    def completes(self, tokens: Sequence[int]) -> bool:
+        """Whether the text of these tokens holds a stop string."""
+        text = self.decode(tokens)
+        return any(stop in text for stop in self.strings)
+
+    def visible(self, tokens: Sequence[int]) -> list[int]:
+        """The tokens that show in decoded text."""
+        return [token for token in tokens if token not in self._hidden]
+
+
+class _Watch:
+    """One sequence: remembers just the last few visible tokens, in which a stop string may have begun."""
+
+    def __init__(self, checker: StopChecker) -> None:
+        self.reason: str | None = None
+        self._checker = checker
+        self._tail: list[int] = []
+
+    def push(self, tokens: list[int]) -> int | None:
+        checker = self._checker
+        kept, self.reason = len(tokens), None
+        for index, token in enumerate(tokens):
+            if token in checker.eos or token in checker.stop_ids:
+                kept, self.reason = index + 1, "eos" if token in checker.eos else "stop"
+                break
+        # The stopping token is no text; what stands before it may still complete a stop string earlier.
+        before = tokens[: kept - 1] if self.reason else tokens
+        completed = self._completed(before)
+        if completed is not None:
+            kept, self.reason = completed, "stop"
+        return kept if self.reason else None
+
+    def _completed(self, tokens: list[int]) -> int | None:
+        """How many of these tokens it takes to complete a stop string; None if they complete none."""
+        checker = self._checker
+        if not checker.strings or not tokens:
+            return None
+        window = self._tail + checker.visible(tokens)
+        if checker.completes(window):
+            # Once per sequence: find the very token.
+            return next(
+                count
+                for count in range(1, len(tokens) + 1)
+                if checker.completes(self._tail + checker.visible(tokens[:count]))
+            )
+        self._tail = window[-checker._window :]
+        return None

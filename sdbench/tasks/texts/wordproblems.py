@@ -1,0 +1,152 @@
+"""Arithmetic word problems with worked steps and a final answer.
+
+The wording is easy to predict; the arithmetic and the choice of the right numbers are where a small model fails. The
+completion follows from the prompt, word for word, so greedy decoding of a perfect model is the reference solution.
+"""
+
+import random
+import re
+from dataclasses import dataclass
+
+from sdbench.tasks.texts.text import Text, keyed_random, split_of
+from sdbench.tasks.texts.words import CONTAINERS, HE, OBJECTS, PEOPLE, PLACES
+
+KIND = "wordproblems"
+FEWEST_STEPS, MOST_STEPS = 2, 4
+LARGEST_START = 99
+LARGEST_CHANGE = 39  # what one step adds or takes away
+LARGEST_VALUE = 149
+LARGEST_FACTOR = 6  # of a step that adds so many boxes of so many each
+ORDINALS = ("First", "Next", "Then", "Finally")
+_ANSWER = re.compile(r"The answer is (-?\d+)\.")
+
+
+@dataclass(frozen=True)
+class Step:
+    """One event: its kind, its number, and for `groups` the number in each group."""
+
+    kind: str
+    number: int = 0
+    each: int = 0
+
+    def apply(self, value: int) -> int:
+        """The value after the event."""
+        match self.kind:
+            case "gain":
+                return value + self.number
+            case "lose":
+                return value - self.number
+            case "multiply":
+                return value * self.number
+            case "halve":
+                return value // 2
+            case "groups":
+                return value + self.number * self.each
+        raise ValueError(f"unknown kind of step '{self.kind}'")
+
+
+def _draw_step(rng: random.Random, value: int) -> Step:
+    """Draw a step that keeps the value between 1 and `LARGEST_VALUE`."""
+    while True:
+        kind = rng.choices(("gain", "lose", "multiply", "halve", "groups"), weights=(7, 7, 2, 2, 3))[0]
+        match kind:
+            case "gain" | "lose":
+                step = Step(kind, rng.randint(2, LARGEST_CHANGE))
+            case "multiply":
+                step = Step(kind, rng.randint(2, 3))
+            case "halve":
+                step = Step(kind)
+            case _:
+                step = Step(kind, rng.randint(2, LARGEST_FACTOR), rng.randint(2, LARGEST_FACTOR))
+        possible = kind != "halve" or value % 2 == 0
+        if possible and 1 <= step.apply(value) <= LARGEST_VALUE:
+            return step
+
+
+def _draw_numbers(rng: random.Random) -> tuple[int, tuple[Step, ...]]:
+    """Draw the start and the steps: the numerical content of a problem."""
+    start = rng.randint(5, LARGEST_START)
+    value, steps = start, []
+    for _ in range(rng.randint(FEWEST_STEPS, MOST_STEPS)):
+        steps.append(_draw_step(rng, value))
+        value = steps[-1].apply(value)
+    return start, tuple(steps)
+
+
+def content_of(start: int, steps: tuple[Step, ...]) -> str:
+    """The numbers of a problem, without its wording: what decides the split."""
+    return f"{start}:" + ",".join(f"{step.kind}-{step.number}-{step.each}" for step in steps)
+
+
+def _event(rng: random.Random, step: Step, she: str, things: str) -> str:
+    """The sentence of the question that tells of a step."""
+    friend, place, container = rng.choice(PEOPLE), rng.choice(PLACES), rng.choice(CONTAINERS)
+    match step.kind:
+        case "gain":
+            wordings = (
+                f"{she} buys {step.number} more",
+                f"{she} finds {step.number} {things} at the {place}",
+                f"{she} gets {step.number} from {friend}",
+            )
+        case "lose":
+            wordings = (
+                f"{she} gives {step.number} to {friend}",
+                f"{she} loses {step.number} {things} at the {place}",
+                f"{she} sells {step.number} of them",
+            )
+        case "multiply":
+            times = {2: "doubles", 3: "triples"}[step.number]
+            wordings = (f"{she} {times} the number of {things}", f"{she} {times} what is there")
+        case "halve":
+            wordings = (f"{she} leaves half of the {things} at the {place}", f"{she} leaves half of them to {friend}")
+        case _:
+            wordings = (
+                f"{she} brings {step.number} {container} of {step.each} {things}",
+                f"{she} brings {step.number} {container} with {step.each} in each",
+            )
+    return rng.choice(wordings)
+
+
+def _worked(step: Step, verb: str, value: int, name: str, things: str) -> str:
+    """The line of the solution that works a step out."""
+    after, total = step.apply(value), step.number * step.each
+    match step.kind:
+        case "gain":
+            event, expression = f"{step.number}", f"{value} + {step.number}"
+        case "lose":
+            event, expression = f"{step.number}", f"{value} - {step.number}"
+        case "multiply":
+            event, expression = "them", f"{value} * {step.number}"
+        case "halve":
+            event, expression = "half", f"{value} / 2"
+        case _:
+            event, expression = f"{step.number} * {step.each} = {total}", f"{value} + {total}"
+    return f"{name} {verb} {event}, so {name} has {expression} = {after} {things} now."
+
+
+def generate(split: str, seed: int, index: int) -> Text:
+    """Write the problem with this index. Problems of the two splits never share their sequence of numbers."""
+    rng = keyed_random(KIND, split, seed, index)
+    start, steps = _draw_numbers(rng)
+    while split_of(content_of(start, steps)) != split:
+        start, steps = _draw_numbers(rng)
+    name, things = rng.choice(PEOPLE), rng.choice(OBJECTS)
+    she = "he" if name in HE else "she"
+    question, lines, value = f"{name} has {start} {things}.", [], start
+    for ordinal, step in zip(ORDINALS, steps, strict=False):
+        event = _event(rng, step, she, things)
+        question += f" {ordinal}, {event}."
+        lines.append(f"{ordinal}, {_worked(step, event.split()[1], value, name, things)}")
+        value = step.apply(value)
+    asked = rng.choice(
+        (f"How many {things} does {name} have now?", "How many are left?", f"How many {things} are there in the end?")
+    )
+    completion = " " + "\n".join([*lines, f"The answer is {value}."])
+    prompt = f"Question: {question} {asked}\nAnswer:"
+    return Text(KIND, prompt, completion, str(value), (content_of(start, steps),))
+
+
+def final_answer(text: str) -> str | None:
+    """The last final answer that a text states, or None."""
+    found = _ANSWER.findall(text)
+    return found[-1] if found else None
