@@ -1,0 +1,1 @@
+"""From the run record to metrics, intervals, figures and the report."""

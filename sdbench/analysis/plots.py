@@ -1,0 +1,272 @@
+"""The report's figures, drawn from `summary.json` alone. A function returns None if it has nothing to show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from sdbench.analysis import labels, style
+
+Summary = Mapping[str, Any]
+
+_WIDTH = 6.4
+_ROW = 0.24  # inches per arm in figures with a row each
+_LETTER = 0.06  # inches for each letter of a long name
+_HEAD = 0.95  # inches for the axis, its label and the legend
+_MANY = 12  # from here on a legend lists families, not arms
+
+
+def draw(summary: Summary, folder: Path) -> list[Path]:
+    """Draw every figure that the summary has numbers for, as PNG and SVG."""
+    written: list[Path] = []
+    with style.context():
+        for name, make in FIGURES.items():
+            made = make(summary)
+            if made is not None:
+                written += style.save(made, folder, name)
+    return written
+
+
+def speedup(summary: Summary) -> Figure | None:
+    """Speed-up over the baseline with its 95 % interval, a row per arm; hollow where the arm is lossy."""
+    arms = _with(summary, "speedup")
+    if not arms:
+        return None
+    made, axes = _rows(arms)
+    for row, (name, arm) in enumerate(arms.items()):
+        low, high = arm["speedup_ci95"] or (arm["speedup"], arm["speedup"])
+        shade = style.colour(name)
+        axes.plot([low, high], [row, row], color=shade, linewidth=1.8, solid_capstyle="butt", zorder=3)
+        face = shade if arm["lossless"] else "white"
+        axes.plot(arm["speedup"], row, "o", markersize=5.5, color=shade, markerfacecolor=face, zorder=4)
+    axes.axvline(1.0, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=2)
+    axes.set_xlabel(f"speed-up over {summary['baseline']} (×)")
+    _from_zero(axes, max((arm["speedup_ci95"] or [arm["speedup"]])[-1] for arm in arms.values()))
+    interval = Line2D([], [], color="#555555", linewidth=1.8, label="95 % interval")
+    made.legend(
+        handles=[_dot("lossless", "#555555"), _dot("lossy", "white"), interval], loc="outside upper right", ncols=3
+    )
+    return made
+
+
+def tokens_per_target_call(summary: Summary) -> Figure | None:
+    """Emitted tokens per target forward, a bar per arm."""
+    arms = _with(summary, "tokens_per_target_call")
+    if not arms:
+        return None
+    made, axes = _rows(arms)
+    values = [arm["tokens_per_target_call"] for arm in arms.values()]
+    bars = axes.barh(range(len(arms)), values, height=0.68, color=[style.colour(name) for name in arms], zorder=3)
+    axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=7.5)
+    axes.axvline(1.0, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=4)
+    axes.set_xlabel("tokens per target call (bonus included)")
+    _from_zero(axes, max(values), room=1.1)
+    return made
+
+
+def acceptance(summary: Summary) -> Figure | None:
+    """Acceptance by position, unconditional, a panel per edge."""
+    arms = _arms(summary)
+    names = sorted({edge for arm in arms.values() for edge in arm["edges"]}, key=_outermost_first)
+    if not names:
+        return None
+    columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
+    rows = -(-len(names) // columns)
+    made = style.figure(max(4.2, 2.5 * columns + 1.3), 2.3 * rows + 0.5)
+    panels = list(made.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for panel, edge in zip(panels, names, strict=False):
+        shown = {
+            name: arm["edges"][edge]["acceptance_by_position"] for name, arm in arms.items() if edge in arm["edges"]
+        }
+        for name, shares in shown.items():
+            _curve(panel, name, shares, len(shown))
+        panel.set_title(edge.replace(">", " → "))
+        panel.set_xlabel("position in the draft (tokens)")
+        panel.set_ylim(0, 1.04)
+        panel.set_xlim(0.5, max(map(len, shown.values())) + 0.5)
+        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.grid(axis="y")
+    for panel in panels[len(names) :]:
+        panel.set_visible(False)
+    made.supylabel("P(accepted ≥ position)", fontsize=9)
+    _legend_right(made, {name: arm for name, arm in arms.items() if arm["edges"]})
+    return made
+
+
+def speed_quality(summary: Summary) -> Figure | None:
+    """Quality against speed-up with both 95 % intervals, the Pareto front, and PyramidSD's arms with a dark rim."""
+    arms = {name: arm for name, arm in _with(summary, "speedup").items() if arm["quality"] is not None}
+    if not arms:
+        return None
+    made = style.figure(_WIDTH, 3.9 if len(arms) <= _MANY else 4.7)
+    axes = made.subplots()
+    for name, arm in arms.items():
+        _point(axes, name, arm, crowded=len(arms) > _MANY)
+    points = [(arm["speedup"], arm["quality"]) for arm in arms.values()]
+    front = pareto_front(points)
+    axes.plot(
+        *zip(*[points[i] for i in front], strict=True), color="#333333", linewidth=0.9, drawstyle="steps-pre", zorder=2
+    )
+    axes.set_xlabel(f"speed-up over {summary['baseline']} (×)")
+    axes.set_ylabel("quality (mean score)")
+    axes.grid()
+    axes.margins(0.09)
+    extra = [Line2D([], [], color="#333333", linewidth=0.9, label="Pareto front")]
+    if any(style.is_pyramid(name) for name in arms):
+        extra.append(_dot("rim: PyramidSD", "white", rim="black"))
+    _legend_right(made, arms, extra)
+    if len(arms) <= _MANY:
+        labels.place(axes, points, list(enumerate(arms)))
+    else:
+        _number_front(made, axes, points, front, list(arms))
+    return made
+
+
+def round_time(summary: Summary) -> Figure | None:
+    """Where the time of a round goes: milliseconds by model and kind of step, and on the host."""
+    arms = {name: arm for name, arm in _arms(summary).items() if arm["seconds_per_round"]}
+    if not arms:
+        return None
+    parts = sorted({part for arm in arms.values() for part in arm["seconds_per_round"]}, key=_target_first)
+    made, axes = _rows(arms)
+    left = np.zeros(len(arms))
+    for part in parts:
+        widths = np.array([1000 * arm["seconds_per_round"].get(part, 0.0) for arm in arms.values()]).clip(min=0)
+        shade = style.part_colour(part)
+        axes.barh(
+            range(len(arms)), widths, left=left, height=0.68, color=shade, label=part.replace(" ", ": "), zorder=3
+        )
+        left += widths
+    for row, (arm, total) in enumerate(zip(arms.values(), left, strict=True)):
+        per_call = arm["tokens_per_target_call"]
+        text = f"{total:.3g}" + (f"  ({total / per_call:.3g} per token)" if per_call else "")
+        axes.text(total, row, f" {text}", va="center", fontsize=7)
+    axes.set_xlabel("time per round (ms)")
+    _from_zero(axes, left.max(), room=1.28)
+    made.legend(loc="outside upper center", ncols=min(4, len(parts)))
+    return made
+
+
+FIGURES: dict[str, Callable[[Summary], Figure | None]] = {
+    "speedup": speedup,
+    "tokens_per_target_call": tokens_per_target_call,
+    "acceptance": acceptance,
+    "speed_quality": speed_quality,
+    "round_time": round_time,
+}
+TITLES = {
+    "speedup": "Speed-up over the baseline",
+    "tokens_per_target_call": "Tokens per target call",
+    "acceptance": "Acceptance by position, per edge",
+    "speed_quality": "Speed against quality",
+    "round_time": "Where the time of a round goes",
+}
+
+
+def pareto_front(points: list[tuple[float, float]]) -> list[int]:
+    """Indices of the points that no other beats in both coordinates (larger is better), by the first coordinate."""
+    best, front = float("-inf"), []
+    for index in sorted(range(len(points)), key=lambda i: points[i], reverse=True):
+        if points[index][1] > best:
+            best = points[index][1]
+            front.append(index)
+    return front[::-1]
+
+
+def _arms(summary: Summary) -> dict[str, Any]:
+    return dict(summary["arms"])
+
+
+def _with(summary: Summary, metric: str) -> dict[str, Any]:
+    return {name: arm for name, arm in _arms(summary).items() if arm[metric] is not None}
+
+
+def _rows(arms: Mapping[str, Any]) -> tuple[Figure, Axes]:
+    """A figure with a labelled row per arm, the first on top; PyramidSD's arms in bold."""
+    longest = max(map(len, arms))
+    made = style.figure(_WIDTH + _LETTER * max(0, longest - 16), _HEAD + _ROW * max(3, len(arms)))
+    axes = made.subplots()
+    axes.set_yticks(range(len(arms)), list(arms))
+    axes.set_ylim(len(arms) - 0.4, -0.6)
+    axes.tick_params(axis="y", length=0)
+    axes.grid(axis="x")
+    for tick, name in zip(axes.get_yticklabels(), arms, strict=True):
+        tick.set_fontweight("bold" if style.is_pyramid(name) else "normal")
+    return made, axes
+
+
+def _from_zero(axes: Axes, largest: float, room: float = 1.05) -> None:
+    axes.set_xlim(0, largest * room if largest > 0 else 1)
+
+
+def _curve(axes: Axes, name: str, shares: list[float], crowd: int) -> None:
+    crowded = crowd > _MANY
+    axes.plot(
+        range(1, len(shares) + 1),
+        shares,
+        color=style.colour(name),
+        marker=style.marker(name),
+        alpha=0.45 if crowded else 1.0,
+        linewidth=1.0 if crowded else 1.6,
+        markersize=2.5 if crowded else 4.0,
+    )
+
+
+def _point(axes: Axes, name: str, arm: Mapping[str, Any], crowded: bool) -> None:
+    shade, pyramid = style.colour(name), style.is_pyramid(name)
+    x, y = arm["speedup"], arm["quality"]
+    (left, right), (low, high) = arm["speedup_ci95"] or (x, x), arm["quality_ci95"] or (y, y)
+    axes.plot([left, right], [y, y], color=shade, linewidth=0.8, alpha=0.25 if crowded else 0.6, zorder=3)
+    axes.plot([x, x], [low, high], color=shade, linewidth=0.8, alpha=0.25 if crowded else 0.6, zorder=3)
+    axes.plot(
+        x,
+        y,
+        style.marker(name),
+        color=shade,
+        markersize=7.5 if pyramid else 6,
+        markeredgecolor="black" if pyramid else "white",
+        markeredgewidth=1.0 if pyramid else 0.5,
+        zorder=5 if pyramid else 4,
+    )
+
+
+def _number_front(
+    made: Figure, axes: Axes, points: list[tuple[float, float]], front: list[int], names: list[str]
+) -> None:
+    """Number the arms on the front, and say below which they are: names of a grid are too long to stand beside points."""
+    keys = [
+        Line2D(
+            [], [], linestyle="", color=style.colour(names[i]), marker=style.marker(names[i]), label=f"{n}: {names[i]}"
+        )
+        for n, i in enumerate(front, start=1)
+    ]
+    made.legend(handles=keys, loc="outside lower left", ncols=2, title="on the front", alignment="left")
+    labels.place(axes, points, [(i, str(n)) for n, i in enumerate(front, start=1)])
+
+
+def _legend_right(made: Figure, arms: Mapping[str, Any], extra: list[Line2D] | None = None) -> None:
+    """A legend beside the axes: an entry per arm, or per family where there are many arms."""
+    names = dict.fromkeys(style.family(name) if len(arms) > _MANY else name for name in arms)
+    handles = [
+        Line2D([], [], color=style.colour(name), marker=style.marker(name), markersize=5, linewidth=1.4, label=name)
+        for name in names
+    ]
+    made.legend(handles=[*handles, *(extra or [])], loc="outside right center")
+
+
+def _dot(label: str, face: str, rim: str = "#555555") -> Line2D:
+    return Line2D([], [], linestyle="", marker="o", color=rim, markerfacecolor=face, markersize=5.5, label=label)
+
+
+def _outermost_first(edge: str) -> tuple[bool, str]:
+    return not edge.endswith(">target"), edge
+
+
+def _target_first(part: str) -> tuple[bool, bool, str]:
+    return part == "host", not part.startswith("target"), part

@@ -1,0 +1,164 @@
+"""Intervals. The unit is the prompt: it is paired with itself under the baseline, and its repeats travel with it.
+
+At batch sizes above one the rows of a block share their time, so there the unit is the block. Percentile bootstrap
+(Efron 1979) with a fixed seed; for shares of yes and no, Wilson's interval (1927), which is not empty at 0 and at 1.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from sdbench.analysis.rows import decode_tokens, ratio
+
+RESAMPLES = 10_000
+CONFIDENCE = 0.95
+SEED = 20_000
+FEWEST_PROMPTS = 40
+MARGIN = 0.03
+"""Default non-inferiority margin: 3 points of score."""
+
+_CHUNK = 2_000_000  # drawn indices held at a time
+_Z = 1.959963984540054  # normal quantile of CONFIDENCE, two-sided
+
+Interval = tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A value, its 95 % interval (None with fewer than two units), and the number of units."""
+
+    value: float
+    ci95: Interval | None
+    units: int
+
+
+@dataclass(frozen=True)
+class NonInferiority:
+    """The mean paired difference (arm - baseline), its 95 % interval, the margin, and the verdict.
+
+    non_inferior: the lower end of the interval lies above -margin (two-sided 95 %, so the one-sided level is 97.5 %).
+    """
+
+    difference: float
+    ci95: Interval | None
+    margin: float
+    prompts: int
+    non_inferior: bool
+
+
+class FewPrompts(UserWarning):
+    """An interval over so few prompts covers less than it says."""
+
+
+def bootstrap_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
+    """Means of `resamples` resamples of values[n] -> [resamples]."""
+    generator = np.random.default_rng(seed)
+    per_chunk = max(1, _CHUNK // len(values))
+    chunks = [min(per_chunk, resamples - start) for start in range(0, resamples, per_chunk)]
+    return np.concatenate([values[generator.integers(len(values), size=(n, len(values)))].mean(axis=1) for n in chunks])
+
+
+def mean_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> Interval | None:
+    """Percentile bootstrap 95 % interval of the mean; None with fewer than two values."""
+    if len(values) < 2:
+        return None
+    tail = 50 * (1 - CONFIDENCE)
+    low, high = np.percentile(bootstrap_means(values, resamples, seed), (tail, 100 - tail))
+    return float(low), float(high)
+
+
+def wilson_interval(successes: float, n: int) -> Interval | None:
+    """Wilson's 95 % interval of a share; None with fewer than two trials."""
+    if n < 2:
+        return None
+    share, square = successes / n, _Z**2
+    middle = (share + square / (2 * n)) / (1 + square / n)
+    half = _Z / (1 + square / n) * np.sqrt(share * (1 - share) / n + square / (4 * n**2))
+    return float(max(0.0, middle - half)), float(min(1.0, middle + half))
+
+
+def quality(prompt_scores: pd.Series) -> Estimate:
+    """Mean score over prompts: Wilson's interval where every prompt is right or wrong, else the bootstrap's."""
+    values = prompt_scores.to_numpy(dtype=float)
+    if not len(values):
+        return Estimate(float("nan"), None, 0)
+    binary = bool(np.isin(values, (0.0, 1.0)).all())
+    interval = wilson_interval(values.sum(), len(values)) if binary else mean_interval(values)
+    return Estimate(float(values.mean()), interval, len(values))
+
+
+def unit_column(sequences: pd.DataFrame) -> str:
+    """What is resampled: `prompt_id`, or `block` where a block has several rows."""
+    single = (sequences.groupby(["arm", "block", "repeat"]).size() == 1).all()
+    return "prompt_id" if single else "block"
+
+
+def log_ratios(sequences: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
+    """log(tokens per second of the arm / of the baseline) of each unit, mean over its repeats, by unit.
+
+    Pairs are made by (unit, repeat); one that either arm lacks, or that gave no token after the first, is left out.
+    """
+    unit = unit_column(pd.concat([sequences, baseline]))
+    paired = pd.concat([_speeds(sequences, unit), _speeds(baseline, unit)], axis=1, keys=["arm", "base"]).dropna()
+    return (paired["arm"] / paired["base"]).map(np.log).groupby(level=0).mean()
+
+
+def speedup(sequences: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
+    """Geometric mean over units of the paired speed ratio, with its bootstrap 95 % interval. Warns below 40 prompts."""
+    values = log_ratios(sequences, baseline).to_numpy()
+    prompts = sequences["prompt_id"].nunique()
+    if prompts < FEWEST_PROMPTS:
+        warnings.warn(
+            f"{prompts} prompts are few: intervals are rough below {FEWEST_PROMPTS}", FewPrompts, stacklevel=2
+        )
+    if not len(values):
+        return Estimate(float("nan"), None, 0)
+    interval = mean_interval(values)
+    ends = None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))
+    return Estimate(float(np.exp(values.mean())), ends, len(values))
+
+
+def speedup_totals(sequences: pd.DataFrame, baseline: pd.DataFrame) -> float:
+    """Ratio of totals: all tokens / all seconds of the arm over those of the baseline, for the units that both have."""
+    unit = unit_column(pd.concat([sequences, baseline]))
+    ours, theirs = _totals(sequences, unit), _totals(baseline, unit)
+    both = ours.index.intersection(theirs.index)
+    ours, theirs = ours.loc[both].sum(), theirs.loc[both].sum()
+    return ratio(ratio(ours["tokens"], ours["seconds"]), ratio(theirs["tokens"], theirs["seconds"]))
+
+
+def non_inferiority(scores: pd.Series, baseline_scores: pd.Series, margin: float = MARGIN) -> NonInferiority:
+    """Is the arm's score at most `margin` below the baseline's? Paired by prompt.
+
+    Args:
+        scores, baseline_scores: mean score per prompt, by prompt_id (`metrics.prompt_scores`).
+        margin: how much worse is still acceptable, in the score's unit.
+    """
+    paired = pd.concat([scores, baseline_scores], axis=1, keys=["arm", "base"]).dropna()
+    differences = (paired["arm"] - paired["base"]).to_numpy(dtype=float)
+    interval = mean_interval(differences)
+    return NonInferiority(
+        difference=float(differences.mean()) if len(differences) else float("nan"),
+        ci95=interval,
+        margin=margin,
+        prompts=len(differences),
+        non_inferior=interval is not None and interval[0] > -margin,
+    )
+
+
+def _totals(sequences: pd.DataFrame, unit: str) -> pd.DataFrame:
+    """Decode tokens and seconds by (unit, repeat)."""
+    groups = sequences.assign(n=decode_tokens(sequences)).groupby([unit, "repeat"])
+    # The rows of a block share its seconds: the first row's stand for all.
+    return pd.DataFrame({"tokens": groups["n"].sum(), "seconds": groups["block_decode_seconds"].first()})
+
+
+def _speeds(sequences: pd.DataFrame, unit: str) -> pd.Series:
+    """Tokens per second by (unit, repeat), where there were any."""
+    totals = _totals(sequences, unit)
+    totals = totals[(totals["tokens"] > 0) & (totals["seconds"] > 0)]
+    return totals["tokens"] / totals["seconds"]

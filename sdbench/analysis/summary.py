@@ -1,0 +1,187 @@
+"""`summary.json`: every metric of every arm, computed from the tables."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any, NotRequired, TypedDict
+
+import pandas as pd
+
+from sdbench.analysis import bounds, degenerate, metrics, statistics
+from sdbench.analysis.rows import ERROR, Tables, of_arm, target_rounds, usable
+from sdbench.errors import InputError
+from sdbench.runs.schema import SCHEMA_VERSION
+from sdbench.simulate.formulas import host_seconds_per_step, predict
+
+
+class ArmMeta(TypedDict):
+    """What the tables cannot say about an arm.
+
+    lossless: whether its output has the target's law; devices: where its models are; mode: `natural` or `fixed`
+    (ignore_eos);
+    memory_bytes: weights and pools; config: its resolved knobs; synthetic: the prompts are made up (random, repeated).
+    """
+
+    lossless: bool
+    devices: Sequence[str]
+    mode: str
+    memory_bytes: int | None
+    config: Mapping[str, Any]
+    synthetic: NotRequired[bool]
+
+
+def summarise(
+    tables: Tables,
+    baseline: str,
+    arms_meta: Mapping[str, ArmMeta],
+    margin: float = statistics.MARGIN,
+) -> dict[str, Any]:
+    """The content of `summary.json`.
+
+    Args:
+        tables: `sequences`, `rounds`, `steps`, `bare`.
+        baseline: the arm that all others are paired with.
+        arms_meta: what the tables cannot say, by arm; also the arms' order.
+        margin: of the non-inferiority test, in the score's unit.
+
+    Returns:
+        JSON-safe: a metric that cannot be computed is null.
+
+    Raises:
+        InputError: the baseline is none of the arms.
+    """
+    if baseline not in arms_meta:
+        raise InputError(f"the baseline {baseline} is none of the arms {', '.join(arms_meta)}; add it or name another")
+    clean = usable(tables)
+    reference = of_arm(clean, baseline)["sequences"]
+    host = host_seconds_per_step(clean, baseline)
+    prompts = int(tables["sequences"]["prompt_id"].nunique())
+    with warnings.catch_warnings():
+        # Said once for the run, not once for each arm.
+        warnings.simplefilter("ignore", statistics.FewPrompts)
+        arms = {name: _arm(tables, clean, name, meta, reference, host, margin) for name, meta in arms_meta.items()}
+    if prompts < statistics.FEWEST_PROMPTS:
+        message = f"{prompts} prompts are few: intervals are rough below {statistics.FEWEST_PROMPTS}"
+        warnings.warn(message, statistics.FewPrompts, stacklevel=2)
+    return _json_safe(
+        {
+            "schema_version": SCHEMA_VERSION,
+            "baseline": baseline,
+            "prompts": prompts,
+            "repeats": int(tables["sequences"]["repeat"].nunique()),
+            "arms": arms,
+        }
+    )
+
+
+def configured_lengths(config: Mapping[str, Any], rounds: pd.DataFrame) -> dict[str, int]:
+    """The configured length of each stage by its edge, read off an arm's nesting: `draft_length`,
+    `proposer.draft_length`, ...
+
+    A stage whose length is not a plain number has no entry.
+    """
+    by_verifier = {str(edge).rpartition(">")[2]: str(edge) for edge in rounds["edge"].unique()}
+    lengths: dict[str, int] = {}
+    stage, verifier = config, "target"
+    while verifier in by_verifier and isinstance(stage, Mapping):
+        edge, length = by_verifier[verifier], stage.get("draft_length")
+        if isinstance(length, int):
+            lengths[edge] = length
+        stage, verifier = stage.get("proposer") or {}, edge.rpartition(">")[0]
+    return lengths
+
+
+def _arm(
+    tables: Tables,
+    clean: Tables,
+    name: str,
+    meta: ArmMeta,
+    reference: pd.DataFrame,
+    host: float,
+    margin: float,
+) -> dict[str, Any]:
+    """Everything about one arm."""
+    arm = of_arm(clean, name)
+    sequences, rounds = arm["sequences"], arm["rounds"]
+    every = of_arm(tables, name)["sequences"]
+    outer = target_rounds(rounds)
+    repetition = degenerate.degenerate_rate(sequences)
+    return {
+        "tokens_per_second": metrics.tokens_per_second(sequences),
+        "end_to_end_tokens_per_second": metrics.end_to_end_tokens_per_second(sequences, arm["steps"]),
+        **_speed(sequences, reference),
+        "first_token_seconds": metrics.first_token_seconds(sequences),
+        "seconds_per_token": metrics.seconds_per_token(sequences),
+        "tokens_per_target_call": metrics.tokens_per_target_call(sequences),
+        "accepted_per_round": metrics.accepted_per_round(rounds),
+        "acceptance_rate": metrics.acceptance_rate(outer),
+        "acceptance_by_position": metrics.acceptance_by_position(outer),
+        "edges": metrics.edges(rounds),
+        "target_calls_per_answer": metrics.target_calls_per_answer(sequences),
+        "output_tokens": metrics.output_tokens(sequences),
+        "length_rate": metrics.length_rate(sequences),
+        **_quality(sequences, reference, margin),
+        "agreement": metrics.agreement(sequences, reference),
+        "degenerate_rate": repetition,
+        "degenerate": repetition >= degenerate.FLAGGED_RATE,
+        **_time(arm, clean),
+        "predicted_tokens_per_second": predict(clean, name, configured_lengths(meta["config"], rounds), host),
+        "memory_bytes": meta["memory_bytes"],
+        "devices": list(meta["devices"]),
+        "mode": meta["mode"],
+        "lossless": meta["lossless"],
+        "synthetic": meta.get("synthetic", False),
+        "prompts": int(sequences["prompt_id"].nunique()),
+        "sequences": len(sequences),
+        "failed": int((every["finish_reason"] == ERROR).sum()),
+        "config": dict(meta["config"]),
+    }
+
+
+def _speed(sequences: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
+    gain = statistics.speedup(sequences, reference)
+    return {
+        "speedup": gain.value,
+        "speedup_ci95": gain.ci95,
+        "speedup_units": gain.units,
+        "speedup_totals": statistics.speedup_totals(sequences, reference),
+    }
+
+
+def _quality(sequences: pd.DataFrame, reference: pd.DataFrame, margin: float) -> dict[str, Any]:
+    scores = metrics.prompt_scores(sequences)
+    estimate = statistics.quality(scores)
+    test = statistics.non_inferiority(scores, metrics.prompt_scores(reference), margin)
+    return {
+        "quality": estimate.value,
+        "quality_ci95": estimate.ci95,
+        "quality_difference": test.difference,
+        "quality_difference_ci95": test.ci95,
+        "non_inferior": test.non_inferior if test.prompts else None,
+        "margin": margin,
+    }
+
+
+def _time(arm: Tables, clean: Tables) -> dict[str, Any]:
+    division = bounds.model_time(arm)
+    return {
+        "model_time_fraction": division.fraction,
+        "step_overhead_fraction": division.step_overhead,
+        "host_fraction": division.host,
+        "bare_coverage": division.coverage,
+        "seconds_per_round": bounds.seconds_per_round(arm),
+        "oracle_length_tokens_per_second": bounds.oracle_length_tokens_per_second(arm, clean["steps"]),
+    }
+
+
+def _json_safe(value: Any) -> Any:
+    """Plain dicts, lists and numbers; NaN and infinities as null."""
+    if isinstance(value, Mapping):
+        return {str(key): _json_safe(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_json_safe(item) for item in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    return value

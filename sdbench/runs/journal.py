@@ -1,0 +1,122 @@
+"""The journal: finished blocks, one file each, so that a crash loses at most the block in hand.
+
+`journal/00012-r0.json` holds what every arm did in repeat 0 of block 12: the rows of the run record's four tables as
+compact columns. A file appears under its name only when it is whole and on the disk.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+
+from sdbench.errors import InputError
+from sdbench.runs.files import TEMPORARY, write_text
+from sdbench.runs.schema import SCHEMA_VERSION, TABLES
+from sdbench.runs.tables import arrow, columnar
+
+_NAME = re.compile(r"(\d{5,})-r(\d+)\.json")
+
+
+class Journal:
+    """The finished blocks of a run, in a folder of their own."""
+
+    def __init__(self, directory: Path | str) -> None:
+        self.directory = Path(directory)
+
+    def finished(self) -> set[tuple[int, int]]:
+        """The (block, repeat) pairs that are written.
+
+        Raises:
+            InputError: a file of the journal is damaged, or is none of the journal's.
+        """
+        return {self._identify(path) for path in self._files() if self._read(path)}
+
+    def write(self, block: int, repeat: int, tables: Mapping[str, Sequence[Mapping[str, Any]]]) -> None:
+        """Append a finished block.
+
+        Args:
+            block: the block's number.
+            repeat: which repeat of it.
+            tables: rows by table name (`sequences`, `rounds`, `steps`, `bare`); a table without rows may be left out.
+
+        Raises:
+            ValueError: a table is unknown, or a row lacks a column of the schema.
+            OSError: the disk refused; earlier blocks are intact.
+        """
+        unknown = tables.keys() - TABLES.keys()
+        if unknown:
+            raise ValueError(f"no table of the run record: {', '.join(sorted(unknown))}")
+        columns = {name: _jsonable(columnar(name, tables.get(name, ()))) for name in TABLES}
+        document = {"schema_version": SCHEMA_VERSION, "block": block, "repeat": repeat, "tables": columns}
+        self.directory.mkdir(parents=True, exist_ok=True)
+        text = json.dumps(document, separators=(",", ":"), allow_nan=False)
+        write_text(self.directory / f"{block:05d}-r{repeat}.json", text)
+
+    def tables(self) -> dict[str, pd.DataFrame]:
+        """All rows of all finished blocks, as one DataFrame per table, in the order of the blocks.
+
+        Raises:
+            InputError: a file of the journal is damaged, or is none of the journal's.
+        """
+        parts: dict[str, list[pa.Table]] = {name: [arrow(name, columnar(name, ()))] for name in TABLES}
+        for path in self._files():
+            columns = self._read(path)
+            try:
+                for name in TABLES:
+                    parts[name].append(arrow(name, columns[name]))
+            except pa.ArrowException as error:
+                raise self._damaged(path) from error
+        return {name: pa.concat_tables(part, promote_options="permissive").to_pandas() for name, part in parts.items()}
+
+    def _files(self) -> list[Path]:
+        """The journal's files in the order of (block, repeat); what an interrupted write left behind is passed over."""
+        if not self.directory.is_dir():
+            return []
+        return sorted((path for path in self.directory.iterdir() if path.suffix != TEMPORARY), key=self._identify)
+
+    def _identify(self, path: Path) -> tuple[int, int]:
+        match = _NAME.fullmatch(path.name)
+        if match is None:
+            raise InputError(f"{path} is not a file of the journal; move it elsewhere and start again")
+        return int(match[1]), int(match[2])
+
+    def _read(self, path: Path) -> dict[str, dict[str, list[Any]]]:
+        """The columns of every table of one file, checked."""
+        try:
+            document = json.loads(path.read_text(encoding="utf-8"))
+            version, key, tables = (
+                document["schema_version"],
+                (document["block"], document["repeat"]),
+                document["tables"],
+            )
+            whole = all(
+                TABLES[name].keys() <= tables[name].keys()
+                and len({len(values) for values in tables[name].values()}) == 1
+                for name in TABLES
+            )
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise self._damaged(path) from error
+        if version != SCHEMA_VERSION:
+            raise InputError(f"{path} has schema version {version}, not {SCHEMA_VERSION}: choose another output folder")
+        if not whole or key != self._identify(path):
+            raise self._damaged(path)
+        return tables
+
+    @staticmethod
+    def _damaged(path: Path) -> InputError:
+        return InputError(f"{path} is damaged or is no block of a run; delete it and its block will be run again")
+
+
+def _jsonable(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """JSON knows no NaN: a missing number is null."""
+    return {
+        name: [None if isinstance(value, float) and math.isnan(value) else value for value in values]
+        for name, values in columns.items()
+    }

@@ -1,0 +1,213 @@
+"""A run's folder: claimed by one run, filled block by block, finished by `summary.json`, and read back.
+
+`run.json` says which run the folder belongs to. `summary.json` is written last: a folder with it is a finished run.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import yaml
+
+from sdbench.errors import InputError
+from sdbench.runs.files import write_text
+from sdbench.runs.journal import Journal
+from sdbench.runs.schema import SCHEMA_VERSION, TABLES
+from sdbench.runs.tables import read_parquet, write_parquet
+
+_OWNER, _SUMMARY, _FAILED, _CONFIG, _ENVIRONMENT = (
+    "run.json",
+    "summary.json",
+    "failed.json",
+    "config.yaml",
+    "environment.json",
+)
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of a run, finished or not.
+
+    path: the folder; run_id: the run that it belongs to.
+    """
+
+    path: Path
+    run_id: str
+
+    @property
+    def journal(self) -> Journal:
+        """The finished blocks."""
+        return Journal(self.path / "journal")
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run has its summary."""
+        return (self.path / _SUMMARY).is_file()
+
+    @property
+    def failure(self) -> dict[str, Any] | None:
+        """What `failed.json` says, None if the run did not fail."""
+        return _read_json(self.path / _FAILED) if (self.path / _FAILED).is_file() else None
+
+    def describe(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
+        """Write `config.yaml` (the resolved config, plain dicts and lists) and `environment.json`."""
+        write_text(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
+        write_text(self.path / _ENVIRONMENT, _json(environment))
+
+    def finish(self, tables: Mapping[str, pd.DataFrame], summary: Mapping[str, Any]) -> None:
+        """Write the tables, and then the summary, which makes the run a finished one.
+
+        Args:
+            tables: DataFrames by table name, as `Journal.tables` gives them.
+            summary: JSON-safe; what `sdbench.analysis.summary.summarise` returns.
+        """
+        for name in TABLES:
+            write_parquet(self.path, name, tables[name])
+        (self.path / _FAILED).unlink(missing_ok=True)
+        write_text(self.path / _SUMMARY, _json(summary))
+
+    def fail(self, reason: str, **details: Any) -> None:
+        """Write `failed.json`. The blocks that were finished stay, and a restart builds on them."""
+        write_text(self.path / _FAILED, _json({"run_id": self.run_id, "reason": reason, **details}))
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, read back.
+
+    path: its folder; run_id; config: the resolved config; environment: where it ran; summary: `summary.json`;
+    tables: `sequences`, `rounds`, `steps`, `bare`.
+    """
+
+    path: Path
+    run_id: str
+    config: dict[str, Any]
+    environment: dict[str, Any]
+    summary: dict[str, Any]
+    tables: dict[str, pd.DataFrame]
+
+    @property
+    def sequences(self) -> pd.DataFrame:
+        """One row per finished sequence."""
+        return self.tables["sequences"]
+
+    @property
+    def rounds(self) -> pd.DataFrame:
+        """One row per verification."""
+        return self.tables["rounds"]
+
+    @property
+    def steps(self) -> pd.DataFrame:
+        """One row per forward of a batch."""
+        return self.tables["steps"]
+
+    @property
+    def bare(self) -> pd.DataFrame:
+        """One row per timing of a bare forward."""
+        return self.tables["bare"]
+
+
+def claim(directory: Path | str, run_id: str) -> RunFolder:
+    """Take a folder for a run: make it and record the run's id in it, or take up what the same run left there.
+
+    Raises:
+        InputError: the folder belongs to another run, or holds something that is no run. Nothing is then written.
+    """
+    path = Path(directory)
+    if path.exists() and not path.is_dir():
+        raise InputError(f"out={path} is a file; choose a folder")
+    if (path / _OWNER).is_file():
+        owner = _owner(path)
+        if owner != run_id:
+            raise InputError(f"out={path} belongs to run {owner}; choose another folder or delete it")
+        return RunFolder(path, run_id)
+    # Hidden files (.hydra, .DS_Store) are put there by others without asking.
+    if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+        raise InputError(f"out={path} is not empty and is no run; choose another folder")
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_text(path / _OWNER, _json({"schema_version": SCHEMA_VERSION, "run_id": run_id}))
+    except (PermissionError, NotADirectoryError) as error:
+        raise InputError(f"out={path} cannot be written ({error.strerror}); choose another folder") from error
+    return RunFolder(path, run_id)
+
+
+def open_run(directory: Path | str) -> RunFolder:
+    """The folder of a run, finished or not.
+
+    Raises:
+        InputError: it is no run's folder, or is of another schema version.
+    """
+    path = Path(directory)
+    if not path.is_dir():
+        raise InputError(f"{path} is no folder; name the folder of a run (what `out` was)")
+    return RunFolder(path, _owner(path))
+
+
+def load(directory: Path | str) -> Run:
+    """Read a finished run.
+
+    Raises:
+        InputError: it is no run's folder, or is not finished, or is of another schema version, or is damaged.
+    """
+    folder = open_run(directory)
+    if not folder.finished:
+        failure = folder.failure
+        why = f"it failed: {failure['reason']}" if failure else "it was interrupted"
+        raise InputError(f"{folder.path} is not finished ({why}); run it again to take it up")
+    summary = _read_json(folder.path / _SUMMARY)
+    _check_version(folder.path / _SUMMARY, summary)
+    return Run(
+        path=folder.path,
+        run_id=folder.run_id,
+        config=_read_config(folder.path / _CONFIG),
+        environment=_read_json(folder.path / _ENVIRONMENT),
+        summary=summary,
+        tables={name: read_parquet(folder.path, name) for name in TABLES},
+    )
+
+
+def _owner(path: Path) -> str:
+    """The id of the run that a folder belongs to."""
+    if not (path / _OWNER).is_file():
+        raise InputError(f"{path} is not the folder of a run: it has no {_OWNER}")
+    owner = _read_json(path / _OWNER)
+    _check_version(path / _OWNER, owner)
+    if not isinstance(owner.get("run_id"), str):
+        raise InputError(f"{path / _OWNER} names no run_id; it is damaged")
+    return owner["run_id"]
+
+
+def _check_version(path: Path, document: Mapping[str, Any]) -> None:
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise InputError(f"{path} has schema version {version}, this sdbench reads {SCHEMA_VERSION}; run it again")
+
+
+def _read_config(path: Path) -> dict[str, Any]:
+    try:
+        config = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"{path} cannot be read ({error}); the run record is damaged") from error
+    if not isinstance(config, dict):
+        raise InputError(f"{path} holds no config; the run record is damaged")
+    return config
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path} cannot be read ({error}); the run record is damaged") from error
+    if not isinstance(document, dict):
+        raise InputError(f"{path} holds no JSON object; the run record is damaged")
+    return document
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"

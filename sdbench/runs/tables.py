@@ -1,0 +1,80 @@
+"""The run record's tables as DataFrames, typed by the schema."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sdbench.errors import InputError
+from sdbench.runs.files import write_atomically
+from sdbench.runs.schema import TABLES
+
+_TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "list[int]": pa.list_(pa.int64())}
+
+
+def columnar(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Rows of one table -> its columns, the schema's first, then those that a method added (null where a row has none).
+
+    Raises:
+        ValueError: a row lacks a column of the schema.
+    """
+    for row in rows:
+        missing = TABLES[name].keys() - row.keys()
+        if missing:
+            raise ValueError(f"a row of {name} lacks {', '.join(sorted(missing))}")
+    added = dict.fromkeys(column for row in rows for column in row if column not in TABLES[name])
+    return {column: [row.get(column) for row in rows] for column in [*TABLES[name], *added]}
+
+
+def arrow(name: str, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
+    """Columns of one table -> an Arrow table whose columns of the schema have the schema's types, even when empty."""
+    arrays = {
+        column: pa.array(values, type=column_type(name, column) if column in TABLES[name] else None)
+        for column, values in columns.items()
+    }
+    return pa.table(arrays)
+
+
+def column_type(name: str, column: str) -> pa.DataType:
+    """The type that the schema gives a column: the first word of its description."""
+    return _TYPES[TABLES[name][column].split(":")[0].split()[0]]
+
+
+def frame(name: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
+    """Rows of one table -> a DataFrame."""
+    return arrow(name, columnar(name, rows)).to_pandas()
+
+
+def frames(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, pd.DataFrame]:
+    """Rows of every table -> DataFrames; a table that is not given is empty."""
+    return {name: frame(name, rows.get(name, ())) for name in TABLES}
+
+
+def write_parquet(folder: Path, name: str, table: pd.DataFrame) -> None:
+    """Write `<folder>/<name>.parquet`, atomically."""
+    content = arrow(name, {column: table[column].tolist() for column in table.columns})
+    write_atomically(folder / f"{name}.parquet", lambda temporary: pq.write_table(content, temporary))
+
+
+def read_parquet(folder: Path, name: str) -> pd.DataFrame:
+    """Read `<folder>/<name>.parquet`.
+
+    Raises:
+        InputError: the file is missing, is not readable as parquet, or lacks a column of the schema.
+    """
+    path = folder / f"{name}.parquet"
+    if not path.is_file():
+        raise InputError(f"{path} is missing: the run record is incomplete; run it again")
+    try:
+        table = pq.read_table(path).to_pandas()
+    except (pa.ArrowException, OSError) as error:
+        raise InputError(f"{path} cannot be read as parquet ({error}); run it again") from error
+    missing = [column for column in TABLES[name] if column not in table.columns]
+    if missing:
+        raise InputError(f"{path} lacks the columns {', '.join(missing)}; it is no {name} table of a run")
+    return table

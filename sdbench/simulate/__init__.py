@@ -1,0 +1,1 @@
+"""Latency formulas, and what they predict from a run's own step times and acceptance."""
