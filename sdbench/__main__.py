@@ -1,0 +1,5 @@
+"""`python -m sdbench` is `sdbench`."""
+
+from sdbench.cli import main
+
+main()

@@ -1,0 +1,183 @@
+"""The command line. Every import that takes time waits until a verb needs it, so that `sdbench --help` answers at once."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+from sdbench import __version__
+from sdbench.errors import InputError
+
+OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+
+USAGE = """\
+  sdbench run [overrides]                  one comparison; -m for a sweep; --dry-run says what would run, and whether it fits
+  sdbench report DIR ...                   tables and figures of finished runs
+  sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
+  sdbench ls [GROUP]                       what can be named: models, arms, acceptance, tasks, hardware, tracker, experiment
+  sdbench doctor                           what this machine has, and which families and tasks can run here
+  sdbench train [overrides]                train the tiny family anew
+
+overrides are Hydra's:  models=NAME arms=[NAME,...] tasks=NAME hardware=NAME tracker=NAME limit=N repeats=R seed=S
+  max_new_tokens=M ignore_eos=BOOL batch_size=B sampling.temperature=T out=DIR  arms.NAME.KNOB=VALUE
+  arms.NAME.grid.KNOB=[...]  acceptance@arms.NAME.rule=RULE  models.ROLE.path=PATH
+"""
+
+
+def main(argv: list[str] | None = None) -> None:
+    """The console script: `sys.exit` with the status of DESIGN 6 (0, 1, 2, 130)."""
+    sys.exit(_status(sys.argv[1:] if argv is None else argv))
+
+
+def _status(argv: list[str]) -> int:
+    options, overrides = _parser().parse_known_args(argv)
+    flags = [word for word in overrides if word.startswith("-")]
+    try:
+        if flags:
+            raise InputError(f"There is no option {flags[0]}; see sdbench --help.")
+        return options.verb_of(options, overrides)
+    except InputError as error:
+        print(f"sdbench: {error}", file=sys.stderr)
+        return REFUSED
+    except KeyboardInterrupt:
+        print(
+            "sdbench: interrupted; finished blocks are kept, and the same command goes on from there.", file=sys.stderr
+        )
+        return INTERRUPTED
+    except Exception as error:
+        if os.environ.get("SDBENCH_TRACEBACK"):
+            raise
+        print(f"sdbench: failed: {type(error).__name__}: {error} (SDBENCH_TRACEBACK=1 shows where)", file=sys.stderr)
+        return FAILED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="sdbench",
+        description="A bench on which speculative-decoding ideas are compared fairly.",
+        epilog=USAGE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--version", action="version", version=f"sdbench {__version__}")
+    verbs = parser.add_subparsers(required=True, metavar="VERB")
+
+    def verb(name: str, function: Any, help: str) -> argparse.ArgumentParser:
+        sub = verbs.add_parser(name, help=help)
+        sub.set_defaults(verb_of=function)
+        return sub
+
+    for name, function, help in (
+        ("run", _run, "make a comparison"),
+        ("verify", _verify, "is each arm lossless?"),
+        ("train", _train, "train the tiny family anew"),
+    ):
+        sub = verb(name, function, help)
+        sub.add_argument("--config-dir", type=Path, help="another folder of configs: your own arms, rules, tasks")
+        sub.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
+        if name == "run":
+            sub.add_argument("-m", "--multirun", action="store_true", help="a sweep over comma-separated values")
+            sub.add_argument("--dry-run", action="store_true", help="say what would run, and whether it fits")
+    report = verb("report", _report, "tables and figures of finished runs")
+    report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    report.add_argument("--out", type=Path, help="where the report goes (beside the run's files)")
+    verb("ls", _ls, "what can be named").add_argument("group", nargs="?")
+    verb("doctor", _doctor, "what this machine has")
+    return parser
+
+
+def _config(options: argparse.Namespace, overrides: list[str], name: str = "config") -> dict[str, Any] | None:
+    """The resolved config; None when it was only to be shown."""
+    from sdbench.harness.config import compose
+
+    config = compose(overrides, options.config_dir, name)
+    if not options.cfg:
+        return config
+    import yaml
+
+    print(yaml.safe_dump(config, sort_keys=False), end="")
+    return None
+
+
+def _run(options: argparse.Namespace, overrides: list[str]) -> int:
+    if options.multirun:
+        from sdbench.harness.sweep import sweep
+
+        document = sweep(overrides, options.config_dir)
+        print(json.dumps(document))
+        return FAILED if document["failed"] else OK
+    config = _config(options, overrides)
+    if config is None:
+        return OK
+    from sdbench.harness.dry_run import describe
+
+    if options.dry_run:
+        print(describe(config))
+        return OK
+    from sdbench.analysis.report import show
+    from sdbench.harness.plan import prepare
+    from sdbench.harness.run import run
+
+    out, summary = run(prepare(config))
+    show(summary)
+    print(f"report: {out / 'report' / 'report.md'}")
+    print(json.dumps({"out": str(out), "summary": summary}))
+    return OK
+
+
+def _verify(options: argparse.Namespace, overrides: list[str]) -> int:
+    config = _config(options, overrides)
+    if config is None:
+        return OK
+    from sdbench.harness.plan import prepare
+    from sdbench.harness.verify import table, verify
+
+    findings = verify(prepare(config))
+    print(table(findings))
+    print(json.dumps({"arms": {finding.arm: finding.document() for finding in findings}}))
+    return OK if all(finding.lossless for finding in findings) else FAILED
+
+
+def _report(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.analysis.report import report, show
+    from sdbench.runs.record import load
+
+    path = report(options.folders, options.out)
+    for folder in options.folders:
+        show(load(folder).summary)
+    print(f"report: {path}")
+    return OK
+
+
+def _ls(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.harness.config import GROUPS, choices
+
+    if options.group is not None and options.group not in GROUPS:
+        raise InputError(f"There is no group '{options.group}'; there are: {', '.join(GROUPS)}.")
+    for group in [options.group] if options.group else GROUPS:
+        print(f"{group}: {', '.join(choices(group))}")
+    return OK
+
+
+def _doctor(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.harness.doctor import examine
+
+    print(examine())
+    return OK
+
+
+def _train(options: argparse.Namespace, overrides: list[str]) -> int:
+    config = _config(options, overrides, "train")
+    if config is None:
+        return OK
+    from sdbench.training.command import train
+
+    train(config)
+    return OK
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Runs a comparison: checks it, warms up, interleaves the arms, times and writes."""

@@ -1,0 +1,53 @@
+"""The arms of a comparison: their configs checked before any weight is loaded, their decoders made when the models are there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sdbench.decoding.base import Decoder
+from sdbench.errors import InputError
+from sdbench.exactness.tabular import TabularModel
+from sdbench.harness.build import Roles, build
+from sdbench.lm.model import LanguageModel
+
+
+@dataclass
+class Arm:
+    """name; config: its knobs; decoder; views: the names of the models it steps, such as target, draft or target[2]."""
+
+    name: str
+    config: dict[str, Any]
+    decoder: Decoder
+
+    @property
+    def views(self) -> list[str]:
+        return [model.name for model in self.decoder.models]
+
+    @property
+    def roles(self) -> set[str]:
+        return {name.partition("[")[0] for name in self.views}
+
+    @property
+    def memory_bytes(self) -> int:
+        """Weights and slots of the models that it steps."""
+        return sum({model.name: model.bytes for model in self.decoder.models}.values())
+
+
+def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageModel]) -> list[Arm]:
+    """Every arm's decoder over the models of a family."""
+    if not configs:
+        raise InputError("No arm was named: give arms=[NAME,...], such as arms=[ar,sd].")
+    arms = []
+    for name, config in configs.items():
+        decoder = build(config, Roles(family, name), f"arms.{name}")
+        if not hasattr(decoder, "generate"):
+            raise InputError(f"arms.{name}: {config.get('_target_')} is no decoder.")
+        arms.append(Arm(name, config, decoder))
+    return arms
+
+
+def rehearse(configs: Mapping[str, dict[str, Any]], roles: list[str]) -> list[Arm]:
+    """The arms over stand-ins for the models, so that every knob is checked before weights are loaded."""
+    return make(configs, {role: TabularModel(role, 2, 0) for role in roles})

@@ -1,0 +1,77 @@
+"""Bare forwards: the floor that a decode loop is measured against.
+
+A bare forward is the model's own, with its own cache (transformers' DynamicCache), in the same execution mode and of the same
+shape as a step that a decoder made. They are timed between the blocks of the same run, a few at a time, so that whatever slows
+the machine slows both sides. `model_time_fraction` is their sum along a run over its wall time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from time import perf_counter
+from typing import Any
+
+import torch
+from transformers import DynamicCache
+
+from sdbench.lm.transformer import Transformer
+
+GRID = 64  # contexts are timed at multiples of this many tokens; metrics interpolate between them
+PER_BLOCK = 24  # timings after one block, at most
+
+
+class BareForwards:
+    """Times bare forwards of the shapes that the blocks of a run have used."""
+
+    def __init__(self, models: Mapping[str, Transformer]) -> None:
+        self.models = models
+        self.due: dict[tuple[str, int, int, int], int] = {}  # shape -> how often it was timed
+        self.caches: dict[tuple[str, int, int], DynamicCache] = {}
+
+    def see(self, steps: list[dict[str, Any]]) -> None:
+        """Note the shapes of a block's steps, prefill left out."""
+        for step in steps:
+            if step["kind"] != "prefill":
+                base = max(GRID, (step["context"] - step["tokens"]) // GRID * GRID)
+                for context in (base, base + GRID):
+                    self.due.setdefault((step["role"], step["rows"], step["tokens"], context), 0)
+
+    @torch.inference_mode()
+    def time(self) -> list[dict[str, Any]]:
+        """Time the shapes that have been timed least: rows of the table BARE."""
+        rows = []
+        for shape in sorted(self.due, key=lambda shape: self.due[shape])[:PER_BLOCK]:
+            role, batch, tokens, context = shape
+            seconds = self._forward(role, batch, tokens, context)
+            if seconds is not None:
+                rows.append(
+                    {"role": role, "rows": batch, "tokens": tokens, "context": context + tokens, "seconds": seconds}
+                )
+            self.due[shape] += 1
+        return rows
+
+    def _forward(self, role: str, batch: int, tokens: int, context: int) -> float | None:
+        model = self.models[role]
+        if context + tokens > model.max_positions:
+            return None
+        key = (role, batch, context)
+        if key not in self.caches:
+            prompt = torch.arange(context, device=model.device).remainder(model.vocab).expand(batch, -1)
+            # Without the config every layer keeps all its tokens, so that `crop` leaves no trace.
+            self.caches[key] = DynamicCache()
+            model.model(input_ids=prompt, past_key_values=self.caches[key], use_cache=True, logits_to_keep=1)
+        cache = self.caches[key]
+        new = torch.ones(batch, tokens, dtype=torch.long, device=model.device)
+        synchronise(model.device)
+        begun = perf_counter()
+        model.model(input_ids=new, past_key_values=cache, use_cache=True)
+        synchronise(model.device)
+        seconds = perf_counter() - begun
+        cache.crop(-tokens)
+        return seconds
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for the device's work; the CPU never owes any."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

@@ -1,0 +1,70 @@
+"""One block: a few prompts that every arm decodes in turn, in an order that rotates from block to block."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from sdbench.decoding.base import Request
+from sdbench.harness.arms import Arm
+from sdbench.harness.plan import Plan
+from sdbench.lm.trace import Trace
+from sdbench.tasks.base import Prompt
+
+Tables = dict[str, list[dict[str, Any]]]
+
+
+def rotated(arms: Sequence[Arm], turn: int) -> list[Arm]:
+    """The arms in turn `turn`'s order: each of them is first equally often."""
+    shift = turn % len(arms)
+    return [*arms[shift:], *arms[:shift]]
+
+
+def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], block: int, repeat: int) -> Tables:
+    """Decode a block's prompts with one arm: its rows of the tables SEQUENCES, ROUNDS and STEPS."""
+    from time import perf_counter
+
+    trace = Trace()
+    requests = [Request(tokens, prompt.id, repeat) for prompt, tokens in prompts]
+    begun = perf_counter()
+    finished = list(
+        arm.decoder.generate(
+            requests,
+            plan.sampling,
+            plan.stop,
+            plan.max_new_tokens,
+            seed=plan.seed,
+            rows=min(plan.batch_size, len(requests)),
+            trace=trace,
+        )
+    )
+    wall = perf_counter() - begun
+    decode_seconds = wall - sum(item.prefill_seconds for item in finished)
+    by_id = {prompt.id: prompt for prompt, _ in prompts}
+    common = {"arm": arm.name, "repeat": repeat, "block": block}
+    sequences = []
+    for item in finished:
+        prompt = by_id[item.request.name]
+        text = plan.checker.text_of(item.tokens, item.reason)
+        sequences.append(
+            {
+                **common,
+                "prompt_id": prompt.id,
+                "category": prompt.category,
+                "prompt_tokens": len(item.request.tokens),
+                "tokens": item.tokens,
+                "text": text,
+                "finish_reason": item.reason,
+                "score": plan.task.score(prompt, text),
+                "first_token_seconds": item.first_token_seconds,
+                "prefill_seconds": item.prefill_seconds,
+                "decode_seconds": item.decode_seconds,
+                "block_decode_seconds": decode_seconds,
+                "target_calls": item.target_calls,
+            }
+        )
+    for row in trace.rounds:
+        row.update(common, prompt_id=requests[row.pop("sequence")].name)
+    for row in trace.steps:
+        row.update(common)
+    return {"sequences": sequences, "rounds": trace.rounds, "steps": trace.steps}

@@ -1,0 +1,109 @@
+"""From words on the command line to a plain, resolved config; Hydra's complaints become one sentence each."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+from sdbench.errors import InputError
+
+GROUPS = ("models", "arms", "acceptance", "tasks", "hardware", "tracker", "experiment")
+
+
+def config_dir() -> Path:
+    """The folder `conf`: beside the package in a checkout, inside it in a wheel."""
+    package = Path(__file__).resolve().parents[1]
+    return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
+
+
+def choices(group: str, extra: Path | None = None) -> list[str]:
+    """What a config group offers."""
+    folders = [config_dir(), *([extra] if extra else [])]
+    return sorted({path.stem for folder in folders for path in (folder / group).rglob("*.yaml")})
+
+
+def normalised(overrides: Sequence[str]) -> list[str]:
+    """`arms.<name>.grid.<knob>=[...]` adds a key that no file has; Hydra wants a plus sign for that."""
+    return [f"+{word}" if re.match(r"arms\.[^.=]+\.grid\.", word) else word for word in overrides]
+
+
+def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "config") -> dict[str, Any]:
+    """The resolved config under the overrides.
+
+    extra: another folder of configs (a user's own arms, rules, tasks), searched first.
+    """
+    from hydra import compose as hydra_compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    if extra is not None and not extra.is_dir():
+        raise InputError(f"--config-dir {extra} is no folder.")
+    words = normalised(overrides)
+    if extra is not None:
+        words.append(f"hydra.searchpath=[file://{extra.resolve()}]")
+    GlobalHydra.instance().clear()
+    try:
+        with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+            composed = hydra_compose(config_name=name, overrides=words)
+        resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise InputError(_sentence(error, extra)) from error
+    assert isinstance(resolved, dict)
+    return {str(key): value for key, value in resolved.items()}
+
+
+def _sentence(error: Exception, extra: Path | None) -> str:
+    """What Hydra says in a paragraph, in a sentence."""
+    text = str(error)
+    missing = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    if missing:
+        group, name = missing.groups()
+        return f"There is no {group} '{name}'; there are: {', '.join(choices(group, extra))}."
+    unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown:
+        *path, key = unknown[1].split(".")
+        where = f"'{'.'.join(path)}'" if path else "the config"
+        return f"Could not set '{unknown[1]}': {where} has no '{key}'; `sdbench run --cfg` shows what there is."
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def expand_grids(arms: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Each arm with a `grid` becomes one arm per point of the grid, named arm[knob=value,...], in its place."""
+    expanded: dict[str, dict[str, Any]] = {}
+    for name, arm in arms.items():
+        arm = deepcopy(dict(arm))
+        axes = list(_leaves(arm.pop("grid", {})))
+        for knob, values in axes:
+            if not isinstance(values, list) or not values:
+                raise InputError(f"arms.{name}.grid.{knob} must be a list of values, such as [1,2,4].")
+        for point in itertools.product(*(values for _, values in axes)):
+            member = deepcopy(arm)
+            for (knob, _), value in zip(axes, point, strict=True):
+                _set(member, knob, value, name)
+            label = ",".join(f"{knob}={value}" for (knob, _), value in zip(axes, point, strict=True))
+            expanded[f"{name}[{label}]" if label else name] = member
+    return expanded
+
+
+def _leaves(grid: Mapping[str, Any], prefix: str = ""):
+    for key, value in grid.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _set(arm: dict[str, Any], knob: str, value: Any, name: str) -> None:
+    *path, last = knob.split(".")
+    node: Any = arm
+    for key in path:
+        node = node.get(key) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise InputError(f"arms.{name}.grid.{knob}: the arm has no such knob.")
+    node[last] = value

@@ -1,0 +1,43 @@
+"""What this machine has, and which families and tasks can run on it as it is."""
+
+from __future__ import annotations
+
+import os
+
+from sdbench.errors import InputError
+from sdbench.harness.build import build
+from sdbench.harness.config import choices, compose
+from sdbench.harness.plan import specs_of
+from sdbench.lm.family import check_family
+from sdbench.runs.environment import environment
+
+
+def examine() -> str:
+    """A few lines about the machine, then a line for each family and each task."""
+    machine = environment()
+    cpu, gpus = machine["cpu"], machine["gpus"]
+    lines = [
+        f"python {machine['python']}; "
+        + ", ".join(f"{name} {version}" for name, version in machine["packages"].items()),
+        f"CPU: {cpu['model']}, {cpu['usable_cores']} cores; memory {(machine['ram_bytes'] or 0) / 1e9:.0f} GB",
+        "GPU: " + (", ".join(gpu["name"] for gpu in gpus) or "none"),
+        f"SDBENCH_DATA: {'set' if os.environ.get('SDBENCH_DATA') else 'not set (real prompts come from the hub)'}",
+        "",
+        "families:",
+    ]
+    for name in choices("models"):
+        config = compose([f"models={name}"])
+        lines.append(f"  {name}: {_tried(lambda config=config: check_family(specs_of(config)))}")
+    lines += ["", "tasks:"]
+    for name in choices("tasks"):
+        config = compose([f"tasks={name}"])
+        lines.append(f"  {name}: {_tried(lambda config=config: build(config['tasks'], {}, 'tasks').prompts(1))}")
+    return "\n".join(lines)
+
+
+def _tried(check) -> str:
+    try:
+        check()
+    except InputError as error:
+        return f"no. {error}"
+    return "ready"

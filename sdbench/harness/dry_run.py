@@ -1,0 +1,41 @@
+"""What a run would do, and whether it fits: said without loading a weight, and, for a model that is not here, without it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from sdbench.errors import InputError
+from sdbench.harness.plan import memory, prepare
+from sdbench.lm.fit import GB
+
+# Where the prompts cannot be tokenized yet, slots are reckoned for prompts of this many tokens.
+ASSUMED_PROMPT = 1024
+ASSUMED_NEW = 512
+
+
+def describe(config: dict[str, Any]) -> str:
+    """The plan of a run in a few lines."""
+    lines = []
+    try:
+        plan = prepare(config)
+    except InputError as error:
+        slots = ASSUMED_PROMPT + (config["max_new_tokens"] or ASSUMED_NEW)
+        found = memory(config, slots)
+        lines.append(f"cannot run here yet: {error}")
+        lines.append(f"memory, reckoned for {slots} slots a row:")
+    else:
+        found = memory(config, plan.slots)
+        lines.append(
+            f"{len(plan.arm_configs)} arms x {len(plan.prompts)} prompts x {config['repeats']} repeats of {plan.task.name}, "
+            f"in {len(plan.blocks)} blocks of {plan.batch_size}; at most {plan.max_new_tokens} new tokens; {plan.mode} stops"
+        )
+        for arm in plan.rehearsed:
+            kind = "lossless" if arm.decoder.lossless else "lossy"
+            lines.append(f"  {arm.name}: {kind}; steps {', '.join(arm.views)}")
+        lines.append(f"memory, {plan.slots} slots a row:")
+    for role in found.roles:
+        weights = "unknown" if role.weight_bytes is None else f"{role.weight_bytes / GB:.2f} GB of weights"
+        cache = "" if role.cache_bytes is None else f", {role.cache_bytes / GB:.2f} GB of slots"
+        lines.append(f"  {role.role} on {role.device}: {weights}{cache}")
+    lines += [f"  {device}" for device in found.devices]
+    return "\n".join(lines)

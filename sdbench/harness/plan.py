@@ -1,0 +1,192 @@
+"""What a run will do, found out and checked before any weight is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any
+
+from sdbench.errors import InputError
+from sdbench.harness.arms import Arm, rehearse
+from sdbench.harness.build import build
+from sdbench.harness.config import expand_grids
+from sdbench.lm.family import Family, check_family
+from sdbench.lm.fit import Fit, fit
+from sdbench.lm.spec import ModelSpec
+from sdbench.lm.weights import check_device, dtype_of
+from sdbench.sampling import Sampling
+from sdbench.tasks.base import Prompt, Task
+from sdbench.tasks.encode import encode
+from sdbench.tasks.stops import NeverStop, Stop, StopChecker
+
+if TYPE_CHECKING:
+    from sdbench.lm.transformer import Transformer
+
+
+@dataclass
+class Plan:
+    """A checked run. prompts: with their token ids; slots: tokens that each row's pool must hold, over all arms."""
+
+    config: dict[str, Any]
+    arm_configs: dict[str, dict[str, Any]]
+    rehearsed: list[Arm]
+    baseline: str
+    task: Task
+    prompts: list[tuple[Prompt, list[int]]]
+    specs: dict[str, ModelSpec]
+    family: Family
+    sampling: Sampling
+    checker: StopChecker
+    stop: Stop
+    max_new_tokens: int
+    slots: int
+
+    @property
+    def seed(self) -> int:
+        return self.config["seed"]
+
+    @property
+    def batch_size(self) -> int:
+        return self.config["batch_size"]
+
+    @property
+    def mode(self) -> str:
+        return "fixed" if self.config["ignore_eos"] else "natural"
+
+    @property
+    def blocks(self) -> list[list[tuple[Prompt, list[int]]]]:
+        size = self.batch_size
+        return [self.prompts[start : start + size] for start in range(0, len(self.prompts), size)]
+
+
+def specs_of(config: Mapping[str, Any]) -> dict[str, ModelSpec]:
+    """The family's roles and where each model comes from."""
+    known = {field.name for field in fields(ModelSpec)} - {"role"}
+    specs = {}
+    for role, entry in config["models"].items():
+        if not isinstance(entry, Mapping) or "path" not in entry:
+            raise InputError(
+                f"models.{role} names no model; give models.{role}.path (a hub id, a folder or a .gguf file)."
+            )
+        for knob in entry:
+            if knob not in known:
+                raise InputError(f"models.{role} has no '{knob}'; it has: {', '.join(sorted(known))}.")
+        specs[role] = ModelSpec(role, **entry)
+    return specs
+
+
+def prepare(config: dict[str, Any]) -> Plan:
+    """Check everything that can be checked without weights. Errors: InputError."""
+    for name in ("repeats", "batch_size"):
+        _whole(config, name, 1)
+    for name in ("warmup", "seed"):
+        _whole(config, name, 0)
+    for name in ("limit", "max_new_tokens"):
+        if config[name] is not None:
+            _whole(config, name, 1)
+    sampling = _sampling(config["sampling"])
+    if config["hardware"]["execution"] != "eager":
+        raise InputError(f"hardware.execution is '{config['hardware']['execution']}'; this version has: eager.")
+    specs = specs_of(config)
+    arm_configs = expand_grids(config["arms"])
+    rehearsed = rehearse(arm_configs, list(specs))
+    baseline = _baseline(config["baseline"], arm_configs)
+    task: Task = build(config["tasks"], {}, "tasks")
+    used = {role: spec for role, spec in specs.items() if any(role in arm.roles for arm in rehearsed)}
+    hardware = config["hardware"]
+    for role, spec in used.items():
+        dtype_of(role, spec.dtype or hardware["dtype"])
+        check_device(role, spec.device or hardware["device"])
+    prompts = task.prompts(config["limit"])
+    if not prompts:
+        raise InputError(f"The task {task.name} has no prompts.")
+    family = check_family(used)
+    _check_layers(rehearsed, family)
+    encoded = [(prompt, encode(prompt, family.tokenizer, chat=config["chat"] is not False)) for prompt in prompts]
+    max_new_tokens = config["max_new_tokens"] or task.max_new_tokens
+    checker = StopChecker(family.eos, task.stop, family.tokenizer)
+    return Plan(
+        config,
+        arm_configs,
+        rehearsed,
+        baseline,
+        task,
+        encoded,
+        used,
+        family,
+        sampling,
+        checker,
+        NeverStop() if config["ignore_eos"] else checker,
+        max_new_tokens,
+        _slots(encoded, max_new_tokens, rehearsed, family),
+    )
+
+
+def memory(config: dict[str, Any], slots: int) -> Fit:
+    """What the family takes on its devices; needs no weights, and no network where sizes are published."""
+    hardware = config["hardware"]
+    arms = rehearse(expand_grids(config["arms"]), list(config["models"]))
+    specs = {role: spec for role, spec in specs_of(config).items() if any(role in arm.roles for arm in arms)}
+    return fit(
+        specs, slots, config["batch_size"], hardware["dtype"], hardware["device"], memory=hardware["memory_bytes"]
+    )
+
+
+def load(plan: Plan) -> dict[str, Transformer]:
+    """The models of a plan, with their weights."""
+    from sdbench.lm.transformer import Transformer
+    from sdbench.lm.weights import load_weights
+
+    hardware = plan.config["hardware"]
+    return {
+        role: Transformer(role, load_weights(spec, hardware["dtype"], hardware["device"]), plan.family.vocab)
+        for role, spec in plan.specs.items()
+    }
+
+
+def _whole(config: Mapping[str, Any], name: str, least: int) -> None:
+    value = config[name]
+    if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+
+
+def _sampling(entry: Mapping[str, Any]) -> Sampling:
+    for name, value in entry.items():
+        if not isinstance(value, (int, float)) or isinstance(value, bool):
+            raise InputError(f"sampling.{name} is {value!r}; it must be a number.")
+    return Sampling(**entry)
+
+
+def _baseline(wanted: str | None, arms: Mapping[str, Any]) -> str:
+    """The baseline, if it runs; else the first arm, unless it was named on purpose."""
+    if wanted in arms:
+        return str(wanted)
+    if wanted in (None, "ar"):
+        return next(iter(arms))
+    raise InputError(f"baseline is '{wanted}', which is none of the arms: {', '.join(arms)}.")
+
+
+def _check_layers(arms: list[Arm], family: Family) -> None:
+    for arm in arms:
+        for view in arm.views:
+            role, _, layers = view.partition("[")
+            depth = family.members[role].config.num_hidden_layers
+            if layers and not 0 < int(layers.rstrip("]")) < depth:
+                raise InputError(
+                    f"The arm '{arm.name}' exits after {layers.rstrip(']')} layers; {role} has {depth}, so choose 1 to "
+                    f"{depth - 1}."
+                )
+
+
+def _slots(prompts: list[tuple[Prompt, list[int]]], new: int, arms: list[Arm], family: Family) -> int:
+    """Slots that the longest prompt needs under the furthest-reaching arm; refused where a model cannot read as many."""
+    prompt, tokens = max(prompts, key=lambda item: len(item[1]))
+    furthest = max(arms, key=lambda arm: arm.decoder.reach())
+    slots = len(tokens) + new + furthest.decoder.reach()
+    if family.context is not None and slots > family.context:
+        raise InputError(
+            f"The prompt '{prompt.id}' ({len(tokens)} tokens), max_new_tokens={new} and the arm '{furthest.name}' "
+            f"({furthest.decoder.reach()} tokens ahead) need {slots} positions, but the models read {family.context}: "
+            "shorten one of them."
+        )
+    return slots

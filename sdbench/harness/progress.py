@@ -1,0 +1,53 @@
+"""How far a run is, on standard error: blocks done, and the arms' running speed."""
+
+from __future__ import annotations
+
+import sys
+from time import perf_counter
+from typing import Any
+
+
+class Progress:
+    """A bar where standard error is a terminal; elsewhere a line now and then."""
+
+    EVERY_SECONDS = 20.0
+
+    def __init__(self, arms: list[str], done: int, total: int) -> None:
+        self.done, self.total = done, total
+        self.tokens = dict.fromkeys(arms, 0)
+        self.seconds = dict.fromkeys(arms, 0.0)
+        self.bar: Any = None
+        self.last = perf_counter()
+
+    def __enter__(self) -> Progress:
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
+
+            columns = (BarColumn(30), TextColumn("{task.completed}/{task.total} blocks"), TimeRemainingColumn())
+            self.bar = Bar(*columns, TextColumn("{task.description}"), console=Console(stderr=True))
+            self.bar.start()
+            self.task = self.bar.add_task("", total=self.total, completed=self.done)
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self.bar:
+            self.bar.stop()
+
+    def decoded(self, arm: str, sequences: list[dict[str, Any]]) -> None:
+        """Count what an arm has just decoded: decode tokens, and the block's decode seconds."""
+        self.tokens[arm] += sum(len(row["tokens"]) - 1 for row in sequences)
+        self.seconds[arm] += sequences[0]["block_decode_seconds"]
+
+    def advance(self) -> None:
+        """A block is done."""
+        self.done += 1
+        if self.bar:
+            self.bar.update(self.task, completed=self.done, description=self._speeds())
+        elif perf_counter() - self.last > self.EVERY_SECONDS or self.done == self.total:
+            self.last = perf_counter()
+            print(f"{self.done}/{self.total} blocks; tokens/s: {self._speeds()}", file=sys.stderr, flush=True)
+
+    def _speeds(self) -> str:
+        speeds = {arm: self.tokens[arm] / self.seconds[arm] for arm in self.tokens if self.seconds[arm]}
+        return "  ".join(f"{arm} {speed:.0f}" for arm, speed in speeds.items())

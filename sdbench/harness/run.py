@@ -1,0 +1,130 @@
+"""One comparison: every arm on every prompt, block by block, into a run folder.
+
+For each repeat and each block every arm decodes the block in turn; then a few bare forwards are timed, and the block goes to the
+journal. What is in the journal is never done again: a run that was stopped is taken up where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sdbench.decoding.base import Request
+from sdbench.harness.arms import Arm, make
+from sdbench.harness.bare import BareForwards
+from sdbench.harness.blocks import decode, rotated
+from sdbench.harness.build import build
+from sdbench.harness.plan import Plan, load
+from sdbench.harness.progress import Progress
+from sdbench.lm.model import LanguageModel
+from sdbench.lm.weights import weights_identity
+from sdbench.runs.environment import environment
+from sdbench.runs.identity import run_id
+from sdbench.runs.record import RunFolder, claim
+from sdbench.runs.trackers import Tracker
+from sdbench.tasks.base import prompts_sha256
+
+WARMUP_TOKENS = 24
+
+
+def run(plan: Plan) -> tuple[Path, dict[str, Any]]:
+    """Make the comparison, or take it up; its folder and its summary."""
+    from sdbench.analysis.summary import summarise
+    from sdbench.runs.record import load as load_run
+
+    config = plan.config
+    tracker: Tracker = build(config["tracker"], {}, "tracker")
+    identities = {role: weights_identity(spec) for role, spec in plan.specs.items()}
+    identity = run_id(config, identities, prompts_sha256([prompt for prompt, _ in plan.prompts]))
+    out = Path(config["out"] or Path("results") / "runs" / f"{config['name']}-{identity}")
+    folder = claim(out, identity)
+    if folder.finished:
+        return out, load_run(out).summary
+    torch.set_num_threads(config["hardware"]["threads"])
+    with _failures(folder):
+        folder.describe(config, {**environment(), "weights": identities, "mode": plan.mode})
+        try:
+            tracker.start(config, out.name, out)
+            arms = _measure(plan, folder)
+            meta = {arm.name: _meta(plan, arm) for arm in arms}
+            tables = folder.journal.tables()
+            summary = summarise(tables, plan.baseline, meta, margin=config["margin"])
+            folder.finish(tables, summary)
+            tracker.finish(summary, tables["sequences"], _report(out))
+        finally:
+            tracker.close()
+    return out, summary
+
+
+def _report(out: Path) -> list[Path]:
+    from sdbench.analysis.report import report
+
+    return sorted(report([out]).parent.rglob("*.png"))
+
+
+def _measure(plan: Plan, folder: RunFolder) -> list[Arm]:
+    """Decode all blocks that the journal lacks."""
+    finished = folder.journal.finished()
+    models = load(plan)
+    family: dict[str, LanguageModel] = dict(models)
+    arms = make(plan.arm_configs, family)
+    views = {model.name: model for arm in arms for model in arm.decoder.models}
+    bare = BareForwards({name: view for name, view in views.items()})
+    todo = [
+        (repeat, block)
+        for repeat in range(plan.config["repeats"])
+        for block in range(len(plan.blocks))
+        if (block, repeat) not in finished
+    ]
+    if todo:
+        _warm_up(plan, arms)
+    with Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo)) as progress:
+        for repeat, block in todo:
+            tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": []}
+            for arm in rotated(arms, block + repeat):
+                part = decode(plan, arm, plan.blocks[block], block, repeat)
+                progress.decoded(arm.name, part["sequences"])
+                for name, rows in part.items():
+                    tables[name] += rows
+            bare.see(tables["steps"])
+            folder.journal.write(block, repeat, {**tables, "bare": bare.time()})
+            progress.advance()
+    return arms
+
+
+def _warm_up(plan: Plan, arms: list[Arm]) -> None:
+    """Let every arm decode the first prompts a little way, uncounted, so that no first-time cost is measured."""
+    for arm in arms:
+        prompts = plan.prompts[: plan.config["warmup"] * plan.batch_size]
+        requests = [Request(tokens, f"warm-up {prompt.id}") for prompt, tokens in prompts]
+        new = min(WARMUP_TOKENS, plan.max_new_tokens)
+        for _ in arm.decoder.generate(requests, plan.sampling, plan.stop, new, plan.seed, plan.batch_size):
+            pass
+
+
+def _meta(plan: Plan, arm: Arm) -> Any:
+    hardware = plan.config["hardware"]
+    return {
+        "lossless": arm.decoder.lossless,
+        "devices": sorted({plan.specs[role].device or hardware["device"] for role in arm.roles}),
+        "mode": plan.mode,
+        "memory_bytes": arm.memory_bytes,
+        "config": arm.config,
+        "synthetic": plan.task.synthetic,
+    }
+
+
+@contextmanager
+def _failures(folder: RunFolder) -> Iterator[None]:
+    """Leave the reason in the folder when something breaks; what the journal has stays."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise
+    except Exception as error:
+        folder.fail(f"{type(error).__name__}: {error}")
+        raise

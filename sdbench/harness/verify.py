@@ -1,0 +1,190 @@
+"""Is an arm lossless on this family? Three independent checks.
+
+1. The oracle: the arm's own composition, with short drafts, on tabular models; its exact output law against the target's. A
+   proof for the method as built from rule, proposer and bookkeeping.
+2. Greedy identity on the real weights: token for token the output of transformers' own `generate`. Where they part, the target's
+   two best logits at that place decide: closer than epsilon, it is a tie of rounding, counted apart; else a mismatch.
+3. When sampling, a distribution test on the real weights. Given its prefix, each token of a lossless method is a draw from the
+   target's distribution p. So for any set A that depends on the prefix alone, sum of (1[token in A] - p(A)) has mean 0 and
+   variance sum of p(A)(1 - p(A)): a z-score. Two sets are tried: the target's most likely token, and the tokens that the
+   proposer's first model overrates (q > p), which is where a verifier that accepts too much shows.
+"""
+
+from __future__ import annotations
+
+import math
+from copy import deepcopy
+from dataclasses import asdict, dataclass
+from statistics import NormalDist
+from typing import Any
+
+import torch
+
+from sdbench.decoding.base import Request
+from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
+from sdbench.harness.arms import Arm, make
+from sdbench.harness.plan import Plan, load
+from sdbench.lm.transformer import Transformer
+from sdbench.sampling import Sampling, warp
+
+ORACLE_VOCABULARY, ORACLE_TOKENS = 2, 3
+
+
+@dataclass
+class Finding:
+    """What the checks of one arm gave.
+
+    oracle_tv: total variation from the target's law on tabular models. identical, ties, mismatches: prompts, greedy.
+    z_scores: of the distribution test, when sampling. lossless: no check refutes it.
+    """
+
+    arm: str
+    oracle_tv: float
+    identical: int = 0
+    ties: int = 0
+    mismatches: int = 0
+    z_scores: dict[str, float] | None = None
+    z_limit: float | None = None
+
+    @property
+    def lossless(self) -> bool:
+        far = (
+            self.z_scores is not None
+            and self.z_limit is not None
+            and max(map(abs, self.z_scores.values())) > self.z_limit
+        )
+        return self.oracle_tv < LOSSLESS and not self.mismatches and not far
+
+    def document(self) -> dict[str, Any]:
+        return {"lossless": self.lossless, **{key: value for key, value in asdict(self).items() if key != "arm"}}
+
+
+def verify(plan: Plan) -> list[Finding]:
+    """Check every arm of a plan on its prompts."""
+    torch.set_num_threads(plan.config["hardware"]["threads"])
+    findings = {name: Finding(name, tv) for name, tv in _oracle(plan).items()}
+    models = load(plan)
+    arms = make(plan.arm_configs, dict(models))
+    target = models["target"]
+    if plan.sampling.greedy:
+        expected = [_generated(target, tokens, plan) for _, tokens in plan.prompts]
+        for arm in arms:
+            _identity(findings[arm.name], arm, expected, target, plan)
+    else:
+        for arm in arms:
+            _distribution(findings[arm.name], arm, models, plan)
+    return list(findings.values())
+
+
+def shortened(config: Any, length: int = 2) -> Any:
+    """An arm's config with short drafts, two tokens at the top and one below: the oracle visits every path."""
+    if not isinstance(config, dict):
+        return config
+    short = {key: shortened(value, 1) if key == "proposer" else deepcopy(value) for key, value in config.items()}
+    if "draft_length" in short:
+        short["draft_length"] = min(short["draft_length"], length)
+    return short
+
+
+def _oracle(plan: Plan) -> dict[str, float]:
+    family = {role: TabularModel(role, ORACLE_VOCABULARY, seed) for seed, role in enumerate(plan.specs, start=1)}
+    arms = make({name: shortened(config) for name, config in plan.arm_configs.items()}, dict(family))
+    return {arm.name: distance_from_target(arm.decoder, family["target"], ORACLE_TOKENS) for arm in arms}
+
+
+def _generated(target: Transformer, prompt: list[int], plan: Plan) -> list[int]:
+    """Greedy output of transformers' own generate. Stop strings are applied to it as to every other arm."""
+    ids = torch.tensor([prompt], device=target.device)
+    eos = None if plan.config["ignore_eos"] else list(plan.family.eos) or None
+    out = target.model.generate(
+        input_ids=ids,
+        attention_mask=torch.ones_like(ids),
+        max_new_tokens=plan.max_new_tokens,
+        do_sample=False,
+        num_beams=1,
+        repetition_penalty=1.0,
+        eos_token_id=eos,
+        pad_token_id=eos[0] if eos else 0,
+    )
+    tokens = out[0, len(prompt) :].tolist()
+    return tokens[: plan.stop.start().push(tokens)]
+
+
+def _identity(finding: Finding, arm: Arm, expected: list[list[int]], target: Transformer, plan: Plan) -> None:
+    requests = [Request(tokens, str(index)) for index, (_, tokens) in enumerate(plan.prompts)]
+    finished = arm.decoder.generate(
+        requests, Sampling(), plan.stop, plan.max_new_tokens, plan.seed, min(plan.batch_size, len(requests))
+    )
+    for item in finished:
+        wanted = expected[int(item.request.name)]
+        if item.tokens == wanted:
+            finding.identical += 1
+        elif _gap(target, item.request.tokens, wanted, item.tokens) < plan.config["verify"]["epsilon"]:
+            finding.ties += 1
+        else:
+            finding.mismatches += 1
+
+
+@torch.inference_mode()
+def _gap(target: Transformer, prompt: list[int], wanted: list[int], got: list[int]) -> float:
+    """The difference of the target's two best logits where two outputs part; infinite where one just ends."""
+    at = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), None)
+    if at is None:
+        return math.inf
+    ids = torch.tensor([prompt + wanted[:at]], device=target.device)
+    best = target.model(input_ids=ids, logits_to_keep=1).logits[0, -1].float().topk(2)
+    if {wanted[at], got[at]} != set(best.indices.tolist()):
+        return math.inf
+    return float(best.values[0] - best.values[1])
+
+
+@torch.inference_mode()
+def _distribution(finding: Finding, arm: Arm, models: dict[str, Transformer], plan: Plan) -> None:
+    first = arm.views[-1] if len(arm.views) > 1 else None
+    proposer = next((model for model in arm.decoder.models if model.name == first), None)
+    above = {"most likely token": [0.0, 0.0], "overrated tokens": [0.0, 0.0]}
+    requests = [
+        Request(tokens, prompt.id, repeat)
+        for repeat in range(plan.config["repeats"])
+        for prompt, tokens in plan.prompts
+    ]
+    rows = min(plan.batch_size, len(requests))
+    for item in arm.decoder.generate(requests, plan.sampling, plan.stop, plan.max_new_tokens, plan.seed, rows):
+        ids = torch.tensor([item.request.tokens + item.tokens], device=models["target"].device)
+        kept = len(item.tokens) + 1
+        p = _plain(models["target"], ids, kept, plan.sampling)
+        sets = {"most likely token": torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).bool()}
+        if proposer is not None:
+            sets["overrated tokens"] = _plain(proposer, ids, kept, plan.sampling) > p
+        tokens = torch.tensor(item.tokens, device=p.device)
+        for name, members in sets.items():
+            mass = (p * members).sum(-1).clamp(0, 1)
+            inside = members.gather(-1, tokens[:, None])[:, 0]
+            above[name][0] += float((inside.double() - mass).sum())
+            above[name][1] += float((mass * (1 - mass)).sum())
+    finding.z_scores = {name: total / math.sqrt(variance) for name, (total, variance) in above.items() if variance > 0}
+    # Two-sided, shared between the sets that were tried.
+    tried = max(len(finding.z_scores), 1)
+    finding.z_limit = NormalDist().inv_cdf(1 - plan.config["verify"]["alpha"] / (2 * tried))
+
+
+def _plain(model: Transformer, ids: torch.Tensor, kept: int, sampling: Sampling) -> torch.Tensor:
+    """The model's own distributions at the places of the output's tokens: [tokens, V], float64."""
+    logits = model.model(input_ids=ids, logits_to_keep=kept).logits[0, :-1, : model.vocab]
+    return warp(logits.double(), sampling)
+
+
+def table(findings: list[Finding]) -> str:
+    """One line per arm."""
+    width = max(len(finding.arm) for finding in findings)
+    lines = []
+    for finding in findings:
+        verdict = "lossless" if finding.lossless else "NOT lossless"
+        line = f"{finding.arm:{width}s}  {verdict:12s}  oracle TV {finding.oracle_tv:.1e}"
+        if finding.z_scores is None:
+            line += f"  identical {finding.identical}, ties {finding.ties}, mismatches {finding.mismatches}"
+        else:
+            scores = ", ".join(f"{name} z = {score:+.1f}" for name, score in finding.z_scores.items())
+            line += f"  {scores} (limit {finding.z_limit:.1f})"
+        lines.append(line)
+    return "\n".join(lines)
