@@ -116,10 +116,11 @@ class _Sums(NamedTuple):
         # A token that neither side gives mass may stand anywhere: first.
         slope, order = (p / q).nan_to_num(nan=0.0, posinf=inf).sort(-1)
         p, q = p.gather(-1, order), q.gather(-1, order)
-        ahead = (pad(each.cumsum(-1), (1, 0)) for each in (p, q, torch.where(p > 0, p * slope.log(), 0.0)))
+        p_log_slope = torch.where(p > 0, p * slope.log(), 0.0)
+        ahead_p, ahead_q, ahead_log = (pad(each.cumsum(-1), (1, 0)) for each in (p, q, p_log_slope))
         behind_p, behind_q = (each.flip(-1).cumsum(-1).flip(-1) for each in (p, q))
         lacking = behind_q - torch.where(slope > 0, behind_p / slope, inf)
-        return _Sums(slope, *ahead, behind_p, behind_q, lacking)
+        return _Sums(slope, ahead_p, ahead_q, ahead_log, behind_p, behind_q, lacking)
 
     def clipped(self, alpha: Float[Tensor, "B K"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
         """beta, and KL(p||pi), for each alpha."""
