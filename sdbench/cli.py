@@ -121,7 +121,9 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     from sdbench.harness.plan import prepare
     from sdbench.harness.run import run
 
-    out, summary = run(prepare(config))
+    out, summary, fresh = run(prepare(config))
+    if not fresh:
+        print("This run was finished before; nothing was run again.")
     show(summary)
     print(f"report: {out / 'report' / 'report.md'}")
     print(json.dumps({"out": str(out), "summary": summary}))

@@ -11,7 +11,15 @@ from typing import Any
 
 from sdbench.errors import InputError
 
-GROUPS = ("models", "arms", "acceptance", "tasks", "hardware", "tracker", "experiment")
+GROUPS = {
+    "models": "family of models",
+    "arms": "arm",
+    "acceptance": "acceptance rule",
+    "tasks": "task",
+    "hardware": "hardware profile",
+    "tracker": "tracker",
+    "experiment": "experiment",
+}  # each config group, and what one of its members is called
 
 
 def config_dir() -> Path:
@@ -61,10 +69,10 @@ def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "co
 def _sentence(error: Exception, extra: Path | None) -> str:
     """What Hydra says in a paragraph, in a sentence."""
     text = str(error)
-    missing = re.search(r"Could not find '(\w+)/([^']+)'", text)
+    missing = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)
     if missing:
         group, name = missing.groups()
-        return f"There is no {group} '{name}'; there are: {', '.join(choices(group, extra))}."
+        return f"There is no {GROUPS.get(group, group)} '{name}'; there are: {', '.join(choices(group, extra))}."
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown:
         *path, key = unknown[1].split(".")

@@ -88,7 +88,7 @@ def prepare(config: dict[str, Any]) -> Plan:
     if config["hardware"]["execution"] != "eager":
         raise InputError(f"hardware.execution is '{config['hardware']['execution']}'; this version has: eager.")
     specs = specs_of(config)
-    arm_configs = expand_grids(config["arms"])
+    arm_configs = expand_grids(config.get("arms") or {})
     rehearsed = rehearse(arm_configs, list(specs))
     baseline = _baseline(config["baseline"], arm_configs)
     task: Task = build(config["tasks"], {}, "tasks")
@@ -125,7 +125,7 @@ def prepare(config: dict[str, Any]) -> Plan:
 def memory(config: dict[str, Any], slots: int) -> Fit:
     """What the family takes on its devices; needs no weights, and no network where sizes are published."""
     hardware = config["hardware"]
-    arms = rehearse(expand_grids(config["arms"]), list(config["models"]))
+    arms = rehearse(expand_grids(config.get("arms") or {}), list(config["models"]))
     specs = {role: spec for role, spec in specs_of(config).items() if any(role in arm.roles for arm in arms)}
     return fit(
         specs, slots, config["batch_size"], hardware["dtype"], hardware["device"], memory=hardware["memory_bytes"]

@@ -6,6 +6,7 @@ journal. What is in the journal is never done again: a run that was stopped is t
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,8 +32,9 @@ from sdbench.tasks.base import prompts_sha256
 WARMUP_TOKENS = 24
 
 
-def run(plan: Plan) -> tuple[Path, dict[str, Any]]:
-    """Make the comparison, or take it up; its folder and its summary."""
+def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
+    """Make the comparison, or take it up: its folder, its summary, and whether anything was left to do."""
+    from sdbench.analysis.statistics import FewPrompts
     from sdbench.analysis.summary import summarise
     from sdbench.runs.record import load as load_run
 
@@ -43,7 +45,7 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any]]:
     out = Path(config["out"] or Path("results") / "runs" / f"{config['name']}-{identity}")
     folder = claim(out, identity)
     if folder.finished:
-        return out, load_run(out).summary
+        return out, load_run(out).summary, False
     torch.set_num_threads(config["hardware"]["threads"])
     with _failures(folder):
         folder.describe(config, {**environment(), "weights": identities, "mode": plan.mode})
@@ -52,12 +54,15 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any]]:
             arms = _measure(plan, folder)
             meta = {arm.name: _meta(plan, arm) for arm in arms}
             tables = folder.journal.tables()
-            summary = summarise(tables, plan.baseline, meta, margin=config["margin"])
+            with warnings.catch_warnings():
+                # The table says it under its flags, in place of a warning among the progress.
+                warnings.simplefilter("ignore", FewPrompts)
+                summary = summarise(tables, plan.baseline, meta, margin=config["margin"])
             folder.finish(tables, summary)
             tracker.finish(summary, tables["sequences"], _report(out))
         finally:
             tracker.close()
-    return out, summary
+    return out, summary, True
 
 
 def _report(out: Path) -> list[Path]:

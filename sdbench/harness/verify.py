@@ -6,8 +6,8 @@
    two best logits at that place decide: closer than epsilon, it is a tie of rounding, counted apart; else a mismatch.
 3. When sampling, a distribution test on the real weights. Given its prefix, each token of a lossless method is a draw from the
    target's distribution p. So for any set A that depends on the prefix alone, sum of (1[token in A] - p(A)) has mean 0 and
-   variance sum of p(A)(1 - p(A)): a z-score. Two sets are tried: the target's most likely token, and the tokens that the
-   proposer's first model overrates (q > p), which is where a verifier that accepts too much shows.
+   variance sum of p(A)(1 - p(A)): a z-score. The sets tried: the target's most likely token, and for each model below it the
+   tokens that it overrates (q > p), which is where a verifier that accepts too much shows.
 """
 
 from __future__ import annotations
@@ -140,28 +140,26 @@ def _gap(target: Transformer, prompt: list[int], wanted: list[int], got: list[in
 
 @torch.inference_mode()
 def _distribution(finding: Finding, arm: Arm, models: dict[str, Transformer], plan: Plan) -> None:
-    first = arm.views[-1] if len(arm.views) > 1 else None
-    proposer = next((model for model in arm.decoder.models if model.name == first), None)
-    above = {"most likely token": [0.0, 0.0], "overrated tokens": [0.0, 0.0]}
+    proposers = [model for model in arm.decoder.models if model.name != "target"]
+    above: dict[str, list[float]] = {}
     requests = [
-        Request(tokens, prompt.id, repeat)
-        for repeat in range(plan.config["repeats"])
-        for prompt, tokens in plan.prompts
+        Request(tokens, prompt.id, repeat) for repeat in range(plan.config["repeats"]) for prompt, tokens in plan.prompts
     ]
     rows = min(plan.batch_size, len(requests))
     for item in arm.decoder.generate(requests, plan.sampling, plan.stop, plan.max_new_tokens, plan.seed, rows):
         ids = torch.tensor([item.request.tokens + item.tokens], device=models["target"].device)
         kept = len(item.tokens) + 1
         p = _plain(models["target"], ids, kept, plan.sampling)
-        sets = {"most likely token": torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).bool()}
-        if proposer is not None:
-            sets["overrated tokens"] = _plain(proposer, ids, kept, plan.sampling) > p
+        sets = {"most likely": torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).bool()}
+        for model in proposers:
+            sets[f"overrated by {model.name}"] = _plain(model, ids, kept, plan.sampling) > p
         tokens = torch.tensor(item.tokens, device=p.device)
         for name, members in sets.items():
             mass = (p * members).sum(-1).clamp(0, 1)
-            inside = members.gather(-1, tokens[:, None])[:, 0]
-            above[name][0] += float((inside.double() - mass).sum())
-            above[name][1] += float((mass * (1 - mass)).sum())
+            inside = members.gather(-1, tokens[:, None])[:, 0].double()
+            total = above.setdefault(name, [0.0, 0.0])
+            total[0] += float((inside - mass).sum())
+            total[1] += float((mass * (1 - mass)).sum())
     finding.z_scores = {name: total / math.sqrt(variance) for name, (total, variance) in above.items() if variance > 0}
     # Two-sided, shared between the sets that were tried.
     tried = max(len(finding.z_scores), 1)

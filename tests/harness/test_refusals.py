@@ -1,0 +1,101 @@
+"""Bad input gets one sentence, exit status 2, no traceback, and nothing written."""
+
+import json
+import shutil
+
+import pytest
+
+CASES = {
+    "unknown arm": (["arms=[ar,nosuch]"], "no arm 'nosuch'"),
+    "unknown model family": (["models=nosuch"], "no family of models 'nosuch'"),
+    "unknown task": (["tasks=nosuch"], "no task 'nosuch'"),
+    "unknown rule": (["arms=[ar,sd]", "acceptance@arms.sd.rule=nosuch"], "no acceptance rule 'nosuch'"),
+    "unknown knob": (["arms=[sd]", "arms.sd.draft_lenght=3"], "draft_lenght"),
+    "unknown setting": (["limitt=3"], "limitt"),
+    "unknown knob of a grid": (["arms=[sd]", "arms.sd.grid.draft_lenght=[3]"], "no knob 'draft_lenght'"),
+    "a grid that is no list": (["arms=[sd]", "arms.sd.grid.draft_length=3"], "must be a list"),
+    "threshold out of range": (["arms=[fsd]", "arms.fsd.rule.threshold=-1"], "threshold"),
+    "threshold of the wrong type": (["arms=[fsd]", "arms.fsd.rule.threshold=high"], "arms.fsd"),
+    "no draft": (["arms=[sd]", "arms.sd.draft_length=0"], "at least 1"),
+    "K larger than the pool": (["arms=[sd]", "arms.sd.draft_length=1000"], "256"),
+    "temperature": (["sampling.temperature=-1"], "temperature"),
+    "top_p": (["sampling.top_p=0"], "top_p"),
+    "limit": (["limit=0"], "limit is 0"),
+    "repeats": (["repeats=often"], "repeats is 'often'"),
+    "max_new_tokens": (["max_new_tokens=100000"], "256"),
+    "baseline": (["baseline=sd", "arms=[ar]"], "baseline"),
+    "no arms": (["arms=[]"], "No arm"),
+    "a role that is missing": (["arms=[sd]", "arms.sd.proposer.model=nosuch"], "role 'nosuch'"),
+    "early exit too deep": (["arms=[early_exit]", "arms.early_exit.proposer.layers=9"], "choose 1 to 2"),
+    "no such class": (["arms=[sd]", "arms.sd.rule._target_=sdbench.acceptance.NoSuch"], "NoSuch"),
+    "no such folder": (["models.draft.path=/no/such/folder"], "/no/such/folder"),
+    "no such device": (["hardware.device=cuda"], "CUDA"),
+    "no such dtype": (["hardware.dtype=float7"], "float7"),
+    "no such execution": (["hardware.execution=fast"], "execution"),
+    "no prompts file": (["tasks.path=/no/such/file.jsonl"], "/no/such/file.jsonl"),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_refused(bench, tmp_path, capsys, case):
+    words, expected = CASES[case]
+    out = tmp_path / "out"
+    assert bench.call("run", out, *words) == 2
+    said = capsys.readouterr()
+    assert said.err.startswith("sdbench: ")
+    assert len(said.err.strip().splitlines()) == 1, said.err
+    assert expected in said.err
+    assert "Traceback" not in said.err
+    assert not out.exists()
+
+
+def test_malformed_line_is_named(bench, tmp_path, capsys):
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"prompt": "fine"}\n{"prompt": \n')
+    assert bench.call("run", tmp_path / "out", f"tasks.path={broken}") == 2
+    assert "line 2" in capsys.readouterr().err
+
+
+def test_prompt_longer_than_the_context(bench, tmp_path, capsys):
+    long = tmp_path / "long.jsonl"
+    long.write_text(json.dumps({"prompt": "word " * 100}))
+    assert bench.call("run", tmp_path / "out", f"tasks.path={long}") == 2
+    assert "256" in capsys.readouterr().err
+
+
+def test_folder_of_another_run(bench, finished, capsys):
+    before = (finished / "summary.json").read_bytes()
+    assert bench.call("run", finished, "arms=[ar]") == 2
+    assert "belongs to run" in capsys.readouterr().err
+    assert (finished / "summary.json").read_bytes() == before
+
+
+def test_vocabularies_that_differ(bench, tmp_path, capsys):
+    other = tmp_path / "draft"
+    shutil.copytree(bench.paths["draft"], other)
+    tokenizer = json.loads((other / "tokenizer.json").read_text())
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary["A"], vocabulary["B"] = vocabulary["B"], vocabulary["A"]
+    (other / "tokenizer.json").write_text(json.dumps(tokenizer))
+    assert bench.call("run", tmp_path / "out", f"models.draft.path={other}") == 2
+    assert "vocabularies of target and draft differ" in capsys.readouterr().err
+
+
+def test_corrupted_weights(bench, tmp_path, capsys):
+    other = tmp_path / "draft"
+    shutil.copytree(bench.paths["draft"], other)
+    weights = other / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert bench.call("run", tmp_path / "out", f"models.draft.path={other}") == 2
+    said = capsys.readouterr().err
+    assert "model.safetensors" in said or "weights" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_report_of_what_is_no_run(tmp_path, capsys):
+    from sdbench.cli import main
+
+    with pytest.raises(SystemExit) as stop:
+        main(["report", str(tmp_path)])
+    assert stop.value.code == 2
+    assert "not the folder of a run" in capsys.readouterr().err
