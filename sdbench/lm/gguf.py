@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 
 from sdbench.errors import InputError
-from sdbench.lm.files import cache_folder, sha256_of
+from sdbench.lm.files import cache_folder, check_weight_files, sha256_of
 from sdbench.lm.quiet import quiet
 
 _MAGIC = b"GGUF"
@@ -38,7 +38,11 @@ def _converted(file: Path, size: int, changed: int) -> Path:
     digest = sha256_of(file)
     folder = cache_folder() / "gguf" / digest
     if folder.is_dir():
-        return folder
+        try:
+            check_weight_files(folder)
+            return folder
+        except InputError:
+            shutil.rmtree(folder)  # a damaged copy is made again
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"Reading {file} needs the package {' and '.join(missing)}: pip install 'sdbench[gguf]'.")
@@ -67,7 +71,7 @@ def _convert(file: Path, folder: Path) -> None:
             read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
             # What was read counts as quantised, though its tensors are plain by now, and so will not be saved.
             config = copy.deepcopy(read.config)
-            del config.quantization_config
+            delattr(config, "quantization_config")
             with torch.device("meta"):
                 model = AutoModelForCausalLM.from_config(config)
             model.load_state_dict(read.state_dict(), assign=True)

@@ -66,6 +66,7 @@ def readable(spec: ModelSpec, source: Source, what: str) -> Iterator[None]:
 
 
 def _sentence(spec: ModelSpec, source: Source, what: str, error: Exception) -> str:
+    import httpx  # the hub's client is built on it
     from huggingface_hub import errors
 
     name, role = source.location, spec.role
@@ -83,13 +84,15 @@ def _sentence(spec: ModelSpec, source: Source, what: str, error: Exception) -> s
             f"There is no public model {name} ({role}) on the hub: check the name, run `hf auth login` if it is "
             f"private, {elsewhere}."
         )
-    if source.kind == "hub" and isinstance(error, OSError):
+    unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, httpx.TransportError)
+    if any(isinstance(cause, unreachable) for cause in causes):
         return (
             f"The model {name} ({role}) is not in the local cache and the hub cannot be reached: run "
             f"`hf download {name}` where there is a network, {elsewhere}."
         )
     reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    return f"The {what} of {name} ({role}) cannot be read: {reason}."
+    fetch = f"; run `hf download {name}` where there is a network, {elsewhere}" if source.kind == "hub" else ""
+    return f"The {what} of {name} ({role}) cannot be read: {reason}{fetch}."
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -42,10 +42,10 @@ def check_quantization(role: str, name: str | None, device: str) -> None:
     if name is None:
         return
     scheme = scheme_of(role, name)
-    if importlib.util.find_spec(scheme.package) is None:
-        raise InputError(
-            f"models.{role}.quantization={name} needs the package {scheme.package}: pip install {scheme.package}."
-        )
+    missing = [package for package in (scheme.package, "accelerate") if importlib.util.find_spec(package) is None]
+    if missing:
+        packages = " ".join(missing)
+        raise InputError(f"models.{role}.quantization={name} needs what is not installed: pip install {packages}.")
     if scheme.needs_cuda and not device.startswith("cuda"):
         raise InputError(f"models.{role}.quantization={name} runs on CUDA only, and the {role} is on {device}.")
 

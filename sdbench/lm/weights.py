@@ -75,8 +75,12 @@ def weights_identity(spec: ModelSpec) -> str:
         return f"sha256:{sha256_of(Path(source.location))}"
     if source.kind == "folder":
         return f"sha256:{folder_sha256(Path(source.location))}"
-    commit = getattr(read_config(spec, source), "_commit_hash", None)
-    return f"{source.location}@{commit or spec.revision or 'main'}"
+    with readable(spec, source, "config"):
+        from huggingface_hub import hf_hub_download
+
+        # The cache keeps each file in a folder that the commit gives its name to.
+        config = hf_hub_download(source.location, "config.json", revision=spec.revision)
+    return f"{source.location}@{Path(config).parent.name}"
 
 
 def dtype_of(role: str, name: str) -> torch.dtype:

@@ -10,9 +10,12 @@ from decimal import Decimal, InvalidOperation
 _STATED_NUMBER = re.compile(r"(?:####|answer\s+is:?|answer:|\\boxed\{)[\s*$\\(€£]*(-?[\d.,]*\d)", re.IGNORECASE)
 # lm-eval's `flexible-extract` of gsm8k: the last thing in the text that looks like a number.
 _ANY_NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-_STATED_LETTER = r"(?i:answer\s+is:?|answer:|\\boxed\{{)[\s*\"'(]*([{letters}])(?![A-Za-z])"
+# Lower case counts in brackets only: "the answer is a bank" states no letter.
+_STATED_LETTER = (
+    r"(?i:answer\s+is:?|answer:|\\boxed\{{)[\s*\"']*(?:\(((?i:[{letters}]))\)|\(?([{letters}])(?![A-Za-z]))"
+)
 _BRACKETED_LETTER = r"\(([{letters}])\)"
-_OPENING_LETTER = r"\s*[*\"(]*([{letters}])(?:[\s.,:;)*\"]|$)(?!\s*[a-z])"
+_OPENING_LETTER = r"\s*[*\"(]*([{letters}])(?:[.:;)*\"]|\s*$)"
 
 
 def last_number(text: str) -> str | None:
@@ -45,7 +48,7 @@ def chosen_letter(text: str, letters: str) -> str | None:
     """
     stated = re.findall(_STATED_LETTER.format(letters=letters), text)
     if stated:
-        return stated[-1].upper()
+        return "".join(stated[-1]).upper()
     opening = re.match(_OPENING_LETTER.format(letters=letters), text)
     if opening:
         return opening.group(1)

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Protocol
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# A window that opens within a character sees up to three stray bytes of it, and some decoders drop the blank that the
-# very first token opens with: this many tokens before the part that matters keep both away from it.
-_MARGIN = 4
+# What a decoder writes for bytes that are no character, or not one yet.
+_BROKEN = "\ufffd"
+# Some decoders drop the blank that the very first token opens with: a token before the part that matters takes that.
+_MARGIN = 1
 
 
 class StopState(Protocol):
@@ -86,6 +87,22 @@ class StopChecker:
         text = self.decode(tokens)
         return any(stop in text for stop in self.strings)
 
+    def may_complete(self, tokens: Sequence[int]) -> bool:
+        """False if neither these tokens nor a shorter part of them completes a stop string.
+
+        Where tokens stand for single bytes, a character that is cut short can spoil the text of the bytes before it, a
+        stop string among them: then only the shorter parts can tell.
+        """
+        text = self.decode(tokens)
+        return _BROKEN in text or any(stop in text for stop in self.strings)
+
+    def tail(self, tokens: list[int]) -> list[int]:
+        """The last tokens, as many as a stop string may have begun in. A tail opens with a whole character."""
+        if len(tokens) <= 2 * self._window:  # so that the work below is done once in a while only
+            return tokens
+        tails = (tokens[-self._window - extra :] for extra in range(4))
+        return next((tail for tail in tails if not self.decode(tail).startswith(_BROKEN)), tokens[-self._window :])
+
     def visible(self, tokens: Sequence[int]) -> list[int]:
         """The tokens that show in decoded text."""
         return [token for token in tokens if token not in self._hidden]
@@ -119,12 +136,9 @@ class _Watch:
         if not checker.strings or not tokens:
             return None
         window = self._tail + checker.visible(tokens)
-        if checker.completes(window):
-            # Once per sequence: find the very token.
-            return next(
-                count
-                for count in range(1, len(tokens) + 1)
-                if checker.completes(self._tail + checker.visible(tokens[:count]))
-            )
-        self._tail = window[-checker._window :]
+        if checker.may_complete(window):
+            for count in range(1, len(tokens) + 1):
+                if checker.completes(self._tail + checker.visible(tokens[:count])):
+                    return count
+        self._tail = checker.tail(window)
         return None

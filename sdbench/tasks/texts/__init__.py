@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 
-from sdbench.tasks.texts import records, stories, wordproblems
+from sdbench.tasks.texts import records, stories, sums, wordproblems
 from sdbench.tasks.texts.text import SPLITS, Text, split_of
 from sdbench.tasks.texts.wordproblems import final_answer
 
@@ -12,6 +12,7 @@ GENERATORS: dict[str, Callable[[str, int, int], Text]] = {
     wordproblems.KIND: wordproblems.generate,
     records.KIND: records.generate,
     stories.KIND: stories.generate,
+    sums.KIND: sums.generate,
 }
 
 

@@ -13,10 +13,10 @@ from sdbench.tasks.texts.words import CONTAINERS, HE, OBJECTS, PEOPLE, PLACES
 
 KIND = "wordproblems"
 FEWEST_STEPS, MOST_STEPS = 2, 4
-LARGEST_START = 99
-LARGEST_CHANGE = 39  # what one step adds or takes away
-LARGEST_VALUE = 149
-LARGEST_FACTOR = 6  # of a step that adds so many boxes of so many each
+LARGEST_START = 60
+LARGEST_CHANGE = 19  # what one step adds or takes away
+LARGEST_VALUE = 99
+LARGEST_FACTOR = 5  # of a step that adds so many boxes of so many each
 ORDINALS = ("First", "Next", "Then", "Finally")
 _ANSWER = re.compile(r"The answer is (-?\d+)\.")
 
@@ -45,7 +45,7 @@ class Step:
         raise ValueError(f"unknown kind of step '{self.kind}'")
 
 
-def _draw_step(rng: random.Random, value: int) -> Step:
+def draw_step(rng: random.Random, value: int) -> Step:
     """Draw a step that keeps the value between 1 and `LARGEST_VALUE`."""
     while True:
         kind = rng.choices(("gain", "lose", "multiply", "halve", "groups"), weights=(7, 7, 2, 2, 3))[0]
@@ -68,7 +68,7 @@ def _draw_numbers(rng: random.Random) -> tuple[int, tuple[Step, ...]]:
     start = rng.randint(5, LARGEST_START)
     value, steps = start, []
     for _ in range(rng.randint(FEWEST_STEPS, MOST_STEPS)):
-        steps.append(_draw_step(rng, value))
+        steps.append(draw_step(rng, value))
         value = steps[-1].apply(value)
     return start, tuple(steps)
 
@@ -107,21 +107,32 @@ def _event(rng: random.Random, step: Step, she: str, things: str) -> str:
     return rng.choice(wordings)
 
 
-def _worked(step: Step, verb: str, value: int, name: str, things: str) -> str:
-    """The line of the solution that works a step out."""
-    after, total = step.apply(value), step.number * step.each
+def sum_of(step: Step, value: int) -> str:
+    """The sum that gives the value after a step."""
     match step.kind:
         case "gain":
-            event, expression = f"{step.number}", f"{value} + {step.number}"
+            return f"{value} + {step.number}"
         case "lose":
-            event, expression = f"{step.number}", f"{value} - {step.number}"
+            return f"{value} - {step.number}"
         case "multiply":
-            event, expression = "them", f"{value} * {step.number}"
+            return f"{value} * {step.number}"
         case "halve":
-            event, expression = "half", f"{value} / 2"
+            return f"{value} / 2"
+    return f"{value} + {step.number * step.each}"
+
+
+def _worked(step: Step, verb: str, value: int, name: str, things: str) -> str:
+    """The line of the solution that works a step out."""
+    match step.kind:
+        case "gain" | "lose":
+            event = str(step.number)
+        case "multiply":
+            event = "them"
+        case "halve":
+            event = "half"
         case _:
-            event, expression = f"{step.number} * {step.each} = {total}", f"{value} + {total}"
-    return f"{name} {verb} {event}, so {name} has {expression} = {after} {things} now."
+            event = f"{step.number} * {step.each} = {step.number * step.each}"
+    return f"{name} {verb} {event}, so {name} has {sum_of(step, value)} = {step.apply(value)} {things} now."
 
 
 def generate(split: str, seed: int, index: int) -> Text:

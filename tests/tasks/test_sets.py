@@ -1,0 +1,201 @@
+"""Published sets, from files and as the hub serves them, and what malformed ones get."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from collections import Counter
+
+import pytest
+
+from sdbench.errors import InputError
+from sdbench.tasks import prompts_sha256
+from sdbench.tasks.commonsense_qa import CommonsenseQA
+from sdbench.tasks.gsm8k import GSM8K
+from sdbench.tasks.humaneval import HumanEval
+from sdbench.tasks.jsonl import JsonLines
+from sdbench.tasks.mt_bench import MTBench
+from sdbench.tasks.spec_bench import SpecBench
+
+CHOICES = ["bank", "library", "shop", "mall", "town"]
+FILES = {
+    GSM8K: {"question": "How many?", "answer": "2 + 1 = <<2+1=3>>3\n#### 3"},
+    HumanEval: {"task_id": "HumanEval/0", "prompt": "def f():\n", "canonical_solution": "    pass", "test": ""},
+    MTBench: {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]},
+    SpecBench: {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]},
+    CommonsenseQA: {
+        "id": "q1",
+        "answerKey": "B",
+        "question": {
+            "stem": "Where?",
+            "choices": [{"label": a, "text": b} for a, b in zip("ABCDE", CHOICES, strict=True)],
+        },
+    },
+}
+# The same rows in the hub's columns.
+HUB = {
+    GSM8K: FILES[GSM8K],
+    HumanEval: {**FILES[HumanEval], "entry_point": "f"},
+    MTBench: {"prompt": ["Write.", "Again."], "reference": [], "category": "writing", "prompt_id": 81},
+    SpecBench: {**FILES[SpecBench], "reference": None},
+    CommonsenseQA: {
+        "id": "q1",
+        "question": "Where?",
+        "question_concept": "x",
+        "choices": {"label": list("ABCDE"), "text": CHOICES},
+        "answerKey": "B",
+    },
+}
+
+
+@pytest.fixture(autouse=True)
+def no_folder(monkeypatch):
+    monkeypatch.delenv("SDBENCH_DATA", raising=False)
+
+
+def write(path, rows):
+    text = "".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows)
+    path.write_bytes(gzip.compress(text.encode()) if path.suffix == ".gz" else text.encode())
+    return path
+
+
+@pytest.mark.parametrize("task", FILES, ids=lambda task: task.name)
+def test_the_file_in_the_data_folder_and_the_hub_give_the_same(task, tmp_path, monkeypatch):
+    import datasets
+
+    asked = {}
+    monkeypatch.setattr(datasets, "load_dataset", lambda **how: asked.update(how) or [HUB[task]])
+    from_hub = task().prompts()
+    assert asked == task.default_hub
+    write(tmp_path / task.file_name, [FILES[task]])
+    monkeypatch.setenv("SDBENCH_DATA", str(tmp_path))
+    monkeypatch.setattr(datasets, "load_dataset", lambda **how: pytest.fail("the file goes first"))
+    assert task().prompts() == from_hub
+    assert from_hub[0].messages[0].role == "user"
+
+
+def test_a_path_goes_before_the_folder(tmp_path, monkeypatch):
+    write(tmp_path / "gsm8k_test.jsonl", [FILES[GSM8K]])
+    mine = write(tmp_path / "mine.jsonl", [{"question": "Mine?", "answer": "#### 4"}])
+    monkeypatch.setenv("SDBENCH_DATA", str(tmp_path))
+    assert "Mine?" in GSM8K(path=str(mine)).prompts()[0].text
+
+
+def test_offline_says_what_to_do(monkeypatch):
+    import datasets
+
+    def refuse(**how):
+        raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub (OfflineModeIsEnabled)")
+
+    monkeypatch.setattr(datasets, "load_dataset", refuse)
+    with pytest.raises(InputError, match=r"gsm8k could not be read from the hub .*put gsm8k_test.jsonl into"):
+        GSM8K().prompts()
+
+
+GOOD = '{"question": "a?", "answer": "#### 1"}'
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ('{"question": "a?", ', r"line 2: not valid JSON"),
+        ("[1, 2]", r"line 2: each line must be a JSON object, not list"),
+        ('{"question": "a?"}', r"line 2: the field 'answer' is missing; there are: question"),
+        ('{"question": 3, "answer": "#### 1"}', r"line 2: the field 'question' should be a text, not int"),
+        ('{"question": " ", "answer": "#### 1"}', r"line 2: the field 'question' is empty"),
+        ('{"question": "a?", "answer": "1"}', r"line 2: the field 'answer' should end with '#### <number>'"),
+    ],
+)
+def test_a_malformed_line_is_named(line, reason, tmp_path):
+    file = write(tmp_path / "bad.jsonl", [GOOD, line])
+    with pytest.raises(InputError, match=rf"bad\.jsonl, {reason}") as caught:
+        GSM8K(path=str(file)).prompts()
+    assert "\n" not in str(caught.value)
+
+
+def test_files_that_cannot_be_read(tmp_path):
+    with pytest.raises(InputError, match=r"There is no file .*none\.jsonl"):
+        GSM8K(path=str(tmp_path / "none.jsonl")).prompts()
+    with pytest.raises(InputError, match="holds no prompts"):
+        GSM8K(path=str(write(tmp_path / "empty.jsonl", []))).prompts()
+    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}\n')
+    with pytest.raises(InputError, match=r"latin\.jsonl, line 1: not UTF-8"):
+        GSM8K(path=str(tmp_path / "latin.jsonl")).prompts()
+    whole = write(tmp_path / "h.jsonl.gz", [FILES[HumanEval]] * 50).read_bytes()
+    (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-20])
+    with pytest.raises(InputError, match=r"cut\.jsonl\.gz"):
+        HumanEval(path=str(tmp_path / "cut.jsonl.gz")).prompts()
+
+
+def test_wrong_choices(tmp_path):
+    row = json.loads(json.dumps(FILES[CommonsenseQA])) | {"answerKey": "F"}
+    with pytest.raises(InputError, match="'answerKey' is 'F'; the choices are A, B"):
+        CommonsenseQA(path=str(write(tmp_path / "c.jsonl", [row]))).prompts()
+    row["question"]["choices"] = [{"label": "A"}]
+    with pytest.raises(InputError, match="should have a 'label' and a 'text'"):
+        CommonsenseQA(path=str(write(tmp_path / "c.jsonl", [row]))).prompts()
+
+
+def categories(count):
+    names = ["writing", "translation", "qa", "coding"]
+    return [{"question_id": i, "category": names[i * 4 // count], "turns": [f"turn {i}"]} for i in range(count)]
+
+
+def test_categories_take_turns(tmp_path):
+    file = str(write(tmp_path / "s.jsonl", categories(12)))
+    everything = SpecBench(path=file).prompts()
+    assert Counter(prompt.category for prompt in everything) == {"mt_bench": 6, "translation": 3, "qa": 3}
+    for limit in range(1, 13):
+        assert SpecBench(path=file).prompts(limit) == everything[:limit]
+    assert {prompt.category for prompt in everything[:3]} == {"mt_bench", "translation", "qa"}
+    only = SpecBench(path=file, category="qa").prompts(2)
+    assert [prompt.id for prompt in only] == ["spec_bench/6", "spec_bench/7"]
+    assert len(SpecBench(path=file, category=["qa", "translation"]).prompts()) == 6
+    with pytest.raises(InputError, match="no category 'cooking'; its categories: mt_bench, qa, translation"):
+        SpecBench(path=file, category="cooking").prompts()
+    with pytest.raises(InputError, match="limit is 0"):
+        SpecBench(path=file).prompts(0)
+
+
+def test_ids_are_unique(tmp_path):
+    row = FILES[MTBench]
+    with pytest.raises(InputError, match=r"line 2: the id 'mt_bench/81' was used"):
+        MTBench(path=str(write(tmp_path / "m.jsonl", [row, row]))).prompts()
+
+
+def test_scores(tmp_path):
+    task = GSM8K(path=str(write(tmp_path / "g.jsonl", [FILES[GSM8K]])))
+    prompt = task.prompts()[0]
+    assert [task.score(prompt, text) for text in ("2 + 1 = 3\n#### 3", "so 3.00 apples", "4", "")] == [1, 1, 0, 0]
+    choice = CommonsenseQA(path=str(write(tmp_path / "c.jsonl", [FILES[CommonsenseQA]])))
+    prompt = choice.prompts()[0]
+    assert "(B) library" in prompt.text
+    assert [choice.score(prompt, text) for text in ("The answer is (B).", "(A)", "books")] == [1, 0, 0]
+    unscored = HumanEval(path=str(write(tmp_path / "h.jsonl", [FILES[HumanEval]])))
+    assert not unscored.scored
+    assert unscored.score(unscored.prompts()[0], "pass") is None
+
+
+def test_own_prompts(tmp_path):
+    rows = [{"q": "one?", "a": "1", "kind": "x", "n": 7}, {"q": "two?", "a": "2", "kind": "y", "n": 8}]
+    file = str(write(tmp_path / "my.jsonl", rows))
+    task = JsonLines(path=file, prompt_field="q", reference_field="a", category_field="kind", id_field="n")
+    first = task.prompts()[0]
+    assert (first.id, first.text, first.reference, first.category) == ("7", "one?", "1", "x")
+    assert task.scored
+    assert task.score(first, " 1\n") == 1
+    plain = JsonLines(path=file, prompt_field="q", chat=False)
+    assert plain.prompts()[1].id == "jsonl/2"
+    assert not plain.prompts()[0].messages
+    assert plain.score(plain.prompts()[0], "1") is None
+    with pytest.raises(InputError, match="the field 'prompt' is missing; there are: q, a, kind, n"):
+        JsonLines(path=file).prompts()
+    with pytest.raises(InputError, match=r"tasks\.path=FILE\.jsonl"):
+        JsonLines()
+
+
+def test_identity_of_prompts(tmp_path):
+    file = str(write(tmp_path / "s.jsonl", categories(12)))
+    prompts = SpecBench(path=file).prompts()
+    assert prompts_sha256(prompts) == prompts_sha256(SpecBench(path=file).prompts())
+    assert len({prompts_sha256(part) for part in (prompts, prompts[:5], prompts[::-1])}) == 3

@@ -1,0 +1,107 @@
+"""Where an output ends does not depend on how its tokens came in blocks, nor on where token borders fall."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings, strategies as st
+
+from sdbench.tasks import NeverStop, StopChecker
+from tests.tasks.tokenizers_made import byte_level, sentence_piece
+
+BYTE_LEVEL, SENTENCE_PIECE = byte_level(), sentence_piece()
+TOKENIZERS = [BYTE_LEVEL, SENTENCE_PIECE]
+STOPS = ["\n\n", "日本", "Question:", " The answer", "🙂"]
+
+
+def pushed(checker: StopChecker, blocks: list[list[int]]) -> tuple[int | None, str | None]:
+    """How many tokens are kept in all (None: no stop), and why."""
+    state, before = checker.start(), 0
+    for block in blocks:
+        kept = state.push(block)
+        if kept is not None:
+            return before + kept, state.reason
+        assert state.reason is None
+        before += len(block)
+    return None, None
+
+
+def oracle(checker: StopChecker, tokens: list[int]) -> tuple[int | None, str | None]:
+    """The definition: the first token that ends the output, or whose arrival puts a stop string into the whole text."""
+    for count in range(1, len(tokens) + 1):
+        if tokens[count - 1] in checker.eos:
+            return count, "eos"
+        if checker.completes(tokens[:count]):
+            return count, "stop"
+    return None, None
+
+
+@pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=["byte level", "sentence piece"])
+@settings(max_examples=60, deadline=None)
+@given(data=st.data())
+def test_blocks_do_not_matter(tokenizer, data):
+    stops = data.draw(st.lists(st.sampled_from(STOPS), min_size=1, max_size=3, unique=True))
+    pieces = st.sampled_from([*STOPS, "\n", "日", "本", " apples", "The", " The answ", "Quest", "ion:", "🙂", "é", "x"])
+    text = "".join(data.draw(st.lists(pieces, min_size=1, max_size=30)))
+    tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
+    if data.draw(st.booleans()):
+        tokens.insert(data.draw(st.integers(0, len(tokens))), tokenizer.eos_token_id)
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(tokens)), max_size=15)))
+    blocks = [tokens[a:b] for a, b in zip([0, *cuts], [*cuts, len(tokens)], strict=True)]
+    checker = StopChecker([tokenizer.eos_token_id], stops, tokenizer)
+    assert pushed(checker, blocks) == oracle(checker, tokens)
+
+
+def test_a_stop_in_the_middle_of_a_block():
+    checker = StopChecker([1], ["\n\n"], BYTE_LEVEL)
+    before, after = (BYTE_LEVEL(text)["input_ids"] for text in ("12 apples.\n\n", "Question: more"))
+    state = checker.start()
+    assert state.push(before + after) == len(before)
+    assert state.reason == "stop"
+    assert checker.text_of(before, "stop") == "12 apples."
+
+
+def test_a_character_of_several_tokens_completes_with_its_last():
+    tokens = BYTE_LEVEL("ok 🙃", add_special_tokens=False)["input_ids"]
+    checker = StopChecker([], ["🙃"], BYTE_LEVEL)
+    state = checker.start()
+    kept = [state.push([token]) for token in tokens]
+    assert kept == [None] * (len(tokens) - 1) + [1]
+    assert checker.text_of(tokens, "stop") == "ok "
+
+
+def test_eos_is_kept_and_its_text_is_not():
+    tokens = [*BYTE_LEVEL("the end.")["input_ids"], BYTE_LEVEL.eos_token_id]
+    checker = StopChecker([BYTE_LEVEL.eos_token_id], ["\n"], BYTE_LEVEL)
+    state = checker.start()
+    assert state.push([*tokens, 5, 6]) == len(tokens)
+    assert state.reason == "eos"
+    assert checker.text_of(tokens, "eos") == "the end."
+    assert checker.text_of(tokens[:-1], "length") == "the end."
+
+
+def test_a_stop_string_that_is_a_special_token():
+    turn = BYTE_LEVEL.convert_tokens_to_ids("<turn>")
+    tokens = [*BYTE_LEVEL("the end.")["input_ids"], turn]
+    checker = StopChecker([1], ["<turn>"], BYTE_LEVEL)
+    state = checker.start()
+    assert state.push([*tokens, 9]) == len(tokens)
+    assert state.reason == "stop"
+    assert checker.text_of(tokens, "stop") == "the end."
+
+
+def test_only_a_short_tail_is_decoded(monkeypatch):
+    checker = StopChecker([1], ["Question:"], BYTE_LEVEL)
+    lengths = []
+    decode = checker.decode
+    monkeypatch.setattr(checker, "decode", lambda tokens: lengths.append(len(tokens)) or decode(tokens))
+    state = checker.start()
+    for _ in range(200):
+        assert state.push([40, 41, 42, 43]) is None
+    assert max(lengths) <= 2 * (len("Question:") + 1) + 4
+    assert len(lengths) < 300
+
+
+def test_never():
+    state = NeverStop().start()
+    assert state.push([BYTE_LEVEL.eos_token_id] * 9) is None
+    assert state.reason is None
