@@ -175,10 +175,19 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> int:
     config = _config(options, overrides, "train")
     if config is None:
         return OK
-    from sdbench.training.command import train
+    from sdbench.training.family import train_family
+    from sdbench.training.recipe import TrainRecipe
 
-    train(config)
-    return OK
+    out = Path(config["out"] or "results/runs/train/family")
+    try:
+        recipe = TrainRecipe.from_mapping(config["train"])
+    except (TypeError, KeyError) as error:
+        raise InputError(f"The training recipe cannot be read: {error}.") from error
+    ladder = train_family(recipe, Path(config["work"] or out.parent / "work"), out)
+    for fault in ladder.faults():
+        print(f"not held: {fault}")
+    print(json.dumps({"out": str(out), "ladder": ladder.as_dict()}))
+    return FAILED if ladder.faults() else OK
 
 
 if __name__ == "__main__":

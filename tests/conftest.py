@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
@@ -24,11 +25,11 @@ def random_model(architecture: str, layers: int = 4, seed: int = 0):
     import transformers as t
 
     torch.manual_seed(seed)
-    small = dict(
-        vocab_size=V, hidden_size=64, intermediate_size=96, num_hidden_layers=layers, num_attention_heads=4,
-        num_key_value_heads=2, max_position_embeddings=256, attn_implementation="sdpa",
-        bos_token_id=None, eos_token_id=None, pad_token_id=None,
-    )  # fmt: skip
+    small: dict[str, Any] = {
+        "vocab_size": V, "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": layers,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 256,
+        "attn_implementation": "sdpa", "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
+    }  # fmt: skip
     mixed = ["sliding_attention", "full_attention"] * (layers // 2)
     build = {
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**small)),
@@ -43,9 +44,15 @@ def random_model(architecture: str, layers: int = 4, seed: int = 0):
         "phi3": lambda: t.Phi3ForCausalLM(t.Phi3Config(**small)),
         "gpt2": lambda: t.GPT2LMHeadModel(
             t.GPT2Config(
-                vocab_size=V, n_positions=256, n_embd=64, n_layer=layers, n_head=4, attn_implementation="sdpa",
-                bos_token_id=None, eos_token_id=None,
-            )  # fmt: skip
+                vocab_size=V,
+                n_positions=256,
+                n_embd=64,
+                n_layer=layers,
+                n_head=4,
+                attn_implementation="sdpa",
+                bos_token_id=None,
+                eos_token_id=None,
+            )
         ),
     }
     model = build[architecture]().eval().requires_grad_(False)

@@ -101,7 +101,7 @@ def verify_seconds(steps: pd.DataFrame, role: str = TARGET) -> pd.Series:
     return stepped[stepped["role"] == role].groupby("tokens")["seconds"].median()
 
 
-def oracle_length_tokens_per_second(arm: Tables, steps: pd.DataFrame) -> float:
+def oracle_length_tokens_per_second(arm: Tables, verify: pd.Series) -> float:
     """Tokens per second had each round drafted exactly as many tokens as were going to be accepted.
 
     A bound on every length policy within the lengths that were drafted: a round that accepted all it drafted might have
@@ -112,7 +112,8 @@ def oracle_length_tokens_per_second(arm: Tables, steps: pd.DataFrame) -> float:
 
     Args:
         arm: the arm's rows.
-        steps: the steps of all arms of the run on this hardware: `ar` gives the time of verifying a single token.
+        verify: the target's step times (`verify_seconds` of all arms of the run on this hardware: `ar` gives that of a
+            single token).
     """
     rounds = target_rounds(arm["rounds"])
     if not rounds["proposed"].any():
@@ -121,8 +122,7 @@ def oracle_length_tokens_per_second(arm: Tables, steps: pd.DataFrame) -> float:
     own_verify = own["role"].eq(TARGET) & own["kind"].eq("verify")
     longest = rounds.groupby(["block", "repeat", "round"])[["proposed", "accepted"]].max()
     drafting = ratio(own.loc[~own_verify, "seconds"].sum(), longest["proposed"].sum())
-    curve = verify_seconds(steps)
-    tokens, seconds = curve.index.to_numpy(), curve.to_numpy()
+    tokens, seconds = verify.index.to_numpy(), verify.to_numpy()
     proposed, accepted = longest["proposed"].to_numpy(), longest["accepted"].to_numpy()
     shorter = interpolate(proposed + 1, tokens, seconds) - interpolate(accepted + 1, tokens, seconds)
     saved = drafting * (proposed - accepted).sum() + np.maximum(shorter, 0.0).sum()

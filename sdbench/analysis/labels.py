@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from matplotlib import patheffects
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.transforms import Bbox
@@ -40,6 +41,7 @@ def place(axes: Axes, points: Sequence[tuple[float, float]], names: Sequence[tup
                 fontsize=7.5,
                 arrowprops={"arrowstyle": "-", "color": "#999999", "linewidth": 0.5} if far else None,
                 zorder=6,
+                path_effects=[patheffects.withStroke(linewidth=2, foreground="white")],
             )
             box = text.get_window_extent(made.canvas.get_renderer())
             if frame.contains(box.x0, box.y0) and frame.contains(box.x1, box.y1) and not box.count_overlaps(taken):

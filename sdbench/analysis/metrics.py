@@ -29,18 +29,9 @@ def tokens_per_second(sequences: pd.DataFrame) -> float:
     return ratio(decode_tokens(sequences).sum(), decode_seconds(sequences))
 
 
-def end_to_end_tokens_per_second(sequences: pd.DataFrame, steps: pd.DataFrame) -> float:
-    """All emitted tokens / (prefill + decode seconds), prefill being that of every model of the arm.
-
-    Where a block has one row its own prefill time counts. Rows of a larger block may share a prefill, so there the
-    prefill steps are summed instead (the host's time between them is then left out).
-    """
-    blocks = sequences.groupby(["arm", "block", "repeat"])
-    if (blocks.size() == 1).all():
-        prefill = sequences["prefill_seconds"].sum()
-    else:
-        prefill = steps.loc[steps["kind"] == "prefill", "seconds"].sum()
-    return ratio(emitted_tokens(sequences).sum(), prefill + decode_seconds(sequences))
+def end_to_end_tokens_per_second(sequences: pd.DataFrame) -> float:
+    """All emitted tokens / (prefill + decode seconds), prefill being that of every model of the arm."""
+    return ratio(emitted_tokens(sequences).sum(), sequences["prefill_seconds"].sum() + decode_seconds(sequences))
 
 
 def first_token_seconds(sequences: pd.DataFrame) -> dict[str, float]:

@@ -110,9 +110,7 @@ def speed_quality(summary: Summary) -> Figure | None:
         _point(axes, name, arm, crowded=len(arms) > _MANY)
     points = [(arm["speedup"], arm["quality"]) for arm in arms.values()]
     front = pareto_front(points)
-    axes.plot(
-        *zip(*[points[i] for i in front], strict=True), color="#333333", linewidth=0.9, drawstyle="steps-pre", zorder=2
-    )
+    axes.step(*zip(*[points[i] for i in front], strict=True), where="pre", color="#333333", linewidth=0.9, zorder=2)
     axes.set_xlabel(f"speed-up over {summary['baseline']} (×)")
     axes.set_ylabel("quality (mean score)")
     axes.grid()
@@ -239,7 +237,7 @@ def _point(axes: Axes, name: str, arm: Mapping[str, Any], crowded: bool) -> None
 def _number_front(
     made: Figure, axes: Axes, points: list[tuple[float, float]], front: list[int], names: list[str]
 ) -> None:
-    """Number the arms on the front, and say below which they are: names of a grid are too long to stand beside points."""
+    """Number the arms on the front, and name them below: names of a grid are too long to stand beside points."""
     keys = [
         Line2D(
             [], [], linestyle="", color=style.colour(names[i]), marker=style.marker(names[i]), label=f"{n}: {names[i]}"

@@ -16,6 +16,8 @@ from sdbench.runs.record import Run, load
 if TYPE_CHECKING:
     from rich.console import Console
 
+WIDE = 150  # columns of a table that goes to a file or a pipe
+
 _CSV_METRICS = (
     "tokens_per_second",
     "end_to_end_tokens_per_second",
@@ -73,6 +75,8 @@ def show(summary: dict[str, Any], console: Console | None = None) -> None:
     from rich.console import Console
 
     screen = console or Console()
+    if console is None and not screen.is_terminal:
+        screen = Console(width=WIDE)
     screen.print(table.terminal(summary, screen.width))
 
 

@@ -40,6 +40,18 @@ def of_arm(tables: Tables, arm: str) -> dict[str, pd.DataFrame]:
     return {name: table if name == "bare" else table[table["arm"] == arm] for name, table in tables.items()}
 
 
+def by_arm(tables: Tables) -> dict[str, dict[str, pd.DataFrame]]:
+    """The tables of each arm that has any sequence: `of_arm` for all of them, in one pass."""
+    parts = {name: dict(iter(table.groupby("arm"))) for name, table in tables.items() if name != "bare"}
+    return {
+        str(arm): {
+            **{name: part.get(arm, tables[name].iloc[:0]) for name, part in parts.items()},
+            "bare": tables["bare"],
+        }
+        for arm in parts["sequences"]
+    }
+
+
 def emitted_tokens(sequences: pd.DataFrame) -> pd.Series:
     """Tokens of each sequence, counted as emitted ids: never a text tokenised again."""
     return sequences["tokens"].map(len).astype("int64")

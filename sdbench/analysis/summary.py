@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
 from sdbench.analysis import bounds, degenerate, metrics, statistics
-from sdbench.analysis.rows import ERROR, Tables, of_arm, target_rounds, usable
+from sdbench.analysis.rows import ERROR, Tables, by_arm, of_arm, target_rounds, usable
 from sdbench.errors import InputError
 from sdbench.runs.schema import SCHEMA_VERSION
 from sdbench.simulate.formulas import host_seconds_per_step, predict
@@ -55,13 +56,25 @@ def summarise(
     if baseline not in arms_meta:
         raise InputError(f"the baseline {baseline} is none of the arms {', '.join(arms_meta)}; add it or name another")
     clean = usable(tables)
-    reference = of_arm(clean, baseline)["sequences"]
-    host = host_seconds_per_step(clean, baseline)
+    common = _Common(
+        reference=of_arm(clean, baseline)["sequences"],
+        host_seconds=host_seconds_per_step(clean, baseline),
+        verify_seconds=bounds.verify_seconds(clean["steps"]),
+        margin=margin,
+    )
+    split = by_arm(clean)
+    errors = tables["sequences"].loc[tables["sequences"]["finish_reason"] == ERROR, "arm"].value_counts()
     prompts = int(tables["sequences"]["prompt_id"].nunique())
     with warnings.catch_warnings():
         # Said once for the run, not once for each arm.
         warnings.simplefilter("ignore", statistics.FewPrompts)
-        arms = {name: _arm(tables, clean, name, meta, reference, host, margin) for name, meta in arms_meta.items()}
+        arms = {
+            name: {
+                **_arm(split.get(name) or of_arm(clean, name), name, meta, common),
+                "failed": int(errors.get(name, 0)),
+            }
+            for name, meta in arms_meta.items()
+        }
     if prompts < statistics.FEWEST_PROMPTS:
         message = f"{prompts} prompts are few: intervals are rough below {statistics.FEWEST_PROMPTS}"
         warnings.warn(message, statistics.FewPrompts, stacklevel=2)
@@ -93,25 +106,25 @@ def configured_lengths(config: Mapping[str, Any], rounds: pd.DataFrame) -> dict[
     return lengths
 
 
-def _arm(
-    tables: Tables,
-    clean: Tables,
-    name: str,
-    meta: ArmMeta,
-    reference: pd.DataFrame,
-    host: float,
-    margin: float,
-) -> dict[str, Any]:
-    """Everything about one arm."""
-    arm = of_arm(clean, name)
+@dataclass(frozen=True)
+class _Common:
+    """What all arms are held against: the baseline's sequences and host time per step, and the target's step times."""
+
+    reference: pd.DataFrame
+    host_seconds: float
+    verify_seconds: pd.Series
+    margin: float
+
+
+def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, Any]:
+    """Everything about one arm, from its rows."""
     sequences, rounds = arm["sequences"], arm["rounds"]
-    every = of_arm(tables, name)["sequences"]
     outer = target_rounds(rounds)
     repetition = degenerate.degenerate_rate(sequences)
     return {
         "tokens_per_second": metrics.tokens_per_second(sequences),
-        "end_to_end_tokens_per_second": metrics.end_to_end_tokens_per_second(sequences, arm["steps"]),
-        **_speed(sequences, reference),
+        "end_to_end_tokens_per_second": metrics.end_to_end_tokens_per_second(sequences),
+        **_speed(sequences, common.reference),
         "first_token_seconds": metrics.first_token_seconds(sequences),
         "seconds_per_token": metrics.seconds_per_token(sequences),
         "tokens_per_target_call": metrics.tokens_per_target_call(sequences),
@@ -122,12 +135,14 @@ def _arm(
         "target_calls_per_answer": metrics.target_calls_per_answer(sequences),
         "output_tokens": metrics.output_tokens(sequences),
         "length_rate": metrics.length_rate(sequences),
-        **_quality(sequences, reference, margin),
-        "agreement": metrics.agreement(sequences, reference),
+        **_quality(sequences, common.reference, common.margin),
+        "agreement": metrics.agreement(sequences, common.reference),
         "degenerate_rate": repetition,
         "degenerate": repetition >= degenerate.FLAGGED_RATE,
-        **_time(arm, clean),
-        "predicted_tokens_per_second": predict(clean, name, configured_lengths(meta["config"], rounds), host),
+        **_time(arm, common.verify_seconds),
+        "predicted_tokens_per_second": predict(
+            arm, name, configured_lengths(meta["config"], rounds), common.host_seconds
+        ),
         "memory_bytes": meta["memory_bytes"],
         "devices": list(meta["devices"]),
         "mode": meta["mode"],
@@ -135,7 +150,6 @@ def _arm(
         "synthetic": meta.get("synthetic", False),
         "prompts": int(sequences["prompt_id"].nunique()),
         "sequences": len(sequences),
-        "failed": int((every["finish_reason"] == ERROR).sum()),
         "config": dict(meta["config"]),
     }
 
@@ -164,7 +178,7 @@ def _quality(sequences: pd.DataFrame, reference: pd.DataFrame, margin: float) ->
     }
 
 
-def _time(arm: Tables, clean: Tables) -> dict[str, Any]:
+def _time(arm: Tables, verify_seconds: pd.Series) -> dict[str, Any]:
     division = bounds.model_time(arm)
     return {
         "model_time_fraction": division.fraction,
@@ -172,7 +186,7 @@ def _time(arm: Tables, clean: Tables) -> dict[str, Any]:
         "host_fraction": division.host,
         "bare_coverage": division.coverage,
         "seconds_per_round": bounds.seconds_per_round(arm),
-        "oracle_length_tokens_per_second": bounds.oracle_length_tokens_per_second(arm, clean["steps"]),
+        "oracle_length_tokens_per_second": bounds.oracle_length_tokens_per_second(arm, verify_seconds),
     }
 
 

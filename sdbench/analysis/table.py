@@ -99,7 +99,7 @@ def terminal(summary: Mapping[str, Any], width: int) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    cells = dict(zip(COLUMNS, zip(*rows(summary), strict=True), strict=True))
+    cells: dict[str, tuple[str, ...]] = dict(zip(COLUMNS, zip(*rows(summary), strict=True), strict=True))
     sizes = {column: max(len(column), *map(len, values)) + _GAP for column, values in cells.items()}
     sizes["arm"] = min(sizes["arm"], _LONGEST_NAME + _GAP)
     for column in _DISPENSABLE:

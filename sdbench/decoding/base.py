@@ -6,8 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Choices, Sampling
+from sdbench.stopping import Stop, StopState
 
 
 @dataclass(frozen=True)
@@ -37,26 +39,18 @@ class Finished:
     target_calls: int = 0
 
 
-class StopState(Protocol):
-    """Watches one sequence for its end."""
-
-    reason: str
-
-    def push(self, tokens: list[int]) -> int | None:
-        """New tokens of the sequence. None: go on; else how many of these are kept, the stopping one included."""
-        ...
-
-
-class Stop(Protocol):
-    """Knows when a sequence ends (an end-of-sequence token, a stop string); decoders know no tokenizer."""
-
-    def start(self) -> StopState: ...
-
-
 class Decoder(Protocol):
     """Decodes prompts with one method."""
 
-    lossless: bool
+    @property
+    def lossless(self) -> bool:
+        """Whether its output has exactly the target's law."""
+        ...
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        """The models that it steps, the target first."""
+        ...
 
     def reach(self) -> int:
         """The most tokens that are held, tentatively, beyond the decided ones."""

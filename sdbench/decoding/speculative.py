@@ -15,7 +15,7 @@ import torch
 
 from sdbench.acceptance.base import AcceptanceRule, draw
 from sdbench.acceptance.exact import Exact
-from sdbench.decoding.base import Finished, Request, Row, Stop
+from sdbench.decoding.base import Finished, Request, Row
 from sdbench.drafting.base import Proposer
 from sdbench.drafting.nothing import Nothing
 from sdbench.errors import InputError
@@ -23,6 +23,7 @@ from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Choices, Key, Sampler, Sampling, stream
+from sdbench.stopping import Stop
 
 
 class Speculative:
@@ -107,6 +108,7 @@ class _Batch:
         self.memory = method.rule.start(rows)
         self.fresh_memory = method.rule.start(rows)
         self.prefill_seconds = 0.0
+        self.round = 0
         trace.sequence, trace.sequence_round = [-1] * rows, [0] * rows
 
     def run(self, requests: list[Request]) -> Iterator[Finished]:
@@ -162,7 +164,8 @@ class _Batch:
 
     def _round(self) -> Iterator[Finished]:
         context, method = self.context, self.method
-        context.trace.round += 1
+        context.trace.round = self.round
+        self.round += 1
         for index, row in enumerate(self.rows):
             context.trace.sequence_round[index] = row.round if row else 0
         key = self._key()
@@ -205,7 +208,7 @@ class _Batch:
         kept = row.stop.push(tokens)
         room = self.max_new_tokens - len(finished.tokens)
         if kept is not None and kept <= room:
-            finished.reason = row.stop.reason
+            finished.reason = row.stop.reason or ""
         elif room <= len(tokens):
             kept, finished.reason = room, "length"
         finished.tokens += tokens[:kept]

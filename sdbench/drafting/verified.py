@@ -102,7 +102,9 @@ class Verified:
             before, grown = grown, np.where(short, grown + accepted + 1, grown)
             for row in np.flatnonzero(short):
                 origin[row].extend(range(width, width + accepted[row] + 1))
-                context.trace.verified(row, edge, len(self._rounds), drafted[row], accepted[row], accepted[row] + 1)
+                context.trace.verified(
+                    int(row), edge, len(self._rounds), drafted[row], accepted[row], accepted[row] + 1
+                )
             self._rounds.append(_Round(law, before, grown))
             # The verifier's own last token has been read by nobody yet.
             self.verifier.rewind(grown - 1)

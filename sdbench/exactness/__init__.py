@@ -1,5 +1,10 @@
 """The oracle: tabular language models, and the enumeration of what a method really samples from."""
 
-from sdbench.exactness.oracle import LOSSLESS as LOSSLESS, Walk as Walk, distance_from_target as distance_from_target
-from sdbench.exactness.oracle import output_law as output_law, total_variation as total_variation
+from sdbench.exactness.oracle import (
+    LOSSLESS as LOSSLESS,
+    Walk as Walk,
+    distance_from_target as distance_from_target,
+    output_law as output_law,
+    total_variation as total_variation,
+)
 from sdbench.exactness.tabular import TabularModel as TabularModel, sequence_law as sequence_law

@@ -22,6 +22,7 @@ from torch import Tensor
 from sdbench.decoding.base import Decoder, Request
 from sdbench.exactness.tabular import TabularModel, sequence_law
 from sdbench.sampling import Key, Sampling
+from sdbench.stopping import NeverStop
 
 LOSSLESS = 1e-12
 
@@ -67,18 +68,6 @@ def total_variation(law: dict[Any, float], other: dict[Any, float]) -> float:
     return sum(abs(law.get(key, 0.0) - other.get(key, 0.0)) for key in law.keys() | other.keys()) / 2
 
 
-class Never:
-    """A stop rule that never stops: sequences end by their length."""
-
-    reason = ""
-
-    def start(self) -> Never:
-        return self
-
-    def push(self, tokens: list[int]) -> None:
-        return None
-
-
 def distance_from_target(
     decoder: Decoder,
     target: TabularModel,
@@ -90,7 +79,7 @@ def distance_from_target(
 
     def run(walk: Walk) -> tuple[int, ...]:
         requests = [Request(list(prompt), "prompt")]
-        (finished,) = decoder.generate(requests, sampling or Sampling(1.0), Never(), length, choices=walk)
+        (finished,) = decoder.generate(requests, sampling or Sampling(1.0), NeverStop(), length, choices=walk)
         return tuple(finished.tokens)
 
     return total_variation(output_law(run), sequence_law(target, prompt, length))

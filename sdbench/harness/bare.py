@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
+from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
 
 GRID = 64  # contexts are timed at multiples of this many tokens; metrics interpolate between them
@@ -23,7 +24,7 @@ PER_BLOCK = 24  # timings after one block, at most
 class BareForwards:
     """Times bare forwards of the shapes that the blocks of a run have used."""
 
-    def __init__(self, models: Mapping[str, Transformer]) -> None:
+    def __init__(self, models: Mapping[str, LanguageModel]) -> None:
         self.models = models
         self.due: dict[tuple[str, int, int, int], int] = {}  # shape -> how often it was timed
         self.caches: dict[tuple[str, int, int], DynamicCache] = {}
@@ -52,6 +53,8 @@ class BareForwards:
 
     def _forward(self, role: str, batch: int, tokens: int, context: int) -> float | None:
         model = self.models[role]
+        if not isinstance(model, Transformer):
+            raise TypeError(f"{role} is no transformer: its own forward cannot be timed")
         if context + tokens > model.max_positions:
             return None
         key = (role, batch, context)

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import itertools
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
+from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
@@ -28,10 +30,23 @@ def config_dir() -> Path:
     return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
 
 
+def search_path(extra: Path | None = None) -> list[Path]:
+    """Folders of configs, besides the bench's own: the user's, and those of installed packages.
+
+    A package offers its configs by an entry point of the group `sdbench.conf`, whose value names the package that holds them.
+    """
+    installed = [Path(str(resources.files(point.value))) for point in metadata.entry_points(group="sdbench.conf")]
+    return [*([extra] if extra else []), *installed]
+
+
 def choices(group: str, extra: Path | None = None) -> list[str]:
     """What a config group offers."""
-    folders = [config_dir(), *([extra] if extra else [])]
-    return sorted({path.stem for folder in folders for path in (folder / group).rglob("*.yaml")})
+    found = [
+        path.relative_to(folder / group).with_suffix("").as_posix()
+        for folder in (config_dir(), *search_path(extra))
+        for path in (folder / group).rglob("*.yaml")
+    ]
+    return sorted(set(found))
 
 
 def normalised(overrides: Sequence[str]) -> list[str]:
@@ -39,10 +54,20 @@ def normalised(overrides: Sequence[str]) -> list[str]:
     return [f"+{word}" if re.match(r"arms\.[^.=]+\.grid\.", word) else word for word in overrides]
 
 
+def searching(extra: Path | None) -> list[str]:
+    """The override that tells Hydra where else to look. Python files in the user's folder can be named as targets."""
+    if extra is not None:
+        if not extra.is_dir():
+            raise InputError(f"--config-dir {extra} is no folder.")
+        sys.path.insert(0, str(extra.resolve()))
+    folders = search_path(extra)
+    return [f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders)}]"] if folders else []
+
+
 def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "config") -> dict[str, Any]:
     """The resolved config under the overrides.
 
-    extra: another folder of configs (a user's own arms, rules, tasks), searched first.
+    extra: another folder of configs (a user's own arms, rules, tasks) and of the Python files that they name.
     """
     from hydra import compose as hydra_compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
@@ -50,11 +75,7 @@ def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "co
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    if extra is not None and not extra.is_dir():
-        raise InputError(f"--config-dir {extra} is no folder.")
-    words = normalised(overrides)
-    if extra is not None:
-        words.append(f"hydra.searchpath=[file://{extra.resolve()}]")
+    words = [*normalised(overrides), *searching(extra)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):

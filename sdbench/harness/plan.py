@@ -15,9 +15,10 @@ from sdbench.lm.fit import Fit, fit
 from sdbench.lm.spec import ModelSpec
 from sdbench.lm.weights import check_device, dtype_of
 from sdbench.sampling import Sampling
+from sdbench.stopping import NeverStop, Stop
 from sdbench.tasks.base import Prompt, Task
 from sdbench.tasks.encode import encode
-from sdbench.tasks.stops import NeverStop, Stop, StopChecker
+from sdbench.tasks.stops import StopChecker
 
 if TYPE_CHECKING:
     from sdbench.lm.transformer import Transformer

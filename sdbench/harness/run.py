@@ -21,7 +21,6 @@ from sdbench.harness.blocks import decode, rotated
 from sdbench.harness.build import build
 from sdbench.harness.plan import Plan, load
 from sdbench.harness.progress import Progress
-from sdbench.lm.model import LanguageModel
 from sdbench.lm.weights import weights_identity
 from sdbench.runs.environment import environment
 from sdbench.runs.identity import run_id
@@ -75,10 +74,9 @@ def _measure(plan: Plan, folder: RunFolder) -> list[Arm]:
     """Decode all blocks that the journal lacks."""
     finished = folder.journal.finished()
     models = load(plan)
-    family: dict[str, LanguageModel] = dict(models)
-    arms = make(plan.arm_configs, family)
+    arms = make(plan.arm_configs, models)
     views = {model.name: model for arm in arms for model in arm.decoder.models}
-    bare = BareForwards({name: view for name, view in views.items()})
+    bare = BareForwards(views)
     todo = [
         (repeat, block)
         for repeat in range(plan.config["repeats"])

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError
-from sdbench.harness.config import config_dir, normalised
+from sdbench.harness.config import config_dir, normalised, searching
 
 LEDGER = "SDBENCH_LEDGER"
 
@@ -24,9 +24,7 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     """Run every combination. {"runs": [{"out", "summary"}], "skipped": n, "failed": [{"overrides", "reason"}]}."""
     import hydra
 
-    words = normalised(overrides)
-    if extra is not None:
-        words.append(f"hydra.searchpath=[file://{extra.resolve()}]")
+    words = [*normalised(overrides), *searching(extra)]
     quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
     argv = sys.argv
     with tempfile.TemporaryDirectory() as ledger:

@@ -24,6 +24,7 @@ from sdbench.decoding.base import Request
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
 from sdbench.harness.arms import Arm, make
 from sdbench.harness.plan import Plan, load
+from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling, warp
 
@@ -64,7 +65,7 @@ def verify(plan: Plan) -> list[Finding]:
     torch.set_num_threads(plan.config["hardware"]["threads"])
     findings = {name: Finding(name, tv) for name, tv in _oracle(plan).items()}
     models = load(plan)
-    arms = make(plan.arm_configs, dict(models))
+    arms = make(plan.arm_configs, models)
     target = models["target"]
     if plan.sampling.greedy:
         expected = [_generated(target, tokens, plan) for _, tokens in plan.prompts]
@@ -96,7 +97,8 @@ def _generated(target: Transformer, prompt: list[int], plan: Plan) -> list[int]:
     """Greedy output of transformers' own generate. Stop strings are applied to it as to every other arm."""
     ids = torch.tensor([prompt], device=target.device)
     eos = None if plan.config["ignore_eos"] else list(plan.family.eos) or None
-    out = target.model.generate(
+    generate: Any = target.model.generate
+    out = generate(
         input_ids=ids,
         attention_mask=torch.ones_like(ids),
         max_new_tokens=plan.max_new_tokens,
@@ -143,7 +145,9 @@ def _distribution(finding: Finding, arm: Arm, models: dict[str, Transformer], pl
     proposers = [model for model in arm.decoder.models if model.name != "target"]
     above: dict[str, list[float]] = {}
     requests = [
-        Request(tokens, prompt.id, repeat) for repeat in range(plan.config["repeats"]) for prompt, tokens in plan.prompts
+        Request(tokens, prompt.id, repeat)
+        for repeat in range(plan.config["repeats"])
+        for prompt, tokens in plan.prompts
     ]
     rows = min(plan.batch_size, len(requests))
     for item in arm.decoder.generate(requests, plan.sampling, plan.stop, plan.max_new_tokens, plan.seed, rows):
@@ -166,8 +170,9 @@ def _distribution(finding: Finding, arm: Arm, models: dict[str, Transformer], pl
     finding.z_limit = NormalDist().inv_cdf(1 - plan.config["verify"]["alpha"] / (2 * tried))
 
 
-def _plain(model: Transformer, ids: torch.Tensor, kept: int, sampling: Sampling) -> torch.Tensor:
+def _plain(model: LanguageModel, ids: torch.Tensor, kept: int, sampling: Sampling) -> torch.Tensor:
     """The model's own distributions at the places of the output's tokens: [tokens, V], float64."""
+    assert isinstance(model, Transformer)
     logits = model.model(input_ids=ids, logits_to_keep=kept).logits[0, :-1, : model.vocab]
     return warp(logits.double(), sampling)
 

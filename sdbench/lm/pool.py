@@ -19,12 +19,10 @@ class SlotPool:
     only the model itself knows the heads and widths of each.
     """
 
-    is_compileable = True
-    is_sliding: list[bool] = []
-    layers: list = []
-
     def __init__(self, rows: int, slots: int, device: torch.device) -> None:
         self.rows, self.slots = rows, slots
+        # What transformers looks at in a cache, beside `update`: no layer of it is of a kind with needs of its own.
+        self.is_compileable, self.is_sliding, self.layers = True, [], []
         self.position = torch.arange(slots + 1, device=device).repeat(rows, 1)
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}

@@ -45,7 +45,8 @@ class Transformer(LanguageModel):
                 f"{name}: {type(model).__name__} has layers of kind {', '.join(sorted(kinds - {FULL, SLIDING}))}; "
                 "only full and sliding-window attention can be stepped over slots."
             )
-        self._kinds, self._window = kinds, window
+        self._kinds: set[str] = kinds
+        self._window: int = window or FAR
         self.pool = SlotPool(0, 0, self.device)
 
     @property
@@ -155,13 +156,13 @@ class TruncatedTransformer(Transformer):
 
 def _first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedModel:
     """A shallow copy of `model` whose list of decoder layers is cut; every parameter is shared."""
-    body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
     for name, child in body.named_children():
         if isinstance(child, nn.ModuleList) and len(child) == depth:
-            cut = _shallow(body)
+            cut: Any = _shallow(body)
             cut._modules[name] = nn.ModuleList(list(child)[:layers])
-            cut.config = copy.copy(body.config)
-            cut.config.num_hidden_layers = layers
+            cut.config = config = copy.copy(body.config)
+            config.num_hidden_layers = layers
             return _with_body(model, body, cut)
     raise InputError(f"{type(model).__name__}: its list of decoder layers was not found, so it has no early exit.")
 

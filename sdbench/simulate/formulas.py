@@ -14,8 +14,8 @@ Three things in it are not so, and `predict` mends them:
 - A pyramid does not run l_Q / (tokens per inner round) inner rounds: the last one overshoots, or is cut. The expected
   number of inner rounds until l_Q tokens are there is a renewal sum over the law of an inner round's yield
   (`rounds_until`).
-- 1 / V contains the host's time once per forward; a step time does not. It is added back from the arm that decodes
-  alone.
+- 1 / V contains the host's time once per forward; a step time does not. What the arm that decodes alone spends is
+  added back to each verification (it is the rule, the stop and the bookkeeping; a drafting step has next to none).
 
 What `predict` still leaves out: the host's time for the rule, the proposer and the buffers, beyond what a forward has
 in the baseline; tokens that a model has missed and that ride in its next step, but for their effect on the mean step
@@ -97,7 +97,7 @@ def predict(
         lengths: the configured length of a stage by its edge. An inner pair is asked for the length of the edge above
             it, and runs until it has them. Without an entry the mean proposed length is taken, and fractional inner
             rounds.
-        host_seconds: added to each step (`host_seconds_per_step` of the baseline).
+        host_seconds: added to each verification (`host_seconds_per_step` of the baseline).
 
     Returns:
         Tokens per second; NaN if the arm has no decode steps.
@@ -105,7 +105,10 @@ def predict(
     steps, rounds = _decoding(tables["steps"], arm), _of(tables["rounds"], arm)
     if steps.empty or rounds.empty:
         return float("nan")
-    times = {key: float(mean) + host_seconds for key, mean in steps.groupby(["role", "kind"])["seconds"].mean().items()}
+    times = {key: float(mean) for key, mean in steps.groupby(["role", "kind"])["seconds"].mean().items()}
+    for key in times:
+        if key[1] == "verify":  # pyright: ignore[reportIndexIssue]  # keys are (role, kind)
+            times[key] += host_seconds
     by_verifier = {str(edge).rpartition(">")[2]: part for edge, part in rounds.groupby("edge")}
     outer = by_verifier[TARGET]
     batch = steps.drop_duplicates(["block", "repeat", "round"])

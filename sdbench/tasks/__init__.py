@@ -2,15 +2,12 @@
 
 from sdbench.tasks.base import Message, Prompt, Task, prompts_sha256
 from sdbench.tasks.encode import encode
-from sdbench.tasks.stops import NeverStop, Stop, StopChecker, StopState
+from sdbench.tasks.stops import StopChecker
 
 __all__ = [
     "Message",
-    "NeverStop",
     "Prompt",
-    "Stop",
     "StopChecker",
-    "StopState",
     "Task",
     "encode",
     "prompts_sha256",

@@ -7,7 +7,9 @@ stops an output stays in it and counts; the text is cut before the stop.
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
+
+from sdbench.stopping import StopState
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -16,37 +18,6 @@ if TYPE_CHECKING:
 _BROKEN = "\ufffd"
 # Some decoders drop the blank that the very first token opens with: a token before the part that matters takes that.
 _MARGIN = 1
-
-
-class StopState(Protocol):
-    """Watches one sequence."""
-
-    reason: str | None
-    """Why the output stopped, 'eos' or 'stop'; None while it has not."""
-
-    def push(self, tokens: list[int]) -> int | None:
-        """Take the next new tokens; returns how many are kept, the stopping one included (None: no stop)."""
-        ...
-
-
-class Stop(Protocol):
-    """When outputs end."""
-
-    def start(self) -> StopState:
-        """A watcher of one new sequence."""
-        ...
-
-
-class NeverStop:
-    """Outputs end by length only: for runs that ignore the end of sequence."""
-
-    reason: str | None = None
-
-    def start(self) -> NeverStop:
-        return self
-
-    def push(self, tokens: list[int]) -> int | None:
-        return None
 
 
 class StopChecker:

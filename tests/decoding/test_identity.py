@@ -6,9 +6,9 @@ import torch
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StopWhenUnsure, Verified
-from sdbench.exactness.oracle import Never
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling
+from sdbench.stopping import NeverStop
 from tests.conftest import ARCHITECTURES, V, random_model
 
 NEW = 16
@@ -54,7 +54,7 @@ def test_every_lossless_arm_gives_the_tokens_of_generate(architecture, rows):
     for name, decoder in arms(target, qualifier, draft):
         assert decoder.lossless
         requests = [Request(text, str(i)) for i, text in enumerate(texts)]
-        finished = decoder.generate(requests, Sampling(), Never(), NEW, rows=rows)
+        finished = decoder.generate(requests, Sampling(), NeverStop(), NEW, rows=rows)
         got = {item.request.name: item.tokens for item in finished}
         assert [got[str(i)] for i in range(len(texts))] == expected, name
 
@@ -70,8 +70,10 @@ def test_tokens_do_not_depend_on_batch_size_when_sampling():
     ):
         outputs = []
         for rows in (1, 2, 5):
-            finished = decoder.generate(requests, Sampling(0.8, top_k=20, top_p=0.95), Never(), NEW, seed=11, rows=rows)
+            finished = decoder.generate(
+                requests, Sampling(0.8, top_k=20, top_p=0.95), NeverStop(), NEW, seed=11, rows=rows
+            )
             outputs.append({item.request.name: item.tokens for item in finished})
         assert outputs[0] == outputs[1] == outputs[2]
-        other_seed = decoder.generate(requests, Sampling(0.8, top_k=20, top_p=0.95), Never(), NEW, seed=12)
+        other_seed = decoder.generate(requests, Sampling(0.8, top_k=20, top_p=0.95), NeverStop(), NEW, seed=12)
         assert {item.request.name: item.tokens for item in other_seed} != outputs[0]

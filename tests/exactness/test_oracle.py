@@ -98,7 +98,9 @@ def wrong(target, qualifier, draft):
     exact, one = Exact(), ModelDrafter(draft)
     return {
         "p in place of the residual": Speculative(target, ResidualForgotten(), one, 2),
-        "p in place of the residual, below": Speculative(target, exact, Verified(qualifier, ResidualForgotten(), one, 1), 1),
+        "p in place of the residual, below": Speculative(
+            target, exact, Verified(qualifier, ResidualForgotten(), one, 1), 1
+        ),
         "a low token dropped": Speculative(target, LowDrafted(), one, 2),
         "a q that was not drawn from": Speculative(target, exact, NotDrawnFrom(draft), 2),
         "cut by value": Speculative(target, exact, ValueDropped(draft), 2),
@@ -137,9 +139,9 @@ def test_warped_sampling_is_lossless_too(models):
 
     def run(walk):
         from sdbench.decoding import Request
-        from sdbench.exactness.oracle import Never
+        from sdbench.stopping import NeverStop
 
-        (finished,) = decoder.generate([Request([0], "prompt")], sampling, Never(), 2, choices=walk)
+        (finished,) = decoder.generate([Request([0], "prompt")], sampling, NeverStop(), 2, choices=walk)
         return tuple(finished.tokens)
 
     expected = {}

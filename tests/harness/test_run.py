@@ -41,7 +41,11 @@ def test_rows_agree_with_each_other(finished):
     calls = outer.groupby(["arm", "prompt_id", "repeat"]).size()
     targets = sequences.set_index(["arm", "prompt_id", "repeat"]).target_calls
     pd.testing.assert_series_equal(calls, targets.loc[calls.index], check_names=False)
-    same = sequences[sequences.arm.isin(["ar", "sd"])].groupby("prompt_id").tokens.agg(lambda t: len({tuple(x) for x in t}))
+    same = (
+        sequences[sequences.arm.isin(["ar", "sd"])]
+        .groupby("prompt_id")
+        .tokens.agg(lambda t: len({tuple(x) for x in t}))
+    )
     assert (same == 1).all(), "greedy speculative decoding gives the tokens of autoregressive decoding"
     assert set(rounds.edge) == {"target", "draft>target", "draft>qualifier", "qualifier>target"}
 

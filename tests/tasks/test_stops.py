@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 from hypothesis import given, settings, strategies as st
 
-from sdbench.tasks import NeverStop, StopChecker
+from sdbench.stopping import NeverStop
+from sdbench.tasks import StopChecker
 from tests.tasks.tokenizers_made import byte_level, sentence_piece
 
 BYTE_LEVEL, SENTENCE_PIECE = byte_level(), sentence_piece()

@@ -10,9 +10,10 @@ from sdbench.tasks.texts import GENERATORS, final_answer, generate, split_of
 from sdbench.tasks.texts.records import matches
 
 DIGESTS = {
-    "wordproblems": "3504b30aee1a56f6234fd586455d3d52f97afd2f3583c040929fc02179f6b4c7",
+    "wordproblems": "f48fd019429d71cab69e2c4812570e79c80af2251e318fa78c120eafa83d562e",
     "records": "f9d850d20e1026b6c526b0b261581704acfc02dcbdd3d32d51fe4f6a1efeae9f",
     "stories": "67764079bbe032f9cf1c9079f530738fa272526eab313a7946f102c86822a72e",
+    "sums": "6fdc0b9fe1581dfcaf075a4a52d135fe9fc614193f8a46d55fdca4111533d209",
 }
 
 
@@ -30,7 +31,7 @@ def test_texts_are_the_same_everywhere(kind: str) -> None:
 def test_a_text_depends_on_its_index_alone(kind: str) -> None:
     backwards = [generate(kind, "test", 3, index) for index in reversed(range(20))]
     assert backwards[::-1] == [generate(kind, "test", 3, index) for index in range(20)]
-    assert len({text.prompt for text in backwards}) == 20
+    assert len({text.prompt for text in backwards}) > 15
 
 
 @pytest.mark.parametrize("kind", GENERATORS)
@@ -51,6 +52,8 @@ def test_contents_are_what_the_text_says(kind: str) -> None:
         start, steps = text.contents[0].split(":")
         numbers = [start, *(n for step in steps.split(",") for n in step.split("-")[1:] if n != "0")]
         assert all(number in text.completion for number in numbers)
+    if kind == "sums":
+        assert f"{text.contents[0]} =" in text.prompt
     if kind == "records":
         assert all(content in text.prompt for content in text.contents)
     if kind == "stories":
@@ -82,6 +85,15 @@ def test_worked_steps_are_right(split: str) -> None:
             value = int(after)
         assert last == f"The answer is {value}."
         assert text.answer == str(value) == final_answer(text.completion)
+
+
+def test_sums_are_right() -> None:
+    for index in range(500):
+        text = generate("sums", "train", 5, index)
+        left, sign, right = text.contents[0].split()
+        a, b = int(left), int(right)
+        assert int(text.answer or "") == {"+": a + b, "-": a - b, "*": a * b, "/": a / b}[sign]
+        assert text.completion == f" {text.answer}."
 
 
 def test_final_answer() -> None:

@@ -1,0 +1,46 @@
+"""Write into the README what it quotes from `results/`: the table of each kept run, between its marks.
+
+`python experiments/quote.py` writes; with `--check` it only says whether the README is what the results say (exit status 1 if not).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+
+from sdbench.analysis.table import markdown
+
+ROOT = Path(__file__).resolve().parents[1]
+MARK = re.compile(r"<!-- quote: (\S+) -->\n.*?<!-- end quote -->", re.DOTALL)
+
+
+def quoted(readme: str) -> str:
+    """The README with every quotation as the results have it now."""
+    return MARK.sub(_quotation, readme)
+
+
+def _quotation(mark: re.Match[str]) -> str:
+    parts = []
+    for folder in sorted((ROOT / "results").glob(mark[1])):
+        summary = json.loads((folder / "summary.json").read_text())
+        machine = json.loads((folder / "environment.json").read_text())
+        where = f"{summary['prompts']} prompts, {machine['cpu']['model']}, {machine['torch']['threads']} thread"
+        parts.append(f"`results/{folder.name}` ({where})\n\n{markdown(summary)}")
+    body = "\n\n".join(part.strip() for part in parts)
+    return f"<!-- quote: {mark[1]} -->\n{body}\n<!-- end quote -->"
+
+
+def main() -> int:
+    path = ROOT / "README.md"
+    before = path.read_text()
+    after = quoted(before)
+    if "--check" in sys.argv[1:]:
+        return int(before != after)
+    path.write_text(after)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

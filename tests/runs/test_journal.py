@@ -1,0 +1,120 @@
+"""The journal survives crashes, a full disk, and other people's files."""
+
+from __future__ import annotations
+
+import errno
+import os
+
+import pandas as pd
+import pytest
+
+from sdbench.errors import InputError
+from sdbench.runs.journal import Journal
+from sdbench.runs.tables import frames
+from tests.runs.made import AR, SD, rows
+
+ALL = rows([AR, SD], prompts=3)
+
+
+def block(number: int) -> dict:
+    return {name: [row for row in part if row.get("block", number) == number] for name, part in ALL.items()}
+
+
+@pytest.fixture
+def journal(tmp_path):
+    kept = Journal(tmp_path / "journal")
+    kept.write(0, 0, block(0))
+    kept.write(1, 0, block(1))
+    return kept
+
+
+def test_what_is_written_is_read(journal):
+    assert journal.finished() == {(0, 0), (1, 0)}
+    journal.write(2, 0, block(2))
+    read, expected = journal.tables(), frames(ALL)
+    for name in ("sequences", "rounds", "steps"):
+        ours, theirs = (
+            table[name].sort_values(["block", "arm"], kind="stable").reset_index(drop=True)
+            for table in (read, expected)
+        )
+        pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_an_empty_journal_has_typed_tables(tmp_path):
+    tables = Journal(tmp_path / "none").tables()
+    assert tables["sequences"].empty
+    assert tables["sequences"]["block"].dtype == "int64"
+    assert Journal(tmp_path / "none").finished() == set()
+
+
+def test_a_block_done_again_replaces_its_rows(journal):
+    journal.write(1, 0, block(1))
+    assert len(journal.tables()["sequences"]) == 4
+
+
+def test_columns_that_a_method_adds_are_kept(tmp_path):
+    kept = Journal(tmp_path)
+    some, more = block(0), block(1)
+    more["rounds"] = [{**row, "hit": True} for row in more["rounds"]]
+    kept.write(0, 0, some)
+    kept.write(1, 0, more)
+    hits = kept.tables()["rounds"]["hit"]
+    assert hits.notna().sum() == len(more["rounds"])
+
+
+def test_a_row_that_lacks_a_column_is_refused(journal):
+    wrong = block(2)
+    wrong["rounds"] = [{"arm": "ar"}]
+    with pytest.raises(ValueError, match="a row of rounds lacks"):
+        journal.write(2, 0, wrong)
+    assert journal.finished() == {(0, 0), (1, 0)}
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+def test_a_full_disk_leaves_earlier_blocks(journal, monkeypatch, call):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, call, refuse)
+        with pytest.raises(OSError, match="No space left"):
+            journal.write(2, 0, block(2))
+    assert journal.finished() == {(0, 0), (1, 0)}
+    assert sorted(path.name for path in journal.directory.iterdir()) == ["00000-r0.json", "00001-r0.json"]
+    journal.write(2, 0, block(2))
+    assert journal.finished() == {(0, 0), (1, 0), (2, 0)}
+
+
+def test_a_leftover_temporary_file_is_passed_over(journal):
+    (journal.directory / "00002-r0.json.tmp").write_text('{"schema_ver')
+    assert journal.finished() == {(0, 0), (1, 0)}
+    assert len(journal.tables()["sequences"]) == 4
+
+
+def test_a_truncated_file_is_named(journal):
+    path = journal.directory / "00001-r0.json"
+    path.write_bytes(path.read_bytes()[:-40])
+    for read in (journal.finished, journal.tables):
+        with pytest.raises(InputError, match=r"00001-r0\.json is damaged"):
+            read()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "says"),
+    [
+        ("notes.txt", "hello", r"notes\.txt is not a file of the journal"),
+        ("00007-r0.json", "{}", r"00007-r0\.json is damaged"),
+        ("00007-r0.json", "[1, 2]", r"00007-r0\.json is damaged"),
+        ("00007-r0.json", '{"schema_version":99,"block":7,"repeat":0,"tables":{}}', r"00007-r0\.json"),
+    ],
+)
+def test_a_foreign_file_is_named(journal, name, text, says):
+    (journal.directory / name).write_text(text)
+    with pytest.raises(InputError, match=says):
+        journal.finished()
+
+
+def test_a_renamed_block_is_refused(journal):
+    (journal.directory / "00001-r0.json").rename(journal.directory / "00005-r0.json")
+    with pytest.raises(InputError, match=r"00005-r0\.json is damaged"):
+        journal.finished()
