@@ -42,7 +42,28 @@ format: setup  ## Format the code
 models: setup  ## Train the tiny family anew (90 minutes on two cores; resumable)
 	$(BIN)/sdbench train
 
+results: results-default results-front results-smollm2 readme  ## Make all of the reference results anew
+
+results-default: setup  ## The default comparison on 100 prompts, into results/default
+	$(BIN)/sdbench run name=default limit=100 out=results/runs/default
+	$(BIN)/python experiments/keep.py results/runs/default default
+
+results-front: setup  ## Speed against quality over thresholds and lengths, into results/front (an hour)
+	$(BIN)/sdbench run experiment=pyramidsd/front out=results/runs/front
+	$(BIN)/python experiments/keep.py results/runs/front front
+
+SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
+results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
+	for task in spec_bench gsm8k humaneval commonsense_qa; do \
+	  $(BIN)/sdbench run experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task \
+	    out=results/runs/smollm2-$$task && \
+	  $(BIN)/python experiments/keep.py results/runs/smollm2-$$task smollm2-$$task || exit; \
+	done
+
+readme: setup  ## Write into the README what it quotes from results/
+	$(BIN)/python experiments/quote.py
+
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup demo test test-all test-gpu lint format models clean
+.PHONY: help setup demo test test-all test-gpu lint format models results results-default results-front results-smollm2 readme clean
