@@ -51,6 +51,7 @@ results-default: setup  ## The default comparison on 100 prompts, into results/d
 results-front: setup  ## Speed against quality over thresholds and lengths, into results/front (an hour)
 	$(BIN)/sdbench run experiment=pyramidsd/front out=results/runs/front
 	$(BIN)/python experiments/keep.py results/runs/front front
+	$(BIN)/python experiments/pyramidsd/verdict.py results/runs/front results/front
 
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*

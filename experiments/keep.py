@@ -1,4 +1,4 @@
-"""Keep a finished run as a reference result: its summary, config, environment, table and figures, small enough to commit.
+"""Keep a finished run as a reference result: its summary, sequences, config, environment, table and figures, small enough to commit.
 
 python experiments/keep.py RUN_FOLDER NAME
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from sdbench.analysis.report import report
 
-FILES = ("summary.json", "config.yaml", "environment.json")
+FILES = ("summary.json", "config.yaml", "environment.json", "sequences.parquet")
 
 
 def main(run: Path, name: str) -> None:

@@ -27,7 +27,8 @@ def _quotation(mark: re.Match[str]) -> str:
         summary = json.loads((folder / "summary.json").read_text())
         machine = json.loads((folder / "environment.json").read_text())
         where = f"{summary['prompts']} prompts, {machine['cpu']['model']}, {machine['torch']['threads']} thread"
-        parts.append(f"`results/{folder.name}` ({where})\n\n{markdown(summary)}")
+        parts.append(f"`results/{folder.name}` ({where}):\n\n{markdown(summary)}")
+        parts += [note.read_text().strip() for note in sorted(folder.glob("verdict.md"))]
     body = "\n\n".join(part.strip() for part in parts)
     return f"<!-- quote: {mark[1]} -->\n{body}\n<!-- end quote -->"
 

@@ -12,7 +12,7 @@ from sdbench.tasks.texts.text import Text, keyed_random, split_of
 from sdbench.tasks.texts.words import CONTAINERS, HE, OBJECTS, PEOPLE, PLACES
 
 KIND = "wordproblems"
-FEWEST_STEPS, MOST_STEPS = 2, 4
+FEWEST_STEPS, MOST_STEPS = 2, 3
 LARGEST_START = 60
 LARGEST_CHANGE = 19  # what one step adds or takes away
 LARGEST_VALUE = 99
@@ -63,11 +63,11 @@ def draw_step(rng: random.Random, value: int) -> Step:
             return step
 
 
-def _draw_numbers(rng: random.Random) -> tuple[int, tuple[Step, ...]]:
+def _draw_numbers(rng: random.Random, most_steps: int) -> tuple[int, tuple[Step, ...]]:
     """Draw the start and the steps: the numerical content of a problem."""
     start = rng.randint(5, LARGEST_START)
     value, steps = start, []
-    for _ in range(rng.randint(FEWEST_STEPS, MOST_STEPS)):
+    for _ in range(rng.randint(FEWEST_STEPS, most_steps)):
         steps.append(draw_step(rng, value))
         value = steps[-1].apply(value)
     return start, tuple(steps)
@@ -135,12 +135,12 @@ def _worked(step: Step, verb: str, value: int, name: str, things: str) -> str:
     return f"{name} {verb} {event}, so {name} has {sum_of(step, value)} = {step.apply(value)} {things} now."
 
 
-def generate(split: str, seed: int, index: int) -> Text:
-    """Write the problem with this index. Problems of the two splits never share their sequence of numbers."""
+def generate(split: str, seed: int, index: int, most_steps: int = MOST_STEPS) -> Text:
+    """Write the problem with this index, of two to `most_steps` steps (four at most). Problems of the two splits never share their sequence of numbers."""
     rng = keyed_random(KIND, split, seed, index)
-    start, steps = _draw_numbers(rng)
+    start, steps = _draw_numbers(rng, most_steps)
     while split_of(content_of(start, steps)) != split:
-        start, steps = _draw_numbers(rng)
+        start, steps = _draw_numbers(rng, most_steps)
     name, things = rng.choice(PEOPLE), rng.choice(OBJECTS)
     she = "he" if name in HE else "she"
     question, lines, value = f"{name} has {start} {things}.", [], start

@@ -1,0 +1,64 @@
+"""The tokenizer of a family: a byte-level BPE in which every digit is a token of its own."""
+
+from collections.abc import Iterable, Iterator
+
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from sdbench.tasks.texts import GENERATORS, generate, wordproblems
+
+PAD, EOS = "<pad>", "<eos>"
+# A word or a run of signs takes the blank before it along; digits and other blanks stand alone.
+_PIECES = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s"
+
+
+def train_tokenizer(texts: Iterable[str], vocabulary: int, positions: int) -> PreTrainedTokenizerFast:
+    """Train a tokenizer on `texts`: any string encodes (byte by byte if need be) and decodes to itself.
+
+    Args:
+        texts: the training texts.
+        vocabulary: number of tokens, the special ones and the 256 bytes included.
+        positions: longest input of the models, in tokens.
+    """
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(_PIECES), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocabulary,
+        special_tokens=[PAD, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator(texts, trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        pad_token=PAD,
+        eos_token=EOS,
+        model_max_length=positions,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def pad_and_eos(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
+    """The tokens that pad a row and end a sequence."""
+    vocabulary = tokenizer.get_vocab()
+    return vocabulary[PAD], vocabulary[EOS]
+
+
+def tokenizer_texts(seed: int, count: int) -> Iterator[str]:
+    """The first `count` training texts of every kind.
+
+    Word problems are of every length that their wording knows, so that harder ones can be trained with the same tokens.
+    """
+    for kind in GENERATORS:
+        for index in range(count):
+            if kind == wordproblems.KIND:
+                text = wordproblems.generate("train", seed, index, most_steps=len(wordproblems.ORDINALS))
+            else:
+                text = generate(kind, "train", seed, index)
+            yield text.prompt + text.completion
