@@ -74,6 +74,8 @@ def _measure(plan: Plan, folder: RunFolder) -> list[Arm]:
     """Decode all blocks that the journal lacks."""
     finished = folder.journal.finished()
     models = load(plan)
+    for model in models.values():
+        model.allocate(plan.batch_size, plan.slots)
     arms = make(plan.arm_configs, models)
     views = {model.name: model for arm in arms for model in arm.decoder.models}
     bare = BareForwards(views)

@@ -64,7 +64,7 @@ class LanguageModel(ABC):
 
     @abstractmethod
     def allocate(self, rows: int, slots: int) -> None:
-        """Make room for `rows` rows of `slots` tokens. All that was held is forgotten."""
+        """Make room for `rows` rows of at least `slots` tokens. All that was held is forgotten."""
 
     @abstractmethod
     def truncated(self, layers: int) -> LanguageModel:
@@ -86,10 +86,14 @@ class LanguageModel(ABC):
         rows = slice(None) if row is None else slice(row, row + 1)
         active, stop = context.active[rows], stop[rows]
         start = np.minimum(self.known[rows], stop - keep)
-        extent = int(stop[active].max())
-        width = int((stop - start)[active].max())
-        first = extent - width
-        if bool((active & (start == first) & (stop == extent)).all()):
+        if len(stop) == 1:
+            first, extent, together = int(start[0]), int(stop[0]), True
+        else:
+            extent = int(stop[active].max())
+            first = extent - int((stop - start)[active].max())
+            together = bool((active & (start == first) & (stop == extent)).all())
+        width = extent - first
+        if together:
             tokens = context.tokens[rows, first:extent].to(self.device)
             positions = self._positions[first:extent].expand(len(stop), -1)
             slots = None

@@ -59,9 +59,10 @@ class Transformer(LanguageModel):
         return sum(held.values()) + self.pool.bytes
 
     def allocate(self, rows: int, slots: int) -> None:
-        if (rows, slots) != (self.pool.rows, self.pool.slots):
+        # A pool that is large enough is used again: steps attend over the part of it that holds tokens.
+        if rows != self.pool.rows or slots > self.pool.slots:
             self.pool = SlotPool(rows, slots, self.device)
-        self._allocated(rows, slots)
+        self._allocated(rows, self.pool.slots)
 
     def truncated(self, layers: int) -> TruncatedTransformer:
         return TruncatedTransformer(self, layers)
@@ -146,7 +147,7 @@ class TruncatedTransformer(Transformer):
 
     def allocate(self, rows: int, slots: int) -> None:
         self.pool = self._whole.pool
-        self._allocated(rows, slots)
+        self._allocated(rows, self.pool.slots)
 
     def read(self, context, stop, kind, keep=1, row=None):
         self.pool = self._whole.pool

@@ -10,7 +10,7 @@ from sdbench.tasks.texts import GENERATORS, final_answer, generate, split_of
 from sdbench.tasks.texts.records import matches
 
 DIGESTS = {
-    "wordproblems": "f48fd019429d71cab69e2c4812570e79c80af2251e318fa78c120eafa83d562e",
+    "wordproblems": "83c03a792adc5218b7a469f51934856ae8c47888e8538d43e967dabdf6c79481",
     "records": "f9d850d20e1026b6c526b0b261581704acfc02dcbdd3d32d51fe4f6a1efeae9f",
     "stories": "67764079bbe032f9cf1c9079f530738fa272526eab313a7946f102c86822a72e",
     "sums": "6fdc0b9fe1581dfcaf075a4a52d135fe9fc614193f8a46d55fdca4111533d209",
