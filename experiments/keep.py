@@ -1,4 +1,4 @@
-"""Keep a finished run as a reference result: its summary, sequences, config, environment, table and figures, small enough to commit.
+"""Keep a finished run as a reference result, small enough to commit: all but its traces, and its report.
 
 python experiments/keep.py RUN_FOLDER NAME
 """

@@ -29,7 +29,9 @@ def test_help_imports_nothing_heavy():
 def test_ls_names_what_there_is(capsys):
     code, out, _ = call(capsys, "ls", "arms")
     assert code == 0
-    assert {"ar", "sd", "fsd", "pyramid", "psd_assisted", "psd_fuzzy"} <= set(out.removeprefix("arms: ").strip().split(", "))
+    assert {"ar", "sd", "fsd", "pyramid", "psd_assisted", "psd_fuzzy"} <= set(
+        out.removeprefix("arms: ").strip().split(", ")
+    )
 
 
 @pytest.mark.parametrize(

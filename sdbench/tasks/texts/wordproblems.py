@@ -136,7 +136,10 @@ def _worked(step: Step, verb: str, value: int, name: str, things: str) -> str:
 
 
 def generate(split: str, seed: int, index: int, most_steps: int = MOST_STEPS) -> Text:
-    """Write the problem with this index, of two to `most_steps` steps (four at most). Problems of the two splits never share their sequence of numbers."""
+    """Write the problem with this index, of two to `most_steps` steps (four at most).
+
+    Problems of the two splits never share their sequence of numbers.
+    """
     rng = keyed_random(KIND, split, seed, index)
     start, steps = _draw_numbers(rng, most_steps)
     while split_of(content_of(start, steps)) != split:

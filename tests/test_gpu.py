@@ -1,0 +1,62 @@
+"""What needs CUDA: the same code on a device gives the same tokens, and its steps are timed by events."""
+
+import json
+
+import pytest
+import torch
+
+from sdbench.acceptance import Exact
+from sdbench.cli import main
+from sdbench.decoding import Request, Speculative
+from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, Verified
+from sdbench.lm.trace import Trace
+from sdbench.lm.transformer import Transformer
+from sdbench.sampling import Sampling
+from sdbench.stopping import NeverStop
+from tests.conftest import V, random_model
+from tests.family import overrides, save_family
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device here"),
+]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_greedy_tokens_are_those_of_the_device_s_own_generate(rows):
+    raw = random_model("llama").cuda()
+    target = Transformer("target", raw)
+    draft = Transformer("draft", random_model("llama", layers=2).cuda())
+    qualifier = Transformer("qualifier", random_model("llama", layers=3).cuda())
+    generator = torch.Generator().manual_seed(0)
+    prompts = [torch.randint(0, V, (6 + 4 * i,), generator=generator).tolist() for i in range(4)]
+    expected = []
+    for prompt in prompts:
+        ids = torch.tensor([prompt], device="cuda")
+        out = raw.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=20, do_sample=False, pad_token_id=0)
+        expected.append(out[0, len(prompt) :].tolist())
+    for decoder in (
+        Speculative(target),
+        Speculative(target, Exact(), ModelDrafter(draft), 4),
+        Speculative(target, Exact(), PromptLookup(), 4),
+        Speculative(target, Exact(), EarlyExit(target, 2), 3),
+        Speculative(target, Exact(), Verified(qualifier, Exact(), ModelDrafter(draft), 2), 5),
+    ):
+        trace = Trace()
+        requests = [Request(prompt, str(i)) for i, prompt in enumerate(prompts)]
+        finished = decoder.generate(requests, Sampling(), NeverStop(), 20, rows=rows, trace=trace)
+        got = {item.request.name: item.tokens for item in finished}
+        assert [got[str(i)] for i in range(len(prompts))] == expected
+        assert all(step["seconds"] > 0 for step in trace.steps)
+
+
+def test_a_comparison_on_a_device(tmp_path, capsys):
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(json.dumps({"prompt": f"prompt {i}"}) for i in range(4)))
+    words = overrides(save_family(tmp_path), prompts, tmp_path / "out")
+    with pytest.raises(SystemExit) as stop:
+        main(["run", *words, "hardware=cuda", "arms=[ar,sd,pyramid]"])
+    assert stop.value.code == 0
+    summary = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["summary"]
+    assert summary["arms"]["sd"]["devices"] == ["cuda"]
+    assert summary["arms"]["ar"]["model_time_fraction"] > 0
