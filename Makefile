@@ -42,7 +42,7 @@ format: setup  ## Format the code
 models: setup  ## Train the tiny family anew (90 minutes on two cores; resumable)
 	$(BIN)/sdbench train
 
-results: results-default results-front results-smollm2 readme  ## Make all of the reference results anew
+results: results-default results-front results-smollm2 results-verify readme  ## Make all of the reference results anew
 
 results-default: setup  ## The default comparison on 100 prompts, into results/default
 	$(BIN)/sdbench run name=default limit=100 out=results/runs/default
@@ -55,11 +55,18 @@ results-front: setup  ## Speed against quality over thresholds and lengths, into
 
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
-	for task in spec_bench gsm8k humaneval commonsense_qa; do \
+	for task in spec_bench gsm8k; do \
 	  $(BIN)/sdbench run experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task \
 	    out=results/runs/smollm2-$$task && \
 	  $(BIN)/python experiments/keep.py results/runs/smollm2-$$task smollm2-$$task || exit; \
 	done
+
+results-verify: setup  ## Token identity with transformers' generate: 100 prompts of the tiny family, 20 of SmolLM2
+	mkdir -p results/verify
+	$(BIN)/sdbench verify limit=100 'arms=[ar,sd,sd_qualifier,lookup,early_exit,pyramid,psd_fuzzy]' \
+	  | tail -n 1 > results/verify/tiny.json
+	$(BIN)/sdbench verify experiment=smollm2 models.target.path=$(SMOLLM2) tasks=spec_bench limit=20 max_new_tokens=48 \
+	  | tail -n 1 > results/verify/smollm2.json
 
 readme: setup  ## Write into the README what it quotes from results/
 	$(BIN)/python experiments/quote.py
@@ -67,4 +74,4 @@ readme: setup  ## Write into the README what it quotes from results/
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup demo test test-all test-gpu lint format models results results-default results-front results-smollm2 readme clean
+.PHONY: help setup demo test test-all test-gpu lint format models results results-default results-front results-smollm2 results-verify readme clean

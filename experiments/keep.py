@@ -8,10 +8,13 @@ from __future__ import annotations
 import shutil
 import sys
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from sdbench.analysis.report import report
 
-FILES = ("summary.json", "config.yaml", "environment.json", "sequences.parquet")
+FILES = ("summary.json", "environment.json", "sequences.parquet")
 
 
 def main(run: Path, name: str) -> None:
@@ -21,6 +24,17 @@ def main(run: Path, name: str) -> None:
     report([run], kept)
     for file in FILES:
         shutil.copy(run / file, kept / file)
+    config = without_folders(yaml.safe_load((run / "config.yaml").read_text()))
+    (kept / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+
+
+def without_folders(value: Any) -> Any:
+    """The config with absolute paths cut to their last part: where files lay on one machine is of no use on another."""
+    if isinstance(value, dict):
+        return {key: without_folders(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [without_folders(item) for item in value]
+    return Path(value).name if isinstance(value, str) and value.startswith("/") else value
 
 
 if __name__ == "__main__":

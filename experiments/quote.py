@@ -10,6 +10,8 @@ import re
 import sys
 from pathlib import Path
 
+import yaml
+
 from sdbench.analysis.table import markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -26,7 +28,8 @@ def _quotation(mark: re.Match[str]) -> str:
     for folder in sorted((ROOT / "results").glob(mark[1])):
         summary = json.loads((folder / "summary.json").read_text())
         machine = json.loads((folder / "environment.json").read_text())
-        where = f"{summary['prompts']} prompts, {machine['cpu']['model']}, {machine['torch']['threads']} thread"
+        model = yaml.safe_load((folder / "config.yaml").read_text())["models"]["target"]["path"].rpartition("/")[2]
+        where = f"target {model}; {summary['prompts']} prompts, {machine['cpu']['model']}, {machine['torch']['threads']} thread"
         parts.append(f"`results/{folder.name}` ({where}):\n\n{markdown(summary)}")
         parts += [note.read_text().strip() for note in sorted(folder.glob("verdict.md"))]
     body = "\n\n".join(part.strip() for part in parts)
