@@ -203,6 +203,24 @@ def residual(p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]) -> Floa
     return torch.where(total > 0, rest / total, p)
 
 
+def verify(
+    rule: AcceptanceRule,
+    draft: Draft,
+    p: Scored,
+    memory: Float[Tensor, "B M"] | None,
+    sampler: Sampler,
+    key: Key,
+) -> tuple[Verdict, Law | None]:
+    """Apply a rule to a draft: what happens, and the law that it was drawn from.
+
+    Where nothing was drafted and nothing is remembered there is nothing to decide, so no law: p's own token follows.
+    """
+    if draft.tokens.shape[1] == 0 and memory is None:
+        return Verdict(draft.length, sampler.draw(p[:, 0], key / "next")), None
+    law = rule.law(draft, p, memory)
+    return draw(law, sampler, key), law
+
+
 def draw(law: Law, sampler: Sampler, key: Key) -> Verdict:
     """Draw what happens: the number of kept tokens, then the token behind them. Greedy needs no choice."""
     if sampler.sampling.greedy:

@@ -13,7 +13,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from sdbench.acceptance.base import AcceptanceRule, draw
+from sdbench.acceptance.base import AcceptanceRule, verify
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding.base import Finished, Request, Row
 from sdbench.drafting.base import Proposer
@@ -172,9 +172,8 @@ class _Batch:
         draft = method.proposer.propose(context, method.draft_length, key)
         K = draft.tokens.shape[1]
         p = context.sampler.score(method.target.read(context, context.length + K, "verify", keep=K + 1))
-        law = method.rule.law(draft, p, self.memory)
-        verdict = draw(law, context.sampler, key)
-        if law.memory is not None:
+        verdict, law = verify(method.rule, draft, p, self.memory, context.sampler, key)
+        if law is not None and law.memory is not None:
             self.memory = law.memory(verdict.accepted)
         # The round's one synchronisation: what was kept, and the tokens themselves, for the stop rule.
         outcome = torch.cat(

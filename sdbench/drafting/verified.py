@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from sdbench.acceptance.base import AcceptanceRule, Density, Draft, Law, draw
+from sdbench.acceptance.base import AcceptanceRule, Density, Draft, Law, verify
 from sdbench.drafting.base import Proposer
 from sdbench.errors import InputError
 from sdbench.lm.context import Context
@@ -28,7 +28,7 @@ from sdbench.sampling import Key, Scored
 class _Round:
     """An inner verification of the tokens [start, stop) of each row: where an outer stage may cut the stream."""
 
-    law: Law
+    law: Law | None
     start: np.ndarray
     stop: np.ndarray
 
@@ -93,8 +93,7 @@ class Verified:
             K = draft.tokens.shape[1]
             logits = self.verifier.read(here, grown + K, "verify", keep=K + 1)
             p = context.sampler.score(logits)
-            law = self.rule.law(draft, p, self.memory)
-            verdict = draw(law, context.sampler, below)
+            verdict, law = verify(self.rule, draft, p, self.memory, context.sampler, below)
             accepted, drafted = torch.stack([verdict.accepted, draft.length.to(verdict.accepted.device)]).tolist()
             accepted = np.array(accepted)
             here.place(verdict.next_token, np.where(short, grown + accepted, grown))
@@ -138,8 +137,8 @@ class Verified:
         self.verifier.rewind(length)
         self.proposer.commit(length)
 
-    def _remember(self, law: Law, accepted: np.ndarray, rows: np.ndarray) -> None:
-        if law.memory is None or self.memory is None:
+    def _remember(self, law: Law | None, accepted: np.ndarray, rows: np.ndarray) -> None:
+        if law is None or law.memory is None or self.memory is None:
             return
         n = torch.from_numpy(np.minimum(accepted, law.accepted.shape[1] - 1)).to(self.memory.device)
         self.memory = torch.where(torch.from_numpy(rows).to(self.memory.device)[:, None], law.memory(n), self.memory)

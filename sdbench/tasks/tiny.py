@@ -52,7 +52,6 @@ class WordProblems(TinyTask):
 
     name = "wordproblems"
     default_max_new_tokens = 192
-    stop = ("\nQuestion:",)
 
     def score(self, prompt: Prompt, text: str) -> float:
         return float(final_answer(text) == reference_of(prompt))
@@ -63,7 +62,6 @@ class Records(TinyTask):
 
     name = "records"
     default_max_new_tokens = 192
-    stop = ("\nRecord:",)
 
     def score(self, prompt: Prompt, text: str) -> float:
         return float(records.matches(text, reference_of(prompt)))
@@ -75,4 +73,3 @@ class Stories(TinyTask):
     name = "stories"
     default_max_new_tokens = 192
     scored = False
-    stop = ("\nStory:",)
