@@ -12,7 +12,7 @@ from pathlib import Path
 
 import yaml
 
-from sdbench.analysis.table import markdown
+from sdbench.analysis.table import footnotes, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"<!-- quote: (\S+) -->\n.*?<!-- end quote -->", re.DOTALL)
@@ -28,9 +28,10 @@ def _quotation(mark: re.Match[str]) -> str:
     for folder in sorted((ROOT / "results").glob(mark[1])):
         summary = json.loads((folder / "summary.json").read_text())
         machine = json.loads((folder / "environment.json").read_text())
-        model = yaml.safe_load((folder / "config.yaml").read_text())["models"]["target"]["path"].rpartition("/")[2]
+        model = yaml.safe_load((folder / "config.yaml").read_text())["models"]["target"]["path"]
+        model = model.removeprefix("pkg://sdbench/assets/")
         where = f"target {model}; {summary['prompts']} prompts, {machine['cpu']['model']}, {machine['torch']['threads']} thread"
-        parts.append(f"`results/{folder.name}` ({where}):\n\n{markdown(summary)}")
+        parts.append(f"`results/{folder.name}` ({where}):\n\n{markdown(summary)}\n\n{'; '.join(footnotes(summary))}.")
         parts += [note.read_text().strip() for note in sorted(folder.glob("verdict.md"))]
     body = "\n\n".join(part.strip() for part in parts)
     return f"<!-- quote: {mark[1]} -->\n{body}\n<!-- end quote -->"
