@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 from sdbench.decoding.base import Request
@@ -22,8 +23,6 @@ def rotated(arms: Sequence[Arm], turn: int) -> list[Arm]:
 
 def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], block: int, repeat: int) -> Tables:
     """Decode a block's prompts with one arm: its rows of the tables SEQUENCES, ROUNDS and STEPS."""
-    from time import perf_counter
-
     trace = Trace()
     requests = [Request(tokens, prompt.id, repeat) for prompt, tokens in prompts]
     begun = perf_counter()

@@ -16,13 +16,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sdbench.errors import InputError
+from sdbench.lm.architecture import FULL, SLIDING
 from sdbench.lm.model import FAR, LanguageModel
 from sdbench.lm.pool import SlotPool
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-
-FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 class Transformer(LanguageModel):
