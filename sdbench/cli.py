@@ -5,14 +5,15 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from pathlib import Path
 from typing import Any
 
 from sdbench import __version__
-from sdbench.errors import InputError
+from sdbench.errors import InputError, RunError
 
-OK, FAILED, REFUSED, INTERRUPTED = 0, 1, 2, 130
+OK, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 USAGE = """\
   sdbench run [overrides]                  one comparison; -m for a sweep; --dry-run says what would run, and whether it fits
@@ -39,20 +40,32 @@ def _status(argv: list[str]) -> int:
     try:
         if flags:
             raise InputError(f"There is no option {flags[0]}; see sdbench --help.")
+        signal.signal(signal.SIGTERM, _terminated)
         return options.verb_of(options, overrides)
     except InputError as error:
         print(f"sdbench: {error}", file=sys.stderr)
         return REFUSED
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stopped:
         print(
             "sdbench: interrupted; finished blocks are kept, and the same command goes on from there.", file=sys.stderr
         )
-        return INTERRUPTED
+        return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
+    except RunError as error:
+        print(f"sdbench: {error} Finished blocks are kept, and the same command goes on from there.", file=sys.stderr)
+        return FAILED
     except Exception as error:
         if os.environ.get("SDBENCH_TRACEBACK"):
             raise
         print(f"sdbench: failed: {type(error).__name__}: {error} (SDBENCH_TRACEBACK=1 shows where)", file=sys.stderr)
         return FAILED
+
+
+class Terminated(KeyboardInterrupt):
+    """The process was asked to end (SIGTERM): it does so as after Ctrl-C, its children first."""
+
+
+def _terminated(number: int, frame: object) -> None:
+    raise Terminated
 
 
 def _parser() -> argparse.ArgumentParser:

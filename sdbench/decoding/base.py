@@ -52,6 +52,10 @@ class Decoder(Protocol):
         """The models that it steps, the target first."""
         ...
 
+    def close(self) -> None:
+        """Nothing more will be decoded: end whatever processes it has."""
+        ...
+
     def reach(self) -> int:
         """The most tokens that are held, tentatively, beyond the decided ones."""
         ...

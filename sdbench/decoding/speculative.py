@@ -52,6 +52,9 @@ class Speculative:
     def models(self) -> list[LanguageModel]:
         return [self.target, *self.proposer.models]
 
+    def close(self) -> None:
+        self.proposer.close()
+
     def reach(self) -> int:
         return self.proposer.reach(self.draft_length) + 1
 
@@ -110,6 +113,7 @@ class _Batch:
         self.prefill_seconds = 0.0
         self.round = 0
         trace.sequence, trace.sequence_round = [-1] * rows, [0] * rows
+        method.proposer.open(self.context, method.draft_length)
 
     def run(self, requests: list[Request]) -> Iterator[Finished]:
         queue = list(enumerate(requests))[::-1]
@@ -121,7 +125,6 @@ class _Batch:
                         yield done
             if self.context.active.any():
                 yield from self._round()
-        self.context.trace.close()
 
     def _key(self) -> Key:
         streams = [row.stream if row else 0 for row in self.rows]

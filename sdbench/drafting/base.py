@@ -30,6 +30,10 @@ class Proposer(Protocol):
         """The most tokens that `propose(context, length)` can give (a verified pair overshoots)."""
         ...
 
+    def open(self, context: Context, length: int) -> None:
+        """A batch begins in `context`; each proposal will be asked for `length` tokens."""
+        ...
+
     def admit(self, context: Context, row: int) -> None:
         """A new sequence has taken a row: read its prompt, forget the old one's memory."""
         ...
@@ -41,3 +45,17 @@ class Proposer(Protocol):
     def commit(self, length: np.ndarray) -> None:
         """The first length[b] tokens of row b stand as they were read; whatever was read or remembered behind is void."""
         ...
+
+    def close(self) -> None:
+        """No more batches will come: let go of whatever outlives one (processes)."""
+        ...
+
+
+class Local:
+    """What proposers without a session or a process of their own have in common."""
+
+    def open(self, context: Context, length: int) -> None:
+        return None
+
+    def close(self) -> None:
+        return None

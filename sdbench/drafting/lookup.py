@@ -12,13 +12,14 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sdbench.acceptance.base import Density, Draft
+from sdbench.drafting.base import Local
 from sdbench.errors import InputError
 from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Key
 
 
-class PromptLookup:
+class PromptLookup(Local):
     """max_ngram: 3 in PLD. match: "first" (the oldest, as PLD) or "last" (the most recent)."""
 
     name = "lookup"

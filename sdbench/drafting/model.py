@@ -6,13 +6,15 @@ import numpy as np
 import torch
 
 from sdbench.acceptance.base import Density, Draft
+from sdbench.drafting.base import Local
 from sdbench.drafting.policy import Fixed, LengthPolicy
+from sdbench.drafting.ranks import RankLog
 from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Key, Scored
 
 
-class ModelDrafter:
+class ModelDrafter(Local):
     """Draws tokens from a language model, one after another (Leviathan et al. 2211.17192)."""
 
     density = Density.EXACT
@@ -20,6 +22,7 @@ class ModelDrafter:
     def __init__(self, model: LanguageModel, policy: LengthPolicy | None = None) -> None:
         self.model = model
         self.policy = policy or Fixed()
+        self._ranks = RankLog(model.name)
 
     @property
     def name(self) -> str:
@@ -32,6 +35,9 @@ class ModelDrafter:
     def reach(self, length: int) -> int:
         return length
 
+    def open(self, context: Context, length: int) -> None:
+        self._ranks.open(context.trace)
+
     def admit(self, context: Context, row: int) -> None:
         self.model.known[row] = 0
         # All but the last decided token: that one rides in the first drafting step.
@@ -41,8 +47,13 @@ class ModelDrafter:
         tokens, scores = [], []
         going = torch.ones(context.rows, dtype=torch.bool, device=self.model.device)
         drafted = torch.zeros(context.rows, dtype=torch.long, device=self.model.device)
+        whole = self._ranks.whole(context)
         for depth in range(length):
-            logits = self.model.read(context, context.length + depth, "draft")[:, -1]
+            # Behind a draft that was kept whole the first step reads its last token too: its logits say how the bonus ranks.
+            both = self.model.read(context, context.length + depth, "draft", keep=2 if whole and depth == 0 else 1)
+            logits = both[:, -1]
+            if depth == 0:
+                self._ranks.followed(context, both[:, 0] if whole else None)
             scored = context.sampler.score(logits)
             token = context.sampler.draw(scored, key / "draft" / depth)
             context.place(token, context.length + depth)
@@ -55,7 +66,9 @@ class ModelDrafter:
                 # Off the CPU asking would stall the device: there a stopped row is only not counted.
                 if self.model.device.type == "cpu" and not going[torch.from_numpy(context.active)].any():
                     break
-        return Draft(torch.stack(tokens, 1), drafted, Scored.cat(scores, 1), self.density)
+        chain = torch.stack(tokens, 1)
+        self._ranks.drafted(context, chain, drafted, [score.logits[:, 0] for score in scores])
+        return Draft(chain, drafted, Scored.cat(scores, 1), self.density)
 
     def commit(self, length: np.ndarray) -> None:
         self.model.rewind(length)

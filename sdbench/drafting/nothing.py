@@ -6,12 +6,13 @@ import numpy as np
 import torch
 
 from sdbench.acceptance.base import Density, Draft
+from sdbench.drafting.base import Local
 from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Key
 
 
-class Nothing:
+class Nothing(Local):
     """Drafts no token, so each round is one target forward and its token."""
 
     name = ""

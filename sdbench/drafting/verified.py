@@ -67,6 +67,9 @@ class Verified:
     def reach(self, length: int) -> int:
         return length if self.truncate else length + self.proposer.reach(self.draft_length)
 
+    def open(self, context: Context, length: int) -> None:
+        self.proposer.open(context, self.draft_length)
+
     def admit(self, context: Context, row: int) -> None:
         self.verifier.known[row] = 0
         self.verifier.read(context, context.length - 1, "prefill", row=row)
@@ -127,6 +130,9 @@ class Verified:
         return Draft(
             tokens, torch.from_numpy(size).to(device), scores[rows, torch.from_numpy(index).to(device)], self.density
         )
+
+    def close(self) -> None:
+        self.proposer.close()
 
     def commit(self, length: np.ndarray) -> None:
         for past in self._rounds:

@@ -40,6 +40,10 @@ class TabularModel(LanguageModel):
         return 1 << 20
 
     @property
+    def dtype(self) -> torch.dtype:
+        return torch.float64
+
+    @property
     def bytes(self) -> int:
         return 0
 
@@ -61,7 +65,9 @@ class TabularModel(LanguageModel):
         rows: slice = slice(None),
         extent: int | None = None,
     ) -> Float[Tensor, "B R V"]:
-        slots = positions if slots is None else slots
+        if slots is None:
+            stop = self.slots if extent is None else extent
+            slots = torch.arange(stop - tokens.shape[1], stop).expand(len(tokens), -1)
         self.held[rows].scatter_(1, slots, tokens)
         self.position[rows].scatter_(1, slots, positions)
         if isinstance(keep, int):
@@ -73,7 +79,8 @@ class TabularModel(LanguageModel):
             if mask is None:
                 seen = torch.arange(self.slots + 1) <= positions[row, at]
             else:
-                seen = torch.cat([mask[row, at], torch.tensor([False])])
+                seen = torch.zeros(self.slots + 1, dtype=torch.bool)
+                seen[: mask.shape[2]] = mask[row, at]
             visible = sorted(zip(position[row][seen].tolist(), held[row][seen].tolist(), strict=True))
             logits[row, query] = self.table(tuple(token for _, token in visible)).log()
         return logits

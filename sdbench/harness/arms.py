@@ -15,11 +15,21 @@ from sdbench.lm.model import LanguageModel
 
 @dataclass
 class Arm:
-    """name; config: its knobs; decoder; views: the names of the models it steps, such as target, draft or target[2]."""
+    """name; config: its knobs; decoder; threads: of torch, where not the hardware's. views: the names of
+    the models it steps, such as target, draft or target[2]."""
 
     name: str
     config: dict[str, Any]
     decoder: Decoder
+    threads: int | None = None
+
+    @property
+    def apart(self) -> set[str]:
+        """Roles whose model works in a process of its own."""
+        proposer = getattr(self.decoder, "proposer", None)
+        while proposer is not None and not getattr(proposer, "process", False):
+            proposer = getattr(proposer, "proposer", None)
+        return set() if proposer is None else {model.name for model in proposer.models}
 
     @property
     def views(self) -> list[str]:
@@ -41,10 +51,14 @@ def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageMod
         raise InputError("No arm was named: give arms=[NAME,...], such as arms=[ar,sd].")
     arms = []
     for name, config in configs.items():
-        decoder = build(config, Roles(family, name), f"arms.{name}")
+        knobs = dict(config)
+        threads = knobs.pop("threads", None)
+        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
+            raise InputError(f"arms.{name}.threads is {threads!r}; it must be a whole number of at least 1.")
+        decoder = build(knobs, Roles(family, name), f"arms.{name}")
         if not hasattr(decoder, "generate"):
             raise InputError(f"arms.{name}: {config.get('_target_')} is no decoder.")
-        arms.append(Arm(name, config, decoder))
+        arms.append(Arm(name, config, decoder, threads))
     return arms
 
 

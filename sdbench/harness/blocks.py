@@ -24,6 +24,7 @@ def rotated(arms: Sequence[Arm], turn: int) -> list[Arm]:
 def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], block: int, repeat: int) -> Tables:
     """Decode a block's prompts with one arm: its rows of the tables SEQUENCES, ROUNDS and STEPS."""
     trace = Trace()
+    plan.take_cores(arm.threads)
     requests = [Request(tokens, prompt.id, repeat) for prompt, tokens in prompts]
     begun = perf_counter()
     finished = list(
@@ -38,6 +39,7 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
         )
     )
     wall = perf_counter() - begun
+    trace.close()
     decode_seconds = wall - sum(item.prefill_seconds for item in finished)
     by_id = {prompt.id: prompt for prompt, _ in prompts}
     common = {"arm": arm.name, "repeat": repeat, "block": block}

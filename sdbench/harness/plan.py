@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+import torch
+
+from sdbench.cores import pin, usable
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm, rehearse
 from sdbench.harness.build import build
@@ -49,6 +52,14 @@ class Plan:
     @property
     def batch_size(self) -> int:
         return self.config["batch_size"]
+
+    def take_cores(self, threads: int | None = None) -> None:
+        """Give torch the threads, and this process the cores, that an arm works with (the hardware's by default)."""
+        hardware = self.config["hardware"]
+        count = threads or hardware["threads"]
+        torch.set_num_threads(count)
+        if hardware.get("pin"):
+            pin(usable()[:count])
 
     @property
     def mode(self) -> str:

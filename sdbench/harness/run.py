@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,13 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
     folder = claim(out, identity)
     if folder.finished:
         return out, load_run(out).summary, False
-    torch.set_num_threads(config["hardware"]["threads"])
+    plan.take_cores()
     with _failures(folder):
         folder.describe(config, {**environment(), "weights": identities, "mode": plan.mode})
         try:
             tracker.start(config, out.name, out)
-            arms = _measure(plan, folder)
+            with ExitStack() as stack:
+                arms = _measure(plan, folder, stack)
             meta = {arm.name: _meta(plan, arm) for arm in arms}
             tables = folder.journal.tables()
             with warnings.catch_warnings():
@@ -70,13 +71,15 @@ def _report(out: Path) -> list[Path]:
     return sorted(report([out]).parent.rglob("*.png"))
 
 
-def _measure(plan: Plan, folder: RunFolder) -> list[Arm]:
-    """Decode all blocks that the journal lacks."""
+def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
+    """Decode all blocks that the journal lacks. stack: closes the arms."""
     finished = folder.journal.finished()
     models = load(plan)
     for model in models.values():
         model.allocate(plan.batch_size, plan.slots)
     arms = make(plan.arm_configs, models)
+    for arm in arms:
+        stack.callback(arm.decoder.close)
     views = {model.name: model for arm in arms for model in arm.decoder.models}
     bare = BareForwards(views)
     todo = [
@@ -95,6 +98,7 @@ def _measure(plan: Plan, folder: RunFolder) -> list[Arm]:
                 progress.decoded(arm.name, part["sequences"])
                 for name, rows in part.items():
                     tables[name] += rows
+            plan.take_cores()
             bare.see(tables["steps"])
             folder.journal.write(block, repeat, {**tables, "bare": bare.time()})
             progress.advance()
@@ -107,15 +111,21 @@ def _warm_up(plan: Plan, arms: list[Arm]) -> None:
         prompts = plan.prompts[: plan.config["warmup"] * plan.batch_size]
         requests = [Request(tokens, f"warm-up {prompt.id}") for prompt, tokens in prompts]
         new = min(WARMUP_TOKENS, plan.max_new_tokens)
+        plan.take_cores(arm.threads)
         for _ in arm.decoder.generate(requests, plan.sampling, plan.stop, new, plan.seed, plan.batch_size):
             pass
 
 
+def _device(plan: Plan, role: str, apart: bool) -> str:
+    """Where a role's model works; on a CPU a process of its own is a core of its own."""
+    device = plan.specs[role].device or plan.config["hardware"]["device"]
+    return f"{device} ({role}'s own core)" if apart and device == "cpu" else device
+
+
 def _meta(plan: Plan, arm: Arm) -> Any:
-    hardware = plan.config["hardware"]
     return {
         "lossless": arm.decoder.lossless,
-        "devices": sorted({plan.specs[role].device or hardware["device"] for role in arm.roles}),
+        "devices": sorted({_device(plan, role, role in arm.apart) for role in arm.roles}),
         "mode": plan.mode,
         "memory_bytes": arm.memory_bytes,
         "config": arm.config,

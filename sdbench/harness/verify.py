@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import ExitStack
 from copy import deepcopy
 from dataclasses import asdict, dataclass
 from statistics import NormalDist
@@ -62,10 +63,18 @@ class Finding:
 
 def verify(plan: Plan) -> list[Finding]:
     """Check every arm of a plan on its prompts."""
-    torch.set_num_threads(plan.config["hardware"]["threads"])
+    plan.take_cores()
     findings = {name: Finding(name, tv) for name, tv in _oracle(plan).items()}
     models = load(plan)
     arms = make(plan.arm_configs, models)
+    with ExitStack() as stack:
+        for arm in arms:
+            stack.callback(arm.decoder.close)
+        _on_weights(plan, models, arms, findings)
+    return list(findings.values())
+
+
+def _on_weights(plan: Plan, models: dict[str, Transformer], arms: list[Arm], findings: dict[str, Finding]) -> None:
     target = models["target"]
     if plan.sampling.greedy:
         expected = [_generated(target, tokens, plan) for _, tokens in plan.prompts]
@@ -74,14 +83,19 @@ def verify(plan: Plan) -> list[Finding]:
     else:
         for arm in arms:
             _distribution(findings[arm.name], arm, models, plan)
-    return list(findings.values())
 
 
 def shortened(config: Any, length: int = 2) -> Any:
     """An arm's config with short drafts, two tokens at the top and one below: the oracle visits every path."""
     if not isinstance(config, dict):
         return config
+    ahead = isinstance(config.get("proposer"), dict) and "fan_out" in config["proposer"]
+    if ahead:
+        # A server that drafts for every outcome multiplies the paths: one token, and one outcome at each place.
+        length = 1
     short = {key: shortened(value, 1) if key == "proposer" else deepcopy(value) for key, value in config.items()}
+    if "fan_out" in short:
+        short["fan_out"] = {"_target_": "sdbench.remote.Uniform", "per_length": 1}
     if "draft_length" in short:
         short["draft_length"] = min(short["draft_length"], length)
     return short

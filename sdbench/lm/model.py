@@ -10,8 +10,9 @@ what a verdict has dropped. In a chain the slot of a token is its position.
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 import numpy as np
 import torch
@@ -65,6 +66,17 @@ class LanguageModel(ABC):
     @abstractmethod
     def allocate(self, rows: int, slots: int) -> None:
         """Make room for `rows` rows of at least `slots` tokens. All that was held is forgotten."""
+
+    def bare(self) -> Self:
+        """The same model, its weights shared, without slots: what another process is given."""
+        other = copy.copy(self)
+        other.allocate(0, 0)
+        return other
+
+    @property
+    @abstractmethod
+    def dtype(self) -> torch.dtype:
+        """The type of its logits."""
 
     @abstractmethod
     def truncated(self, layers: int) -> LanguageModel:

@@ -6,6 +6,7 @@ timing never makes the host wait.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
@@ -18,7 +19,7 @@ class Trace:
     """rounds and steps as lists of rows (dicts), in the columns of `sdbench.runs.schema`; seconds are wall-clock.
 
     sequence, sequence_round: which sequence each row of the batch holds, and its round; round: the batch's own round, -1 in
-    prefill. The decoder keeps these three up to date.
+    prefill. The decoder keeps these three up to date. at_close: what is left to record when nothing is timed any more.
     """
 
     rounds: list[dict[str, Any]] = field(default_factory=list)
@@ -26,26 +27,29 @@ class Trace:
     sequence: list[int] = field(default_factory=list)
     sequence_round: list[int] = field(default_factory=list)
     round: int = -1
+    at_close: list[Callable[[], None]] = field(default_factory=list)
     _pending: list[tuple[dict[str, Any], Any, Any]] = field(default_factory=list)
 
     def begin(self, device: torch.device) -> Any:
         """Start timing a step on `device`; give what it returns to `end`."""
         if device.type != "cuda":
-            return perf_counter()
+            return perf_counter(), None
         event = torch.cuda.Event(enable_timing=True)
         event.record(torch.cuda.current_stream(device))
-        return event
+        return perf_counter(), event
 
     def end(self, mark: Any, role: str, kind: str, rows: int, tokens: int, context: int) -> None:
         """Record a step that `begin` marked the start of."""
+        begun, event = mark
         step = {"round": self.round, "role": role, "kind": kind, "rows": rows, "tokens": tokens, "context": context}
         self.steps.append(step)
-        if isinstance(mark, float):
-            step["seconds"] = perf_counter() - mark
+        step["begun"] = begun
+        if event is None:
+            step["seconds"] = perf_counter() - begun
         else:
             done = torch.cuda.Event(enable_timing=True)
             done.record()
-            self._pending.append((step, mark, done))
+            self._pending.append((step, event, done))
 
     def verified(self, row: int, edge: str, inner_round: int, proposed: int, accepted: int, emitted: int) -> None:
         """Record one verification of one row."""
@@ -63,9 +67,12 @@ class Trace:
         )
 
     def close(self) -> None:
-        """Read the events that are still out."""
+        """Read the events that are still out, and record what was put off. Once the block's time has been taken."""
         if self._pending:
             torch.cuda.synchronize()
         for step, start, done in self._pending:
             step["seconds"] = start.elapsed_time(done) / 1e3
         self._pending.clear()
+        for record in self.at_close:
+            record()
+        self.at_close.clear()

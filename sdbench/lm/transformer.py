@@ -53,6 +53,10 @@ class Transformer(LanguageModel):
         return getattr(self.config, "max_position_embeddings", FAR)
 
     @property
+    def dtype(self) -> torch.dtype:
+        return self.model.dtype
+
+    @property
     def bytes(self) -> int:
         held = {t.data_ptr(): t.numel() * t.element_size() for t in self.model.parameters()}
         return sum(held.values()) + self.pool.bytes

@@ -42,6 +42,10 @@ ROUNDS = {
     "emitted": "int: tokens handed on (accepted + 1), after the cut on the outermost edge",
     "outcome": "str: bonus (all kept) or correction (one rejected)",
 }
+# Beside these, where a draft model drafts: `rank`, the place (from 1) of the token that followed the kept ones in the draft's own
+# order, the refused token left out (null in a sequence's last round). Where the draft has a process of its own also `hit` and the
+# seconds, on the clock of `begun`, at which the speculation was asked, received (by the server), replied and answered, and at which
+# the next cache was built.
 
 STEPS = {
     "arm": "str: as in SEQUENCES",
@@ -49,12 +53,14 @@ STEPS = {
     "repeat": "int: as in SEQUENCES",
     "round": "int: the batch's round, from 0; -1 for prefill",
     "role": "str: which model stepped (target, qualifier, draft, or target[n] for its first n layers)",
-    "kind": "str: prefill, draft or verify",
+    "kind": "str: prefill, draft or verify; of a speculation server backup, glue or tree",
     "rows": "int: rows B of the step",
     "tokens": "int: new tokens T of the step (the widest row's)",
     "context": "int: slots that the step attended over",
     "seconds": "float: the step, from its inputs on the host to its logits",
 }
+# Beside these: `begun`, when the step was begun, in seconds of a clock that all processes share; `beside`, whether it ran while the
+# verifier was busy and so off the critical path.
 
 BARE = {
     "role": "str: as in STEPS",

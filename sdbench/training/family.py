@@ -13,6 +13,7 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sdbench.errors import InputError
+from sdbench.processes import die_with_parent
 from sdbench.training.card import model_card
 from sdbench.training.ladder import Ladder, measure
 from sdbench.training.loop import Trainer
@@ -37,6 +38,7 @@ def train_role(recipe: TrainRecipe, role: str, folder: Path) -> Trainer:
 
 
 def _train_in_process(recipe: TrainRecipe, role: str, folder: Path) -> None:
+    die_with_parent()
     train_role(recipe, role, folder)
 
 

@@ -13,6 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdbench.training.precision import product_dtype
+
 _COEFFICIENTS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
@@ -24,10 +26,11 @@ _ADAMW_RMS = 0.2  # the usual root mean square of an AdamW step, in units of the
 
 
 def orthogonalised(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
-    """Matrices with the same singular vectors all of whose singular values are near 1 (iterated in bfloat16)."""
+    """Matrices with the same singular vectors all of whose singular values are near 1 (iterated in `product_dtype`)."""
     wide = matrices.shape[1] <= matrices.shape[2]
-    x = matrices.bfloat16() if wide else matrices.bfloat16().mT.contiguous()
-    x = x / (x.float().norm(dim=(1, 2), keepdim=True) * _SAFETY + 1e-7).bfloat16()
+    dtype = product_dtype()
+    x = matrices.to(dtype) if wide else matrices.to(dtype).mT.contiguous()
+    x = x / (x.float().norm(dim=(1, 2), keepdim=True) * _SAFETY + 1e-7).to(dtype)
     for a, b, c in _COEFFICIENTS:
         gram = x @ x.mT
         x = torch.baddbmm(x, torch.baddbmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)

@@ -7,6 +7,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sdbench.training.corpus import Batch
+from sdbench.training.precision import product_dtype
 from sdbench.training.recipe import ModelRecipe
 
 
@@ -15,7 +16,8 @@ def build(
 ) -> LlamaForCausalLM:
     """A Llama of `layers` layers with random weights.
 
-    Attention is the plain one: on a CPU and for rows of some hundred tokens it trains faster than the fused kernels.
+    Attention is the plain one where products are in bfloat16, the fused one in float32: each is the faster there, for
+    rows of some hundred tokens.
     """
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -32,7 +34,7 @@ def build(
         pad_token_id=pad_token,
     )
     model = LlamaForCausalLM(config)
-    model.set_attn_implementation("eager")
+    model.set_attn_implementation("eager" if product_dtype() == torch.bfloat16 else "sdpa")
     return model
 
 
@@ -51,7 +53,7 @@ def completion_loss(model: LlamaForCausalLM, batch: Batch) -> Float[Tensor, ""]:
 
     Rows are padded on the right, so the causal mask already keeps the padding out of sight.
     """
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=product_dtype() == torch.bfloat16):
         hidden = model.model(input_ids=batch.tokens[:, :-1], use_cache=False).last_hidden_state
         logits = model.lm_head(hidden[batch.counted[:, 1:]])
     return torch.nn.functional.cross_entropy(logits.float(), batch.tokens[:, 1:][batch.counted[:, 1:]])

@@ -1,0 +1,29 @@
+"""Child processes that do not outlive their parent, whatever becomes of it."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import threading
+
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+
+
+def die_with_parent() -> None:
+    """End this process, at once, when the one that started it is gone: a killed parent cannot say so itself."""
+    if sys.platform == "linux":
+        # By the kernel: this reaches a stopped process too.
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_wait, args=(parent,), name="die with parent", daemon=True).start()
+
+
+def _wait(parent: multiprocessing.process.BaseProcess) -> None:
+    parent.join()
+    os._exit(1)

@@ -1,0 +1,168 @@
+"""Fan-out: for how many tokens behind each accepted length the draft speculates ahead (SSD, 2603.03251).
+
+A speculation of K tokens ends in an outcome (k, t): k tokens kept, k = 0 .. K, then the verifier's own token t. The cache holds the
+F_k most likely t at each k; with the power law of the paper (definition 11) the miss at k is F_k^-r, so that
+
+    p_hit = sum_k P(k) (1 - F_k^-r),   P(k) = (1 - a) a^k for k < K,   P(K) = a^K.
+
+Under a budget, sum_k F_k = B, it is largest for F_k ~ P(k)^(1 / (1 + r)) (theorem 12: a geometric series whose last term carries
+the whole tail). In whole numbers: one each, then unit by unit to the place that gains most; p_hit is concave in every F_k, so
+that is the best there is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from sdbench.errors import InputError
+
+PRIOR_ACCEPTANCE, PRIOR_EXPONENT = 0.8, 1.0  # of no paper: where online estimation starts
+FEWEST_OUTCOMES = 32  # before an estimate replaces them
+
+
+class FanOut(Protocol):
+    """How many outcomes are speculated for at each accepted length."""
+
+    def counts(self, length: int, vocab: int, hit: bool) -> tuple[int, ...]:
+        """F_0 .. F_length behind a speculation of `length` tokens that came from the cache (hit) or from the back-up."""
+        ...
+
+    def learn(self, length: int, hit: bool, accepted: int, rank: int) -> None:
+        """Take note of an outcome: how many of `length` tokens were kept, and where the next token stood in the draft's order."""
+        ...
+
+
+class Uniform:
+    """The same number at every accepted length."""
+
+    def __init__(self, per_length: int = 3) -> None:
+        if per_length < 1:
+            raise InputError(f"fan_out.per_length is {per_length}; it must be at least 1.")
+        self.per_length = per_length
+
+    def counts(self, length: int, vocab: int, hit: bool) -> tuple[int, ...]:
+        return capped([self.per_length] * (length + 1), vocab)
+
+    def learn(self, length: int, hit: bool, accepted: int, rank: int) -> None:
+        return None
+
+
+class Listed:
+    """Explicit lists, F_0 .. F_K; after_miss: another list behind a back-up's speculation (the same by default)."""
+
+    def __init__(self, after_hit: Sequence[int], after_miss: Sequence[int] | None = None) -> None:
+        self.lists = {True: list(after_hit), False: list(after_hit if after_miss is None else after_miss)}
+        for values in self.lists.values():
+            if not values or any(not isinstance(value, int) or value < 0 for value in values) or sum(values) < 1:
+                raise InputError(f"fan_out: {values} is no list of whole numbers, at least one of them positive.")
+
+    def counts(self, length: int, vocab: int, hit: bool) -> tuple[int, ...]:
+        values = self.lists[hit]
+        if length >= len(values):
+            raise InputError(f"fan_out has {len(values)} entries; a draft of {length} tokens needs {length + 1}.")
+        return capped([*values[:length], values[-1]], vocab)
+
+    def learn(self, length: int, hit: bool, accepted: int, rank: int) -> None:
+        return None
+
+
+class Geometric:
+    """Theorem 12 in whole numbers, under a budget.
+
+    acceptance, exponent: a and r of the formula; one that is not given is estimated from the outcomes so far, those behind hits
+    and those behind misses apart.
+    """
+
+    def __init__(self, budget: int = 24, acceptance: float | None = None, exponent: float | None = None) -> None:
+        if budget < 1:
+            raise InputError(f"fan_out.budget is {budget}; it must be at least 1.")
+        if acceptance is not None and not 0 < acceptance < 1:
+            raise InputError(f"fan_out.acceptance is {acceptance}; it must lie in (0, 1).")
+        if exponent is not None and not exponent > 0:
+            raise InputError(f"fan_out.exponent is {exponent}; it must be positive.")
+        self.budget, self.acceptance, self.exponent = budget, acceptance, exponent
+        self._seen = {True: _Outcomes(), False: _Outcomes()}
+        self._made: dict[tuple[int, int, bool, int], tuple[int, ...]] = {}
+
+    def counts(self, length: int, vocab: int, hit: bool) -> tuple[int, ...]:
+        seen = self._seen[hit]
+        key = (length, vocab, hit, seen.epoch)
+        if key not in self._made:
+            a = seen.acceptance if self.acceptance is None else self.acceptance
+            r = seen.exponent if self.exponent is None else self.exponent
+            self._made[key] = geometric(a, r, length, self.budget, vocab)
+        return self._made[key]
+
+    def learn(self, length: int, hit: bool, accepted: int, rank: int) -> None:
+        if self.acceptance is None or self.exponent is None:
+            self._seen[hit].add(length, accepted, rank)
+
+
+class _Outcomes:
+    """Running counts of outcomes; estimates are renewed each time that their number has doubled."""
+
+    def __init__(self) -> None:
+        self.kept = self.rejected = self.epoch = 0
+        self.ranks: list[int] = []
+        self.acceptance, self.exponent = PRIOR_ACCEPTANCE, PRIOR_EXPONENT
+
+    def add(self, length: int, accepted: int, rank: int) -> None:
+        self.kept += accepted
+        self.rejected += accepted < length
+        self.ranks.append(rank)
+        if len(self.ranks) >= FEWEST_OUTCOMES << self.epoch:
+            self.epoch += 1
+            self.acceptance = min(max(self.kept / max(self.kept + self.rejected, 1), 0.01), 0.99)
+            self.exponent = fit_exponent(self.ranks)
+
+
+def capped(counts: Sequence[int], vocab: int) -> tuple[int, ...]:
+    """No more than there are: the drafted token itself, at all places but the last, cannot be the verifier's."""
+    return (*(min(count, vocab - 1) for count in counts[:-1]), min(counts[-1], vocab))
+
+
+def outcome_law(acceptance: float, length: int) -> np.ndarray:
+    """P(k), k = 0 .. length, when each token passes with probability a."""
+    k = np.arange(length + 1)
+    return np.where(k < length, (1 - acceptance) * acceptance**k, acceptance**length)
+
+
+def geometric_real(acceptance: float, exponent: float, length: int, budget: float) -> np.ndarray:
+    """Theorem 12's F_0 .. F_length as real numbers."""
+    shares = outcome_law(acceptance, length) ** (1 / (1 + exponent))
+    return budget * shares / shares.sum()
+
+
+def geometric(acceptance: float, exponent: float, length: int, budget: int, vocab: int | None = None) -> tuple[int, ...]:
+    """The best whole F_0 .. F_length: one each (as far as the budget goes), then each unit where it gains most."""
+    law = outcome_law(acceptance, length)
+    most = capped([budget] * (length + 1), budget + 1 if vocab is None else vocab)
+    counts = np.zeros(length + 1, np.int64)
+    for _ in range(min(budget, sum(most))):
+        # The first unit of a place gains nothing under the power law; without it the place can gain nothing at all.
+        gain = law * (np.maximum(counts, 1.0) ** -exponent - (counts + 1.0) ** -exponent)
+        gain = np.where(counts == 0, 1 + law, gain)
+        counts[int(np.argmax(np.where(counts < most, gain, -1.0)))] += 1
+    return tuple(int(count) for count in counts)
+
+
+def hit_probability(counts: Sequence[float] | np.ndarray, acceptance: float, exponent: float) -> float:
+    """p_hit of a fan-out under the power law."""
+    values = np.asarray(counts, float)
+    missed = np.where(values > 0, np.maximum(values, 1.0) ** -exponent, 1.0)
+    return float((outcome_law(acceptance, len(values) - 1) * (1 - missed)).sum())
+
+
+def fit_exponent(ranks: Sequence[int], most: int = 32) -> float:
+    """r of the power law P(rank > F) = F^-r: least squares through the origin of log-log axes, over F = 2 .. most."""
+    values = np.asarray(ranks)
+    widths = np.arange(2, most + 1)
+    missed = np.array([(values > width).mean() for width in widths])
+    kept = missed > 0
+    if not kept.any():
+        return 4.0  # nothing lies beyond the second rank: a steep law, and a finite one
+    x, y = np.log(widths[kept]), np.log(missed[kept])
+    return float(min(max(-(x @ y) / (x @ x), 0.05), 4.0))

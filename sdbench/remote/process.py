@@ -1,0 +1,221 @@
+"""A speculation server in a process of its own, and the handle by which the verifier's process holds it.
+
+Nothing waits without end: every answer is awaited together with the process itself and under a time limit. The child ignores
+Ctrl-C (its parent decides) and ends by itself when the pipe closes or its parent is gone; `stop` asks it to, then makes it.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import pickle
+import signal
+import tempfile
+import weakref
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+import torch
+
+from sdbench.cores import pin
+from sdbench.errors import RunError
+from sdbench.lm.model import LanguageModel
+from sdbench.processes import die_with_parent
+from sdbench.remote.server import Outcome, Speculation, SpeculationServer
+from sdbench.remote.transport import (
+    GroupTransport,
+    PeerGone,
+    PeerSilent,
+    PipeTransport,
+    Transport,
+    UnexpectedMessage,
+    await_message,
+    receive_bytes,
+)
+from sdbench.remote.wire import HEAD, Malformed, OutcomeMessage, SpeculationMessage
+from sdbench.sampling import Sampler, Sampling
+
+START_SECONDS = 180.0  # a new process imports torch and transformers first
+STOP_SECONDS = 2.0
+
+ServerFactory = Callable[[LanguageModel], SpeculationServer]
+
+
+class ServerFault(RunError):
+    """The speculation server died, stalled, failed or answered nonsense."""
+
+
+class ServerProcess:
+    """A running speculation server.
+
+    make: makes the server over the model, in the child. seconds: how long an answer may take. core: which core it is pinned to.
+    backend: None sends answers by the pipe; a backend of torch.distributed ("nccl", "gloo") by a group of the two.
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        make: ServerFactory,
+        seconds: float,
+        core: int | None = None,
+        threads: int = 1,
+        backend: str | None = None,
+    ) -> None:
+        self.model, self.seconds, self.serial = model, seconds, 0
+        context = multiprocessing.get_context("spawn")
+        self.pipe, far = context.Pipe()
+        self._store = tempfile.TemporaryDirectory() if backend else None
+        store = os.path.join(self._store.name, "store") if self._store else None
+        self.process = context.Process(
+            target=_main, args=(far, model.bare(), make, core, threads, backend, store), name="sdbench draft", daemon=True
+        )
+        self.process.start()
+        far.close()
+        self._finalizer = weakref.finalize(self, _end, self.process, self.pipe)
+        self.transport: Transport = PipeTransport(self.pipe, [self.process.sentinel])
+        if backend:
+            group = join_group(backend, store or "", 0)
+            self.transport = GroupTransport(self.pipe, group, 1, [self.process.sentinel])
+        self._answer(START_SECONDS)
+
+    def open(self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype) -> None:
+        """Begin a session."""
+        self._outcome = OutcomeMessage(rows)
+        self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.model.device)
+        self.serial = 0
+        self._command("open", rows, slots, length, sampling, dtype)
+
+    def admit(self, row: int, tokens: list[int]) -> None:
+        self._command("admit", row, tokens)
+
+    def exchange(self, outcome: Outcome) -> Speculation:
+        """Tell an outcome, get the next speculation."""
+        self.serial += 1
+        try:
+            self.pipe.send_bytes(self._outcome.pack(self.serial, outcome).data)
+            self.transport.receive(self._speculation.buffer, self.seconds)
+            return self._speculation.unpack(self.serial)
+        except (PeerGone, PeerSilent, Malformed, UnexpectedMessage, OSError) as error:
+            raise self._fault(error) from error
+
+    def measured(self) -> dict[str, Any]:
+        """What the server recorded in this session: its steps, and what it served."""
+        return self._command("measured")
+
+    def stop(self) -> None:
+        """End the process, at the latest in `STOP_SECONDS` and a little."""
+        self._finalizer()
+        if self._store:
+            self._store.cleanup()
+
+    def _command(self, *words: Any) -> Any:
+        try:
+            self.pipe.send_bytes(pickle.dumps(words))
+        except OSError as error:
+            raise self._fault(PeerGone()) from error
+        return self._answer(self.seconds)
+
+    def _answer(self, seconds: float) -> Any:
+        try:
+            await_message(self.pipe, [self.process.sentinel], seconds)
+            kind, value = pickle.loads(receive_bytes(self.pipe))
+        except (PeerGone, PeerSilent) as error:
+            raise self._fault(error) from error
+        except Exception as error:
+            raise self._fault(Malformed("what came is no answer to a command")) from error
+        if kind != "done":
+            raise ServerFault(f"The draft's process failed: {value}.")
+        return value
+
+    def _fault(self, error: Exception) -> ServerFault:
+        """One sentence on what went wrong; the process is ended, for its state is unknown."""
+        if isinstance(error, PeerSilent):
+            text = f"The draft's process has not answered for {self.seconds:g} s."
+        elif isinstance(error, (PeerGone, OSError)):
+            self.process.join(STOP_SECONDS)
+            text = f"The draft's process has ended (exit status {self.process.exitcode})."
+        elif isinstance(error, UnexpectedMessage):
+            text = f"The draft's process failed: {_complaint(error.data)}."
+        else:
+            text = f"The draft's process answered nonsense: {error}."
+        self.stop()
+        return ServerFault(text)
+
+
+def _complaint(data: bytes) -> str:
+    try:
+        kind, value = pickle.loads(data)
+        return str(value) if kind == "failed" else "an answer to another question"
+    except Exception:
+        return f"{len(data)} bytes that are no answer"
+
+
+def _end(process: Any, pipe: Any) -> None:
+    """Ask, then insist."""
+    pipe.close()
+    process.join(STOP_SECONDS)
+    for insist in (process.terminate, process.kill):
+        if process.is_alive():
+            insist()
+            process.join(STOP_SECONDS)
+
+
+def join_group(backend: str, store: str, rank: int) -> Any:
+    """A group of the two processes."""
+    import torch.distributed as dist
+
+    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=2)
+    return dist.group.WORLD
+
+
+def _main(
+    pipe: Any, model: LanguageModel, make: ServerFactory, core: int | None, threads: int, backend: str | None, store: str
+) -> None:
+    """The child: serve until the pipe closes."""
+    die_with_parent()
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if core is not None:
+        pin((core,))
+    torch.set_num_threads(threads)
+    transport: Transport = PipeTransport(pipe)
+    if backend:
+        transport = GroupTransport(pipe, join_group(backend, store, 1), 0)
+    try:
+        with torch.inference_mode():
+            _serve(pipe, make(model), transport)
+    except (PeerGone, BrokenPipeError, ConnectionResetError):
+        return
+    except BaseException as error:
+        try:
+            pipe.send_bytes(pickle.dumps(("failed", f"{type(error).__name__}: {error}")))
+        except OSError:
+            return
+
+
+def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
+    outcomes = speculations = None
+    _done(pipe, perf_counter())
+    while True:
+        data = receive_bytes(pipe)
+        if outcomes is not None and speculations is not None and data.startswith(HEAD):
+            serial, outcome = outcomes.unpack(data)
+            transport.send(speculations.pack(serial, server.serve(outcome)))
+            server.build()
+            continue
+        command, *words = pickle.loads(data)
+        if command == "open":
+            rows, slots, length, sampling, dtype = words
+            server.open(rows, slots, length, Sampler(sampling))
+            outcomes = OutcomeMessage(rows)
+            speculations = SpeculationMessage(rows, length, server.model.vocab, dtype, server.device)
+            _done(pipe)
+        elif command == "admit":
+            server.admit(*words)
+            _done(pipe)
+        else:
+            _done(pipe, server.measured())
+
+
+def _done(pipe: Any, value: Any = None) -> None:
+    pipe.send_bytes(pickle.dumps(("done", value)))

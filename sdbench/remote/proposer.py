@@ -1,0 +1,245 @@
+"""SSD as a proposer: the draft sits in a speculation server, which drafts for what the verifier may decide while it decides.
+
+`propose` tells the server the outcome of the last verification and takes the next speculation; the decoding loop stays the
+speculative one, so any rule, and a pyramid, works over it.
+"""
+
+from __future__ import annotations
+
+import sys
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+from typing import Any, Protocol, TypeVar
+
+import numpy as np
+import torch
+
+from sdbench.acceptance.base import Density, Draft
+from sdbench.cores import usable
+from sdbench.drafting.ranks import places_of
+from sdbench.errors import InputError
+from sdbench.lm.context import Context
+from sdbench.lm.model import LanguageModel
+from sdbench.remote.backup import Backup
+from sdbench.remote.fanout import FanOut, Geometric
+from sdbench.remote.process import ServerFault, ServerProcess
+from sdbench.remote.saguaro import Saguaro
+from sdbench.remote.server import Outcome, Speculation, SpeculationServer
+from sdbench.remote.wire import NEW_TOKENS
+from sdbench.sampling import HashChoices, Key
+
+T = TypeVar("T")
+
+ON_FAULT = ("stop", "continue")
+
+
+class _Server(Protocol):
+    """A server as the proposer sees it, wherever it runs."""
+
+    def admit(self, row: int, tokens: list[int]) -> None: ...
+    def exchange(self, outcome: Outcome) -> Speculation: ...
+    def measured(self) -> dict[str, Any]: ...
+
+
+class _InProcess:
+    """A server in this process, which builds as soon as it has served: for the oracle, and where there is one core."""
+
+    def __init__(self, server: SpeculationServer) -> None:
+        self.server = server
+
+    def admit(self, row: int, tokens: list[int]) -> None:
+        self.server.admit(row, tokens)
+
+    def exchange(self, outcome: Outcome) -> Speculation:
+        speculation = self.server.serve(outcome)
+        self.server.build()
+        return speculation
+
+    def measured(self) -> dict[str, Any]:
+        return self.server.measured()
+
+
+class Remote:
+    """model: the draft, its weights shared with the server.
+
+    fan_out, backup, saguaro: how the server speculates (see there). process: whether it has a process of its own. core: the core
+    of that process (None: the last of those that may be used). timeout_seconds: how long an answer may take. on_fault: "stop" ends
+    the run, with one sentence, when the server dies, stalls or answers nonsense; "continue" goes on without a draft, and starts a
+    new server for the next block.
+    """
+
+    density = Density.EXACT
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        fan_out: FanOut | None = None,
+        backup: Backup | None = None,
+        saguaro: Saguaro | None = None,
+        process: bool = True,
+        timeout_seconds: float = 10.0,
+        on_fault: str = "stop",
+        core: int | None = None,
+        threads: int = 1,
+    ) -> None:
+        if on_fault not in ON_FAULT:
+            raise InputError(f"on_fault is '{on_fault}'; it must be one of {', '.join(ON_FAULT)}.")
+        if not timeout_seconds > 0:
+            raise InputError(f"timeout_seconds is {timeout_seconds}; it must be positive.")
+        self.model = model
+        self.fan_out: FanOut = fan_out or Geometric()
+        self.backup, self.saguaro = backup, saguaro
+        self.process, self.timeout_seconds, self.on_fault = process, timeout_seconds, on_fault
+        self.core, self.threads = core, threads
+        self.fault: str | None = None
+        self._running: ServerProcess | None = None
+        self._server: _Server | None = None
+
+    @property
+    def name(self) -> str:
+        return self.model.name
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        return [self.model]
+
+    def reach(self, length: int) -> int:
+        for hit in (True, False):
+            self.fan_out.counts(length, self.model.vocab, hit)  # a fan-out that does not fit the length is refused here
+        return length
+
+    def open(self, context: Context, length: int) -> None:
+        """A session begins: the server makes room."""
+        rows, slots = context.tokens.shape
+        self.fault, self._server, self._length = None, None, length
+        self._stands = np.ones(rows, np.int64)
+        self._sent: list[_Sent] = []
+        self._server = self._guarded(lambda: self._started(context, rows, slots, length))
+        context.trace.at_close.append(lambda: self._record(context))
+
+    def admit(self, context: Context, row: int) -> None:
+        length = int(context.length[row])
+        tokens = context.tokens[row, :length].tolist()
+        self._stands[row] = length
+        server = self._server
+        if server is not None:
+            self._guarded(lambda: server.admit(row, tokens))
+
+    def propose(self, context: Context, length: int, key: Key) -> Draft:
+        device = context.tokens.device
+        told = np.where(context.active, context.length, 1)
+        first = np.where(context.active, np.minimum(self._stands, told - 1), 0)
+        width = int((told - first).max())
+        if width > NEW_TOKENS:
+            raise InputError(f"{width} tokens were added between two speculations; at most {NEW_TOKENS} can be told.")
+        where = torch.from_numpy(first[:, None] + np.arange(width)).clamp(max=context.tokens.shape[1] - 1)
+        new = context.tokens.gather(1, where.to(device)).cpu().numpy()
+        outcome = Outcome(context.active.copy(), told, first, new, key.streams)
+        server, asked = self._server, perf_counter()
+        speculation = None if server is None else self._guarded(lambda: server.exchange(outcome))
+        if speculation is None:
+            none = torch.zeros(context.rows, 0, dtype=torch.long, device=device)
+            return Draft(none, none.sum(1), None, self.density)
+        before = self._sent[-1].places if self._sent else {}
+        self._sent.append(_Sent(context.trace.round, places_of(context, before), asked, perf_counter()))
+        context.place_many(speculation.tokens, context.length)
+        # All of the speculation stands until a verdict says otherwise.
+        self._stands = told + length
+        return Draft(
+            speculation.tokens.to(device),
+            torch.from_numpy(speculation.length).to(device),
+            context.sampler.score(speculation.logits.to(device)),
+            self.density,
+        )
+
+    def commit(self, length: np.ndarray) -> None:
+        np.minimum(self._stands, length, out=self._stands)
+
+    def close(self) -> None:
+        """End the server's process, if there is one."""
+        if self._running is not None:
+            self._running.stop()
+        self._running = self._server = None
+
+    def _started(self, context: Context, rows: int, slots: int, length: int) -> _Server:
+        make = partial(SpeculationServer, fan_out=self.fan_out, backup=self.backup, saguaro=self.saguaro)
+        # Choices that are no hash (the oracle's walk) cannot be made elsewhere.
+        if not self.process or not isinstance(context.sampler.choices, HashChoices):
+            server = make(self.model)
+            server.open(rows, slots, length, context.sampler)
+            return _InProcess(server)
+        if self._running is None:
+            self._running = self._new_process(make, context.tokens.device)
+        self._running.open(rows, slots, length, context.sampler.sampling, self.model.dtype)
+        return self._running
+
+    def _new_process(self, make: Any, verifier: torch.device) -> ServerProcess:
+        own = self.model.device
+        if own.type == "cuda" and own == verifier:
+            warnings.warn(
+                f"{self.name} and its verifier share {own}: what one does the other waits for, so little is hidden.",
+                stacklevel=2,
+            )
+        backend = "nccl" if own.type == verifier.type == "cuda" and own != verifier else None
+        cores = usable()
+        core = self.core if self.core is not None else cores[-1] if len(cores) > 1 and own.type == "cpu" else None
+        return ServerProcess(self.model, make, self.timeout_seconds, core, self.threads, backend)
+
+    def _guarded(self, action: Callable[[], T]) -> T | None:
+        """Do it; on a fault end the run, or go on without a draft, as configured."""
+        try:
+            return action()
+        except ServerFault as fault:
+            self._running = self._server = None
+            if self.on_fault == "stop":
+                raise
+            self.fault = str(fault)
+            print(f"sdbench: {fault} This block goes on without a draft.", file=sys.stderr)
+            return None
+
+    def _record(self, context: Context) -> None:
+        """Put the server's steps, and what came of each speculation, into the trace of the session."""
+        server = self._server
+        measured = None if server is None else self._guarded(server.measured)
+        if measured is None:
+            return
+        for step in measured["steps"]:
+            prefill = step["kind"] == "prefill"
+            batch_round = -1 if prefill or step["round"] < 0 else self._sent[step["round"]].batch_round
+            beside = self.process and step["kind"] in ("glue", "tree")
+            context.trace.steps.append({**step, "round": batch_round, "beside": beside})
+        rounds = {
+            (row["sequence"], row["round"], row["inner_round"]): row
+            for row in context.trace.rounds
+            if row["edge"].partition(">")[0] == self.name
+        }
+        latest: dict[int, dict[str, Any]] = {}
+        for sent, served in zip(self._sent, measured["served"], strict=True):
+            for row, place in sent.places.items():
+                if row in latest and served["ranks"][row] is not None and latest[row]["sequence"] == place[0]:
+                    latest[row]["rank"] = served["ranks"][row]
+                verified = rounds.get(place)
+                if verified is None:
+                    continue
+                verified.update(
+                    hit=served["hit"][row],
+                    asked=sent.asked,
+                    received=served["received"],
+                    replied=served["replied"],
+                    answered=sent.answered,
+                    built=served.get("built"),
+                )
+                latest[row] = verified
+
+
+@dataclass(frozen=True)
+class _Sent:
+    """An outcome that was told. places: by row, the (sequence, round, inner round) of the verification that the answer goes to."""
+
+    batch_round: int
+    places: dict[int, tuple[int, int, int]]
+    asked: float
+    answered: float

@@ -1,0 +1,309 @@
+"""The speculation server: the draft's side of speculative speculative decoding (SSD / Saguaro, 2603.03251).
+
+While the verifier works on a speculation s_1 .. s_K, the server drafts the next one for each outcome (k, t) that is likely: k tokens
+kept, then the verifier's own token t. When the outcome is told, a speculation that is held for it (a hit) goes out at once; else
+(a miss) a back-up drafts one. The server is a state machine with three calls; who carries them is no business of its own:
+
+    admit   a prompt takes a row;
+    serve   an outcome comes, a speculation goes: SERVE;
+    build   then, while the verifier is busy: GLUE, FORK, TREE, FILL.
+
+GLUE reads the outcome's token and the speculation in one forward, in their places. FORK takes, behind each k kept tokens, the F_k
+tokens that the draft finds most likely, without s_{k+1}, which the verifier has just refused there. TREE drafts K tokens behind all
+of them at once, one forward per depth: a branch sees its prefix and itself, its keys and values are scratch behind the row's own.
+
+Every branch draws with the same uniforms, those that the draft would use if it were told the outcome first. At most one branch
+becomes real, and which one depends on none of these draws, so the law is that of drafting afterwards; with the neural back-up
+and C = 1 even the tokens are those of synchronous speculative decoding.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdbench.drafting.ranks import ranks
+from sdbench.lm.context import Context
+from sdbench.lm.model import LanguageModel
+from sdbench.lm.trace import Trace
+from sdbench.remote.backup import Backup, Neural
+from sdbench.remote.fanout import FanOut, Geometric
+from sdbench.remote.saguaro import Saguaro
+from sdbench.sampling import Key, Sampler
+
+
+@dataclass
+class Outcome:
+    """What a verification came to, for each of B rows.
+
+    active: [B] rows that are decoded; the others are not looked at. length: [B] decided tokens, the verifier's own one included.
+    first: [B] where the tokens begin that the server does not have right: length - 1, unless a stage above has added its own.
+    tokens: [B, W] those tokens. streams: [B] uint64, the rows' random streams.
+    """
+
+    active: np.ndarray
+    length: np.ndarray
+    first: np.ndarray
+    tokens: np.ndarray
+    streams: np.ndarray
+
+
+@dataclass
+class Speculation:
+    """What to verify next. hit: [B]; length: [B] drafted tokens that count; tokens: [B, K]; logits: [B, K, V], their law's."""
+
+    hit: np.ndarray
+    length: np.ndarray
+    tokens: Int[Tensor, "B K"]
+    logits: Float[Tensor, "B K V"]
+
+
+@dataclass
+class _Cache:
+    """The speculations that are held. kept: [B, M] k, -1 where a row has fewer branches; token: [B, M] t, both on the host; tokens: K
+    times [B, M]; logits: K times [B, M, V]."""
+
+    kept: np.ndarray
+    token: np.ndarray
+    tokens: list[Tensor]
+    logits: list[Tensor]
+
+
+@dataclass
+class _Told:
+    """An outcome in terms of the speculation that it ends. valid: [B] whether it is one; kept, token: its key; drafted, hit: the
+    speculation's length and where it came from."""
+
+    valid: np.ndarray
+    kept: np.ndarray
+    token: np.ndarray
+    drafted: np.ndarray
+    hit: np.ndarray
+
+
+class SpeculationServer:
+    """model: the draft; fan_out, backup, saguaro: see there."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        fan_out: FanOut | None = None,
+        backup: Backup | None = None,
+        saguaro: Saguaro | None = None,
+    ) -> None:
+        self.model = model
+        self.fan_out: FanOut = fan_out or Geometric()
+        self.backup: Backup = backup or Neural()
+        self.saguaro = saguaro or Saguaro()
+        self.device = model.device
+        self.served: list[dict[str, Any]] = []
+
+    def open(self, rows: int, slots: int, length: int, sampler: Sampler) -> None:
+        """Begin anew with `rows` empty rows of `slots` tokens, `length` of them drafted ahead at a time."""
+        self.length = length
+        branches = max(sum(self.counts(n, hit)) for n in range(length + 1) for hit in (True, False))
+        self.model.allocate(rows, slots + length * branches)
+        self.context = Context(
+            torch.zeros(rows, slots, dtype=torch.long, device=self.device),
+            np.ones(rows, np.int64),
+            np.zeros(rows, bool),
+            sampler,
+            Trace(sequence=[-1] * rows, sequence_round=[0] * rows),
+        )
+        self.served = []
+        self._streams = np.zeros(rows, np.uint64)
+        self._rounds = np.full(rows, -1)
+        self._drafted = np.zeros(rows, np.int64)
+        self._hit = np.zeros(rows, bool)
+        self._glue: Tensor | None = None
+        self._cache: _Cache | None = None
+        self._told: _Told | None = None
+
+    def admit(self, row: int, tokens: Sequence[int]) -> None:
+        """A prompt and its first token take a row."""
+        context = self.context
+        context.tokens[row, : len(tokens)] = torch.tensor(tokens, device=self.device)
+        context.length[row], context.active[row] = len(tokens), True
+        self._rounds[row], self._drafted[row], self._hit[row] = -1, 0, False
+        if self._cache is not None:
+            self._cache.kept[row] = -1
+        self.model.known[row] = 0
+        # All but the last decided token: that one rides in the first drafting step.
+        self.model.read(context, context.length - 1, "prefill", row=row)
+
+    def serve(self, outcome: Outcome) -> Speculation:
+        """The speculation for an outcome: held, or made by the back-up."""
+        received = perf_counter()
+        context = self.context
+        context.trace.round = len(self.served)
+        kept = outcome.length - 1 - context.length
+        # An outcome of this speculation: nothing but its own tokens and one more. A stage above may have cut and added otherwise.
+        own = (outcome.first == outcome.length - 1) & (kept >= 0) & (kept <= self._drafted) & (self._rounds >= 0)
+        self._told = _Told(outcome.active & own, kept, outcome.tokens[:, 0], self._drafted, self._hit)
+        branch = self._find(self._told)
+        hit = branch >= 0
+        self._take(outcome)
+        missed = outcome.active & ~hit
+        found = hit.copy()
+        if missed.any() and self.backup.whole_batch:
+            missed, hit = outcome.active.copy(), np.zeros_like(hit)
+        speculation = self._speculation(hit, missed, branch)
+        context.place_many(speculation.tokens, context.length)
+        self._drafted, self._hit = speculation.length, hit
+        self.served.append(
+            {
+                "rounds": self._rounds.tolist(),
+                "active": outcome.active.tolist(),
+                "hit": hit.tolist(),
+                "found": found.tolist(),
+                "received": received,
+                "replied": perf_counter(),
+                "ranks": [None] * context.rows,
+            }
+        )
+        return speculation
+
+    def build(self) -> None:
+        """Draft for the outcomes that the speculation just served may come to."""
+        self._learn()
+        context, K = self.context, self.length
+        # Behind a shorter draft stands what is left of an earlier one: read, and looked at by nobody.
+        self._glue = self.model.read(context, context.length + K, "glue", keep=K + 1)
+        self._fork(self._glue)
+        self._grow()
+        self.served[-1]["built"] = perf_counter()
+
+    def measured(self) -> dict[str, Any]:
+        """What was recorded since `open`: `steps`, as in a trace, their `round` the index of what was `served`."""
+        self.context.trace.close()
+        return {"steps": self.context.trace.steps, "served": self.served}
+
+    def key(self) -> Key:
+        """The name of the choices of the speculation being made, by row: the row's stream and how often it was served."""
+        return Key(self._streams, self._rounds)
+
+    def choose(self, probs: Float[Tensor, "B V"], key: Key) -> Int[Tensor, " B"]:
+        return self.context.sampler.choices.choose(probs, key)
+
+    def counts(self, length: int, hit: bool) -> tuple[int, ...]:
+        """The fan-out behind a speculation of `length` tokens."""
+        return self.fan_out.counts(length, self.model.vocab, hit)
+
+    def modified(self, logits: Float[Tensor, "*batch V"], fan_out: int) -> Float[Tensor, "*batch V"]:
+        """What is drafted from where `fan_out` tokens will be cached."""
+        return self.saguaro.modify(logits, fan_out, self.context.sampler.sampling)
+
+    def _find(self, told: _Told) -> np.ndarray:
+        """Which branch of the cache each row's outcome is, [B]; -1 for none."""
+        cache = self._cache
+        if cache is None:
+            return np.full(len(told.kept), -1)
+        equal = (cache.kept == told.kept[:, None]) & (cache.token == told.token[:, None]) & told.valid[:, None]
+        return np.where(equal.any(1), equal.argmax(1), -1)
+
+    def _take(self, outcome: Outcome) -> None:
+        """Bring tokens, lengths and what the model knows up to an outcome."""
+        context = self.context
+        for row in np.flatnonzero(outcome.active):
+            first, length = int(outcome.first[row]), int(outcome.length[row])
+            context.tokens[row, first:length] = torch.from_numpy(outcome.tokens[row, : length - first]).to(self.device)
+        context.active[:] = outcome.active
+        context.length[:] = np.where(outcome.active, outcome.length, 1)
+        self.model.rewind(np.where(outcome.active, outcome.first, self.model.known))
+        self._streams = outcome.streams
+        self._rounds = self._rounds + outcome.active
+
+    def _speculation(self, hit: np.ndarray, missed: np.ndarray, branch: np.ndarray) -> Speculation:
+        cache, length = self._cache, np.where(hit, self.length, 0)
+        tokens = logits = None
+        if cache is not None and hit.any():
+            rows = torch.arange(len(hit), device=self.device)
+            at = torch.from_numpy(np.maximum(branch, 0)).to(self.device)
+            tokens = torch.stack([drafted[rows, at] for drafted in cache.tokens], 1)
+            logits = torch.stack([scores[rows, at] for scores in cache.logits], 1)
+        if missed.any() or tokens is None or logits is None:
+            backed = self.backup.draft(self, missed)
+            length = np.where(missed, backed.length, length)
+            if tokens is None or logits is None:
+                tokens, logits = backed.tokens, backed.logits
+            else:
+                held = torch.from_numpy(hit).to(self.device)
+                tokens = torch.where(held[:, None], tokens, backed.tokens)
+                logits = torch.where(held[:, None, None], logits, backed.logits.to(logits.dtype))
+        return Speculation(hit, length, tokens, logits)
+
+    def _learn(self) -> None:
+        """Where the outcome that was just told stood in the draft's order: for the fan-out, and for the record."""
+        told, glue = self._told, self._glue
+        if told is None or glue is None or not told.valid.any():
+            return
+        kept = torch.from_numpy(np.where(told.valid, told.kept, 0)).to(self.device)
+        token = torch.from_numpy(np.where(told.valid, told.token, 0)).to(self.device)
+        drafted = torch.from_numpy(told.drafted).to(self.device)
+        order = glue[torch.arange(len(kept), device=self.device), kept]
+        found = ranks(order, token, self._refused, kept, drafted).tolist()
+        for row in np.flatnonzero(told.valid):
+            self.fan_out.learn(int(told.drafted[row]), bool(told.hit[row]), int(told.kept[row]), found[row])
+            self.served[-1]["ranks"][row] = found[row]
+
+    def _fork(self, glue: Float[Tensor, "B K+1 V"]) -> None:
+        """The outcomes to speculate for: the F_k tokens that the draft finds most likely behind each k kept ones."""
+        context, K = self.context, self.length
+        places, orders, widest = [], [], 1
+        for row in range(context.rows):
+            drafted = int(self._drafted[row])
+            counts = self.counts(drafted, bool(self._hit[row])) if context.active[row] else ()
+            places.append([k for k, count in enumerate(counts) for _ in range(count)])
+            orders.append([rank for count in counts for rank in range(count)])
+            widest = max(widest, *counts) if counts else widest
+        width = max(map(len, places))
+        kept = np.array([place + [-1] * (width - len(place)) for place in places])
+        rank = np.array([order + [0] * (width - len(order)) for order in orders])
+        # s_{k+1} stands in place k + 1; behind the last drafted token none is refused.
+        refused = self._refused_tokens()
+        within = torch.from_numpy(np.arange(K)[None] < self._drafted[:, None]).to(self.device)
+        blocked = torch.zeros_like(glue, dtype=torch.bool)
+        blocked[:, :K].scatter_(-1, refused[..., None], within[..., None])
+        likely = glue.masked_fill(blocked, -torch.inf).topk(widest, dim=-1).indices
+        rows = torch.arange(context.rows, device=self.device)[:, None]
+        at, order = torch.from_numpy(np.maximum(kept, 0)).to(self.device), torch.from_numpy(rank).to(self.device)
+        self._refused = refused
+        self._roots = likely[rows, at, order]
+        self._cache = _Cache(kept, self._roots.cpu().numpy(), [], [])
+
+    def _refused_tokens(self) -> Int[Tensor, "B K"]:
+        """The speculation that is being verified."""
+        where = torch.from_numpy(self.context.length[:, None] + np.arange(self.length)).to(self.device)
+        return self.context.tokens.gather(1, where)
+
+    def _grow(self) -> None:
+        """Draft K tokens behind every branch: one forward per depth for all of them."""
+        cache, context, K = self._cache, self.context, self.length
+        assert cache is not None
+        rows, width = cache.kept.shape
+        base = int(context.length.max()) + K  # where scratch begins: behind every row's own tokens
+        first = torch.from_numpy(context.length[:, None] + np.maximum(cache.kept, 0)).to(self.device)
+        prefix = torch.arange(base, device=self.device) < first[:, :, None]
+        itself = torch.eye(width, dtype=torch.bool, device=self.device).repeat(1, K).expand(rows, -1, -1)
+        mask = torch.cat([prefix, itself], -1)
+        key = Key(np.repeat(self._streams, width), np.repeat(self._rounds + 1, width))
+        fan_out, tokens = self.counts(K, hit=True), self._roots
+        sampler = context.sampler
+        for depth in range(K):
+            mark = context.trace.begin(self.device)
+            extent = base + (depth + 1) * width
+            logits = self.model.step(tokens, first + depth, None, mask[:, :, :extent], keep=width, extent=extent)
+            context.trace.end(mark, self.model.name, "tree", int(context.active.sum()), width, extent)
+            logits = self.modified(logits, fan_out[depth])
+            scored = sampler.score(logits.flatten(0, 1))
+            tokens = sampler.draw(scored, key / "draft" / depth).view(rows, width)
+            cache.tokens.append(tokens)
+            cache.logits.append(logits)
+

@@ -1,0 +1,13 @@
+"""In which type training multiplies: bfloat16 where the processor has instructions for it, else float32.
+
+A processor without them emulates bfloat16, twenty times slower than it computes float32.
+"""
+
+import torch
+
+
+def product_dtype() -> torch.dtype:
+    """The type of the products of matrices on this processor."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    native = any(held and "bf16" in name for name, held in capabilities.items())
+    return torch.bfloat16 if native else torch.float32
