@@ -60,7 +60,7 @@ def _status(argv: list[str]) -> int:
         return FAILED
 
 
-class Terminated(KeyboardInterrupt):
+class Terminated(KeyboardInterrupt):  # no error: a signal
     """The process was asked to end (SIGTERM): it does so as after Ctrl-C, its children first."""
 
 

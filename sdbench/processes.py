@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 import threading
+from typing import Any
 
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
@@ -24,6 +25,6 @@ def die_with_parent() -> None:
         threading.Thread(target=_wait, args=(parent,), name="die with parent", daemon=True).start()
 
 
-def _wait(parent: multiprocessing.process.BaseProcess) -> None:
+def _wait(parent: Any) -> None:
     parent.join()
     os._exit(1)

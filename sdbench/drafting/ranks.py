@@ -53,9 +53,13 @@ class RankLog:
         """The outcome of the last draft is in `context`; behind: the draft's logits behind its last token, if it was kept whole."""
         if self._last is not None:
             at = torch.from_numpy(context.length - 1).to(context.tokens.device)[:, None]
-            self._kept.append((self._last, context.length - 1 - self._last.start, context.tokens.gather(1, at)[:, 0], behind))
+            self._kept.append(
+                (self._last, context.length - 1 - self._last.start, context.tokens.gather(1, at)[:, 0], behind)
+            )
 
-    def drafted(self, context: Context, tokens: Int[Tensor, "B K"], length: Int[Tensor, " B"], logits: list[Tensor]) -> None:
+    def drafted(
+        self, context: Context, tokens: Int[Tensor, "B K"], length: Int[Tensor, " B"], logits: list[Tensor]
+    ) -> None:
         """A new draft: logits are K times [B, V]."""
         before = self._last.places if self._last is not None else {}
         places = places_of(context, before)
@@ -85,9 +89,7 @@ class RankLog:
         self._kept = []
 
 
-def places_of(
-    context: Context, before: dict[int, tuple[int, int, int]]
-) -> dict[int, tuple[int, int, int]]:
+def places_of(context: Context, before: dict[int, tuple[int, int, int]]) -> dict[int, tuple[int, int, int]]:
     """By active row, the (sequence, round, inner round) of the verification that a draft made now goes to.
 
     before: the places of the draft before it: another one in the same round is the next inner round's.

@@ -12,8 +12,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from sdbench.decoding.base import Request
 from sdbench.harness.arms import Arm, make
 from sdbench.harness.bare import BareForwards

@@ -20,6 +20,7 @@ import numpy as np
 from sdbench.errors import InputError
 
 PRIOR_ACCEPTANCE, PRIOR_EXPONENT = 0.8, 1.0  # of no paper: where online estimation starts
+PRIOR_WEIGHT = 8  # outcomes
 FEWEST_OUTCOMES = 32  # before an estimate replaces them
 
 
@@ -101,6 +102,60 @@ class Geometric:
             self._seen[hit].add(length, accepted, rank)
 
 
+class Learned:
+    """The best fan-out under a budget for the ranks seen so far, place by place: no law is assumed.
+
+    Starts from the power law with the priors, which counts as `PRIOR_WEIGHT` outcomes among those seen. Renewed each time
+    that the number of outcomes has doubled, those behind hits and those behind misses apart.
+    """
+
+    def __init__(self, budget: int = 24) -> None:
+        if budget < 1:
+            raise InputError(f"fan_out.budget is {budget}; it must be at least 1.")
+        self.budget = budget
+        self._seen: dict[tuple[int, bool], list[tuple[int, int]]] = {}
+        self._made: dict[tuple[int, int, bool], tuple[int, tuple[int, ...]]] = {}
+
+    def counts(self, length: int, vocab: int, hit: bool) -> tuple[int, ...]:
+        seen = self._seen.get((length, hit), [])
+        due, made = self._made.get((length, vocab, hit), (0, ()))
+        if len(seen) >= due:
+            made = best(*self._tables(length, seen), capped([self.budget] * (length + 1), vocab), self.budget)
+            self._made[length, vocab, hit] = (max(2 * len(seen), FEWEST_OUTCOMES), made)
+        return made
+
+    def learn(self, length: int, hit: bool, accepted: int, rank: int) -> None:
+        self._seen.setdefault((length, hit), []).append((accepted, rank))
+
+    def _tables(self, length: int, seen: list[tuple[int, int]]) -> tuple[np.ndarray, np.ndarray]:
+        """P(k), and the share of outcomes at each k with a rank of at most F = 0 .. budget."""
+        widths = np.arange(self.budget + 1)
+        prior = 1 - np.maximum(widths, 1.0) ** -PRIOR_EXPONENT
+        law = PRIOR_WEIGHT * outcome_law(PRIOR_ACCEPTANCE, length)
+        held = np.outer(law, prior)
+        for kept, rank in seen:
+            law[kept] += 1
+            held[kept] += rank <= widths
+        return law / law.sum(), held / law[:, None]
+
+
+def best(law: np.ndarray, held: np.ndarray, most: Sequence[int], budget: int) -> tuple[int, ...]:
+    """The F_0 .. F_K with sum <= budget and F_k <= most[k] for which sum_k law[k] held[k, F_k] is largest (dynamic programme)."""
+    value, taken = np.zeros(budget + 1), []
+    for k in range(len(law)):
+        gains = law[k] * held[k, : most[k] + 1]
+        options = np.full((budget + 1, len(gains)), -np.inf)
+        for count, gain in enumerate(gains):
+            options[count:, count] = value[: budget + 1 - count] + gain
+        taken.append(options.argmax(1))
+        value = options.max(1)
+    counts, left = [], budget
+    for choice in reversed(taken):
+        counts.append(int(choice[left]))
+        left -= counts[-1]
+    return tuple(reversed(counts))
+
+
 class _Outcomes:
     """Running counts of outcomes; estimates are renewed each time that their number has doubled."""
 
@@ -136,7 +191,9 @@ def geometric_real(acceptance: float, exponent: float, length: int, budget: floa
     return budget * shares / shares.sum()
 
 
-def geometric(acceptance: float, exponent: float, length: int, budget: int, vocab: int | None = None) -> tuple[int, ...]:
+def geometric(
+    acceptance: float, exponent: float, length: int, budget: int, vocab: int | None = None
+) -> tuple[int, ...]:
     """The best whole F_0 .. F_length: one each (as far as the budget goes), then each unit where it gains most."""
     law = outcome_law(acceptance, length)
     most = capped([budget] * (length + 1), budget + 1 if vocab is None else vocab)

@@ -25,15 +25,15 @@ from sdbench.processes import die_with_parent
 from sdbench.remote.server import Outcome, Speculation, SpeculationServer
 from sdbench.remote.transport import (
     GroupTransport,
-    PeerGone,
-    PeerSilent,
+    PeerGoneError,
+    PeerSilentError,
     PipeTransport,
     Transport,
-    UnexpectedMessage,
-    await_message,
+    UnexpectedMessageError,
+    Waiter,
     receive_bytes,
 )
-from sdbench.remote.wire import HEAD, Malformed, OutcomeMessage, SpeculationMessage
+from sdbench.remote.wire import HEAD, MalformedError, OutcomeMessage, SpeculationMessage
 from sdbench.sampling import Sampler, Sampling
 
 START_SECONDS = 180.0  # a new process imports torch and transformers first
@@ -42,7 +42,7 @@ STOP_SECONDS = 2.0
 ServerFactory = Callable[[LanguageModel], SpeculationServer]
 
 
-class ServerFault(RunError):
+class ServerFaultError(RunError):
     """The speculation server died, stalled, failed or answered nonsense."""
 
 
@@ -68,15 +68,19 @@ class ServerProcess:
         self._store = tempfile.TemporaryDirectory() if backend else None
         store = os.path.join(self._store.name, "store") if self._store else None
         self.process = context.Process(
-            target=_main, args=(far, model.bare(), make, core, threads, backend, store), name="sdbench draft", daemon=True
+            target=_main,
+            args=(far, model.bare(), make, core, threads, backend, store),
+            name="sdbench draft",
+            daemon=True,
         )
         self.process.start()
         far.close()
         self._finalizer = weakref.finalize(self, _end, self.process, self.pipe)
-        self.transport: Transport = PipeTransport(self.pipe, [self.process.sentinel])
+        self._waiter = Waiter(self.pipe, self.process.sentinel)
+        self.transport: Transport = PipeTransport(self.pipe, self._waiter)
         if backend:
             group = join_group(backend, store or "", 0)
-            self.transport = GroupTransport(self.pipe, group, 1, [self.process.sentinel])
+            self.transport = GroupTransport(self.pipe, group, 1, self._waiter)
         self._answer(START_SECONDS)
 
     def open(self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype) -> None:
@@ -94,9 +98,9 @@ class ServerProcess:
         self.serial += 1
         try:
             self.pipe.send_bytes(self._outcome.pack(self.serial, outcome).data)
-            self.transport.receive(self._speculation.buffer, self.seconds)
-            return self._speculation.unpack(self.serial)
-        except (PeerGone, PeerSilent, Malformed, UnexpectedMessage, OSError) as error:
+            answer = self.transport.receive(self._speculation.buffer, self.seconds)
+            return self._speculation.unpack(self.serial, answer)
+        except (PeerGoneError, PeerSilentError, MalformedError, UnexpectedMessageError, OSError) as error:
             raise self._fault(error) from error
 
     def measured(self) -> dict[str, Any]:
@@ -113,34 +117,34 @@ class ServerProcess:
         try:
             self.pipe.send_bytes(pickle.dumps(words))
         except OSError as error:
-            raise self._fault(PeerGone()) from error
+            raise self._fault(PeerGoneError()) from error
         return self._answer(self.seconds)
 
     def _answer(self, seconds: float) -> Any:
         try:
-            await_message(self.pipe, [self.process.sentinel], seconds)
+            self._waiter.wait(seconds)
             kind, value = pickle.loads(receive_bytes(self.pipe))
-        except (PeerGone, PeerSilent) as error:
+        except (PeerGoneError, PeerSilentError) as error:
             raise self._fault(error) from error
         except Exception as error:
-            raise self._fault(Malformed("what came is no answer to a command")) from error
+            raise self._fault(MalformedError("what came is no answer to a command")) from error
         if kind != "done":
-            raise ServerFault(f"The draft's process failed: {value}.")
+            raise ServerFaultError(f"The draft's process failed: {value}.")
         return value
 
-    def _fault(self, error: Exception) -> ServerFault:
+    def _fault(self, error: Exception) -> ServerFaultError:
         """One sentence on what went wrong; the process is ended, for its state is unknown."""
-        if isinstance(error, PeerSilent):
+        if isinstance(error, PeerSilentError):
             text = f"The draft's process has not answered for {self.seconds:g} s."
-        elif isinstance(error, (PeerGone, OSError)):
+        elif isinstance(error, (PeerGoneError, OSError)):
             self.process.join(STOP_SECONDS)
             text = f"The draft's process has ended (exit status {self.process.exitcode})."
-        elif isinstance(error, UnexpectedMessage):
+        elif isinstance(error, UnexpectedMessageError):
             text = f"The draft's process failed: {_complaint(error.data)}."
         else:
             text = f"The draft's process answered nonsense: {error}."
         self.stop()
-        return ServerFault(text)
+        return ServerFaultError(text)
 
 
 def _complaint(data: bytes) -> str:
@@ -170,7 +174,13 @@ def join_group(backend: str, store: str, rank: int) -> Any:
 
 
 def _main(
-    pipe: Any, model: LanguageModel, make: ServerFactory, core: int | None, threads: int, backend: str | None, store: str
+    pipe: Any,
+    model: LanguageModel,
+    make: ServerFactory,
+    core: int | None,
+    threads: int,
+    backend: str | None,
+    store: str,
 ) -> None:
     """The child: serve until the pipe closes."""
     die_with_parent()
@@ -184,7 +194,7 @@ def _main(
     try:
         with torch.inference_mode():
             _serve(pipe, make(model), transport)
-    except (PeerGone, BrokenPipeError, ConnectionResetError):
+    except (PeerGoneError, BrokenPipeError, ConnectionResetError):
         return
     except BaseException as error:
         try:
@@ -195,8 +205,10 @@ def _main(
 
 def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
     outcomes = speculations = None
+    waiter = Waiter(pipe)
     _done(pipe, perf_counter())
     while True:
+        waiter.wait(None)
         data = receive_bytes(pipe)
         if outcomes is not None and speculations is not None and data.startswith(HEAD):
             serial, outcome = outcomes.unpack(data)

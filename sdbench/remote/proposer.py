@@ -25,7 +25,7 @@ from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.backup import Backup
 from sdbench.remote.fanout import FanOut, Geometric
-from sdbench.remote.process import ServerFault, ServerProcess
+from sdbench.remote.process import ServerFaultError, ServerProcess
 from sdbench.remote.saguaro import Saguaro
 from sdbench.remote.server import Outcome, Speculation, SpeculationServer
 from sdbench.remote.wire import NEW_TOKENS
@@ -129,17 +129,12 @@ class Remote:
             self._guarded(lambda: server.admit(row, tokens))
 
     def propose(self, context: Context, length: int, key: Key) -> Draft:
-        device = context.tokens.device
-        told = np.where(context.active, context.length, 1)
-        first = np.where(context.active, np.minimum(self._stands, told - 1), 0)
-        width = int((told - first).max())
-        if width > NEW_TOKENS:
-            raise InputError(f"{width} tokens were added between two speculations; at most {NEW_TOKENS} can be told.")
-        where = torch.from_numpy(first[:, None] + np.arange(width)).clamp(max=context.tokens.shape[1] - 1)
-        new = context.tokens.gather(1, where.to(device)).cpu().numpy()
-        outcome = Outcome(context.active.copy(), told, first, new, key.streams)
-        server, asked = self._server, perf_counter()
-        speculation = None if server is None else self._guarded(lambda: server.exchange(outcome))
+        device, server = context.tokens.device, self._server
+        asked = perf_counter()
+        speculation = None
+        if server is not None:
+            outcome = self._outcome(context, key)
+            speculation = self._guarded(lambda: server.exchange(outcome))
         if speculation is None:
             none = torch.zeros(context.rows, 0, dtype=torch.long, device=device)
             return Draft(none, none.sum(1), None, self.density)
@@ -147,13 +142,24 @@ class Remote:
         self._sent.append(_Sent(context.trace.round, places_of(context, before), asked, perf_counter()))
         context.place_many(speculation.tokens, context.length)
         # All of the speculation stands until a verdict says otherwise.
-        self._stands = told + length
+        self._stands = np.where(context.active, context.length + length, self._stands)
         return Draft(
             speculation.tokens.to(device),
             torch.from_numpy(speculation.length).to(device),
             context.sampler.score(speculation.logits.to(device)),
             self.density,
         )
+
+    def _outcome(self, context: Context, key: Key) -> Outcome:
+        """What has been decided since the last speculation."""
+        told = np.where(context.active, context.length, 1)
+        first = np.where(context.active, np.minimum(self._stands, told - 1), 0)
+        width = int((told - first).max())
+        if width > NEW_TOKENS:
+            raise InputError(f"{width} tokens were added between two speculations; at most {NEW_TOKENS} can be told.")
+        where = torch.from_numpy(first[:, None] + np.arange(width)).clamp(max=context.tokens.shape[1] - 1)
+        new = context.tokens.gather(1, where.to(context.tokens.device)).cpu().numpy()
+        return Outcome(context.active.copy(), told, first, new, key.streams)
 
     def commit(self, length: np.ndarray) -> None:
         np.minimum(self._stands, length, out=self._stands)
@@ -192,7 +198,7 @@ class Remote:
         """Do it; on a fault end the run, or go on without a draft, as configured."""
         try:
             return action()
-        except ServerFault as fault:
+        except ServerFaultError as fault:
             self._running = self._server = None
             if self.on_fault == "stop":
                 raise

@@ -1,6 +1,6 @@
 """The speculation server: the draft's side of speculative speculative decoding (SSD / Saguaro, 2603.03251).
 
-While the verifier works on a speculation s_1 .. s_K, the server drafts the next one for each outcome (k, t) that is likely: k tokens
+While the verifier works on a speculation s_1 .. s_K, the server drafts the next one for each likely outcome (k, t): k tokens
 kept, then the verifier's own token t. When the outcome is told, a speculation that is held for it (a hit) goes out at once; else
 (a miss) a back-up drafts one. The server is a state machine with three calls; who carries them is no business of its own:
 
@@ -67,13 +67,13 @@ class Speculation:
 
 @dataclass
 class _Cache:
-    """The speculations that are held. kept: [B, M] k, -1 where a row has fewer branches; token: [B, M] t, both on the host; tokens: K
-    times [B, M]; logits: K times [B, M, V]."""
+    """The speculations that are held. kept: [B, M] k, -1 where a row has fewer branches; token: [B, M] t, both on the host; tokens:
+    [B, M, K] and logits: [B, M, K, V], what was drafted behind them."""
 
     kept: np.ndarray
     token: np.ndarray
-    tokens: list[Tensor]
-    logits: list[Tensor]
+    tokens: Int[Tensor, "B M K"]
+    logits: Float[Tensor, "B M K V"]
 
 
 @dataclass
@@ -120,17 +120,22 @@ class SpeculationServer:
         self.served = []
         self._streams = np.zeros(rows, np.uint64)
         self._rounds = np.full(rows, -1)
+        self._decided = np.ones(rows, np.int64)
+        self._latest = np.zeros(rows, bool)  # rows that the last outcome was about
         self._drafted = np.zeros(rows, np.int64)
         self._hit = np.zeros(rows, bool)
         self._glue: Tensor | None = None
         self._cache: _Cache | None = None
         self._told: _Told | None = None
+        self._itself: Tensor | None = None
+        self._refused: Tensor | None = None
 
     def admit(self, row: int, tokens: Sequence[int]) -> None:
         """A prompt and its first token take a row."""
         context = self.context
         context.tokens[row, : len(tokens)] = torch.tensor(tokens, device=self.device)
         context.length[row], context.active[row] = len(tokens), True
+        self._decided[row], self._latest[row] = len(tokens), False
         self._rounds[row], self._drafted[row], self._hit[row] = -1, 0, False
         if self._cache is not None:
             self._cache.kept[row] = -1
@@ -143,10 +148,10 @@ class SpeculationServer:
         received = perf_counter()
         context = self.context
         context.trace.round = len(self.served)
-        kept = outcome.length - 1 - context.length
-        # An outcome of this speculation: nothing but its own tokens and one more. A stage above may have cut and added otherwise.
-        own = (outcome.first == outcome.length - 1) & (kept >= 0) & (kept <= self._drafted) & (self._rounds >= 0)
-        self._told = _Told(outcome.active & own, kept, outcome.tokens[:, 0], self._drafted, self._hit)
+        kept = outcome.length - 1 - self._decided
+        # An outcome of the last speculation: its own tokens and one more. (A stage above may have cut and added otherwise.)
+        own = (outcome.first == outcome.length - 1) & (kept >= 0) & (kept <= self._drafted)
+        self._told = _Told(outcome.active & own & self._latest, kept, outcome.tokens[:, 0], self._drafted, self._hit)
         branch = self._find(self._told)
         hit = branch >= 0
         self._take(outcome)
@@ -156,7 +161,7 @@ class SpeculationServer:
             missed, hit = outcome.active.copy(), np.zeros_like(hit)
         speculation = self._speculation(hit, missed, branch)
         context.place_many(speculation.tokens, context.length)
-        self._drafted, self._hit = speculation.length, hit
+        self._drafted, self._hit, self._latest = speculation.length, hit, outcome.active
         self.served.append(
             {
                 "rounds": self._rounds.tolist(),
@@ -172,13 +177,14 @@ class SpeculationServer:
 
     def build(self) -> None:
         """Draft for the outcomes that the speculation just served may come to."""
-        self._learn()
-        context, K = self.context, self.length
+        before, context, K = self._glue, self.context, self.length
         # Behind a shorter draft stands what is left of an earlier one: read, and looked at by nobody.
         self._glue = self.model.read(context, context.length + K, "glue", keep=K + 1)
-        self._fork(self._glue)
-        self._grow()
+        refused = self._refused
+        kept, roots = self._fork(self._glue)
+        self._cache = self._grow(kept, roots) if kept.size else None
         self.served[-1]["built"] = perf_counter()
+        self._learn(before, refused)
 
     def measured(self) -> dict[str, Any]:
         """What was recorded since `open`: `steps`, as in a trace, their `round` the index of what was `served`."""
@@ -215,7 +221,9 @@ class SpeculationServer:
             first, length = int(outcome.first[row]), int(outcome.length[row])
             context.tokens[row, first:length] = torch.from_numpy(outcome.tokens[row, : length - first]).to(self.device)
         context.active[:] = outcome.active
-        context.length[:] = np.where(outcome.active, outcome.length, 1)
+        self._decided = np.where(outcome.active, outcome.length, self._decided)
+        # What is written for a row that is not asked about goes where no token will ever be decided.
+        context.length[:] = np.where(outcome.active, outcome.length, context.tokens.shape[1] - self.length)
         self.model.rewind(np.where(outcome.active, outcome.first, self.model.known))
         self._streams = outcome.streams
         self._rounds = self._rounds + outcome.active
@@ -226,8 +234,7 @@ class SpeculationServer:
         if cache is not None and hit.any():
             rows = torch.arange(len(hit), device=self.device)
             at = torch.from_numpy(np.maximum(branch, 0)).to(self.device)
-            tokens = torch.stack([drafted[rows, at] for drafted in cache.tokens], 1)
-            logits = torch.stack([scores[rows, at] for scores in cache.logits], 1)
+            tokens, logits = cache.tokens[rows, at], cache.logits[rows, at]
         if missed.any() or tokens is None or logits is None:
             backed = self.backup.draft(self, missed)
             length = np.where(missed, backed.length, length)
@@ -239,22 +246,28 @@ class SpeculationServer:
                 logits = torch.where(held[:, None, None], logits, backed.logits.to(logits.dtype))
         return Speculation(hit, length, tokens, logits)
 
-    def _learn(self) -> None:
-        """Where the outcome that was just told stood in the draft's order: for the fan-out, and for the record."""
-        told, glue = self._told, self._glue
-        if told is None or glue is None or not told.valid.any():
+    def _learn(self, glue: Float[Tensor, "B K+1 V"] | None, refused: Int[Tensor, "B K"] | None) -> None:
+        """Where the outcome that was told last stood in the draft's order: for the fan-out, and for the record.
+
+        glue, refused: the draft's logits behind the speculation that ended in it, and its tokens.
+        """
+        told = self._told
+        if told is None or glue is None or refused is None or not told.valid.any():
             return
         kept = torch.from_numpy(np.where(told.valid, told.kept, 0)).to(self.device)
         token = torch.from_numpy(np.where(told.valid, told.token, 0)).to(self.device)
         drafted = torch.from_numpy(told.drafted).to(self.device)
         order = glue[torch.arange(len(kept), device=self.device), kept]
-        found = ranks(order, token, self._refused, kept, drafted).tolist()
+        found = ranks(order, token, refused, kept, drafted).tolist()
         for row in np.flatnonzero(told.valid):
             self.fan_out.learn(int(told.drafted[row]), bool(told.hit[row]), int(told.kept[row]), found[row])
             self.served[-1]["ranks"][row] = found[row]
 
-    def _fork(self, glue: Float[Tensor, "B K+1 V"]) -> None:
-        """The outcomes to speculate for: the F_k tokens that the draft finds most likely behind each k kept ones."""
+    def _fork(self, glue: Float[Tensor, "B K+1 V"]) -> tuple[np.ndarray, Int[Tensor, "B M"]]:
+        """The outcomes to speculate for: the F_k tokens that the draft finds most likely behind each k kept ones.
+
+        Returns k (-1 where a row has fewer branches) and the tokens.
+        """
         context, K = self.context, self.length
         places, orders, widest = [], [], 1
         for row in range(context.rows):
@@ -264,38 +277,39 @@ class SpeculationServer:
             orders.append([rank for count in counts for rank in range(count)])
             widest = max(widest, *counts) if counts else widest
         width = max(map(len, places))
-        kept = np.array([place + [-1] * (width - len(place)) for place in places])
-        rank = np.array([order + [0] * (width - len(order)) for order in orders])
+        kept = np.array([place + [-1] * (width - len(place)) for place in places], np.int64)
+        rank = np.array([order + [0] * (width - len(order)) for order in orders], np.int64)
         # s_{k+1} stands in place k + 1; behind the last drafted token none is refused.
         refused = self._refused_tokens()
-        within = torch.from_numpy(np.arange(K)[None] < self._drafted[:, None]).to(self.device)
-        blocked = torch.zeros_like(glue, dtype=torch.bool)
-        blocked[:, :K].scatter_(-1, refused[..., None], within[..., None])
-        likely = glue.masked_fill(blocked, -torch.inf).topk(widest, dim=-1).indices
+        place = refused[..., None]
+        within = torch.from_numpy(np.arange(K) < self._drafted[:, None]).to(self.device)[..., None]
+        open_ = glue.clone()
+        open_[:, :K].scatter_(-1, place, torch.where(within, -torch.inf, glue[:, :K].gather(-1, place)))
+        likely = open_.topk(widest, dim=-1).indices
         rows = torch.arange(context.rows, device=self.device)[:, None]
         at, order = torch.from_numpy(np.maximum(kept, 0)).to(self.device), torch.from_numpy(rank).to(self.device)
         self._refused = refused
-        self._roots = likely[rows, at, order]
-        self._cache = _Cache(kept, self._roots.cpu().numpy(), [], [])
+        return kept, likely[rows, at, order]
 
     def _refused_tokens(self) -> Int[Tensor, "B K"]:
         """The speculation that is being verified."""
         where = torch.from_numpy(self.context.length[:, None] + np.arange(self.length)).to(self.device)
         return self.context.tokens.gather(1, where)
 
-    def _grow(self) -> None:
+    def _grow(self, kept: np.ndarray, roots: Int[Tensor, "B M"]) -> _Cache:
         """Draft K tokens behind every branch: one forward per depth for all of them."""
-        cache, context, K = self._cache, self.context, self.length
-        assert cache is not None
-        rows, width = cache.kept.shape
-        base = int(context.length.max()) + K  # where scratch begins: behind every row's own tokens
-        first = torch.from_numpy(context.length[:, None] + np.maximum(cache.kept, 0)).to(self.device)
+        context, K = self.context, self.length
+        rows, width = kept.shape
+        base = int(context.length[context.active].max()) + K  # where scratch begins: behind every row's own tokens
+        first = torch.from_numpy(context.length[:, None] + np.maximum(kept, 0)).to(self.device)
         prefix = torch.arange(base, device=self.device) < first[:, :, None]
-        itself = torch.eye(width, dtype=torch.bool, device=self.device).repeat(1, K).expand(rows, -1, -1)
-        mask = torch.cat([prefix, itself], -1)
+        if self._itself is None or self._itself.shape[1] != width:
+            own = torch.eye(width, dtype=torch.bool, device=self.device).repeat(1, K)
+            self._itself = own.expand(rows, -1, -1)
+        mask = torch.cat([prefix, self._itself], -1)
         key = Key(np.repeat(self._streams, width), np.repeat(self._rounds + 1, width))
-        fan_out, tokens = self.counts(K, hit=True), self._roots
-        sampler = context.sampler
+        fan_out, tokens, sampler = self.counts(K, hit=True), roots, context.sampler
+        drafted, scores = [], []
         for depth in range(K):
             mark = context.trace.begin(self.device)
             extent = base + (depth + 1) * width
@@ -304,6 +318,6 @@ class SpeculationServer:
             logits = self.modified(logits, fan_out[depth])
             scored = sampler.score(logits.flatten(0, 1))
             tokens = sampler.draw(scored, key / "draft" / depth).view(rows, width)
-            cache.tokens.append(tokens)
-            cache.logits.append(logits)
-
+            drafted.append(tokens)
+            scores.append(logits)
+        return _Cache(kept, roots.cpu().numpy(), torch.stack(drafted, 2), torch.stack(scores, 2))

@@ -9,21 +9,22 @@ only by two that are there.
 
 from __future__ import annotations
 
-import multiprocessing.connection
-from collections.abc import Sequence
+import selectors
+from time import perf_counter
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 READY = b"!"
+SPIN_SECONDS = 0.02
 
 
-class PeerGone(Exception):
+class PeerGoneError(Exception):
     """The other process has ended."""
 
 
-class PeerSilent(Exception):
+class PeerSilentError(Exception):
     """The other process has not answered in time."""
 
 
@@ -32,39 +33,39 @@ class Transport(Protocol):
 
     def send(self, buffer: Tensor) -> None: ...
 
-    def receive(self, buffer: Tensor, seconds: float) -> None:
-        """Fill `buffer` with the next answer.
+    def receive(self, buffer: Tensor, seconds: float) -> Tensor:
+        """The next answer, of the size of `buffer`, in memory that nothing else will use.
 
         Raises:
-            PeerGone, PeerSilent: none will come, or none came in `seconds`.
+            PeerGoneError, PeerSilentError: none will come, or none came in `seconds`.
             ValueError: what came has another size.
         """
         ...
 
 
 class PipeTransport:
-    """By the pipe: for models on the CPU, or on the same GPU. watched: what else to wait for, such as the other process's sentinel."""
+    """By the pipe: for models on the CPU, or on the same GPU. waiter: waits for its messages."""
 
-    def __init__(self, pipe: Any, watched: Sequence[Any] = ()) -> None:
-        self.pipe, self.watched = pipe, watched
+    def __init__(self, pipe: Any, waiter: Waiter | None = None) -> None:
+        self.pipe, self.waiter = pipe, waiter or Waiter(pipe)
 
     def send(self, buffer: Tensor) -> None:
-        self.pipe.send_bytes(memoryview(buffer.cpu().numpy()))
+        self.pipe.send_bytes(buffer.cpu().numpy().data)
 
-    def receive(self, buffer: Tensor, seconds: float) -> None:
-        await_message(self.pipe, self.watched, seconds)
+    def receive(self, buffer: Tensor, seconds: float) -> Tensor:
+        self.waiter.wait(seconds)
         # Read whole: a longer message (a complaint in place of an answer) must not be lost.
         data = receive_bytes(self.pipe)
         if len(data) != buffer.numel():
-            raise UnexpectedMessage(data)
-        buffer.copy_(torch.frombuffer(bytearray(data), dtype=torch.uint8))
+            raise UnexpectedMessageError(data)
+        return torch.frombuffer(bytearray(data), dtype=torch.uint8).to(buffer.device)
 
 
 class GroupTransport:
     """By a `torch.distributed` group of two (NCCL between GPUs, gloo in tests), announced on the pipe."""
 
-    def __init__(self, pipe: Any, group: Any, peer: int, watched: Sequence[Any] = ()) -> None:
-        self.pipe, self.group, self.peer, self.watched = pipe, group, peer, watched
+    def __init__(self, pipe: Any, group: Any, peer: int, waiter: Waiter | None = None) -> None:
+        self.pipe, self.group, self.peer, self.waiter = pipe, group, peer, waiter or Waiter(pipe)
 
     def send(self, buffer: Tensor) -> None:
         import torch.distributed as dist
@@ -72,17 +73,18 @@ class GroupTransport:
         self.pipe.send_bytes(READY)
         dist.send(buffer, self.peer, group=self.group)
 
-    def receive(self, buffer: Tensor, seconds: float) -> None:
+    def receive(self, buffer: Tensor, seconds: float) -> Tensor:
         import torch.distributed as dist
 
-        await_message(self.pipe, self.watched, seconds)
+        self.waiter.wait(seconds)
         data = receive_bytes(self.pipe)
         if data != READY:
-            raise UnexpectedMessage(data)
+            raise UnexpectedMessageError(data)
         dist.recv(buffer, self.peer, group=self.group)
+        return buffer.clone()
 
 
-class UnexpectedMessage(ValueError):
+class UnexpectedMessageError(ValueError):
     """Another message than the answer that was due; data: its bytes."""
 
     def __init__(self, data: bytes) -> None:
@@ -90,19 +92,38 @@ class UnexpectedMessage(ValueError):
         self.data = data
 
 
-def await_message(pipe: Any, watched: Sequence[Any], seconds: float) -> None:
-    """Wait until the pipe has a message."""
-    if pipe.poll(0):
-        return
-    ready = multiprocessing.connection.wait([pipe, *watched], seconds)
-    if not ready:
-        raise PeerSilent
-    if pipe not in ready:
-        raise PeerGone
+class Waiter:
+    """Waits for a message on a pipe, and for the end of the process behind it (its sentinel), whichever comes first.
+
+    The selector is made once: `multiprocessing.connection.wait` makes a new one each time, which takes longer than the message.
+    """
+
+    def __init__(self, pipe: Any, sentinel: int | None = None) -> None:
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(pipe, selectors.EVENT_READ)
+        self._pipe = pipe
+        if sentinel is not None:
+            self._selector.register(sentinel, selectors.EVENT_READ)
+
+    def wait(self, seconds: float | None) -> None:
+        """Return when the pipe has a message. Raises: PeerSilentError after `seconds`, PeerGoneError if there will be none.
+
+        Looks again and again for a while before it sleeps: to be woken takes longer than a message.
+        """
+        until = perf_counter() + SPIN_SECONDS
+        ready = self._selector.select(0)
+        while not ready and perf_counter() < until:
+            ready = self._selector.select(0)
+        if not ready:
+            ready = self._selector.select(seconds)
+        if not ready:
+            raise PeerSilentError
+        if all(key.fileobj is not self._pipe for key, _ in ready):
+            raise PeerGoneError
 
 
 def receive_bytes(pipe: Any) -> bytes:
     try:
         return pipe.recv_bytes()
     except (EOFError, OSError) as error:
-        raise PeerGone from error
+        raise PeerGoneError from error

@@ -19,7 +19,7 @@ HEAD = np.int64(MAGIC).tobytes()
 NEW_TOKENS = 8  # the most tokens that stages above add between two outcomes (each adds one)
 
 
-class Malformed(Exception):
+class MalformedError(Exception):
     """What came is no message of this session."""
 
 
@@ -42,7 +42,7 @@ class OutcomeMessage:
     def unpack(self, data: bytes) -> tuple[int, Outcome]:
         """The serial number and a copy of what came."""
         if len(data) != self.ints.nbytes:
-            raise Malformed(f"an outcome of {len(data)} bytes; expected {self.ints.nbytes}")
+            raise MalformedError(f"an outcome of {len(data)} bytes; expected {self.ints.nbytes}")
         self.ints[:] = np.frombuffer(data, np.int64)
         streams = self._streams.view(np.uint64).copy()
         active = self._active.astype(bool)
@@ -54,40 +54,42 @@ class SpeculationMessage:
     """The buffer of speculations of a session: B rows, K tokens, V logits each, on `device`."""
 
     def __init__(self, rows: int, length: int, vocab: int, dtype: torch.dtype, device: torch.device) -> None:
-        self.shape, self.vocab = (rows, length), vocab
-        ints = 2 + rows * (2 + length)
-        scores = rows * length * vocab
-        self.buffer = torch.zeros(ints * 8 + scores * dtype.itemsize, dtype=torch.uint8, device=device)
-        self._ints = self.buffer[: ints * 8].view(torch.int64)
-        self._logits = self.buffer[ints * 8 :].view(dtype).view(rows, length, vocab)
+        self.rows, self.length, self.vocab, self.dtype = rows, length, vocab, dtype
+        self._ints = 2 + rows * (2 + length)
+        self.buffer = torch.zeros(
+            self._ints * 8 + rows * length * vocab * dtype.itemsize, dtype=torch.uint8, device=device
+        )
+        self._head, self._scores = self._parts(self.buffer)
+
+    def _parts(self, buffer: Tensor) -> tuple[Tensor, Tensor]:
+        """The whole numbers, and the logits [B, K, V], as views."""
+        scores = buffer[self._ints * 8 :].view(self.dtype)
+        return buffer[: self._ints * 8].view(torch.int64), scores.view(self.rows, self.length, self.vocab)
 
     def pack(self, serial: int, speculation: Speculation) -> Tensor:
         """The buffer, filled."""
-        rows = self.shape[0]
-        head = np.concatenate([[MAGIC, serial], speculation.hit, speculation.length])
-        self._ints[: len(head)] = torch.from_numpy(head).to(self.buffer.device)
-        self._ints[2 + 2 * rows :] = speculation.tokens.reshape(-1)
-        self._logits.copy_(speculation.logits)
+        head = [MAGIC, serial, *speculation.hit.tolist(), *speculation.length.tolist()]
+        self._head[: len(head)] = torch.tensor(head)
+        self._head[len(head) :] = speculation.tokens.reshape(-1)
+        self._scores.copy_(speculation.logits)
         return self.buffer
 
-    def unpack(self, serial: int) -> Speculation:
-        """A copy of what the buffer holds, if it is the answer to `serial` and makes sense.
+    def unpack(self, serial: int, buffer: Tensor) -> Speculation:
+        """What a buffer holds, as views, if it is the answer to `serial` and makes sense.
 
         Raises:
-            Malformed: it does not.
+            MalformedError: it does not.
         """
-        rows, length = self.shape
-        ints = self._ints.cpu().numpy()
-        hit, drafted, tokens = ints[2 : 2 + rows], ints[2 + rows : 2 + 2 * rows], ints[2 + 2 * rows :]
-        if ints[0] != MAGIC or ints[1] != serial:
-            raise Malformed(f"the answer to outcome {ints[1]} where that to {serial} was due")
-        if ((hit < 0) | (hit > 1)).any() or ((drafted < 0) | (drafted > length)).any():
-            raise Malformed(f"hits {hit.tolist()}, lengths {drafted.tolist()} in a draft of {length}")
-        if ((tokens < 0) | (tokens >= self.vocab)).any():
-            raise Malformed(f"a token outside the vocabulary of {self.vocab}")
-        grid = torch.from_numpy(tokens.reshape(rows, length).copy()).to(self.buffer.device)
-        logits = self._logits.clone()
-        own = logits.gather(-1, grid[..., None])
-        if bool(torch.isnan(own).any()):
-            raise Malformed("a drafted token without a probability")
-        return Speculation(hit.astype(bool), drafted.copy(), grid, logits)
+        head, logits = self._parts(buffer)
+        magic, number, *rest = head.tolist()
+        hit, drafted, tokens = rest[: self.rows], rest[self.rows : 2 * self.rows], rest[2 * self.rows :]
+        if (magic, number) != (MAGIC, serial):
+            raise MalformedError(f"the answer to outcome {number} where that to {serial} was due")
+        if not (all(flag in (0, 1) for flag in hit) and all(0 <= length <= self.length for length in drafted)):
+            raise MalformedError(f"hits {hit}, lengths {drafted} in a draft of {self.length}")
+        if not all(0 <= token < self.vocab for token in tokens):
+            raise MalformedError(f"a token outside the vocabulary of {self.vocab}")
+        grid = head[2 + 2 * self.rows :].view(self.rows, self.length)
+        if bool(logits.gather(-1, grid[..., None]).isnan().any()):
+            raise MalformedError("a drafted token without a probability")
+        return Speculation(np.array(hit, bool), np.array(drafted), grid, logits)

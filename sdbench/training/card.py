@@ -136,7 +136,7 @@ Loss in nats per completion token:
 
 {_training(recipe, logs)}
 
-One process per model, products in bfloat16 where the processor has it, else in float32. {growth} The log is in `training_log.json`, the
+One process per model, products in bfloat16. {growth} The log is in `training_log.json`, the
 measured values in `ladder.json`, checksums in `SHA256SUMS`.
 
 ## Limits

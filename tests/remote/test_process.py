@@ -1,0 +1,208 @@
+"""A speculation server in a process of its own: the same tokens, and what happens when it dies, stalls, fails or lies."""
+
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from sdbench.acceptance import Exact
+from sdbench.decoding import Request, Speculative
+from sdbench.drafting import ModelDrafter, Verified
+from sdbench.errors import RunError
+from sdbench.exactness import TabularModel
+from sdbench.lm.trace import Trace
+from sdbench.lm.transformer import Transformer
+from sdbench.remote import Neural, Remote, Uniform
+from sdbench.remote.process import ServerProcess
+from sdbench.remote.server import SpeculationServer
+from sdbench.sampling import Sampling
+from sdbench.stopping import NeverStop
+from tests.conftest import random_model
+
+V = 12
+REQUESTS = [Request([index, 3], str(index)) for index in range(6)]
+
+
+def decode(decoder, sampling=Sampling(0.9), rows=1, requests=REQUESTS):  # noqa: B008
+    trace = Trace()
+    generated = decoder.generate(requests, sampling, NeverStop(), 12, seed=1, rows=rows, trace=trace)
+    finished = {item.request.name: item.tokens for item in generated}
+    trace.close()
+    return finished, trace
+
+
+def models():
+    return TabularModel("target", V, 1), TabularModel("draft", V, 1, sharpness=1.2)
+
+
+def children():
+    return [process for process in multiprocessing.active_children() if process.name == "sdbench draft"]
+
+
+@pytest.fixture(autouse=True)
+def nothing_left_behind():
+    yield
+    deadline = time.monotonic() + 5
+    while children() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not children()
+
+
+def test_the_same_tokens_and_a_record_of_both_sides():
+    target, draft = Transformer("target", random_model("llama")), Transformer("draft", random_model("llama", layers=2))
+    requests = [Request([5, 7, index], str(index)) for index in range(4)]
+    remote = Remote(draft, Uniform(3))
+    decoder = Speculative(target, Exact(), remote, 3)
+    for sampling in (Sampling(), Sampling(0.8)):
+        expected, _ = decode(Speculative(target, Exact(), ModelDrafter(draft), 3), sampling, requests=requests)
+        for rows in (1, 3):
+            got, trace = decode(decoder, sampling, rows, requests)
+            assert got == expected
+            assert {step["kind"] for step in trace.steps} >= {"prefill", "verify", "glue", "tree", "backup"}
+            assert all(step["beside"] for step in trace.steps if step["kind"] in ("glue", "tree"))
+            for row in trace.rounds:
+                assert row["asked"] < row["received"] < row["replied"] < row["answered"]  # one clock
+    # A pyramid over the same server.
+    qualifier = Transformer("qualifier", random_model("llama", layers=3))
+    expected, _ = decode(Speculative(target), Sampling(), requests=requests)
+    got, _ = decode(Speculative(target, Exact(), Verified(qualifier, Exact(), remote, 2), 4), Sampling(), 2, requests)
+    assert got == expected
+    decoder.close()
+
+
+class Faulty(Neural):
+    """A back-up that goes wrong the third time."""
+
+    def __init__(self, fault):
+        super().__init__()
+        self.fault, self.calls = fault, 0
+
+    def draft(self, server, missed):
+        backed = super().draft(server, missed)
+        self.calls += 1
+        if self.calls == 3:
+            if self.fault == "exit":
+                os._exit(7)
+            if self.fault == "stall":
+                time.sleep(60)
+            if self.fault == "raise":
+                raise ArithmeticError("the draft broke")
+            if self.fault == "nonsense":
+                backed.tokens = backed.tokens + 10 * V
+            if self.fault == "nan":
+                backed.logits = backed.logits * torch.nan
+        return backed
+
+
+FAULTS = {
+    "exit": r"has ended \(exit status 7\)",
+    "stall": "has not answered for 1 s",
+    "raise": "failed: ArithmeticError: the draft broke",
+    "nonsense": "answered nonsense: a token outside the vocabulary",
+    "nan": "answered nonsense: a drafted token without a probability",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS)
+def test_a_fault_ends_the_run_in_one_sentence(fault):
+    target, draft = models()
+    decoder = Speculative(target, Exact(), Remote(draft, Uniform(1), Faulty(fault), timeout_seconds=1.0), 2)
+    begun = time.monotonic()
+    with pytest.raises(RunError, match=FAULTS[fault]):
+        decode(decoder)
+    assert time.monotonic() - begun < 30
+    decoder.close()
+
+
+def test_or_the_run_goes_on_without_a_draft(capfd):
+    target, draft = models()
+    remote = Remote(draft, Uniform(1), Faulty("exit"), timeout_seconds=5.0, on_fault="continue")
+    decoder = Speculative(target, Exact(), remote, 2)
+    expected, _ = decode(Speculative(target), Sampling())
+    got, trace = decode(decoder, Sampling())
+    assert got == expected
+    assert remote.fault is not None
+    assert "goes on without a draft" in capfd.readouterr().err
+    proposed = [row["proposed"] for row in trace.rounds]
+    assert proposed[0] == 2
+    assert proposed[-1] == 0
+    # The next batch has a new server.
+    again, trace = decode(decoder, Sampling(), requests=REQUESTS[:1])
+    assert again["0"] == expected["0"]
+    assert trace.rounds[0]["proposed"] == 2
+    decoder.close()
+
+
+def test_a_killed_server_is_noticed():
+    target, draft = models()
+    remote = Remote(draft, Uniform(2), timeout_seconds=5.0)
+    decoder = Speculative(target, Exact(), remote, 2)
+    decode(decoder)
+    os.kill(remote._running.process.pid, signal.SIGKILL)
+    with pytest.raises(RunError, match="has ended"):
+        decode(decoder)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="stops a process by signal and reads /proc")
+@pytest.mark.parametrize("sign", ["SIGKILL", "SIGTERM", "SIGINT"])
+def test_a_parent_that_ends_takes_its_server_along(sign, tmp_path):
+    """Even a stopped server, which cannot notice anything itself."""
+    script = tmp_path / "run.py"
+    script.write_text(
+        textwrap.dedent("""
+        import os, signal, time
+        from sdbench.exactness import TabularModel
+        from sdbench.acceptance import Exact
+        from sdbench.decoding import Request, Speculative
+        from sdbench.remote import Remote
+        from sdbench.sampling import Sampling
+        from sdbench.stopping import NeverStop
+
+        if __name__ == "__main__":
+            remote = Remote(TabularModel("draft", 5, 1))
+            decoder = Speculative(TabularModel("target", 5, 2), Exact(), remote, 2)
+            list(decoder.generate([Request([1], "a")], Sampling(), NeverStop(), 4))
+            os.kill(remote._running.process.pid, signal.SIGSTOP)
+            print(remote._running.process.pid, flush=True)
+            time.sleep(60)
+        """)
+    )
+    parent = subprocess.Popen(
+        [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    assert parent.stdout is not None
+    child = int(parent.stdout.readline())
+    parent.send_signal(getattr(signal, sign))
+    parent.wait(20)
+    deadline = time.monotonic() + 10
+    while os.path.exists(f"/proc/{child}") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not os.path.exists(f"/proc/{child}")
+
+
+def make_server(model):
+    return SpeculationServer(model, Uniform(2))
+
+
+def test_answers_by_a_group_of_torch_distributed():
+    """What NCCL does between GPUs, by gloo: the same messages, in the same memory."""
+    from sdbench.remote.server import Outcome
+
+    draft = TabularModel("draft", V, 1)
+    server = ServerProcess(draft, make_server, seconds=20.0, backend="gloo")
+    server.open(1, 20, 2, Sampling(), draft.dtype)
+    server.admit(0, [1, 2])
+    one = np.ones(1, np.int64)
+    speculation = server.exchange(Outcome(one > 0, 2 * one, one, 2 * one[:, None], np.zeros(1, np.uint64)))
+    best = int(draft.table((1, 2)).argmax())
+    assert speculation.tokens.tolist() == [[best, int(draft.table((1, 2, best)).argmax())]]
+    assert torch.allclose(speculation.logits[0, 0], draft.table((1, 2)).log())
+    server.stop()
+    torch.distributed.destroy_process_group()

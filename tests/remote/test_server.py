@@ -1,0 +1,133 @@
+"""The speculation server on real architectures: the tokens of synchronous decoding, hits where the ranks say so."""
+
+import numpy as np
+import pytest
+import torch
+
+from sdbench.acceptance import Exact
+from sdbench.decoding import Request, Speculative
+from sdbench.drafting import ModelDrafter, Verified
+from sdbench.lm.trace import Trace
+from sdbench.lm.transformer import Transformer
+from sdbench.remote import Geometric, Listed, Lookup, Neural, Random, Remote, Undrafted, Uniform
+from sdbench.sampling import Sampling
+from sdbench.stopping import NeverStop
+from tests.conftest import V, random_model
+
+NEW = 24
+SAMPLINGS = {"greedy": Sampling(), "sampled": Sampling(0.8, top_k=30, top_p=0.95)}
+
+
+def requests(count=5):
+    generator = torch.Generator().manual_seed(0)
+    return [Request(torch.randint(0, V, (4 + 3 * i,), generator=generator).tolist(), str(i)) for i in range(count)]
+
+
+def pair(architecture):
+    """A target, and a draft that agrees with it often."""
+    near = random_model(architecture)
+    torch.manual_seed(7)
+    for weight in near.parameters():
+        weight.data += 0.05 * weight.std().nan_to_num() * torch.randn_like(weight)
+    return Transformer("target", random_model(architecture)), Transformer("draft", near)
+
+
+def decode(decoder, sampling, rows=1):
+    trace = Trace()
+    finished = {
+        item.request.name: item.tokens
+        for item in decoder.generate(requests(), sampling, NeverStop(), NEW, seed=3, rows=rows, trace=trace)
+    }
+    trace.close()
+    return finished, trace
+
+
+@pytest.mark.parametrize("architecture", ["llama", "qwen3-sliding", "gemma3", "gpt2"])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_the_tokens_are_those_of_synchronous_decoding(architecture, sampling):
+    """With the neural back-up and C = 1 the same uniforms meet the same distributions, hit or miss, in any batch."""
+    target, draft = pair(architecture)
+    expected, plain = decode(Speculative(target, Exact(), ModelDrafter(draft), 3), SAMPLINGS[sampling])
+    for rows in (1, 3):
+        got, trace = decode(
+            Speculative(target, Exact(), Remote(draft, Uniform(3), process=False), 3), SAMPLINGS[sampling], rows
+        )
+        assert got == expected
+        hits = [row["hit"] for row in trace.rounds]
+        assert any(hits)
+        assert not all(hits)
+        if rows == 1:
+            # The ranks that a synchronous run logs are those that the server finds.
+            assert [row.get("rank") for row in trace.rounds] == [row.get("rank") for row in plain.rounds]
+
+
+@pytest.mark.parametrize("backup", [Neural(whole_batch=True), Lookup(), Random(), Undrafted()])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_every_backup_gives_the_greedy_tokens(backup, rows):
+    target, draft = pair("llama")
+    expected, _ = decode(Speculative(target), Sampling())
+    got, trace = decode(
+        Speculative(target, Exact(), Remote(draft, Uniform(2), backup, process=False), 3), Sampling(), rows
+    )
+    assert got == expected
+    assert any(row["hit"] for row in trace.rounds) or backup.whole_batch
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_full_fan_out_always_hits(sampling):
+    target, draft = pair("llama")
+    _, trace = decode(Speculative(target, Exact(), Remote(draft, Uniform(V), process=False), 2), SAMPLINGS[sampling])
+    assert all(row["hit"] for row in trace.rounds if row["round"] > 0)
+
+
+def test_without_hits_the_rounds_are_those_of_synchronous_decoding():
+    target, draft = pair("llama")
+    _, plain = decode(Speculative(target, Exact(), ModelDrafter(draft), 3), Sampling())
+    # Outcomes that cannot be: the least likely place gets nothing but a token that greedy decoding never corrects to.
+    _, trace = decode(Speculative(target, Exact(), Remote(draft, Never(), process=False), 3), Sampling())
+    assert not any(row["hit"] for row in trace.rounds)
+    assert [row["accepted"] for row in trace.rounds] == [row["accepted"] for row in plain.rounds]
+
+
+class Never(Listed):
+    """One branch, at a place that is never the outcome: behind a whole draft there is none."""
+
+    def __init__(self):
+        super().__init__([1])
+
+    def counts(self, length, vocab, hit):
+        return (0,) * (length + 1)
+
+
+def test_hits_are_what_the_ranks_say():
+    """Greedy: an outcome is held exactly if its rank is within the fan-out at its place."""
+    target, draft = pair("llama")
+    fan_out = Geometric(14, acceptance=0.7, exponent=1.0)
+    _, trace = decode(Speculative(target, Exact(), Remote(draft, fan_out, process=False), 4), Sampling())
+    counts = fan_out.counts(4, V, True)
+    checked = 0
+    for row, following in zip(trace.rounds, trace.rounds[1:], strict=False):
+        if following["sequence"] == row["sequence"]:
+            assert following["hit"] == (row["rank"] <= counts[row["accepted"]])
+            checked += 1
+    assert checked > 20
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_pyramid_over_it_gives_the_greedy_tokens(rows):
+    target, draft = pair("llama")
+    qualifier = Transformer("qualifier", random_model("llama", layers=2))
+    expected, _ = decode(Speculative(target), Sampling())
+    inner = Verified(qualifier, Exact(), Remote(draft, Uniform(3), process=False), 2)
+    got, trace = decode(Speculative(target, Exact(), inner, 4), Sampling(), rows)
+    assert got == expected
+    hits = [row["hit"] for row in trace.rounds if row["edge"] == "draft>qualifier"]
+    assert np.mean(hits) > 0
+
+
+def test_a_fan_out_that_does_not_fit_is_refused_before_anything_runs():
+    from sdbench.errors import InputError
+
+    target, draft = pair("llama")
+    with pytest.raises(InputError, match="needs 5"):
+        Speculative(target, Exact(), Remote(draft, Listed([1, 2]), process=False), 4).reach()
