@@ -92,7 +92,12 @@ def seconds_per_round(arm: Tables) -> dict[str, float]:
         f"{role} {kind}": float(seconds) / rounds
         for (role, kind), seconds in steps.groupby(["role", "kind"])["seconds"].sum().items()  # pyright: ignore
     }
-    return {**parts, "host": (decode_seconds(arm["sequences"]) - float(steps["seconds"].sum())) / rounds}
+    waits = arm["rounds"].drop_duplicates("asked") if "asked" in arm["rounds"] else None
+    if waits is not None and waits["asked"].notna().any():
+        # What the back-up took is part of the wait for it.
+        backup = float(steps.loc[steps["kind"] == "backup", "seconds"].sum())
+        parts["wait"] = (float((waits["answered"] - waits["wanted"]).sum()) - backup) / rounds
+    return {**parts, "host": decode_seconds(arm["sequences"]) / rounds - sum(parts.values())}
 
 
 def verify_seconds(steps: pd.DataFrame, role: str = TARGET) -> pd.Series:

@@ -68,8 +68,11 @@ def decode_seconds(sequences: pd.DataFrame) -> float:
 
 
 def decode_steps(steps: pd.DataFrame) -> pd.DataFrame:
-    """The steps after prefill."""
-    return steps[steps["kind"] != "prefill"]
+    """The steps after prefill on the critical path: not those that ran while the verifier was busy."""
+    decoding = steps["kind"] != "prefill"
+    if "beside" in steps:
+        decoding &= steps["beside"].ne(True)
+    return steps[decoding]
 
 
 def target_rounds(rounds: pd.DataFrame) -> pd.DataFrame:

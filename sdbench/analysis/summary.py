@@ -10,7 +10,7 @@ from typing import Any, NotRequired, TypedDict
 
 import pandas as pd
 
-from sdbench.analysis import bounds, degenerate, metrics, statistics
+from sdbench.analysis import bounds, degenerate, metrics, speculation, statistics
 from sdbench.analysis.rows import ERROR, Tables, by_arm, of_arm, target_rounds, usable
 from sdbench.errors import InputError
 from sdbench.runs.schema import SCHEMA_VERSION
@@ -121,6 +121,14 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
     sequences, rounds = arm["sequences"], arm["rounds"]
     outer = target_rounds(rounds)
     repetition = degenerate.degenerate_rate(sequences)
+    cache = speculation.speculation(arm)
+    beside = speculation.overlapped(arm)
+    if cache is not None:
+        predicted = cache["theorem_7_tokens_per_second"]
+    elif beside is not None:
+        predicted = beside["predicted_tokens_per_second"]
+    else:
+        predicted = predict(arm, name, configured_lengths(meta["config"], rounds), common.host_seconds)
     return {
         "tokens_per_second": metrics.tokens_per_second(sequences),
         "end_to_end_tokens_per_second": metrics.end_to_end_tokens_per_second(sequences),
@@ -139,10 +147,12 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "agreement": metrics.agreement(sequences, common.reference),
         "degenerate_rate": repetition,
         "degenerate": repetition >= degenerate.FLAGGED_RATE,
-        **_time(arm, common.verify_seconds),
-        "predicted_tokens_per_second": predict(
-            arm, name, configured_lengths(meta["config"], rounds), common.host_seconds
-        ),
+        **_time(arm, common.verify_seconds, meta["config"].get("threads")),
+        "predicted_tokens_per_second": predicted,
+        "hit_rate": None if cache is None else cache["hit_rate"],
+        "speculation": cache,
+        "overlapped": beside,
+        "ranks": speculation.ranks(rounds),
         "memory_bytes": meta["memory_bytes"],
         "devices": list(meta["devices"]),
         "mode": meta["mode"],
@@ -178,7 +188,10 @@ def _quality(sequences: pd.DataFrame, reference: pd.DataFrame, margin: float) ->
     }
 
 
-def _time(arm: Tables, verify_seconds: pd.Series) -> dict[str, Any]:
+def _time(arm: Tables, verify_seconds: pd.Series, threads: int | None) -> dict[str, Any]:
+    if threads is not None:
+        # Bare forwards are timed with the hardware's threads: they say nothing of an arm that has others.
+        arm = {**arm, "bare": arm["bare"].iloc[:0]}
     division = bounds.model_time(arm)
     return {
         "model_time_fraction": division.fraction,

@@ -42,6 +42,7 @@ class Speculative:
         self.rule: AcceptanceRule = rule or Exact()
         self.proposer: Proposer = proposer or Nothing()
         self.draft_length = draft_length
+        self.batch: type[Batch] = Batch
         self.edge = f"{self.proposer.name}>{verifier.name}" if proposer else verifier.name
 
     @property
@@ -79,11 +80,13 @@ class Speculative:
                     f"new tokens and the draft need {slots}: shorten the prompt, max_new_tokens or the draft."
                 )
         with torch.inference_mode():
-            batch = _Batch(self, slots, rows, Sampler(sampling, choices), stop, max_new_tokens, seed, trace or Trace())
+            batch = self.batch(
+                self, slots, rows, Sampler(sampling, choices), stop, max_new_tokens, seed, trace or Trace()
+            )
             yield from batch.run(requests)
 
 
-class _Batch:
+class Batch:
     """One call of `generate`: the rows being decoded and their shared context."""
 
     def __init__(
@@ -167,11 +170,7 @@ class _Batch:
 
     def _round(self) -> Iterator[Finished]:
         context, method = self.context, self.method
-        context.trace.round = self.round
-        self.round += 1
-        for index, row in enumerate(self.rows):
-            context.trace.sequence_round[index] = row.round if row else 0
-        key = self._key()
+        key = self._begin_round()
         draft = method.proposer.propose(context, method.draft_length, key)
         K = draft.tokens.shape[1]
         p = context.sampler.score(method.target.read(context, context.length + K, "verify", keep=K + 1))
@@ -190,17 +189,31 @@ class _Batch:
         method.target.rewind(context.length - 1)
         method.proposer.commit(context.length - 1)
         for index, row in enumerate(self.rows):
-            if row is None:
-                continue
-            n = told[index][0]
-            row.finished.target_calls += 1
-            emitted = self._emit(index, [*told[index][2 : 2 + n], told[index][-1]])
-            context.trace.verified(index, method.edge, 0, told[index][1], n, emitted)
-            row.round += 1
-            if row.finished.reason:
-                others = self.prefill_seconds - row.prefill_before
-                row.finished.decode_seconds = perf_counter() - row.decoding_since - others
-                yield self._release(index)
+            if row is not None:
+                n = told[index][0]
+                yield from self._verified(index, told[index][1], n, [*told[index][2 : 2 + n], told[index][-1]])
+
+    def _begin_round(self) -> Key:
+        """Number a new round of the batch; the name of its choices."""
+        trace = self.context.trace
+        trace.round = self.round
+        self.round += 1
+        for index, row in enumerate(self.rows):
+            trace.sequence_round[index] = row.round if row else 0
+        return self._key()
+
+    def _verified(self, index: int, proposed: int, accepted: int, tokens: list[int]) -> Iterator[Finished]:
+        """Account for a verification of a row, which gave `tokens`; the sequence, if they end it."""
+        row = self.rows[index]
+        assert row is not None
+        row.finished.target_calls += 1
+        emitted = self._emit(index, tokens)
+        self.context.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted)
+        row.round += 1
+        if row.finished.reason:
+            others = self.prefill_seconds - row.prefill_before
+            row.finished.decode_seconds = perf_counter() - row.decoding_since - others
+            yield self._release(index)
 
     def _emit(self, index: int, tokens: list[int]) -> int:
         """Give a row's new tokens to its stop rule and its limit; what follows the end is cut. How many were emitted."""

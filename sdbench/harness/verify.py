@@ -97,7 +97,8 @@ def shortened(config: Any, length: int = 2) -> Any:
     if "fan_out" in short:
         short["fan_out"] = {"_target_": "sdbench.remote.Uniform", "per_length": 1}
     if "draft_length" in short:
-        short["draft_length"] = min(short["draft_length"], length)
+        asked = short["draft_length"]
+        short["draft_length"] = length if asked is None else min(asked, length)
     return short
 
 

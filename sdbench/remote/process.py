@@ -93,14 +93,20 @@ class ServerProcess:
     def admit(self, row: int, tokens: list[int]) -> None:
         self._command("admit", row, tokens)
 
-    def exchange(self, outcome: Outcome) -> Speculation:
-        """Tell an outcome, get the next speculation."""
+    def tell(self, outcome: Outcome) -> None:
+        """Tell an outcome: the server sets to work on what follows."""
         self.serial += 1
         try:
             self.pipe.send_bytes(self._outcome.pack(self.serial, outcome).data)
+        except OSError as error:
+            raise self._fault(PeerGoneError()) from error
+
+    def hear(self) -> Speculation:
+        """The speculation for the outcome that was told."""
+        try:
             answer = self.transport.receive(self._speculation.buffer, self.seconds)
             return self._speculation.unpack(self.serial, answer)
-        except (PeerGoneError, PeerSilentError, MalformedError, UnexpectedMessageError, OSError) as error:
+        except (PeerGoneError, PeerSilentError, MalformedError, UnexpectedMessageError) as error:
             raise self._fault(error) from error
 
     def measured(self) -> dict[str, Any]:
@@ -213,7 +219,7 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
         if outcomes is not None and speculations is not None and data.startswith(HEAD):
             serial, outcome = outcomes.unpack(data)
             transport.send(speculations.pack(serial, server.serve(outcome)))
-            server.build()
+            server.work()
             continue
         command, *words = pickle.loads(data)
         if command == "open":

@@ -27,7 +27,7 @@ from sdbench.remote.backup import Backup
 from sdbench.remote.fanout import FanOut, Geometric
 from sdbench.remote.process import ServerFaultError, ServerProcess
 from sdbench.remote.saguaro import Saguaro
-from sdbench.remote.server import Outcome, Speculation, SpeculationServer
+from sdbench.remote.server import DraftServer, Outcome, Speculation, SpeculationServer
 from sdbench.remote.wire import NEW_TOKENS
 from sdbench.sampling import HashChoices, Key
 
@@ -40,7 +40,8 @@ class _Server(Protocol):
     """A server as the proposer sees it, wherever it runs."""
 
     def admit(self, row: int, tokens: list[int]) -> None: ...
-    def exchange(self, outcome: Outcome) -> Speculation: ...
+    def tell(self, outcome: Outcome) -> None: ...
+    def hear(self) -> Speculation: ...
     def measured(self) -> dict[str, Any]: ...
 
 
@@ -53,9 +54,12 @@ class _InProcess:
     def admit(self, row: int, tokens: list[int]) -> None:
         self.server.admit(row, tokens)
 
-    def exchange(self, outcome: Outcome) -> Speculation:
-        speculation = self.server.serve(outcome)
-        self.server.build()
+    def tell(self, outcome: Outcome) -> None:
+        self.told = outcome
+
+    def hear(self) -> Speculation:
+        speculation = self.server.serve(self.told)
+        self.server.work()
         return speculation
 
     def measured(self) -> dict[str, Any]:
@@ -72,6 +76,7 @@ class Remote:
     """
 
     density = Density.EXACT
+    caches = True
 
     def __init__(
         self,
@@ -129,17 +134,25 @@ class Remote:
             self._guarded(lambda: server.admit(row, tokens))
 
     def propose(self, context: Context, length: int, key: Key) -> Draft:
-        device, server = context.tokens.device, self._server
-        asked = perf_counter()
-        speculation = None
+        self.ask(context, key)
+        return self.take(context, length)
+
+    def ask(self, context: Context, key: Key) -> None:
+        """Tell the server what has been decided; it sets to work on what follows."""
+        self._asked, server = perf_counter(), self._server
         if server is not None:
             outcome = self._outcome(context, key)
-            speculation = self._guarded(lambda: server.exchange(outcome))
+            self._guarded(lambda: server.tell(outcome))
+
+    def take(self, context: Context, length: int) -> Draft:
+        """The draft behind what was told last, waited for if need be; empty if the server is lost."""
+        device, server, wanted = context.tokens.device, self._server, perf_counter()
+        speculation = None if server is None else self._guarded(server.hear)
         if speculation is None:
             none = torch.zeros(context.rows, 0, dtype=torch.long, device=device)
             return Draft(none, none.sum(1), None, self.density)
         before = self._sent[-1].places if self._sent else {}
-        self._sent.append(_Sent(context.trace.round, places_of(context, before), asked, perf_counter()))
+        self._sent.append(_Sent(context.trace.round, places_of(context, before), self._asked, wanted, perf_counter()))
         context.place_many(speculation.tokens, context.length)
         # All of the speculation stands until a verdict says otherwise.
         self._stands = np.where(context.active, context.length + length, self._stands)
@@ -171,7 +184,7 @@ class Remote:
         self._running = self._server = None
 
     def _started(self, context: Context, rows: int, slots: int, length: int) -> _Server:
-        make = partial(SpeculationServer, fan_out=self.fan_out, backup=self.backup, saguaro=self.saguaro)
+        make = self._factory()
         # Choices that are no hash (the oracle's walk) cannot be made elsewhere.
         if not self.process or not isinstance(context.sampler.choices, HashChoices):
             server = make(self.model)
@@ -181,6 +194,9 @@ class Remote:
             self._running = self._new_process(make, context.tokens.device)
         self._running.open(rows, slots, length, context.sampler.sampling, self.model.dtype)
         return self._running
+
+    def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
+        return partial(SpeculationServer, fan_out=self.fan_out, backup=self.backup, saguaro=self.saguaro)
 
     def _new_process(self, make: Any, verifier: torch.device) -> ServerProcess:
         own = self.model.device
@@ -215,7 +231,7 @@ class Remote:
         for step in measured["steps"]:
             prefill = step["kind"] == "prefill"
             batch_round = -1 if prefill or step["round"] < 0 else self._sent[step["round"]].batch_round
-            beside = self.process and step["kind"] in ("glue", "tree")
+            beside = self.process and (step["kind"] in ("glue", "tree") or not self.caches)
             context.trace.steps.append({**step, "round": batch_round, "beside": beside})
         rounds = {
             (row["sequence"], row["round"], row["inner_round"]): row
@@ -231,8 +247,9 @@ class Remote:
                 if verified is None:
                     continue
                 verified.update(
-                    hit=served["hit"][row],
+                    hit=served["hit"][row] if self.caches else None,
                     asked=sent.asked,
+                    wanted=sent.wanted,
                     received=served["received"],
                     replied=served["replied"],
                     answered=sent.answered,
@@ -248,4 +265,27 @@ class _Sent:
     batch_round: int
     places: dict[int, tuple[int, int, int]]
     asked: float
+    wanted: float
     answered: float
+
+
+class RemoteDrafter(Remote):
+    """A draft in a process of its own that drafts behind what it is told, and holds nothing for what it is not."""
+
+    caches = False
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        process: bool = True,
+        timeout_seconds: float = 10.0,
+        on_fault: str = "stop",
+        core: int | None = None,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(
+            model, process=process, timeout_seconds=timeout_seconds, on_fault=on_fault, core=core, threads=threads
+        )
+
+    def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
+        return DraftServer

@@ -34,7 +34,7 @@ from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
 from sdbench.remote.backup import Backup, Neural
-from sdbench.remote.fanout import FanOut, Geometric
+from sdbench.remote.fanout import FanOut, Geometric, Listed
 from sdbench.remote.saguaro import Saguaro
 from sdbench.sampling import Key, Sampler
 
@@ -186,6 +186,10 @@ class SpeculationServer:
         self.served[-1]["built"] = perf_counter()
         self._learn(before, refused)
 
+    def work(self) -> None:
+        """What is to be done when an answer has gone out."""
+        self.build()
+
     def measured(self) -> dict[str, Any]:
         """What was recorded since `open`: `steps`, as in a trace, their `round` the index of what was `served`."""
         self.context.trace.close()
@@ -321,3 +325,16 @@ class SpeculationServer:
             drafted.append(tokens)
             scores.append(logits)
         return _Cache(kept, roots.cpu().numpy(), torch.stack(drafted, 2), torch.stack(scores, 2))
+
+
+class DraftServer(SpeculationServer):
+    """A draft that drafts behind what it is told, when it is told, and holds nothing: for methods that overlap otherwise."""
+
+    def __init__(self, model: LanguageModel) -> None:
+        super().__init__(model, Listed([1]), Neural())
+
+    def counts(self, length: int, hit: bool) -> tuple[int, ...]:
+        return (0,) * (length + 1)
+
+    def work(self) -> None:
+        return None

@@ -145,6 +145,6 @@ def _of(table: pd.DataFrame, arm: str) -> pd.DataFrame:
 
 
 def _decoding(steps: pd.DataFrame, arm: str) -> pd.DataFrame:
-    """An arm's steps after prefill."""
+    """An arm's steps after prefill on the critical path."""
     own = _of(steps, arm)
-    return own[own["kind"] != "prefill"]
+    return own[(own["kind"] != "prefill") & (own["beside"].ne(True) if "beside" in own else True)]

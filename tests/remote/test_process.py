@@ -200,7 +200,8 @@ def test_answers_by_a_group_of_torch_distributed():
     server.open(1, 20, 2, Sampling(), draft.dtype)
     server.admit(0, [1, 2])
     one = np.ones(1, np.int64)
-    speculation = server.exchange(Outcome(one > 0, 2 * one, one, 2 * one[:, None], np.zeros(1, np.uint64)))
+    server.tell(Outcome(one > 0, 2 * one, one, 2 * one[:, None], np.zeros(1, np.uint64)))
+    speculation = server.hear()
     best = int(draft.table((1, 2)).argmax())
     assert speculation.tokens.tolist() == [[best, int(draft.table((1, 2, best)).argmax())]]
     assert torch.allclose(speculation.logits[0, 0], draft.table((1, 2)).log())

@@ -1,0 +1,219 @@
+"""What a speculation cache did, from the rows: hits, times on both sides, and what the theory makes of them.
+
+Each function takes the rows of one arm (`rows.of_arm`). A round hits if the speculation that it verifies was held. The first round of
+a sequence follows no outcome, so it cannot; `outcome_hit_rate` leaves it out, and is what the ranks predict.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sdbench.analysis.rows import Tables, decode_seconds, decode_steps, ratio, target_rounds
+from sdbench.remote.fanout import fit_exponent, geometric, outcome_law
+from sdbench.simulate.overlap import (
+    Rounds,
+    best_draft_length,
+    corollary_9,
+    pearl_tokens_per_round,
+    stationary_hit_rate,
+    theorem_7,
+)
+
+WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+BUDGETS = (6, 8, 12, 16, 18, 24, 32, 48)
+TIMELINE_ROUNDS = 8
+_SEQUENCE = ["block", "repeat", "prompt_id"]
+
+
+def speculates(rounds: pd.DataFrame) -> bool:
+    """Whether the arm's draft had a cache."""
+    return "hit" in rounds and bool(rounds["hit"].notna().any())
+
+
+def speculation(arm: Tables) -> dict[str, Any] | None:
+    """Everything about the cache of an arm; None where it has none."""
+    rounds = arm["rounds"]
+    if not speculates(rounds):
+        return None
+    cached = rounds[rounds["hit"].notna()].copy()
+    cached["hit"] = cached["hit"].astype(bool)
+    cached["tokens"] = cached["accepted"] + 1
+    cached[["before", "before_hit"]] = cached.groupby([*_SEQUENCE, "edge"])[["accepted", "hit"]].shift()
+    following = cached.dropna(subset=["before"])
+    times = _times(arm, cached)
+    held, missed = cached[cached["hit"]], cached[~cached["hit"]]
+    p_hit = float(cached["hit"].mean())
+    after = following.groupby("before_hit")["hit"].mean().to_dict()
+    fed = Rounds(
+        p_hit,
+        _mean(held["tokens"]),
+        _mean(missed["tokens"]) if len(missed) else 0.0,
+        times["build"] / times["verify"],
+        times["backup"] / times["verify"],
+        times["verify"],
+    )
+    rows = len(cached) / max(cached["asked"].nunique(), 1)
+    return {
+        "hit_rate": p_hit,
+        "outcome_hit_rate": _mean(following["hit"]),
+        "hit_rate_by_accepted": {int(k): float(v) for k, v in following.groupby("before")["hit"].mean().items()},  # pyright: ignore
+        "hit_rate_after_hit": after.get(True),
+        "hit_rate_after_miss": after.get(False),
+        "stationary_hit_rate": stationary_hit_rate(after.get(True, 1.0), after.get(False, 0.0)),
+        "tokens_per_round_on_hit": fed.e_hit,
+        "tokens_per_round_on_miss": fed.e_miss,
+        "seconds": times,
+        "theorem_7_tokens_per_second": _per_second(fed, rows),
+        "best_draft_length": best_draft_length(times["verify"], times["glue"], times["tree"]),
+        "timeline": _timeline(arm, cached),
+    }
+
+
+def overlapped(arm: Tables) -> dict[str, Any] | None:
+    """PEARL's times and its published form on them; None for an arm without a draft beside the target, or with a cache."""
+    rounds = arm["rounds"]
+    if "wanted" not in rounds or speculates(rounds) or not rounds["wanted"].notna().any():
+        return None
+    beside = rounds[rounds["wanted"].notna()]
+    once = beside.drop_duplicates("asked")
+    wait = float((once["answered"] - once["wanted"]).sum())
+    count = arm["steps"].query("role == 'target' and kind == 'verify'").shape[0]
+    verify = ratio(decode_seconds(arm["sequences"]) - wait, count)
+    block = _mean(once["replied"] - once["received"])
+    window = int(beside["proposed"].max())
+    kept = float(rounds["accepted"].sum())
+    a = ratio(kept, kept + float((rounds["accepted"] < rounds["proposed"]).sum()))
+    rows = ratio(len(rounds), count)
+    tokens = pearl_tokens_per_round(a, window)
+    return {
+        "acceptance": a,
+        "window": window,
+        "seconds": {"verify": verify, "draft_block": block, "wait": ratio(wait, count)},
+        "tokens_per_round": ratio(float(rounds["emitted"].sum()), len(rounds)),
+        "predicted_tokens_per_round": tokens,
+        "predicted_tokens_per_second": rows * tokens / max(verify, block),
+    }
+
+
+def bounds_over_sd(spec: dict[str, Any], e_sd: float) -> dict[str, float]:
+    """Corollary 9: the speed-up over synchronous drafting at the same length lies between these."""
+    t_sd = spec["seconds"]["backup"] / spec["seconds"]["verify"]
+    low, high = corollary_9(spec["hit_rate"], spec["tokens_per_round_on_hit"], e_sd, t_sd)
+    return {"low": low, "high": high}
+
+
+def ranks(rounds: pd.DataFrame) -> dict[str, Any] | None:
+    """Where outcomes stood in the draft's order, and the hit rates that follow for any fan-out. None where nothing was logged."""
+    if "rank" not in rounds or not rounds["rank"].notna().any():
+        return None
+    outer = target_rounds(rounds)
+    logged = outer[outer["rank"].notna() & (outer["proposed"] > 0)]
+    if logged.empty:
+        return None
+    length = int(logged["proposed"].max())
+    whole = logged[logged["proposed"] == length]
+    kept, rank = whole["accepted"].to_numpy(int), whole["rank"].to_numpy(int)
+    law = np.bincount(kept, minlength=length + 1) / len(kept)
+    a = ratio(float(kept.sum()), float(kept.sum() + (kept < length).sum()))
+    r = fit_exponent(rank.tolist())
+    return {
+        "length": length,
+        "outcomes": len(kept),
+        "law": law.tolist(),
+        "acceptance": a,
+        "exponent": r,
+        "missed": {str(width): float((rank > width).mean()) for width in WIDTHS},
+        "missed_by_accepted": {
+            str(k): {str(width): float((rank[kept == k] > width).mean()) for width in WIDTHS}
+            for k in range(length + 1)
+            if (kept == k).any()
+        },
+        "hit_rate": {
+            str(budget): {
+                "uniform": _held(
+                    kept, rank, [budget // (length + 1) + (k < budget % (length + 1)) for k in range(length + 1)]
+                ),
+                "geometric": _held(kept, rank, list(geometric(min(max(a, 0.01), 0.99), r, length, budget))),
+            }
+            for budget in BUDGETS
+        },
+        "predicted_law": outcome_law(a, length).tolist(),
+    }
+
+
+def _held(kept: np.ndarray, rank: np.ndarray, counts: list[int]) -> float:
+    """The share of outcomes that a fan-out holds."""
+    return float((rank <= np.array(counts)[kept]).mean())
+
+
+def _times(arm: Tables, cached: pd.DataFrame) -> dict[str, float]:
+    """Mean seconds, of rounds after prefill: of the target's side, of the draft's, and between them.
+
+    verify: the target's forward and what its process does besides, but for the wait. wait: for the answer, on hits and on misses.
+    """
+    once = cached.drop_duplicates("asked")
+    held = once["hit"].astype(bool)
+    if not once["asked"].is_unique or cached["asked"].duplicated().any():
+        held = ~once["asked"].isin(cached.loc[~cached["hit"], "asked"])  # a batch hits where all of its rows do
+    steps = arm["steps"]
+    wait = once["answered"] - once["wanted"]
+    serve = once["replied"] - once["received"]
+    rounds = len(once)
+    wall = decode_seconds(arm["sequences"])
+
+    def step(kind: str) -> float:
+        return _mean(steps.loc[steps["kind"] == kind, "seconds"])
+
+    forwards = float(decode_steps(steps).query("kind == 'verify'")["seconds"].sum())
+    return {
+        "verify": ratio(wall - float(wait.sum()), rounds),
+        "verify_forward": ratio(forwards, rounds),
+        "wait_on_hit": _mean(wait[held]),
+        "wait_on_miss": _mean(wait[~held]),
+        "backup": _mean(serve[~held]) if (~held).any() else 0.0,
+        "serve_on_hit": _mean(serve[held]),
+        "transport": _mean(once["answered"] - once["replied"]),
+        "queue": _mean(once["received"] - once["asked"]),
+        "build": _mean((once["built"] - once["replied"]).dropna()),
+        "glue": step("glue"),
+        "tree": step("tree"),
+        "idle": _mean((once.groupby(_SEQUENCE)["received"].shift(-1) - once["built"]).dropna()),
+    }
+
+
+def _per_second(fed: Rounds, rows: float) -> float:
+    """Theorem 7 (corollary 16 in a batch) in tokens per second, on the arm's own times and hits."""
+    return max(rows, 1.0) * theorem_7(fed, max(1, round(rows))) / fed.t_verify
+
+
+def _timeline(arm: Tables, cached: pd.DataFrame) -> list[dict[str, Any]]:
+    """Some successive rounds of one sequence: who did what, when, in milliseconds from their start."""
+    first = cached.iloc[len(cached) // 2]
+    same = cached[(cached[_SEQUENCE] == first[_SEQUENCE]).all(axis=1)].sort_values("asked").head(TIMELINE_ROUNDS)
+    begin, end = float(same["asked"].min()), float(same["answered"].max())
+    bars: list[dict[str, Any]] = []
+
+    def bar(lane: str, kind: str, start: float, stop: float) -> None:
+        if begin <= start < end:
+            bars.append(
+                {"lane": lane, "kind": kind, "start_ms": 1e3 * (start - begin), "stop_ms": 1e3 * (stop - begin)}
+            )
+
+    for _, row in same.iterrows():
+        bar("target", "wait (hit)" if row["hit"] else "wait (miss)", row["wanted"], row["answered"])
+        bar("draft", "serve (hit)" if row["hit"] else "back-up", row["received"], row["replied"])
+    if "begun" in arm["steps"]:
+        steps = arm["steps"]
+        for _, step in steps[
+            steps["kind"].isin(["verify", "glue", "tree"]) & steps["begun"].between(begin, end)
+        ].iterrows():
+            lane = "target" if step["kind"] == "verify" else "draft"
+            bar(lane, str(step["kind"]), float(step["begun"]), float(step["begun"] + step["seconds"]))
+    return bars
+
+
+def _mean(values: pd.Series) -> float:
+    return float(values.mean()) if len(values) else float("nan")

@@ -1,0 +1,201 @@
+"""PEARL (2408.11850): draft and target work in every round, side by side.
+
+The draft drafts g tokens in each round, while the target reads what it has not read:
+
+    pre-verify   nothing is pending: the target reads the prefix alone, and so judges the first of the g tokens being drafted;
+    post-verify  g - 1 tokens are pending from the round before: the target judges them, and the first of the g new ones.
+
+If all that was judged is kept, the other g - 1 new tokens are pending; there is no bonus. At the first that is refused the target's
+correction takes its place, what was drafted behind it is void, and the next round is a pre-verify. Both are switches: without
+pre-verify a round with nothing pending only drafts; without post-verify the draft waits while the target judges, and a draft kept
+whole is followed by a bonus, as in plain speculative decoding.
+
+Each token is judged by the rule against the q that it was drawn from, so an exact rule keeps the target's law.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+
+from sdbench.acceptance.base import AcceptanceRule, Draft
+from sdbench.decoding.base import Finished
+from sdbench.decoding.speculative import Batch, Speculative
+from sdbench.errors import InputError
+from sdbench.lm.model import LanguageModel
+from sdbench.remote.proposer import RemoteDrafter
+from sdbench.sampling import Key, Scored
+
+LONGEST_WINDOW = 16
+FIRST_WINDOW = 4  # until the first batch has measured both sides
+
+
+class Pearl(Speculative):
+    """draft_length: g; None: the target's time for a verification over the draft's for a token, as the first batch measures them.
+
+    pre_verify, post_verify: see above; at least one of them.
+    """
+
+    def __init__(
+        self,
+        verifier: LanguageModel,
+        proposer: RemoteDrafter,
+        rule: AcceptanceRule | None = None,
+        draft_length: int | None = None,
+        pre_verify: bool = True,
+        post_verify: bool = True,
+    ) -> None:
+        super().__init__(verifier, rule, proposer, FIRST_WINDOW if draft_length is None else draft_length)
+        if not isinstance(proposer, RemoteDrafter):
+            raise InputError("pearl needs a proposer that drafts beside the verifier: sdbench.remote.RemoteDrafter.")
+        if not (pre_verify or post_verify):
+            raise InputError("pearl without pre_verify and post_verify overlaps nothing; that is the arm sd.")
+        self.measures = draft_length is None
+        self.pre_verify, self.post_verify = pre_verify, post_verify
+        self.batch = _PearlBatch
+
+    def reach(self) -> int:
+        longest = LONGEST_WINDOW if self.measures else self.draft_length
+        return 2 * self.proposer.reach(longest) + 1
+
+
+class _PearlBatch(Batch):
+    """pending: [B] drafted tokens behind the decided ones that have not been judged; q: [B, K, V], what they were drawn from."""
+
+    def __init__(self, *arguments) -> None:
+        super().__init__(*arguments)
+        method = self.method
+        assert isinstance(method, Pearl)
+        self.pearl = method
+        self.pending = np.zeros(len(self.rows), np.int64)
+        self.q: torch.Tensor | None = None
+        self._measured = not method.measures
+        if method.measures:
+            self.context.trace.at_close.append(self._measure)
+
+    def _round(self) -> Iterator[Finished]:
+        context, method = self.context, self.pearl
+        proposer = method.proposer
+        assert isinstance(proposer, RemoteDrafter)
+        g, key, active = method.draft_length, self._begin_round(), context.active.copy()
+        self.pending[~active] = 0
+        drafting = active & ((self.pending == 0) | method.post_verify)
+        judging = active & ((self.pending > 0) | method.pre_verify)
+        ahead = context.ahead(context.length + self.pending, drafting)
+        if drafting.any():
+            proposer.ask(ahead, key)
+        logits = None
+        if judging.any():
+            reading = context.ahead(context.length + self.pending, judging)
+            logits = method.target.read(reading, reading.length, "verify", keep=int(self.pending[judging].max()) + 1)
+        new = proposer.take(ahead, g) if drafting.any() else None
+        if new is not None and new.tokens.shape[1] == 0:
+            new, drafting = None, np.zeros_like(drafting)  # the draft is lost: the target goes on alone
+        draft, p = self._candidates(new, drafting, judging, logits)
+        if draft is None or p is None:
+            self._pend(new, drafting, np.zeros_like(self.pending), np.zeros_like(judging))
+            return
+        yield from self._judge(draft, p, new, drafting, judging, key)
+
+    def _candidates(
+        self, new: Draft | None, drafting: np.ndarray, judging: np.ndarray, logits: torch.Tensor | None
+    ) -> tuple[Draft | None, Scored | None]:
+        """What the target judges, and its scores: the pending tokens and the first new one, left-aligned."""
+        if logits is None:
+            return None, None
+        context, device = self.context, logits.device
+        rows, read = context.rows, logits.shape[1]
+        count = np.where(judging, self.pending + drafting, 0)
+        K = int(count.max())
+        place = torch.arange(K, device=device)
+        where = torch.from_numpy(context.length).to(device)[:, None] + place
+        tokens = context.tokens.gather(1, where.clamp(max=context.tokens.shape[1] - 1))
+        # The last logits read stand behind the last token read; the places judged are the last pending + 1 of them.
+        shift = torch.from_numpy(read - 1 - self.pending).to(device)[:, None]
+        at = (shift + torch.arange(K + 1, device=device)).clamp(0, read - 1)
+        p = context.sampler.score(logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1])))
+        q = torch.zeros(rows, K, logits.shape[-1], dtype=logits.dtype, device=device)
+        if self.q is not None and K:
+            held = min(K, self.q.shape[1])
+            q[:, :held] = self.q[:, :held].to(q.dtype)
+        if new is not None and new.q is not None and K:
+            last = torch.from_numpy(np.minimum(self.pending, K - 1)).to(device)
+            index = last[:, None, None].expand(-1, 1, q.shape[-1])
+            first = torch.from_numpy(drafting & judging).to(device)[:, None, None]
+            q.scatter_(1, index, torch.where(first, new.q.logits[:, :1].to(q.dtype), q.gather(1, index)))
+        length = torch.from_numpy(count).to(device)
+        return Draft(tokens, length, context.sampler.score(q), self.method.proposer.density), p
+
+    def _judge(
+        self, draft: Draft, p: Scored, new: Draft | None, drafting: np.ndarray, judging: np.ndarray, key: Key
+    ) -> Iterator[Finished]:
+        context, method, sampler = self.context, self.method, self.context.sampler
+        if draft.tokens.shape[1]:
+            law = method.rule.law(draft, p, self.memory)
+            if law.memory is not None:
+                raise InputError("pearl takes no rule that remembers: its rounds end without the verifier's own token.")
+            accepted = (
+                law.accepted.argmax(-1)
+                if sampler.sampling.greedy
+                else sampler.choices.choose(law.accepted, key / "accepted")
+            )
+            kept = np.array(accepted.tolist())
+            follows = law.next_token(accepted)
+        else:
+            kept, follows = np.zeros(context.rows, np.int64), p.probs[:, 0]
+        proposed = np.array(draft.length.tolist())
+        # Behind candidates that end with a new token and are all kept the draft goes on; elsewhere the target's own token follows.
+        goes_on = judging & drafting & (kept == proposed)
+        adds = judging & ~goes_on
+        token = None
+        if adds.any():
+            token = follows.argmax(-1) if sampler.sampling.greedy else sampler.choices.choose(follows, key / "next")
+            context.place(token, np.where(adds, context.length + kept, context.tokens.shape[1] - 1))
+        start = context.length.copy()
+        context.length[:] = np.where(judging, start + kept + adds, start)
+        method.target.rewind(np.where(context.active, context.length - 1, method.target.known))
+        self._pend(new, drafting, start, judging, goes_on)
+        lines = context.tokens[:, int(start.min()) : int(context.length.max())].tolist()
+        for index, row in enumerate(self.rows):
+            if row is not None and judging[index]:
+                begin = int(start[index] - start.min())
+                tokens = lines[index][begin : begin + int(kept[index]) + bool(adds[index])]
+                yield from self._verified(index, int(proposed[index]), int(kept[index]), tokens)
+
+    def _pend(
+        self,
+        new: Draft | None,
+        drafting: np.ndarray,
+        start: np.ndarray,
+        judging: np.ndarray,
+        goes_on: np.ndarray | None = None,
+    ) -> None:
+        """What is pending now, and what the draft may keep of what it has read."""
+        g, context = self.method.draft_length, self.context
+        if goes_on is None:
+            goes_on = np.zeros_like(judging)
+        only_drafted = drafting & ~judging
+        self.pending = np.where(goes_on, g - 1, np.where(only_drafted, g, np.where(judging, 0, self.pending)))
+        if new is not None and new.q is not None:
+            whole = new.q.logits
+            later = torch.cat([whole[:, 1:], whole[:, -1:]], 1)
+            first = torch.from_numpy(only_drafted).to(whole.device)[:, None, None]
+            made = torch.where(first, whole, later)
+            held = torch.from_numpy(goes_on | only_drafted).to(whole.device)[:, None, None]
+            self.q = made if self.q is None else torch.where(held, made, self.q)
+        stands = np.where(self.pending > 0, context.length + self.pending, context.length - 1)
+        self.method.proposer.commit(stands)
+
+    def _measure(self) -> None:
+        """The window for the batches to come, from this one's times."""
+        steps = self.context.trace.steps
+        verify = [
+            step["seconds"] for step in steps if step["role"] == self.method.target.name and step["kind"] == "verify"
+        ]
+        draft = [step["seconds"] for step in steps if step["kind"] == "backup"]
+        if self.pearl.measures and verify and draft:
+            ratio = float(np.median(verify) / np.median(draft))
+            self.pearl.draft_length = int(min(max(round(ratio), 1), LONGEST_WINDOW))
+            self.pearl.measures = False

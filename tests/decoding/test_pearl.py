@@ -1,0 +1,106 @@
+"""PEARL: lossless in law, greedy tokens of the target, windows, faults."""
+
+import pytest
+import torch
+
+from sdbench.acceptance import Consultant, Exact
+from sdbench.decoding import Pearl, Request, Speculative
+from sdbench.drafting import ModelDrafter
+from sdbench.errors import InputError
+from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
+from sdbench.lm.trace import Trace
+from sdbench.lm.transformer import Transformer
+from sdbench.remote import RemoteDrafter
+from sdbench.sampling import Sampling
+from sdbench.stopping import NeverStop
+from tests.conftest import V, random_model
+
+NEW = 24
+
+
+def decode(decoder, rows=1, sampling=Sampling()):  # noqa: B008
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randint(0, V, (4 + 3 * i,), generator=generator).tolist() for i in range(5)]
+    requests = [Request(text, str(i)) for i, text in enumerate(texts)]
+    trace = Trace()
+    done = decoder.generate(requests, sampling, NeverStop(), NEW, seed=2, rows=rows, trace=trace)
+    finished = {item.request.name: item.tokens for item in done}
+    trace.close()
+    return finished, trace
+
+
+@pytest.fixture(scope="module")
+def pair():
+    near = random_model("llama")
+    torch.manual_seed(7)
+    for weight in near.parameters():
+        weight.data += 0.05 * weight.std().nan_to_num() * torch.randn_like(weight)
+    return Transformer("target", random_model("llama")), Transformer("draft", near)
+
+
+@pytest.mark.parametrize(
+    ("window", "pre", "post"), [(1, True, True), (2, True, True), (2, True, False), (3, True, True)]
+)
+def test_lossless(window, pre, post):
+    target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
+    decoder = Pearl(target, RemoteDrafter(draft, process=False), None, window, pre, post)
+    assert decoder.lossless
+    assert distance_from_target(decoder, target, 3) < LOSSLESS
+
+
+def test_lossless_without_pre_verify():
+    target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
+    decoder = Pearl(target, RemoteDrafter(draft, process=False), None, 1, pre_verify=False)
+    assert distance_from_target(decoder, target, 3) < LOSSLESS
+
+
+def test_a_q_that_was_not_drawn_from_is_rejected(monkeypatch):
+    """Negative control: pending tokens judged against the distributions of the tokens behind them."""
+    target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
+    decoder = Pearl(target, RemoteDrafter(draft, process=False), None, 2)
+    kept = decoder.batch._pend
+
+    def shifted(self, *arguments):
+        kept(self, *arguments)
+        if self.q is not None:
+            self.q = self.q.flip(-1)
+
+    monkeypatch.setattr(decoder.batch, "_pend", shifted)
+    assert distance_from_target(decoder, target, 3) > 1e-3
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize(("pre", "post"), [(True, True), (False, True), (True, False)])
+def test_greedy_tokens(pair, rows, pre, post):
+    target, draft = pair
+    expected, _ = decode(Speculative(target))
+    for window in (1, 4):
+        decoder = Pearl(target, RemoteDrafter(draft, process=False), None, window, pre, post)
+        got, trace = decode(decoder, rows)
+        assert got == expected
+        assert sum(row["accepted"] for row in trace.rounds) > 0
+        if post and window == 4:
+            # With post-verify whole windows are kept without a bonus.
+            assert any(row["accepted"] == row["proposed"] == row["emitted"] == 4 for row in trace.rounds) or rows == 3
+
+
+def test_in_a_process_with_a_measured_window(pair):
+    target, draft = pair
+    expected, _ = decode(Speculative(target, Exact(), ModelDrafter(draft), 3))
+    decoder = Pearl(target, RemoteDrafter(draft))
+    assert decoder.measures
+    assert decode(decoder)[0] == expected
+    assert not decoder.measures
+    assert 1 <= decoder.draft_length <= 16
+    assert decode(decoder, rows=2)[0] == expected
+    decoder.close()
+
+
+def test_refusals(pair):
+    target, draft = pair
+    with pytest.raises(InputError, match="overlaps nothing"):
+        Pearl(target, RemoteDrafter(draft), None, 2, False, False)
+    with pytest.raises(InputError, match="RemoteDrafter"):
+        Pearl(target, ModelDrafter(draft), None, 2)
+    with pytest.raises(InputError, match="remembers"):
+        decode(Pearl(target, RemoteDrafter(draft, process=False), Consultant(), 2))
