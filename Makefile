@@ -22,7 +22,7 @@ demo: setup  ## Run the default comparison: print its table, and where its repor
 	$(BIN)/sdbench run
 
 test: setup  ## Run the tests (no network, no GPU)
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-all: setup  ## Run the slow tests too
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import signal
@@ -19,6 +20,7 @@ USAGE = """\
   sdbench run [overrides]                  one comparison; -m for a sweep; --dry-run says what would run, and whether it fits
   sdbench report DIR ...                   tables and figures of finished runs
   sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
+  sdbench simulate DIR [latency=NAME ...]  SIMULATED: what ar, sd, ssd and pearl would reach, from a run's recorded outcomes
   sdbench ls [GROUP]                       what can be named: models, arms, acceptance, tasks, hardware, tracker, experiment
   sdbench doctor                           what this machine has, and which families and tasks can run here
   sdbench train [overrides]                train the tiny family anew
@@ -40,7 +42,8 @@ def _status(argv: list[str]) -> int:
     try:
         if flags:
             raise InputError(f"There is no option {flags[0]}; see sdbench --help.")
-        signal.signal(signal.SIGTERM, _terminated)
+        with contextlib.suppress(ValueError):  # only the main thread may say what a signal does
+            signal.signal(signal.SIGTERM, _terminated)
         return options.verb_of(options, overrides)
     except InputError as error:
         print(f"sdbench: {error}", file=sys.stderr)
@@ -97,6 +100,9 @@ def _parser() -> argparse.ArgumentParser:
     report = verb("report", _report, "tables and figures of finished runs")
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--out", type=Path, help="where the report goes (beside the run's files)")
+    simulated = verb("simulate", _simulate, "what each method would reach on a machine, from a run's recorded outcomes")
+    simulated.add_argument("folder", type=Path, metavar="DIR")
+    simulated.add_argument("--save", type=Path, help="write the latencies that the run measured, as a latency file")
     verb("ls", _ls, "what can be named").add_argument("group", nargs="?")
     verb("doctor", _doctor, "what this machine has")
     return parser
@@ -164,6 +170,15 @@ def _report(options: argparse.Namespace, overrides: list[str]) -> int:
     for folder in options.folders:
         show(load(folder).summary)
     print(f"report: {path}")
+    return OK
+
+
+def _simulate(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.harness.simulate import simulate, table
+
+    document = simulate(options.folder, overrides, options.save)
+    print(table(document))
+    print(json.dumps(document))
     return OK
 
 

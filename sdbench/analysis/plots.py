@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sdbench.analysis import labels, style
+from sdbench.analysis import labels, speculation_plots, style
 
 Summary = Mapping[str, Any]
 
@@ -157,6 +157,11 @@ FIGURES: dict[str, Callable[[Summary], Figure | None]] = {
     "acceptance": acceptance,
     "speed_quality": speed_quality,
     "round_time": round_time,
+    "predicted": speculation_plots.predicted,
+    "draft_length": speculation_plots.draft_length,
+    "timeline": speculation_plots.timeline,
+    "fan_out": speculation_plots.fan_out,
+    "saguaro": speculation_plots.saguaro,
 }
 TITLES = {
     "speedup": "Speed-up over the baseline",
@@ -164,6 +169,11 @@ TITLES = {
     "acceptance": "Acceptance by position, per edge",
     "speed_quality": "Speed against quality",
     "round_time": "Where the time of a round goes",
+    "predicted": "Predicted against measured speed",
+    "draft_length": "Draft length",
+    "timeline": "Draft and target, side by side",
+    "fan_out": "Hit rate against fan-out",
+    "saguaro": "Saguaro sampling",
 }
 
 

@@ -1,7 +1,7 @@
 """What a speculation cache did, from the rows: hits, times on both sides, and what the theory makes of them.
 
-Each function takes the rows of one arm (`rows.of_arm`). A round hits if the speculation that it verifies was held. The first round of
-a sequence follows no outcome, so it cannot; `outcome_hit_rate` leaves it out, and is what the ranks predict.
+Each function takes the rows of one arm (`rows.of_arm`). A round hits if the speculation that it verifies was held. The first round
+of a sequence follows no outcome, so it cannot; `outcome_hit_rate` leaves it out, and is what the ranks predict.
 """
 
 from __future__ import annotations
@@ -73,7 +73,10 @@ def speculation(arm: Tables) -> dict[str, Any] | None:
 
 
 def overlapped(arm: Tables) -> dict[str, Any] | None:
-    """PEARL's times and its published form on them; None for an arm without a draft beside the target, or with a cache."""
+    """PEARL's times, and its published form on them and on the host's time, in which neither side works.
+
+    None for an arm without a draft beside the target, or with a cache.
+    """
     rounds = arm["rounds"]
     if "wanted" not in rounds or speculates(rounds) or not rounds["wanted"].notna().any():
         return None
@@ -81,7 +84,10 @@ def overlapped(arm: Tables) -> dict[str, Any] | None:
     once = beside.drop_duplicates("asked")
     wait = float((once["answered"] - once["wanted"]).sum())
     count = arm["steps"].query("role == 'target' and kind == 'verify'").shape[0]
-    verify = ratio(decode_seconds(arm["sequences"]) - wait, count)
+    wall = decode_seconds(arm["sequences"])
+    forwards = arm["steps"].query("role == 'target' and kind == 'verify'")["seconds"]
+    verify = _mean(forwards)
+    host = ratio(wall - wait - float(forwards.sum()), count)
     block = _mean(once["replied"] - once["received"])
     window = int(beside["proposed"].max())
     kept = float(rounds["accepted"].sum())
@@ -91,10 +97,10 @@ def overlapped(arm: Tables) -> dict[str, Any] | None:
     return {
         "acceptance": a,
         "window": window,
-        "seconds": {"verify": verify, "draft_block": block, "wait": ratio(wait, count)},
+        "seconds": {"verify": verify, "host": host, "draft_block": block, "wait": ratio(wait, count)},
         "tokens_per_round": ratio(float(rounds["emitted"].sum()), len(rounds)),
         "predicted_tokens_per_round": tokens,
-        "predicted_tokens_per_second": rows * tokens / max(verify, block),
+        "predicted_tokens_per_second": rows * tokens / (max(verify, block) + host),
     }
 
 

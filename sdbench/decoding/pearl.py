@@ -47,9 +47,9 @@ class Pearl(Speculative):
         pre_verify: bool = True,
         post_verify: bool = True,
     ) -> None:
-        super().__init__(verifier, rule, proposer, FIRST_WINDOW if draft_length is None else draft_length)
         if not isinstance(proposer, RemoteDrafter):
             raise InputError("pearl needs a proposer that drafts beside the verifier: sdbench.remote.RemoteDrafter.")
+        super().__init__(verifier, rule, proposer, FIRST_WINDOW if draft_length is None else draft_length)
         if not (pre_verify or post_verify):
             raise InputError("pearl without pre_verify and post_verify overlaps nothing; that is the arm sd.")
         self.measures = draft_length is None
@@ -71,7 +71,6 @@ class _PearlBatch(Batch):
         self.pearl = method
         self.pending = np.zeros(len(self.rows), np.int64)
         self.q: torch.Tensor | None = None
-        self._measured = not method.measures
         if method.measures:
             self.context.trace.at_close.append(self._measure)
 
@@ -189,13 +188,13 @@ class _PearlBatch(Batch):
         self.method.proposer.commit(stands)
 
     def _measure(self) -> None:
-        """The window for the batches to come, from this one's times."""
-        steps = self.context.trace.steps
+        """The window for the batches to come, from this one's times: as many tokens as fit beside a verification."""
+        trace, method = self.context.trace, self.pearl
         verify = [
-            step["seconds"] for step in steps if step["role"] == self.method.target.name and step["kind"] == "verify"
+            row["seconds"] for row in trace.steps if row["role"] == method.target.name and row["kind"] == "verify"
         ]
-        draft = [step["seconds"] for step in steps if step["kind"] == "backup"]
-        if self.pearl.measures and verify and draft:
-            ratio = float(np.median(verify) / np.median(draft))
-            self.pearl.draft_length = int(min(max(round(ratio), 1), LONGEST_WINDOW))
-            self.pearl.measures = False
+        blocks = [row["replied"] - row["received"] for row in trace.rounds if "replied" in row]
+        if method.measures and verify and blocks:
+            fitting = float(np.median(verify)) / (float(np.median(blocks)) / method.draft_length)
+            method.draft_length = int(min(max(int(fitting), 1), LONGEST_WINDOW))
+            method.measures = False

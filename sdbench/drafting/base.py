@@ -18,8 +18,11 @@ class Proposer(Protocol):
     name: its role in the names of edges. density: what its q is to its tokens, whatever the context.
     """
 
-    name: str
-    density: Density
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def density(self) -> Density: ...
 
     @property
     def models(self) -> list[LanguageModel]:

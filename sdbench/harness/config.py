@@ -21,6 +21,7 @@ GROUPS = {
     "hardware": "hardware profile",
     "tracker": "tracker",
     "experiment": "experiment",
+    "latency": "machine's latencies",
 }  # each config group, and what one of its members is called
 
 

@@ -1,7 +1,7 @@
 """Latency of methods whose draft and target work side by side: published forms, and the same on measured times.
 
-Units: one verification of the target = 1. T_p is the time in which the whole next cache is built, T_b that of the back-up, p_hit the
-share of rounds whose speculation was held, E_hit and E_miss the tokens per round of those and of the others.
+Units: one verification of the target = 1. T_p is the time in which the whole next cache is built, T_b that of the back-up, p_hit
+the share of rounds whose speculation was held, E_hit and E_miss the tokens per round of those and of the others.
 
     theorem 7     speed-up over AR = (p_hit E_hit + (1 - p_hit) E_miss) / (p_hit max(1, T_p) + (1 - p_hit) (1 + T_b))
     corollary 16  a batch of b rows in lock step is held up by any miss: p_hit^b in place of p_hit in the denominator

@@ -33,6 +33,9 @@ def run(tmp_path_factory):
     return write(tmp_path_factory.mktemp("run") / "demo", ARMS, "abc")
 
 
+OVERLAPPED = {"draft_length", "timeline", "fan_out", "saguaro"}  # of arms that are not in this run
+
+
 @pytest.fixture(scope="module")
 def summary():
     return summarise(frames(rows(ARMS, prompts=12)), "ar", meta(ARMS))
@@ -50,7 +53,7 @@ def test_the_report_has_its_parts(run, written):
     assert "| psd_fuzzy |" in text
     assert "abacus" in text
     assert "revision ffffffffffff with changes" in text
-    for name in plots.FIGURES:
+    for name in plots.FIGURES.keys() - OVERLAPPED:
         assert f"figures/{name}.png" in text
         assert (path.parent / "figures" / f"{name}.png").stat().st_size > 5000
         assert (path.parent / "figures" / f"{name}.svg").is_file()
@@ -116,7 +119,7 @@ def test_missing_metrics_leave_gaps_not_errors(tmp_path):
     assert thin["arms"]["sd"]["quality"] is None
     assert "–" in table.markdown(thin)
     names = {path.stem for path in plots.draw(thin, tmp_path)}
-    assert names == set(plots.FIGURES) - {"speed_quality"}
+    assert names == set(plots.FIGURES) - OVERLAPPED - {"speed_quality"}
 
 
 def test_a_grid_of_many_arms_is_drawn(summary, tmp_path):

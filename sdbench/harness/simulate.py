@@ -1,0 +1,200 @@
+"""`sdbench simulate`: what each method would reach on a machine, from a run's recorded outcomes. Nothing is decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from sdbench.errors import InputError
+from sdbench.harness.config import choices, config_dir
+from sdbench.remote.fanout import geometric
+from sdbench.runs.record import Run, load
+from sdbench.runs.tables import read_parquet
+from sdbench.simulate.events import Latencies, Simulation, measured, places
+
+LENGTHS = range(1, 13)
+BUDGETS = (6, 8, 12, 18, 24)
+
+
+def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> dict[str, Any]:
+    """Simulate ar, sd, ssd and pearl over the outcomes of the run in `folder`.
+
+    words: latency=NAME_OR_FILE and latency.KEY=MILLISECONDS (by default the latencies that the run itself measured). save: where
+    those are written, as a latency file.
+    """
+    run = load(folder)
+    config = yaml.safe_load((folder / "config.yaml").read_text())
+    if config["sampling"]["temperature"] != 0:
+        raise InputError(f"{folder} was sampled; simulate needs a greedy run, whose ranks hold for every draft length.")
+    tables = {name: read_parquet(folder, name) for name in ("sequences", "rounds", "steps", "bare")}
+    arm = _recorded(tables["rounds"])
+    strings = places(tables["rounds"][tables["rounds"]["arm"] == arm])
+    own = measured(tables)
+    if save is not None:
+        save.write_text(yaml.safe_dump(_file(own), sort_keys=False))
+    latencies = _latencies(words, own)
+    simulation = Simulation(strings, latencies)
+    return {
+        "simulated": True,
+        "run": str(folder),
+        "outcomes_of": arm,
+        "latencies": {"name": latencies.name, "source": latencies.source, "published": latencies.published},
+        "methods": _methods(simulation, tables["rounds"], arm),
+        "against_measured": _against(run, tables, strings, arm) if not words else {},
+    }
+
+
+def _recorded(rounds: Any) -> str:
+    """The arm whose outcomes are used: one with a draft model right under the target."""
+    ranked = (
+        rounds[rounds["rank"].notna() & (rounds["edge"] == "draft>target")] if "rank" in rounds else rounds.iloc[:0]
+    )
+    if ranked.empty:
+        raise InputError(
+            "No arm of this run logged ranks: simulate needs one with a draft under the target, such as sd."
+        )
+    return str(ranked.groupby("arm")["proposed"].max().idxmax())
+
+
+def _methods(simulation: Simulation, rounds: Any, arm: str) -> list[dict[str, Any]]:
+    """Every method at every length (and budget), in tokens per second."""
+    base = simulation.ar()
+    rows = [{"method": "ar", "tokens_per_second": base}]
+    rows += [{"method": "sd", "draft_length": K, "tokens_per_second": simulation.sd(K)} for K in LENGTHS]
+    if simulation.latencies.tree:
+        for K in LENGTHS:
+            for budget in BUDGETS:
+                speed = simulation.ssd(K, fan_out_of(rounds, arm, K, budget))
+                rows.append({"method": "ssd", "draft_length": K, "budget": budget, "tokens_per_second": speed})
+    rows += [{"method": "pearl", "draft_length": g, "tokens_per_second": simulation.pearl(g)} for g in LENGTHS]
+    return [{**row, "speedup": row["tokens_per_second"] / base} for row in rows]
+
+
+def fan_out_of(rounds: Any, arm: str, length: int, budget: int) -> tuple[int, ...]:
+    """Theorem 12's fan-out for the acceptance and the power law that an arm logged."""
+    from sdbench.analysis.speculation import ranks
+
+    logged = ranks(rounds[rounds["arm"] == arm])
+    assert logged is not None
+    return geometric(float(np.clip(logged["acceptance"], 0.01, 0.99)), logged["exponent"], length, budget)
+
+
+def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dict[str, dict[str, float]]:
+    """Simulated beside measured, for the run's own arms, each on the times that it and the plain ones measured."""
+    found = {}
+    plain = {name for name, entry in run.summary["arms"].items() if _kind(entry["config"]) == "ar"} | {arm}
+    for name, entry in run.summary["arms"].items():
+        kind, config = _kind(entry["config"]), entry["config"]
+        if kind is None:
+            continue
+        its = {
+            key: table if key == "bare" else table[table["arm"].isin(plain | {name})] for key, table in tables.items()
+        }
+        simulation = Simulation(strings, measured(its))
+        length = int(config.get("draft_length") or (entry["overlapped"] or {}).get("window") or 1)
+        if kind == "ar":
+            speed = simulation.ar()
+        elif kind == "sd":
+            speed = simulation.sd(length)
+        elif kind == "pearl":
+            speed = simulation.pearl(length)
+        else:
+            fan_out = config["proposer"]["fan_out"]
+            if "per_length" in fan_out:
+                counts = (fan_out["per_length"],) * (length + 1)
+            elif "budget" in fan_out:
+                counts = fan_out_of(tables["rounds"], arm, length, fan_out["budget"])
+            else:
+                continue
+            speed = simulation.ssd(length, counts)
+        actual = entry["tokens_per_second"]
+        found[name] = {"simulated": speed, "measured": actual, "off": speed / actual - 1}
+    return found
+
+
+def _kind(config: Mapping[str, Any]) -> str | None:
+    """Which of the simulated methods an arm is; None for any other."""
+    proposer = config.get("proposer") or {}
+    drafts = str(proposer.get("_target_", ""))
+    if config.get("threads") is not None:
+        return None
+    if str(config["_target_"]).endswith(".Pearl"):
+        return "pearl" if config["pre_verify"] and config["post_verify"] else None
+    if not proposer:
+        return "ar"
+    if drafts.endswith(".ModelDrafter"):
+        return "sd" if proposer["model"] == "draft" and "policy" not in proposer else None
+    if drafts.endswith(".Remote"):
+        return "ssd" if str((proposer.get("backup") or {}).get("_target_", "Neural")).endswith("Neural") else None
+    return None
+
+
+def _latencies(words: Sequence[str], own: Latencies) -> Latencies:
+    """The run's own, or those of a latency file, with values given on the command line."""
+    values: dict[str, Any] = {}
+    for word in words:
+        key, equals, value = word.partition("=")
+        if not equals or not (key == "latency" or key.startswith("latency.")):
+            raise InputError(f"simulate takes latency=NAME_OR_FILE and latency.KEY=MILLISECONDS, not '{word}'.")
+        if key == "latency":
+            values = {**_read(value), **values}
+        else:
+            try:
+                values[key.removeprefix("latency.")] = float(value)
+            except ValueError as error:
+                raise InputError(f"{key} is '{value}'; it must be a number of milliseconds.") from error
+    return Latencies.of(values) if words else own
+
+
+def _read(name: str) -> dict[str, Any]:
+    path = Path(name) if name.endswith((".yaml", ".yml")) else config_dir() / "latency" / f"{name}.yaml"
+    if not path.is_file():
+        raise InputError(
+            f"There is no latency file '{name}'; there are: {', '.join(choices('latency'))}, or give a path."
+        )
+    try:
+        values = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise InputError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from error
+    if not isinstance(values, dict):
+        raise InputError(f"{path} is no latency file: it must map names to milliseconds.")
+    return values
+
+
+def _file(latencies: Latencies) -> dict[str, Any]:
+    """A latency file's content: medians, in milliseconds."""
+
+    def middle(times: Iterable[float]) -> float:
+        return round(1e3 * float(np.median(list(times))), 4)
+
+    values: dict[str, Any] = {"name": latencies.name, "source": "measured by a run (medians)", "published": False}
+    for name in ("verify", "beside"):
+        table = getattr(latencies, name)
+        if table:
+            values[name] = {n: middle(times) for n, times in sorted(table.items())}
+    for name in ("draft", "host", "host_beside", "glue", "tree", "comm"):
+        if times := getattr(latencies, name):
+            values[name] = middle(times)
+    return values
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """The best setting of each method, then the run's own arms."""
+    latencies = document["latencies"]
+    marked = " (published figures)" if latencies["published"] else ""
+    lines = [f"SIMULATED on the latencies of {latencies['name']}{marked}, outcomes of {document['outcomes_of']}"]
+    for method in ("ar", "sd", "ssd", "pearl"):
+        rows = [row for row in document["methods"] if row["method"] == method]
+        if rows:
+            best = max(rows, key=lambda row: row["tokens_per_second"])
+            setting = "".join(f" {key}={best[key]}" for key in ("draft_length", "budget") if key in best)
+            lines.append(f"  {method:6s} {best['speedup']:5.2f}x  {best['tokens_per_second']:9.1f} tok/s {setting}")
+    if document["against_measured"]:
+        lines.append("the run's own arms, simulated against measured (tok/s):")
+        for name, row in document["against_measured"].items():
+            lines.append(f"  {name:40s} {row['simulated']:8.1f} {row['measured']:8.1f}  {row['off']:+.1%}")
+    return "\n".join(lines)

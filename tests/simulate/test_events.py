@@ -1,0 +1,81 @@
+"""The simulator against the closed forms, on outcomes that follow their laws."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from sdbench.errors import InputError
+from sdbench.remote.fanout import geometric, hit_probability
+from sdbench.simulate.events import Latencies, Simulation, kept, places
+from sdbench.simulate.formulas import expected_tokens
+from sdbench.simulate.overlap import Rounds, pearl_tokens_per_round, theorem_7
+
+A, R = 0.8, 1.0
+
+
+def strings(a=A, r=R, tokens=60_000, seed=0):
+    """Places of tokens: 1 with chance a; else one more than a rank with P(rank > F) = F^-r."""
+    rng = np.random.default_rng(seed)
+    ranks = np.floor(rng.random(tokens) ** (-1 / r)).clip(max=1e6).astype(int) + 1
+    return [np.where(rng.random(tokens) < a, 1, ranks + 1)]
+
+
+def machine(**times):
+    return Latencies("test", "made up", verify={1: [1.0]}, draft=times.pop("draft", [0.1]), **times)
+
+
+@pytest.mark.parametrize("K", [1, 4, 6])
+def test_sd(K):
+    assert Simulation(strings(), machine()).sd(K) == pytest.approx(expected_tokens(A, K) / (1 + 0.1 * K), rel=0.01)
+
+
+def test_ar():
+    assert Simulation(strings(), machine()).ar() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize(("K", "budget", "tree"), [(4, 15, 0.1), (6, 24, 0.12), (6, 24, 0.3)])
+def test_ssd_is_theorem_7(K, budget, tree):
+    counts = geometric(A, R, K, budget)
+    # A bonus passes with chance a, whatever the power law says of the refused: held if it is among the first F_K.
+    law = hit_probability([*counts[:-1], 0], A, R)
+    bonus = A**K * (A + (1 - A) * (1 - max(counts[-1] - 1, 1) ** -R))
+    simulation = Simulation(strings(), machine(tree=[tree], glue=[0.05]))
+    rounds = Rounds(law + bonus, 1.0, 1.0, 0.05 + K * tree, 0.1 * K)
+    wanted = theorem_7(rounds) * expected_tokens(A, K)
+    if rounds.t_primary > 1:
+        # A server that cannot be interrupted is waited for after a miss too, which the theorem does not count.
+        wanted = expected_tokens(A, K) / (rounds.t_primary + (1 - rounds.p_hit) * rounds.t_backup)
+    assert simulation.ssd(K, counts) == pytest.approx(wanted, rel=0.02)
+
+
+def test_ssd_without_hits_is_sd_and_with_all_hides_the_draft():
+    simulation = Simulation(strings(), machine(tree=[0.1]))
+    assert simulation.ssd(4, (0,) * 5) == pytest.approx(simulation.sd(4))
+    assert simulation.ssd(4, (10**7,) * 5) == pytest.approx(expected_tokens(A, 4), rel=0.01)
+
+
+@pytest.mark.parametrize("window", [3, 5, 8])
+def test_pearl(window):
+    wanted = pearl_tokens_per_round(A, window) / max(1.0, 0.1 * window)
+    assert Simulation(strings(), machine()).pearl(window) == pytest.approx(wanted, rel=0.02)
+
+
+def test_rounds_of_a_string():
+    assert kept(np.array([1, 1, 3, 1, 1, 1, 2, 1]), 3) == [(2, 3), (3, 2), (1, 1)]
+
+
+def test_places_from_logged_rounds():
+    rounds = pd.DataFrame(
+        {"block": 0, "repeat": 0, "prompt_id": "p", "accepted": [2, 3, 0, 1], "proposed": 3, "rank": [4, 1, 2, np.nan]}
+    )
+    # A correction of rank 4 had the refused token above it; a bonus of rank 1 was the draft's own first; the last is unknown.
+    assert places(rounds)[0].tolist() == [1, 1, 5, 1, 1, 1, 1, 3, 1]
+    with pytest.raises(InputError, match="no ranks"):
+        places(rounds.drop(columns="rank"))
+
+
+@pytest.mark.parametrize("values", [{"name": "m"}, {"name": "m", "source": "s", "verify": {1: "x"}, "draft": 1},
+                                    {"name": "m", "source": "s", "verify": {1: 1}, "draft": 1, "tea": 2}])  # fmt: skip
+def test_latency_files_are_checked(values):
+    with pytest.raises(InputError):
+        Latencies.of(values)
