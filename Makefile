@@ -42,7 +42,7 @@ format: setup  ## Format the code
 models: setup  ## Train the tiny family anew (90 minutes on two cores; resumable)
 	$(BIN)/sdbench train
 
-results: results-default results-front results-smollm2 results-verify readme  ## Make all of the reference results anew
+results: results-default results-front results-ssd results-smollm2 results-verify readme  ## Make all of the reference results anew
 
 results-default: setup  ## The default comparison on 100 prompts, into results/default
 	$(BIN)/sdbench run name=default limit=100 out=results/runs/default
@@ -53,9 +53,16 @@ results-front: setup  ## Speed against quality over thresholds and lengths, into
 	$(BIN)/python experiments/keep.py results/runs/front front
 	$(BIN)/python experiments/pyramidsd/verdict.py results/runs/front results/front
 
+results-ssd: setup  ## Drafting beside the target, on two cores, into results/ssd-* (half an hour)
+	for part in speed fan_out saguaro; do \
+	  $(BIN)/sdbench run experiment=ssd/$$part out=results/runs/ssd-$$part && \
+	  $(BIN)/python experiments/keep.py results/runs/ssd-$$part ssd-$$part && \
+	  $(BIN)/python experiments/ssd/verdict.py results/runs/ssd-$$part results/ssd-$$part || exit; \
+	done
+
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
-	for task in spec_bench gsm8k; do \
+	for task in spec_bench gsm8k humaneval commonsense_qa; do \
 	  $(BIN)/sdbench run experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task \
 	    out=results/runs/smollm2-$$task && \
 	  $(BIN)/python experiments/keep.py results/runs/smollm2-$$task smollm2-$$task || exit; \
@@ -74,4 +81,4 @@ readme: setup  ## Write into the README what it quotes from results/
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup demo test test-all test-gpu lint format models results results-default results-front results-smollm2 results-verify readme clean
+.PHONY: help setup demo test test-all test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify readme clean

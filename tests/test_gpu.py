@@ -7,10 +7,11 @@ import torch
 
 from sdbench.acceptance import Exact
 from sdbench.cli import main
-from sdbench.decoding import Request, Speculative
+from sdbench.decoding import Pearl, Request, Speculative
 from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, Verified
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
+from sdbench.remote import Remote, RemoteDrafter, Uniform
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
@@ -46,8 +47,41 @@ def test_greedy_tokens_are_those_of_the_device_s_own_generate(rows):
         requests = [Request(prompt, str(i)) for i, prompt in enumerate(prompts)]
         finished = decoder.generate(requests, Sampling(), NeverStop(), 20, rows=rows, trace=trace)
         got = {item.request.name: item.tokens for item in finished}
+        trace.close()
         assert [got[str(i)] for i in range(len(prompts))] == expected
         assert all(step["seconds"] > 0 for step in trace.steps)
+
+
+def beside(target, draft):
+    """Tokens of ssd and of pearl, whose draft is in a process of its own, and of the target alone."""
+    requests = [Request([5, 7, index], str(index)) for index in range(4)]
+    tokens = []
+    for decoder in (
+        Speculative(target),
+        Speculative(target, Exact(), Remote(draft, Uniform(3), timeout_seconds=60), 3),
+        Pearl(target, RemoteDrafter(draft, timeout_seconds=60), None, 3),
+    ):
+        finished = decoder.generate(requests, Sampling(), NeverStop(), 20, rows=2)
+        tokens.append({item.request.name: item.tokens for item in finished})
+        decoder.close()
+    return tokens
+
+
+def test_a_draft_process_on_the_same_gpu():
+    target = Transformer("target", random_model("llama").cuda())
+    draft = Transformer("draft", random_model("llama", layers=2).cuda())
+    with pytest.warns(UserWarning, match="share cuda"):
+        plain, *overlapped = beside(target, draft)
+    assert all(tokens == plain for tokens in overlapped)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 2, reason="there are no two CUDA devices here")
+def test_a_draft_process_on_another_gpu():
+    """Answers come by NCCL."""
+    target = Transformer("target", random_model("llama").to("cuda:0"))
+    draft = Transformer("draft", random_model("llama", layers=2).to("cuda:1"))
+    plain, *overlapped = beside(target, draft)
+    assert all(tokens == plain for tokens in overlapped)
 
 
 def test_a_comparison_on_a_device(tmp_path, capsys):

@@ -78,7 +78,8 @@ def overlapped(arm: Tables) -> dict[str, Any] | None:
     None for an arm without a draft beside the target, or with a cache.
     """
     rounds = arm["rounds"]
-    if "wanted" not in rounds or speculates(rounds) or not rounds["wanted"].notna().any():
+    running = arm["steps"]["kind"].eq("run").any()  # a draft that never waits works in no rounds
+    if "wanted" not in rounds or speculates(rounds) or running or not rounds["wanted"].notna().any():
         return None
     beside = rounds[rounds["wanted"].notna()]
     once = beside.drop_duplicates("asked")

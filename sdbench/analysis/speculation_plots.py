@@ -75,7 +75,7 @@ def fan_out(summary: Summary) -> Figure | None:
         rates = [logged["hit_rate"][str(budget)][kind] for budget in budgets]
         right.plot(budgets, rates, line, color=style.colour(name), label=f"{kind}, by the ranks of {name}")
     for live, arm in summary["arms"].items():
-        budget = _budget(arm) if arm["speculation"] else None
+        budget = budget_of(arm) if arm["speculation"] else None
         if budget is not None and arm["config"].get("draft_length") == logged["length"]:
             colour, mark = style.colour(live), style.marker(live)
             right.plot(
@@ -168,7 +168,7 @@ def predicted(summary: Summary) -> Figure | None:
     return made
 
 
-def _budget(arm: Mapping[str, Any]) -> int | None:
+def budget_of(arm: Mapping[str, Any]) -> int | None:
     """The branches of an arm's fan-out."""
     knobs = arm["config"]["proposer"].get("fan_out") or {}
     if "budget" in knobs:

@@ -127,6 +127,8 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         predicted = cache["theorem_7_tokens_per_second"]
     elif beside is not None:
         predicted = beside["predicted_tokens_per_second"]
+    elif (arm["steps"]["kind"] == "run").any():
+        predicted = None  # no form is published for a draft that never waits
     else:
         predicted = predict(arm, name, configured_lengths(meta["config"], rounds), common.host_seconds)
     return {

@@ -13,7 +13,6 @@ from sdbench.errors import InputError
 from sdbench.harness.config import choices, config_dir
 from sdbench.remote.fanout import geometric
 from sdbench.runs.record import Run, load
-from sdbench.runs.tables import read_parquet
 from sdbench.simulate.events import Latencies, Simulation, measured, places
 
 LENGTHS = range(1, 13)
@@ -21,16 +20,15 @@ BUDGETS = (6, 8, 12, 18, 24)
 
 
 def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> dict[str, Any]:
-    """Simulate ar, sd, ssd and pearl over the outcomes of the run in `folder`.
+    """Simulate ar, sd, ssd, pearl and dsi over the outcomes of the run in `folder`.
 
     words: latency=NAME_OR_FILE and latency.KEY=MILLISECONDS (by default the latencies that the run itself measured). save: where
     those are written, as a latency file.
     """
     run = load(folder)
-    config = yaml.safe_load((folder / "config.yaml").read_text())
-    if config["sampling"]["temperature"] != 0:
+    if run.config["sampling"]["temperature"] != 0:
         raise InputError(f"{folder} was sampled; simulate needs a greedy run, whose ranks hold for every draft length.")
-    tables = {name: read_parquet(folder, name) for name in ("sequences", "rounds", "steps", "bare")}
+    tables = run.tables
     arm = _recorded(tables["rounds"])
     strings = places(tables["rounds"][tables["rounds"]["arm"] == arm])
     own = measured(tables)
@@ -70,6 +68,7 @@ def _methods(simulation: Simulation, rounds: Any, arm: str) -> list[dict[str, An
             for budget in BUDGETS:
                 speed = simulation.ssd(K, fan_out_of(rounds, arm, K, budget))
                 rows.append({"method": "ssd", "draft_length": K, "budget": budget, "tokens_per_second": speed})
+    rows += [{"method": "dsi", "draft_length": k, "tokens_per_second": simulation.dsi(k)} for k in LENGTHS]
     rows += [{"method": "pearl", "draft_length": g, "tokens_per_second": simulation.pearl(g)} for g in LENGTHS]
     return [{**row, "speedup": row["tokens_per_second"] / base} for row in rows]
 
@@ -187,7 +186,7 @@ def table(document: Mapping[str, Any]) -> str:
     latencies = document["latencies"]
     marked = " (published figures)" if latencies["published"] else ""
     lines = [f"SIMULATED on the latencies of {latencies['name']}{marked}, outcomes of {document['outcomes_of']}"]
-    for method in ("ar", "sd", "ssd", "pearl"):
+    for method in ("ar", "sd", "ssd", "pearl", "dsi"):
         rows = [row for row in document["methods"] if row["method"] == method]
         if rows:
             best = max(rows, key=lambda row: row["tokens_per_second"])

@@ -13,6 +13,7 @@ import signal
 import tempfile
 import weakref
 from collections.abc import Callable
+from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -50,7 +51,8 @@ class ServerProcess:
     """A running speculation server.
 
     make: makes the server over the model, in the child. seconds: how long an answer may take. core: which core it is pinned to.
-    backend: None sends answers by the pipe; a backend of torch.distributed ("nccl", "gloo") by a group of the two.
+    backend: None sends answers by the pipe; a backend of torch.distributed ("nccl", "gloo") by a group of the two. device: where
+    the answers are wanted (by default where the model is).
     """
 
     def __init__(
@@ -61,8 +63,10 @@ class ServerProcess:
         core: int | None = None,
         threads: int = 1,
         backend: str | None = None,
+        device: torch.device | None = None,
     ) -> None:
         self.model, self.seconds, self.serial = model, seconds, 0
+        self.device = device or model.device
         context = multiprocessing.get_context("spawn")
         self.pipe, far = context.Pipe()
         self._store = tempfile.TemporaryDirectory() if backend else None
@@ -86,7 +90,7 @@ class ServerProcess:
     def open(self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype) -> None:
         """Begin a session."""
         self._outcome = OutcomeMessage(rows)
-        self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.model.device)
+        self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
         self.serial = 0
         self._command("open", rows, slots, length, sampling, dtype)
 
@@ -117,6 +121,10 @@ class ServerProcess:
         """End the process, at the latest in `STOP_SECONDS` and a little."""
         self._finalizer()
         if self._store:
+            import torch.distributed as dist
+
+            if dist.is_initialized():
+                dist.destroy_process_group()
             self._store.cleanup()
 
     def _command(self, *words: Any) -> Any:
@@ -194,6 +202,8 @@ def _main(
     if core is not None:
         pin((core,))
     torch.set_num_threads(threads)
+    if model.device.type == "cuda":
+        torch.cuda.set_device(model.device)
     transport: Transport = PipeTransport(pipe)
     if backend:
         transport = GroupTransport(pipe, join_group(backend, store, 1), 0)
@@ -219,7 +229,7 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
         if outcomes is not None and speculations is not None and data.startswith(HEAD):
             serial, outcome = outcomes.unpack(data)
             transport.send(speculations.pack(serial, server.serve(outcome)))
-            server.work()
+            server.work(partial(pipe.poll, 0))
             continue
         command, *words = pickle.loads(data)
         if command == "open":

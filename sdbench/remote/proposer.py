@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -66,24 +67,21 @@ class _InProcess:
         return self.server.measured()
 
 
-class Remote:
-    """model: the draft, its weights shared with the server.
+class Beside(ABC):
+    """A draft with a process of its own: what all of them have in common.
 
-    fan_out, backup, saguaro: how the server speculates (see there). process: whether it has a process of its own. core: the core
-    of that process (None: the last of those that may be used). timeout_seconds: how long an answer may take. on_fault: "stop" ends
-    the run, with one sentence, when the server dies, stalls or answers nonsense; "continue" goes on without a draft, and starts a
-    new server for the next block.
+    model: the draft, its weights shared with the server. process: whether the server really has a process of its own.
+    timeout_seconds: how long an answer may take. on_fault: "stop" ends the run, with one sentence, when the server dies, stalls or
+    answers nonsense; "continue" goes on without a draft, and starts a new server for the next block. core: of that process (None:
+    the last of those that may be used).
     """
 
     density = Density.EXACT
-    caches = True
+    caches = False  # whether what is drafted may be held for an outcome
 
     def __init__(
         self,
         model: LanguageModel,
-        fan_out: FanOut | None = None,
-        backup: Backup | None = None,
-        saguaro: Saguaro | None = None,
         process: bool = True,
         timeout_seconds: float = 10.0,
         on_fault: str = "stop",
@@ -95,8 +93,6 @@ class Remote:
         if not timeout_seconds > 0:
             raise InputError(f"timeout_seconds is {timeout_seconds}; it must be positive.")
         self.model = model
-        self.fan_out: FanOut = fan_out or Geometric()
-        self.backup, self.saguaro = backup, saguaro
         self.process, self.timeout_seconds, self.on_fault = process, timeout_seconds, on_fault
         self.core, self.threads = core, threads
         self.fault: str | None = None
@@ -112,8 +108,6 @@ class Remote:
         return [self.model]
 
     def reach(self, length: int) -> int:
-        for hit in (True, False):
-            self.fan_out.counts(length, self.model.vocab, hit)  # a fan-out that does not fit the length is refused here
         return length
 
     def open(self, context: Context, length: int) -> None:
@@ -195,8 +189,9 @@ class Remote:
         self._running.open(rows, slots, length, context.sampler.sampling, self.model.dtype)
         return self._running
 
+    @abstractmethod
     def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
-        return partial(SpeculationServer, fan_out=self.fan_out, backup=self.backup, saguaro=self.saguaro)
+        """What makes the server over the model, in its process."""
 
     def _new_process(self, make: Any, verifier: torch.device) -> ServerProcess:
         own = self.model.device
@@ -208,7 +203,7 @@ class Remote:
         backend = "nccl" if own.type == verifier.type == "cuda" and own != verifier else None
         cores = usable()
         core = self.core if self.core is not None else cores[-1] if len(cores) > 1 and own.type == "cpu" else None
-        return ServerProcess(self.model, make, self.timeout_seconds, core, self.threads, backend)
+        return ServerProcess(self.model, make, self.timeout_seconds, core, self.threads, backend, verifier)
 
     def _guarded(self, action: Callable[[], T]) -> T | None:
         """Do it; on a fault end the run, or go on without a draft, as configured."""
@@ -258,6 +253,43 @@ class Remote:
                 latest[row] = verified
 
 
+class Remote(Beside):
+    """SSD. fan_out, backup, saguaro: how the server speculates (see there); the rest is as for any draft beside the verifier."""
+
+    caches = True
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        fan_out: FanOut | None = None,
+        backup: Backup | None = None,
+        saguaro: Saguaro | None = None,
+        process: bool = True,
+        timeout_seconds: float = 10.0,
+        on_fault: str = "stop",
+        core: int | None = None,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(model, process, timeout_seconds, on_fault, core, threads)
+        self.fan_out: FanOut = fan_out or Geometric()
+        self.backup, self.saguaro = backup, saguaro
+
+    def reach(self, length: int) -> int:
+        for hit in (True, False):
+            self.fan_out.counts(length, self.model.vocab, hit)  # a fan-out that does not fit the length is refused here
+        return length
+
+    def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
+        return partial(SpeculationServer, fan_out=self.fan_out, backup=self.backup, saguaro=self.saguaro)
+
+
+class RemoteDrafter(Beside):
+    """A draft that drafts behind what it is told, when it is told, and holds nothing."""
+
+    def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
+        return DraftServer
+
+
 @dataclass(frozen=True)
 class _Sent:
     """An outcome that was told. places: by row, the (sequence, round, inner round) of the verification that the answer goes to."""
@@ -267,25 +299,3 @@ class _Sent:
     asked: float
     wanted: float
     answered: float
-
-
-class RemoteDrafter(Remote):
-    """A draft in a process of its own that drafts behind what it is told, and holds nothing for what it is not."""
-
-    caches = False
-
-    def __init__(
-        self,
-        model: LanguageModel,
-        process: bool = True,
-        timeout_seconds: float = 10.0,
-        on_fault: str = "stop",
-        core: int | None = None,
-        threads: int = 1,
-    ) -> None:
-        super().__init__(
-            model, process=process, timeout_seconds=timeout_seconds, on_fault=on_fault, core=core, threads=threads
-        )
-
-    def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
-        return DraftServer

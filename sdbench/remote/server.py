@@ -19,7 +19,7 @@ and C = 1 even the tokens are those of synchronous speculative decoding.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
@@ -186,8 +186,8 @@ class SpeculationServer:
         self.served[-1]["built"] = perf_counter()
         self._learn(before, refused)
 
-    def work(self) -> None:
-        """What is to be done when an answer has gone out."""
+    def work(self, called: Callable[[], bool] | None = None) -> None:
+        """What is to be done when an answer has gone out. called: whether the next outcome is there."""
         self.build()
 
     def measured(self) -> dict[str, Any]:
@@ -336,5 +336,5 @@ class DraftServer(SpeculationServer):
     def counts(self, length: int, hit: bool) -> tuple[int, ...]:
         return (0,) * (length + 1)
 
-    def work(self) -> None:
+    def work(self, called: Callable[[], bool] | None = None) -> None:
         return None

@@ -9,6 +9,8 @@ draft length, how many tokens a round keeps, and for any fan-out, whether the ne
     ssd     T_comm + T_b [on a miss] + max(T(K + 1), t_glue + K t_tree)      (as coded by the authors: no interruption)
     pearl   max(g t_d, T(n)) and the host's time,  n the tokens that the target reads
 
+    dsi     from one rejection to the next: the drafting of the block that holds it, and T(k)     (servers enough to verify at once)
+
 with the target's time T(n) over n tokens, its host's included but for pearl. Times are numbers, or samples of measured ones, of
 which each round draws its own: the mean of a maximum is more than the maximum of means.
 """
@@ -165,6 +167,22 @@ class Simulation:
                     at, pending = at + passed + 1, 0
                 else:
                     at, pending = at + passed, window - 1
+            return seconds
+
+        return self._speed(decode)
+
+    def dsi(self, length: int) -> float:
+        """Distributed speculative inference (2405.14105): each block of `length` tokens is verified as soon as it is drafted,
+        on one of enough target servers; a rejection restarts the draft."""
+
+        def decode(string: np.ndarray) -> float:
+            seconds, at = 0.0, 0
+            while at < len(string):
+                rest = string[at:]
+                passed = int(np.argmax(rest > 1)) if (rest > 1).any() else len(rest)
+                drafted = length * -(-(passed + 1) // length)
+                seconds += sum(self._draw(self.latencies.draft) for _ in range(drafted)) + self._verify(length)
+                at += passed + 1
             return seconds
 
         return self._speed(decode)

@@ -205,4 +205,4 @@ def test_answers_by_a_group_of_torch_distributed():
     assert speculation.tokens.tolist() == [[best, int(draft.table((1, 2, best)).argmax())]]
     assert torch.allclose(speculation.logits[0, 0], draft.table((1, 2)).log())
     server.stop()
-    torch.distributed.destroy_process_group()
+    assert not torch.distributed.is_initialized()

@@ -8,7 +8,7 @@ from sdbench.errors import InputError
 from sdbench.remote.fanout import geometric, hit_probability
 from sdbench.simulate.events import Latencies, Simulation, kept, places
 from sdbench.simulate.formulas import expected_tokens
-from sdbench.simulate.overlap import Rounds, pearl_tokens_per_round, theorem_7
+from sdbench.simulate.overlap import Rounds, dsi_segment, pearl_tokens_per_round, theorem_7
 
 A, R = 0.8, 1.0
 
@@ -58,6 +58,12 @@ def test_ssd_without_hits_is_sd_and_with_all_hides_the_draft():
 def test_pearl(window):
     wanted = pearl_tokens_per_round(A, window) / max(1.0, 0.1 * window)
     assert Simulation(strings(), machine()).pearl(window) == pytest.approx(wanted, rel=0.02)
+
+
+@pytest.mark.parametrize("k", [1, 5])
+def test_dsi(k):
+    tokens, seconds = dsi_segment(A, k, 0.1, 1.0)
+    assert Simulation(strings(), machine()).dsi(k) == pytest.approx(tokens / seconds, rel=0.02)
 
 
 def test_rounds_of_a_string():

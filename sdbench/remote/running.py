@@ -1,0 +1,126 @@
+"""A draft that never waits (AMUSD, 2410.17375): it drafts on while the verifier verifies, and the verifier takes what there is.
+
+The server's run is what it has drafted behind the decided tokens. An outcome whose new tokens are those of the run shortens it from
+the front; any other ends it, and the server starts again behind the decided tokens. Answers hold as much of the run as there is,
+`least` tokens at least. How long drafts are thus depends on timing, never on what was drafted, so any lossless rule stays lossless:
+what stands behind a token of the run that the verifier chose too was drawn behind that very token. (The authors' code is greedy.)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from time import perf_counter
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdbench.errors import InputError
+from sdbench.lm.model import LanguageModel
+from sdbench.remote.proposer import Beside
+from sdbench.remote.server import Outcome, Speculation, SpeculationServer
+from sdbench.sampling import Key, Sampler
+
+
+class RunningServer(SpeculationServer):
+    """least: tokens that are waited for before an answer."""
+
+    def __init__(self, model: LanguageModel, least: int = 2) -> None:
+        super().__init__(model)
+        self.least = least
+
+    def counts(self, length: int, hit: bool) -> tuple[int, ...]:
+        return (0,) * (length + 1)
+
+    def open(self, rows: int, slots: int, length: int, sampler: Sampler) -> None:
+        super().open(rows, slots, length, sampler)
+        self._ahead = np.zeros(rows, np.int64)
+        self._scores: list[list[Tensor]] = [[] for _ in range(rows)]
+
+    def admit(self, row: int, tokens: Sequence[int]) -> None:
+        super().admit(row, tokens)
+        self._ahead[row], self._scores[row] = 0, []
+
+    def serve(self, outcome: Outcome) -> Speculation:
+        received, context = perf_counter(), self.context
+        context.trace.round = len(self.served)
+        survived = np.zeros(context.rows, bool)
+        for row in np.flatnonzero(outcome.active):
+            first, length, decided = int(outcome.first[row]), int(outcome.length[row]), int(self._decided[row])
+            end = decided + int(self._ahead[row])
+            drafted = context.tokens[row, first : min(length, end)].tolist()
+            survived[row] = length <= end and drafted == outcome.tokens[row, : length - first].tolist()
+            gone = length - decided if survived[row] else int(self._ahead[row])
+            self._ahead[row] -= gone
+            del self._scores[row][:gone]
+            if survived[row]:
+                outcome.first[row] = length  # what the model has read stands
+        known = self.model.known.copy()
+        self._take(outcome)
+        self.model.known[survived] = known[survived]
+        while (self._ahead[outcome.active] < min(self.least, self.length)).any():
+            self._draft("backup")
+        speculation = self._so_far()
+        self.served.append(
+            {
+                "rounds": self._rounds.tolist(),
+                "active": outcome.active.tolist(),
+                "hit": survived.tolist(),
+                "found": survived.tolist(),
+                "received": received,
+                "replied": perf_counter(),
+                "ranks": [None] * context.rows,
+            }
+        )
+        return speculation
+
+    def work(self, called: Callable[[], bool] | None = None) -> None:
+        """Draft on until called, or as far as a draft may reach."""
+        active = self.context.active
+        while active.any() and self._ahead[active].min() < self.length and not (called is not None and called()):
+            self._draft("run")
+
+    def _draft(self, kind: str) -> None:
+        """One more token behind every row's run that is not full."""
+        context = self.context
+        short = context.active & (self._ahead < self.length)
+        end = np.where(context.active, context.length + self._ahead, context.length)
+        here = context.ahead(end, short)
+        logits = self.model.read(here, end, kind)[:, -1]
+        # Named by its place: a place is drafted anew only if nothing that was drafted there has been looked at.
+        token = context.sampler.draw(context.sampler.score(logits), Key(self._streams, end) / "run")
+        here.place(token, np.where(short, end, context.tokens.shape[1] - 1))
+        for row in np.flatnonzero(short):
+            self._scores[row].append(logits[row])
+            self._ahead[row] += 1
+
+    def _so_far(self) -> Speculation:
+        context, K = self.context, self.length
+        length = np.where(context.active, np.minimum(self._ahead, K), 0)
+        logits = torch.zeros(context.rows, K, self.model.vocab, dtype=self.model.dtype, device=self.device)
+        for row in np.flatnonzero(length):
+            logits[row, : length[row]] = torch.stack(self._scores[row][: length[row]])
+        return Speculation(np.zeros(context.rows, bool), length, self._refused_tokens(), logits)
+
+
+class FreeRunning(Beside):
+    """A draft that drafts without pause, as far as draft_length tokens ahead; least: tokens that an answer holds at least."""
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        least: int = 2,
+        process: bool = True,
+        timeout_seconds: float = 10.0,
+        on_fault: str = "stop",
+        core: int | None = None,
+        threads: int = 1,
+    ) -> None:
+        super().__init__(model, process, timeout_seconds, on_fault, core, threads)
+        if least < 1:
+            raise InputError(f"least is {least}; an answer must hold at least 1 token.")
+        self.least = least
+
+    def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
+        return partial(RunningServer, least=self.least)

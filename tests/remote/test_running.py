@@ -1,0 +1,79 @@
+"""A draft that never waits: lossless in law, greedy tokens of the target, in this process and in another."""
+
+import pytest
+import torch
+
+from sdbench.acceptance import Exact
+from sdbench.decoding import Request, Speculative
+from sdbench.errors import InputError
+from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
+from sdbench.lm.trace import Trace
+from sdbench.lm.transformer import Transformer
+from sdbench.remote import FreeRunning
+from sdbench.remote.running import RunningServer
+from sdbench.sampling import Sampling
+from sdbench.stopping import NeverStop
+from tests.conftest import V, random_model
+
+
+@pytest.mark.parametrize(("ahead", "least"), [(1, 1), (2, 1), (2, 2), (3, 1)])
+def test_lossless(ahead, least):
+    target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
+    decoder = Speculative(target, Exact(), FreeRunning(draft, least, process=False), ahead)
+    assert decoder.lossless
+    assert distance_from_target(decoder, target, 3) < LOSSLESS
+
+
+class Careless(RunningServer):
+    """Wrong: goes on with a run whose next token the verifier has not chosen."""
+
+    def serve(self, outcome):
+        ahead, scores = self._ahead.copy(), [list(row) for row in self._scores]
+        decided = self._decided.copy()
+        speculation = super().serve(outcome)
+        for row in range(len(ahead)):
+            gone = int(outcome.length[row] - decided[row])
+            if ahead[row] > gone >= 0 and self._rounds[row] > 0:
+                keep = min(int(ahead[row]) - gone, self.length)
+                speculation.logits[row, :keep] = torch.stack(scores[row][gone : gone + keep])
+        return speculation
+
+
+def test_the_scores_of_a_void_run_are_rejected(monkeypatch):
+    target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
+    monkeypatch.setattr("sdbench.remote.running.RunningServer", Careless)
+    decoder = Speculative(target, Exact(), FreeRunning(draft, 1, process=False), 3)
+    assert distance_from_target(decoder, target, 3) > 1e-3
+
+
+@pytest.mark.parametrize("process", [False, True])
+def test_greedy_tokens(process):
+    near = random_model("llama")
+    torch.manual_seed(7)
+    for weight in near.parameters():
+        weight.data += 0.05 * weight.std().nan_to_num() * torch.randn_like(weight)
+    target, draft = Transformer("target", random_model("llama")), Transformer("draft", near)
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randint(0, V, (4 + 3 * i,), generator=generator).tolist() for i in range(5)]
+    requests = [Request(text, str(i)) for i, text in enumerate(texts)]
+
+    def decode(decoder, rows):
+        trace = Trace()
+        done = decoder.generate(requests, Sampling(), NeverStop(), 24, rows=rows, trace=trace)
+        tokens = {item.request.name: item.tokens for item in done}
+        trace.close()
+        return tokens, trace
+
+    expected, _ = decode(Speculative(target), 1)
+    decoder = Speculative(target, Exact(), FreeRunning(draft, process=process), 6)
+    for rows in (1, 3):
+        got, trace = decode(decoder, rows)
+        assert got == expected
+        assert any(step["kind"] == "run" for step in trace.steps)
+        assert max(row["accepted"] for row in trace.rounds) > 2
+    decoder.close()
+
+
+def test_refusals():
+    with pytest.raises(InputError, match="at least 1"):
+        FreeRunning(TabularModel("draft", 2, 3), 0)
