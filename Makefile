@@ -72,6 +72,15 @@ results-verify: setup  ## Token identity with transformers' generate: 100 prompt
 	mkdir -p results/verify
 	$(BIN)/sdbench verify limit=100 'arms=[ar,sd,sd_qualifier,lookup,early_exit,pyramid,psd_fuzzy]' \
 	  | tail -n 1 > results/verify/tiny.json
+	for batch in 1 4; do \
+	  $(BIN)/sdbench verify limit=100 batch_size=$$batch hardware=cpu_pair \
+	    'arms=[ssd,ssd_uniform,ssd_learned,ssd_fast_backup,pearl,amusd]' \
+	    | tail -n 1 > results/verify/beside-batch$$batch.json || exit; \
+	done
+	$(BIN)/sdbench verify limit=60 sampling.temperature=0.7 hardware=cpu_pair \
+	  'arms=[sd,ssd,ssd_fast_backup,pearl,amusd,psd_fuzzy]' 'arms.ssd.grid.proposer.saguaro.c=[1.0,0.5,0.1]' \
+	  'arms.ssd_fast_backup.grid.proposer.backup._target_=[sdbench.remote.Lookup,sdbench.remote.Random,sdbench.remote.Undrafted]' \
+	  | tail -n 1 > results/verify/beside-sampled.json
 	$(BIN)/sdbench verify experiment=smollm2 models.target.path=$(SMOLLM2) tasks=spec_bench limit=20 max_new_tokens=48 \
 	  | tail -n 1 > results/verify/smollm2.json
 

@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from sdbench.acceptance.base import AcceptanceRule, Draft
-from sdbench.decoding.base import Finished
+from sdbench.decoding.base import Finished, Request
 from sdbench.decoding.speculative import Batch, Speculative
 from sdbench.errors import InputError
 from sdbench.lm.model import LanguageModel
@@ -74,12 +74,15 @@ class _PearlBatch(Batch):
         if method.measures:
             self.context.trace.at_close.append(self._measure)
 
+    def _admit(self, index: int, number: int, request: Request) -> Finished | None:
+        self.pending[index] = 0  # what the row's last sequence left is nobody's draft
+        return super()._admit(index, number, request)
+
     def _round(self) -> Iterator[Finished]:
         context, method = self.context, self.pearl
         proposer = method.proposer
         assert isinstance(proposer, RemoteDrafter)
         g, key, active = method.draft_length, self._begin_round(), context.active.copy()
-        self.pending[~active] = 0
         drafting = active & ((self.pending == 0) | method.post_verify)
         judging = active & ((self.pending > 0) | method.pre_verify)
         ahead = context.ahead(context.length + self.pending, drafting)

@@ -47,15 +47,22 @@ class RankLog:
         if last is None:
             return False
         kept = context.length - 1 - last.start
-        return any(kept[row] == len(last.logits) for row in last.places)
+        return any(kept[row] == len(last.logits) for row in self._going_on(context, last))
 
     def followed(self, context: Context, behind: Float[Tensor, "B V"] | None) -> None:
         """The outcome of the last draft is in `context`; behind: the draft's logits behind its last token, if it was kept whole."""
         if self._last is not None:
+            self._last.places = self._going_on(context, self._last)
             at = torch.from_numpy(context.length - 1).to(context.tokens.device)[:, None]
             self._kept.append(
                 (self._last, context.length - 1 - self._last.start, context.tokens.gather(1, at)[:, 0], behind)
             )
+
+    @staticmethod
+    def _going_on(context: Context, last: _Drafted) -> dict[int, tuple[int, int, int]]:
+        """The places of the rows that still hold the sequence which the draft was for."""
+        sequence = context.trace.sequence
+        return {row: place for row, place in last.places.items() if sequence[row] == place[0] and context.active[row]}
 
     def drafted(
         self, context: Context, tokens: Int[Tensor, "B K"], length: Int[Tensor, " B"], logits: list[Tensor]
