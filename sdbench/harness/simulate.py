@@ -175,7 +175,7 @@ def _file(latencies: Latencies) -> dict[str, Any]:
         table = getattr(latencies, name)
         if table:
             values[name] = {n: middle(times) for n, times in sorted(table.items())}
-    for name in ("draft", "host", "host_beside", "glue", "tree", "comm"):
+    for name in ("draft", "draft_beside", "host", "host_beside", "glue", "tree", "comm"):
         if times := getattr(latencies, name):
             values[name] = middle(times)
     return values

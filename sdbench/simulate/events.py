@@ -34,9 +34,9 @@ class Latencies:
     """Seconds, each a list of samples (one number is a list of one).
 
     verify: the target's forward over n tokens, by n; what lies between is interpolated. beside: the same while a draft works
-    beside it. host, host_beside: of the target's process in a round, outside the forward and the draft. draft: one drafted token
-    of one row. glue, tree: of a server's reading of a speculation, and of one depth of its branches. comm: an exchange with the
-    server, on a hit.
+    beside it. host, host_beside: of the target's process in a round, outside the forward and the draft. draft, draft_beside: one
+    drafted token of one row, in the target's process and in a server's. glue, tree: of a server's reading of a speculation, and
+    of one depth of its branches. comm: an exchange with the server, on a hit.
     """
 
     name: str
@@ -46,6 +46,7 @@ class Latencies:
     beside: Mapping[int, Times] = field(default_factory=dict)
     host: Times = (0.0,)
     host_beside: Times = ()
+    draft_beside: Times = ()
     glue: Times = (0.0,)
     tree: Times = ()
     comm: Times = (0.0,)
@@ -70,6 +71,7 @@ class Latencies:
             "draft",
             "host",
             "host_beside",
+            "draft_beside",
             "glue",
             "tree",
             "comm",
@@ -86,7 +88,7 @@ class Latencies:
         }
         rest: Any = {
             name: seconds(values[name], name)
-            for name in ("host", "host_beside", "glue", "tree", "comm", "draft")
+            for name in ("host", "host_beside", "draft_beside", "glue", "tree", "comm", "draft")
             if values.get(name) is not None
         }
         return Latencies(**rest, **tables, **{key: values[key] for key in _SAID if key in values})
@@ -140,12 +142,14 @@ class Simulation:
         if not self.latencies.tree:
             raise InputError(f"The latencies of {self.latencies.name} hold no 'tree': ssd cannot be simulated.")
 
+        drafting = self.latencies.draft_beside or self.latencies.draft
+
         def decode(string: np.ndarray) -> float:
             seconds, held = 0.0, False
             for accepted, place in kept(string, length):
                 seconds += self._draw(self.latencies.comm)
                 if not held:
-                    seconds += sum(self._draw(self.latencies.draft) for _ in range(length))
+                    seconds += sum(self._draw(drafting) for _ in range(length))
                 built = self._draw(self.latencies.glue) + sum(self._draw(self.latencies.tree) for _ in range(length))
                 seconds += max(self._verify(length + 1, beside=True), built)
                 held = place - (accepted < length) <= counts[accepted]
@@ -154,10 +158,12 @@ class Simulation:
         return self._speed(decode)
 
     def pearl(self, window: int) -> float:
+        drafting = self.latencies.draft_beside or self.latencies.draft
+
         def decode(string: np.ndarray) -> float:
             seconds, at, pending = 0.0, 0, 0
             while at < len(string):
-                block = sum(self._draw(self.latencies.draft) for _ in range(window)) + self._draw(self.latencies.comm)
+                block = sum(self._draw(drafting) for _ in range(window)) + self._draw(self.latencies.comm)
                 # The draft is told what to go on with when the host is done with the round.
                 host = self._draw(self.latencies.host_beside or self.latencies.host)
                 seconds += max(self._verify(pending + 1, beside=True, host=0.0), block) + host
@@ -238,9 +244,10 @@ def measured(tables: Mapping[str, pd.DataFrame], name: str = "this run's machine
         once = rounds[rounds["wanted"].notna()].drop_duplicates(["arm", "asked"])
         served = once["replied"] - once["received"]
         missed = once["hit"].ne(True)
+        drafts = missed & once["arm"].isin(steps.loc[steps["kind"] == "backup", "arm"])
         # A drafted token of the server, what it does around the forward included.
         lengths = once.groupby("arm")["proposed"].transform("max").clip(lower=1)
-        draft = (served[missed] / lengths[missed]).tolist() or draft
+        by_server = (served[drafts] / lengths[drafts]).tolist()
         if once["hit"].notna().any():
             held = once[~missed]
             built = (held["built"] - held["replied"]).dropna()
@@ -258,6 +265,8 @@ def measured(tables: Mapping[str, pd.DataFrame], name: str = "this run's machine
                 "comm": (once["answered"] - once["replied"] + (once["received"] - once["asked"]).median()).tolist()
             }
         beside["host_beside"] = [_host(tables, overlapping)]
+        beside["draft_beside"] = by_server
+        draft = draft or by_server
     apart = verify["arm"].isin(overlapping)
     return Latencies(
         name,
