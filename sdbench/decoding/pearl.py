@@ -97,7 +97,7 @@ class _PearlBatch(Batch):
             new, drafting = None, np.zeros_like(drafting)  # the draft is lost: the target goes on alone
         draft, p = self._candidates(new, drafting, judging, logits)
         if draft is None or p is None:
-            self._pend(new, drafting, np.zeros_like(self.pending), np.zeros_like(judging))
+            self._pend(new, drafting, judging, judging)
             return
         yield from self._judge(draft, p, new, drafting, judging, key)
 
@@ -158,7 +158,7 @@ class _PearlBatch(Batch):
         start = context.length.copy()
         context.length[:] = np.where(judging, start + kept + adds, start)
         method.target.rewind(np.where(context.active, context.length - 1, method.target.known))
-        self._pend(new, drafting, start, judging, goes_on)
+        self._pend(new, drafting, judging, goes_on)
         lines = context.tokens[:, int(start.min()) : int(context.length.max())].tolist()
         for index, row in enumerate(self.rows):
             if row is not None and judging[index]:
@@ -166,18 +166,9 @@ class _PearlBatch(Batch):
                 tokens = lines[index][begin : begin + int(kept[index]) + bool(adds[index])]
                 yield from self._verified(index, int(proposed[index]), int(kept[index]), tokens)
 
-    def _pend(
-        self,
-        new: Draft | None,
-        drafting: np.ndarray,
-        start: np.ndarray,
-        judging: np.ndarray,
-        goes_on: np.ndarray | None = None,
-    ) -> None:
+    def _pend(self, new: Draft | None, drafting: np.ndarray, judging: np.ndarray, goes_on: np.ndarray) -> None:
         """What is pending now, and what the draft may keep of what it has read."""
         g, context = self.method.draft_length, self.context
-        if goes_on is None:
-            goes_on = np.zeros_like(judging)
         only_drafted = drafting & ~judging
         self.pending = np.where(goes_on, g - 1, np.where(only_drafted, g, np.where(judging, 0, self.pending)))
         if new is not None and new.q is not None:

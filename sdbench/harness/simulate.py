@@ -41,7 +41,7 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
         "run": str(folder),
         "outcomes_of": arm,
         "latencies": {"name": latencies.name, "source": latencies.source, "published": latencies.published},
-        "methods": _methods(simulation, tables["rounds"], arm),
+        "methods": _methods(simulation, run.summary["arms"][arm]["ranks"]),
         "against_measured": _against(run, tables, strings, arm) if not words else {},
     }
 
@@ -58,7 +58,7 @@ def _recorded(rounds: Any) -> str:
     return str(ranked.groupby("arm")["proposed"].max().idxmax())
 
 
-def _methods(simulation: Simulation, rounds: Any, arm: str) -> list[dict[str, Any]]:
+def _methods(simulation: Simulation, logged: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Every method at every length (and budget), in tokens per second."""
     base = simulation.ar()
     rows = [{"method": "ar", "tokens_per_second": base}]
@@ -66,19 +66,15 @@ def _methods(simulation: Simulation, rounds: Any, arm: str) -> list[dict[str, An
     if simulation.latencies.tree:
         for K in LENGTHS:
             for budget in BUDGETS:
-                speed = simulation.ssd(K, fan_out_of(rounds, arm, K, budget))
+                speed = simulation.ssd(K, _fan_out(logged, K, budget))
                 rows.append({"method": "ssd", "draft_length": K, "budget": budget, "tokens_per_second": speed})
     rows += [{"method": "dsi", "draft_length": k, "tokens_per_second": simulation.dsi(k)} for k in LENGTHS]
     rows += [{"method": "pearl", "draft_length": g, "tokens_per_second": simulation.pearl(g)} for g in LENGTHS]
     return [{**row, "speedup": row["tokens_per_second"] / base} for row in rows]
 
 
-def fan_out_of(rounds: Any, arm: str, length: int, budget: int) -> tuple[int, ...]:
+def _fan_out(logged: Mapping[str, Any], length: int, budget: int) -> tuple[int, ...]:
     """Theorem 12's fan-out for the acceptance and the power law that an arm logged."""
-    from sdbench.analysis.speculation import ranks
-
-    logged = ranks(rounds[rounds["arm"] == arm])
-    assert logged is not None
     return geometric(float(np.clip(logged["acceptance"], 0.01, 0.99)), logged["exponent"], length, budget)
 
 
@@ -106,7 +102,7 @@ def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dic
             if "per_length" in fan_out:
                 counts = (fan_out["per_length"],) * (length + 1)
             elif "budget" in fan_out:
-                counts = fan_out_of(tables["rounds"], arm, length, fan_out["budget"])
+                counts = _fan_out(run.summary["arms"][arm]["ranks"], length, fan_out["budget"])
             else:
                 continue
             speed = simulation.ssd(length, counts)

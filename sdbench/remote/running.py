@@ -62,17 +62,7 @@ class RunningServer(SpeculationServer):
         while (self._ahead[outcome.active] < min(self.least, self.length)).any():
             self._draft("backup")
         speculation = self._so_far()
-        self.served.append(
-            {
-                "rounds": self._rounds.tolist(),
-                "active": outcome.active.tolist(),
-                "hit": survived.tolist(),
-                "found": survived.tolist(),
-                "received": received,
-                "replied": perf_counter(),
-                "ranks": [None] * context.rows,
-            }
-        )
+        self._log(survived, received)
         return speculation
 
     def work(self, called: Callable[[], bool] | None = None) -> None:

@@ -156,23 +156,12 @@ class SpeculationServer:
         hit = branch >= 0
         self._take(outcome)
         missed = outcome.active & ~hit
-        found = hit.copy()
         if missed.any() and self.backup.whole_batch:
             missed, hit = outcome.active.copy(), np.zeros_like(hit)
         speculation = self._speculation(hit, missed, branch)
         context.place_many(speculation.tokens, context.length)
         self._drafted, self._hit, self._latest = speculation.length, hit, outcome.active
-        self.served.append(
-            {
-                "rounds": self._rounds.tolist(),
-                "active": outcome.active.tolist(),
-                "hit": hit.tolist(),
-                "found": found.tolist(),
-                "received": received,
-                "replied": perf_counter(),
-                "ranks": [None] * context.rows,
-            }
-        )
+        self._log(hit, received)
         return speculation
 
     def build(self) -> None:
@@ -209,6 +198,12 @@ class SpeculationServer:
     def modified(self, logits: Float[Tensor, "*batch V"], fan_out: int) -> Float[Tensor, "*batch V"]:
         """What is drafted from where `fan_out` tokens will be cached."""
         return self.saguaro.modify(logits, fan_out, self.context.sampler.sampling)
+
+    def _log(self, hit: np.ndarray, received: float) -> None:
+        """Record an answer that is ready: which rows it was held for, and when it was asked for and made."""
+        self.served.append(
+            {"hit": hit.tolist(), "received": received, "replied": perf_counter(), "ranks": [None] * len(hit)}
+        )
 
     def _find(self, told: _Told) -> np.ndarray:
         """Which branch of the cache each row's outcome is, [B]; -1 for none."""
