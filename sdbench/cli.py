@@ -21,6 +21,7 @@ USAGE = """\
   sdbench report DIR ...                   tables and figures of finished runs
   sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
   sdbench simulate DIR [latency=NAME ...]  SIMULATED: what ar, sd, ssd, pearl and dsi would reach, from a run's recorded outcomes
+  sdbench tune [overrides]                 PREDICTED: the fastest method and lengths for a family, task and machine
   sdbench ls [GROUP]                       what can be named: models, arms, acceptance, tasks, hardware, tracker, experiment
   sdbench doctor                           what this machine has, and which families and tasks can run here
   sdbench train [overrides]                train the tiny family anew
@@ -103,6 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     simulated = verb("simulate", _simulate, "what each method would reach on a machine, from a run's recorded outcomes")
     simulated.add_argument("folder", type=Path, metavar="DIR")
     simulated.add_argument("--save", type=Path, help="write the latencies that the run measured, as a latency file")
+    tuned = verb("tune", _tune, "which method and lengths are predicted to be fastest")
+    tuned.add_argument("--config-dir", type=Path, help="another folder of configs")
     verb("ls", _ls, "what can be named").add_argument("group", nargs="?")
     verb("doctor", _doctor, "what this machine has")
     return parser
@@ -177,6 +180,15 @@ def _simulate(options: argparse.Namespace, overrides: list[str]) -> int:
     from sdbench.harness.simulate import simulate, table
 
     document = simulate(options.folder, overrides, options.save)
+    print(table(document))
+    print(json.dumps(document))
+    return OK
+
+
+def _tune(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.harness.tune import table, tune
+
+    document = tune(overrides, options.config_dir)
     print(table(document))
     print(json.dumps(document))
     return OK

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import numpy as np
@@ -127,7 +127,7 @@ class Key:
 
     def __truediv__(self, name: int | str) -> Key:
         """A key one level deeper: `key / "draft" / depth`."""
-        return replace(self, path=(*self.path, name))
+        return Key(self.streams, self.rounds, (*self.path, name))
 
     def uniform(self) -> np.ndarray:
         """[B] float64 numbers in [0, 1): a stateless hash of the key."""

@@ -151,9 +151,10 @@ def keep_best(draft: Draft, p: Scored) -> Law:
 
     Whatever the draft is, the stream is then the verifier's greedy one.
     """
-    best = p.logits.argmax(-1)
-    law = tokenwise(draft, p, draft.tokens == best[:, : draft.tokens.shape[1]])
-    return Law(law.accepted, lambda n: one_hot(at(best, n), p.logits))
+    best, K = p.logits.argmax(-1), draft.tokens.shape[1]
+    kept = draft.tokens.eq(best[:, :K]).cumprod(-1).sum(-1).minimum(draft.length)
+    accepted = torch.zeros(len(kept), K + 1, dtype=wide(p.logits), device=kept.device).scatter_(1, kept[:, None], 1.0)
+    return Law(accepted, lambda n: one_hot(at(best, n), p.logits))
 
 
 def wide(values: Tensor) -> torch.dtype:

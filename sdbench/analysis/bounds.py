@@ -82,6 +82,12 @@ def model_time(arm: Tables) -> ModelTime:
     )
 
 
+def uncompiled_steps(steps: pd.DataFrame) -> int:
+    """Decode steps that ran eagerly in another mode, for want of a program of their shape."""
+    decoded = decode_steps(steps)
+    return int(decoded["missed"].eq(True).sum()) if "missed" in decoded else 0
+
+
 def seconds_per_round(arm: Tables) -> dict[str, float]:
     """Where the time of a round goes: mean seconds of a batch round in each `role kind`, and on the `host`."""
     steps = decode_steps(arm["steps"])

@@ -200,6 +200,7 @@ def _time(arm: Tables, verify_seconds: pd.Series, threads: int | None) -> dict[s
         "step_overhead_fraction": division.step_overhead,
         "host_fraction": division.host,
         "bare_coverage": division.coverage,
+        "uncompiled_steps": bounds.uncompiled_steps(arm["steps"]),
         "seconds_per_round": bounds.seconds_per_round(arm),
         "oracle_length_tokens_per_second": bounds.oracle_length_tokens_per_second(arm, verify_seconds),
     }

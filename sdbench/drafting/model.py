@@ -45,8 +45,7 @@ class ModelDrafter(Local):
 
     def propose(self, context: Context, length: int, key: Key) -> Draft:
         tokens, scores = [], []
-        going = torch.ones(context.rows, dtype=torch.bool, device=self.model.device)
-        drafted = torch.zeros(context.rows, dtype=torch.long, device=self.model.device)
+        going, drafted = None, torch.ones(context.rows, dtype=torch.long, device=self.model.device)
         whole = self._ranks.whole(context)
         for depth in range(length):
             # Behind a draft that was kept whole the first step reads its last token too: its logits say how the bonus ranks.
@@ -59,13 +58,15 @@ class ModelDrafter(Local):
             context.place(token, context.length + depth)
             tokens.append(token)
             scores.append(scored[:, None])
-            drafted = drafted + going
+            if depth + 1 == length:
+                break
             on = self.policy.go_on(scored, token)
             if on is not None:
-                going = going & on
+                going = on if going is None else going & on
                 # Off the CPU asking would stall the device: there a stopped row is only not counted.
                 if self.model.device.type == "cpu" and not going[torch.from_numpy(context.active)].any():
                     break
+            drafted = drafted + (1 if going is None else going)
         chain = torch.stack(tokens, 1)
         self._ranks.drafted(context, chain, drafted, [score.logits[:, 0] for score in scores])
         return Draft(chain, drafted, Scored.cat(scores, 1), self.density)

@@ -28,9 +28,12 @@ class Nothing(Local):
     def admit(self, context: Context, row: int) -> None:
         return None
 
-    def propose(self, context: Context, length: int, key: Key) -> Draft:
+    def open(self, context: Context, length: int) -> None:
         none = torch.zeros(context.rows, 0, dtype=torch.long, device=context.tokens.device)
-        return Draft(none, none.sum(1), None, self.density)
+        self._draft = Draft(none, none.sum(1), None, self.density)
+
+    def propose(self, context: Context, length: int, key: Key) -> Draft:
+        return self._draft
 
     def commit(self, length: np.ndarray) -> None:
         return None

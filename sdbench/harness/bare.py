@@ -1,8 +1,9 @@
 """Bare forwards: the floor that a decode loop is measured against.
 
-A bare forward is the model's own, with its own cache (transformers' DynamicCache), in the same execution mode and of the same
-shape as a step that a decoder made. They are timed between the blocks of the same run, a few at a time, so that whatever slows
-the machine slows both sides. `model_time_fraction` is their sum along a run over its wall time.
+A bare forward is the model's own, with its own cache (transformers' DynamicCache), of the same shape as a step that a decoder
+made. In a compiled or captured mode it is the program itself, called with ready inputs. They are timed between the blocks of
+the same run, a few at a time, so that whatever slows the machine slows both sides. `model_time_fraction` is their sum along a
+run over its wall time.
 """
 
 from __future__ import annotations
@@ -57,6 +58,8 @@ class BareForwards:
             raise TypeError(f"{role} is no transformer: its own forward cannot be timed")
         if context + tokens > model.max_positions:
             return None
+        if model.execution.name != "eager":
+            return self._program(model, batch, tokens, context)
         key = (role, batch, context)
         if key not in self.caches:
             prompt = torch.arange(context, device=model.device).remainder(model.vocab).expand(batch, -1)
@@ -72,6 +75,17 @@ class BareForwards:
         seconds = perf_counter() - begun
         cache.crop(-tokens)
         return seconds
+
+    def _program(self, model: Transformer, batch: int, tokens: int, context: int) -> float | None:
+        """The program of a shape; None where there is none, or where the pool is too short."""
+        inputs = model.inputs_for(batch, tokens, context)
+        if inputs is None or model.execution.run(model, inputs) is None:
+            return None
+        synchronise(model.device)
+        begun = perf_counter()
+        model.execution.run(model, inputs)
+        synchronise(model.device)
+        return perf_counter() - begun
 
 
 def synchronise(device: torch.device) -> None:

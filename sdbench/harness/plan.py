@@ -13,6 +13,7 @@ from sdbench.errors import InputError
 from sdbench.harness.arms import Arm, rehearse
 from sdbench.harness.build import build
 from sdbench.harness.config import expand_grids
+from sdbench.lm.execution import check_execution
 from sdbench.lm.family import Family, check_family
 from sdbench.lm.fit import Fit, fit
 from sdbench.lm.spec import ModelSpec
@@ -97,8 +98,6 @@ def prepare(config: dict[str, Any]) -> Plan:
         if config[name] is not None:
             _whole(config, name, 1)
     sampling = _sampling(config["sampling"])
-    if config["hardware"]["execution"] != "eager":
-        raise InputError(f"hardware.execution is '{config['hardware']['execution']}'; this version has: eager.")
     specs = specs_of(config)
     arm_configs = expand_grids(config.get("arms") or {})
     rehearsed = rehearse(arm_configs, list(specs))
@@ -109,6 +108,7 @@ def prepare(config: dict[str, Any]) -> Plan:
     for role, spec in used.items():
         dtype_of(role, spec.dtype or hardware["dtype"])
         check_device(role, spec.device or hardware["device"])
+        check_execution(role, hardware["execution"], spec.device or hardware["device"])
     prompts = task.prompts(config["limit"])
     if not prompts:
         raise InputError(f"The task {task.name} has no prompts.")
@@ -146,12 +146,18 @@ def memory(config: dict[str, Any], slots: int) -> Fit:
 
 def load(plan: Plan) -> dict[str, Transformer]:
     """The models of a plan, with their weights."""
+    from sdbench.lm.execution import execution_of
     from sdbench.lm.transformer import Transformer
     from sdbench.lm.weights import load_weights
 
     hardware = plan.config["hardware"]
     return {
-        role: Transformer(role, load_weights(spec, hardware["dtype"], hardware["device"]), plan.family.vocab)
+        role: Transformer(
+            role,
+            load_weights(spec, hardware["dtype"], hardware["device"]),
+            plan.family.vocab,
+            execution_of(hardware["execution"]),
+        )
         for role, spec in plan.specs.items()
     }
 

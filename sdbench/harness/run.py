@@ -7,7 +7,7 @@ journal. What is in the journal is never done again: a run that was stopped is t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from sdbench.harness.blocks import decode, rotated
 from sdbench.harness.build import build
 from sdbench.harness.plan import Plan, load
 from sdbench.harness.progress import Progress
+from sdbench.lm.execution import programs_of
+from sdbench.lm.model import LanguageModel
 from sdbench.lm.weights import weights_identity
 from sdbench.runs.environment import environment
 from sdbench.runs.identity import run_id
@@ -88,6 +90,7 @@ def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
     ]
     if todo:
         _warm_up(plan, arms)
+        _freeze(folder, views)
     with Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo)) as progress:
         for repeat, block in todo:
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": []}
@@ -108,10 +111,20 @@ def _warm_up(plan: Plan, arms: list[Arm]) -> None:
     for arm in arms:
         prompts = plan.prompts[: plan.config["warmup"] * plan.batch_size]
         requests = [Request(tokens, f"warm-up {prompt.id}") for prompt, tokens in prompts]
-        new = min(WARMUP_TOKENS, plan.max_new_tokens)
+        # Where shapes are compiled, all that an answer can bring should come up.
+        eager = plan.config["hardware"]["execution"] == "eager"
+        new = min(WARMUP_TOKENS, plan.max_new_tokens) if eager else plan.max_new_tokens
         plan.take_cores(arm.threads)
         for _ in arm.decoder.generate(requests, plan.sampling, plan.stop, new, plan.seed, plan.batch_size):
             pass
+
+
+def _freeze(folder: RunFolder, models: Mapping[str, LanguageModel]) -> None:
+    """From here on nothing is compiled: what was is said in the folder, apart from what is measured."""
+    executions = [model.execution for model in models.values()]
+    for execution in executions:
+        execution.frozen = True
+    folder.add_to_environment(programs=programs_of(executions))
 
 
 def _device(plan: Plan, role: str, apart: bool) -> str:

@@ -19,6 +19,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sdbench.lm.execution import Execution
+
 if TYPE_CHECKING:
     from sdbench.lm.context import Context
 
@@ -28,16 +30,19 @@ FAR = 1 << 30  # the position of a padding query: it sees every slot, and nothin
 class LanguageModel(ABC):
     """A model over a vocabulary of V tokens, with N slots for each of B rows.
 
-    name: its role (target, qualifier, draft, ...). known: [B] leading tokens of each row that its slots hold.
+    name: its role (target, qualifier, draft, ...). known: [B] leading tokens of each row that its slots hold. execution: how its
+    steps are executed; missed: whether the last step was eager for want of a program.
     """
 
     name: str
     vocab: int
     device: torch.device
+    missed = False
 
     def __init__(self, name: str, vocab: int, device: torch.device) -> None:
         self.name, self.vocab, self.device = name, vocab, device
         self.rows = self.slots = 0
+        self.execution = Execution()
         self.known = np.zeros(0, np.int64)
 
     @property
@@ -95,6 +100,16 @@ class LanguageModel(ABC):
         Rows that need fewer tokens than others are padded on the left. row: read this row alone.
         """
         mark = context.trace.begin(self.device)
+        if len(self.known) == 1:
+            # One row, as at batch size 1: no row is padded, and nothing is to be asked of arrays.
+            extent = int(stop[0])
+            first = min(int(self.known[0]), extent - keep)
+            tokens = context.tokens[:, first:extent].to(self.device)
+            whole = slice(None) if row is None else slice(0, 1)
+            logits = self.step(tokens, self._positions[None, first:extent], None, keep=keep, rows=whole, extent=extent)
+            self.known[0] = extent
+            context.trace.end(mark, self.name, kind, 1, extent - first, extent, self.missed)
+            return logits
         rows = slice(None) if row is None else slice(row, row + 1)
         active, stop = context.active[rows], stop[rows]
         start = np.minimum(self.known[rows], stop - keep)
@@ -118,7 +133,7 @@ class LanguageModel(ABC):
             slots = torch.from_numpy(np.where(pad, self.slots, grid)).to(self.device)
         logits = self.step(tokens, positions, slots, keep=keep, rows=rows, extent=extent)
         self.known[rows] = np.where(active, stop, self.known[rows])
-        context.trace.end(mark, self.name, kind, int(active.sum()), width, extent)
+        context.trace.end(mark, self.name, kind, int(active.sum()), width, extent, self.missed)
         return logits
 
     def rewind(self, length: np.ndarray) -> None:

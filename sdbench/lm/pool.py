@@ -28,6 +28,18 @@ class SlotPool:
         self.values: dict[int, Tensor] = {}
         self.select(slice(None), None, 0, slots)
 
+    @classmethod
+    def over(cls, keys: list[Tensor], values: list[Tensor], at: Int[Tensor, "B T"], extent: int) -> SlotPool:
+        """A view of a pool's layers, about to be written at `at`: what a compiled or captured step works on."""
+        view = cls(0, keys[0].shape[2] - 1, keys[0].device)
+        view.keys, view.values = dict(enumerate(keys)), dict(enumerate(values))
+        view.select(slice(None), at, 0, extent)
+        return view
+
+    def layers_of(self, count: int) -> tuple[list[Tensor], list[Tensor]]:
+        """Keys and values of the first `count` layers."""
+        return [self.keys[i] for i in range(count)], [self.values[i] for i in range(count)]
+
     def select(self, rows: slice, at: Int[Tensor, "B T"] | None, first: int, extent: int) -> None:
         """Say where the next step writes: at the slots `at`, or, where it is None, from slot `first` on in every row."""
         self._rows, self._at, self._first, self._extent = rows, at, first, extent

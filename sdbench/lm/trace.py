@@ -38,10 +38,12 @@ class Trace:
         event.record(torch.cuda.current_stream(device))
         return perf_counter(), event
 
-    def end(self, mark: Any, role: str, kind: str, rows: int, tokens: int, context: int) -> None:
-        """Record a step that `begin` marked the start of."""
+    def end(self, mark: Any, role: str, kind: str, rows: int, tokens: int, context: int, missed: bool = False) -> None:
+        """Record a step that `begin` marked the start of. missed: it was eager for want of a compiled program."""
         begun, event = mark
         step = {"round": self.round, "role": role, "kind": kind, "rows": rows, "tokens": tokens, "context": context}
+        if missed:
+            step["missed"] = True
         self.steps.append(step)
         step["begun"] = begun
         if event is None:

@@ -8,15 +8,17 @@ slot with position j is  seen(i, j) and i - j < window.
 from __future__ import annotations
 
 import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+from torch.nn.functional import pad
 
 from sdbench.errors import InputError
 from sdbench.lm.architecture import FULL, SLIDING
+from sdbench.lm.execution import Execution, StepInputs
 from sdbench.lm.model import FAR, LanguageModel
 from sdbench.lm.pool import SlotPool
 
@@ -24,17 +26,28 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 
+_ALL = slice(None)
+
+
 class Transformer(LanguageModel):
     """A `transformers` causal LM with its pool.
 
-    vocab: how many logits to give; a family's models may pad their embeddings to different widths.
+    vocab: how many logits to give; a family's models may pad their embeddings to different widths. execution: how steps are
+    executed (eager by default). missed: whether the last step found no program for its shape.
     """
 
-    def __init__(self, name: str, model: PreTrainedModel, vocab: int | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        model: PreTrainedModel,
+        vocab: int | None = None,
+        execution: Execution | None = None,
+    ) -> None:
         config = model.config.get_text_config()
         super().__init__(name, vocab or config.vocab_size, model.device)
         self.model = model
         self.config = config
+        self.execution = execution or self.execution
         kinds = set(getattr(config, "layer_types", None) or [])
         window = getattr(config, "sliding_window", None)
         if not kinds:
@@ -46,7 +59,18 @@ class Transformer(LanguageModel):
             )
         self._kinds: set[str] = kinds
         self._window: int = window or FAR
+        # What is added to the score of a slot that is seen, and of one that is not.
+        self._added = tuple(torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
         self.pool = SlotPool(0, 0, self.device)
+
+    @property
+    def layers(self) -> int:
+        return self.config.num_hidden_layers
+
+    @property
+    def mask_kinds(self) -> tuple[str, ...]:
+        """The kinds of layers, in the order of their masks."""
+        return tuple(kind for kind in (FULL, SLIDING) if kind in self._kinds)
 
     @property
     def max_positions(self) -> int:
@@ -64,8 +88,13 @@ class Transformer(LanguageModel):
     def allocate(self, rows: int, slots: int) -> None:
         # A pool that is large enough is used again: steps attend over the part of it that holds tokens.
         if rows != self.pool.rows or slots > self.pool.slots:
-            self.pool = SlotPool(rows, slots, self.device)
+            self.pool = SlotPool(rows, self.execution.slots(slots), self.device)
         self._allocated(rows, self.pool.slots)
+
+    def bare(self) -> Self:
+        other = super().bare()
+        other.execution = self.execution.fresh()
+        return other
 
     def truncated(self, layers: int) -> TruncatedTransformer:
         return TruncatedTransformer(self, layers)
@@ -82,49 +111,76 @@ class Transformer(LanguageModel):
     ) -> Float[Tensor, "B R V"]:
         extent = self.slots if extent is None else extent
         pool, width = self.pool, tokens.shape[1]
-        if slots is None:
-            first = extent - width
-            pool.position[rows, first:extent] = positions
-            pool.select(rows, None, first, extent)
-        else:
-            pool.position[rows].scatter_(1, slots, positions)
-            pool.select(rows, slots, 0, extent)
+        reach = self.execution.extent(extent, self.slots)
+        if SLIDING in self._kinds:
+            where = self._positions[extent - width : extent].expand_as(positions) if slots is None else slots
+            pool.position[rows].scatter_(1, where, positions)
+        if slots is not None:
             positions = torch.where(positions == FAR, 0, positions)
-        inputs: dict[str, Any] = {"attention_mask": self._mask(positions, slots, mask, rows, extent)}
-        if isinstance(keep, int):
-            inputs["logits_to_keep"] = keep
+        masks = self._masks(positions, slots, mask, rows, reach)
+        self.missed = False
+        if self.execution.name != "eager" and rows == _ALL and isinstance(keep, int):
+            where = self._positions[extent - width : extent].expand_as(positions) if slots is None else slots
+            logits = self.execution.run(self, StepInputs(tokens, positions, where, masks, keep))
+            self.missed = logits is None
+            if logits is not None:
+                return logits[..., : self.vocab]
+        if slots is None:
+            pool.select(rows, None, extent - width, reach)
+        else:
+            pool.select(rows, slots, 0, reach)
+        inputs: dict[str, Any] = {"logits_to_keep": keep} if isinstance(keep, int) else {}
+        attention = masks[0] if len(masks) == 1 else dict(zip(self.mask_kinds, masks, strict=True))
         logits = self.model(
-            input_ids=tokens, position_ids=positions, past_key_values=pool, use_cache=True, **inputs
+            input_ids=tokens,
+            position_ids=positions,
+            past_key_values=pool,
+            use_cache=True,
+            attention_mask=attention,
+            **inputs,
         ).logits[..., : self.vocab]
         if not isinstance(keep, int):
             logits = logits.gather(1, keep[:, :, None].expand(-1, -1, self.vocab))
         return logits
 
-    def _mask(
+    def inputs_for(self, rows: int, width: int, context: int) -> StepInputs | None:
+        """Inputs of a chain of `width` new tokens behind `context`, as an existing program wants them; None if there is none."""
+        keep = self.execution.kept(self, rows, width)
+        if keep is None or rows != self.rows or context + width > self.slots:
+            return None
+        tokens = torch.ones(rows, width, dtype=torch.long, device=self.device)
+        positions = self._positions[context : context + width].expand(rows, -1)
+        masks = self._masks(positions, None, None, _ALL, self.execution.extent(context + width, self.slots))
+        return StepInputs(tokens, positions, positions, masks, keep)
+
+    def _masks(
         self,
         positions: Int[Tensor, "B T"],
         slots: Int[Tensor, "B T"] | None,
         mask: Bool[Tensor, "B T N"] | None,
         rows: slice,
         extent: int,
-    ) -> Bool[Tensor, "B 1 T E"] | dict[str, Bool[Tensor, "B 1 T E"]]:
-        """What each query sees, as the model wants it: one mask, or one for each kind of layer."""
+    ) -> list[Float[Tensor, "B 1 T E"]]:
+        """What each query sees, as numbers to be added (0 or -inf), for each kind of layers in turn."""
         if mask is None:
             # A chain's slot is its position; what lies behind the query is stale, or its own successors in this step.
             seen = self._positions[:extent] <= positions[:, :, None]
-            held = self._positions[None, :extent]
         else:
             seen = mask[:, :, :extent]
-            held = self.pool.position[rows, :extent]
-        if slots is not None:
-            # A padding query must see something, or its softmax is not a number; what it sees is never used.
-            seen = seen | (slots == self.slots)[:, :, None]
-        if SLIDING not in self._kinds:
-            return seen[:, None]
-        near = (seen & (positions[:, :, None] - held[:, None] < self._window))[:, None]
-        if slots is not None:
-            near = near | (slots == self.slots)[:, None, :, None]
-        return {FULL: seen[:, None], SLIDING: near} if FULL in self._kinds else near
+            if seen.shape[2] < extent:
+                seen = pad(seen, (0, extent - seen.shape[2]))
+        # A padding query must see something, or its softmax is not a number; what it sees is never used.
+        padding = None if slots is None else (slots == self.slots)[:, :, None]
+        if padding is not None:
+            seen = seen | padding
+        masks = [torch.where(seen, *self._added)[:, None]] if FULL in self._kinds else []
+        if SLIDING in self._kinds:
+            held = self._positions[None, :extent] if mask is None else self.pool.position[rows, :extent]
+            near = seen & (positions[:, :, None] - held[:, None] < self._window)
+            if padding is not None:
+                near = near | padding
+            masks.append(torch.where(near, *self._added)[:, None])
+        return masks
 
 
 class TruncatedTransformer(Transformer):
@@ -135,14 +191,18 @@ class TruncatedTransformer(Transformer):
     """
 
     def __init__(self, whole: Transformer, layers: int) -> None:
-        config = copy.copy(whole.config)
-        depth = config.num_hidden_layers
+        depth = whole.layers
         if not 0 < layers < depth:
             raise InputError(
                 f"{whole.name}: early exit after {layers} layers; it has {depth}, so choose 1 to {depth - 1}."
             )
-        self._whole = whole
-        super().__init__(f"{whole.name}[{layers}]", _first_layers(whole.model, layers, depth), whole.vocab)
+        self._whole, self._depth = whole, layers
+        model = _first_layers(whole.model, layers, depth)
+        super().__init__(f"{whole.name}[{layers}]", model, whole.vocab, whole.execution.fresh())
+
+    @property
+    def layers(self) -> int:
+        return self._depth
 
     @property
     def bytes(self) -> int:

@@ -39,6 +39,7 @@ from sdbench.sampling import Sampler, Sampling
 
 START_SECONDS = 180.0  # a new process imports torch and transformers first
 STOP_SECONDS = 2.0
+COMPILE_SECONDS = 600.0  # an answer for which a program is compiled first
 
 ServerFactory = Callable[[LanguageModel], SpeculationServer]
 
@@ -66,6 +67,7 @@ class ServerProcess:
         device: torch.device | None = None,
     ) -> None:
         self.model, self.seconds, self.serial = model, seconds, 0
+        self._patience = seconds
         self.device = device or model.device
         context = multiprocessing.get_context("spawn")
         self.pipe, far = context.Pipe()
@@ -87,12 +89,15 @@ class ServerProcess:
             self.transport = GroupTransport(self.pipe, group, 1, self._waiter)
         self._answer(START_SECONDS)
 
-    def open(self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype) -> None:
-        """Begin a session."""
+    def open(
+        self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype, frozen: bool = True
+    ) -> None:
+        """Begin a session. frozen: the server may make no programs; where it may, an answer can take as long as that."""
+        self._patience = self.seconds if frozen else max(self.seconds, COMPILE_SECONDS)
         self._outcome = OutcomeMessage(rows)
         self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
         self.serial = 0
-        self._command("open", rows, slots, length, sampling, dtype)
+        self._command("open", rows, slots, length, sampling, dtype, frozen)
 
     def admit(self, row: int, tokens: list[int]) -> None:
         self._command("admit", row, tokens)
@@ -108,7 +113,7 @@ class ServerProcess:
     def hear(self) -> Speculation:
         """The speculation for the outcome that was told."""
         try:
-            answer = self.transport.receive(self._speculation.buffer, self.seconds)
+            answer = self.transport.receive(self._speculation.buffer, self._patience)
             return self._speculation.unpack(self.serial, answer)
         except (PeerGoneError, PeerSilentError, MalformedError, UnexpectedMessageError) as error:
             raise self._fault(error) from error
@@ -132,7 +137,7 @@ class ServerProcess:
             self.pipe.send_bytes(pickle.dumps(words))
         except OSError as error:
             raise self._fault(PeerGoneError()) from error
-        return self._answer(self.seconds)
+        return self._answer(self._patience)
 
     def _answer(self, seconds: float) -> Any:
         try:
@@ -149,7 +154,7 @@ class ServerProcess:
     def _fault(self, error: Exception) -> ServerFaultError:
         """One sentence on what went wrong; the process is ended, for its state is unknown."""
         if isinstance(error, PeerSilentError):
-            text = f"The draft's process has not answered for {self.seconds:g} s."
+            text = f"The draft's process has not answered for {self._patience:g} s."
         elif isinstance(error, (PeerGoneError, OSError)):
             self.process.join(STOP_SECONDS)
             text = f"The draft's process has ended (exit status {self.process.exitcode})."
@@ -233,7 +238,7 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
             continue
         command, *words = pickle.loads(data)
         if command == "open":
-            rows, slots, length, sampling, dtype = words
+            rows, slots, length, sampling, dtype, server.model.execution.frozen = words
             server.open(rows, slots, length, Sampler(sampling))
             outcomes = OutcomeMessage(rows)
             speculations = SpeculationMessage(rows, length, server.model.vocab, dtype, server.device)

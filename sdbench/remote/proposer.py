@@ -186,7 +186,7 @@ class Beside(ABC):
             return _InProcess(server)
         if self._running is None:
             self._running = self._new_process(make, context.tokens.device)
-        self._running.open(rows, slots, length, context.sampler.sampling, self.model.dtype)
+        self._running.open(rows, slots, length, context.sampler.sampling, self.model.dtype, self.model.execution.frozen)
         return self._running
 
     @abstractmethod

@@ -313,7 +313,9 @@ class SpeculationServer:
             mark = context.trace.begin(self.device)
             extent = base + (depth + 1) * width
             logits = self.model.step(tokens, first + depth, None, mask[:, :, :extent], keep=width, extent=extent)
-            context.trace.end(mark, self.model.name, "tree", int(context.active.sum()), width, extent)
+            context.trace.end(
+                mark, self.model.name, "tree", int(context.active.sum()), width, extent, self.model.missed
+            )
             logits = self.modified(logits, fan_out[depth])
             scored = sampler.score(logits.flatten(0, 1))
             tokens = sampler.draw(scored, key / "draft" / depth).view(rows, width)

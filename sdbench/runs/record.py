@@ -59,6 +59,11 @@ class RunFolder:
         write_text(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         write_text(self.path / _ENVIRONMENT, _json(environment))
 
+    def add_to_environment(self, **facts: Any) -> None:
+        """Add to `environment.json` what is known only later."""
+        file = self.path / _ENVIRONMENT
+        write_text(file, _json({**_read_json(file), **facts}))
+
     def finish(self, tables: Mapping[str, pd.DataFrame], summary: Mapping[str, Any]) -> None:
         """Write the tables, and then the summary, which makes the run a finished one.
 

@@ -1,0 +1,220 @@
+"""`sdbench tune`: which method, and which lengths, are fastest for a family on a task and a machine.
+
+A short run decodes some prompts with one setting of each method. It gives the times of every model's forwards, and, token by
+token of the target's answers, what each smaller model would have drafted. From these the speed of every other setting is
+PREDICTED, round by round (`sdbench.simulate.events`), and the best is named with the words that run it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pandas as pd
+
+from sdbench.errors import InputError
+from sdbench.harness.config import compose
+from sdbench.harness.plan import prepare
+from sdbench.harness.run import run
+from sdbench.runs.record import Run, load
+from sdbench.simulate.events import Latencies, Simulation, measured, places
+from sdbench.simulate.fan_out import fan_out_of
+from sdbench.simulate.pyramid import InnerStage, pyramid_speed
+
+PROMPTS = 16
+LONGEST = 12  # drafted tokens by one model
+INNER = range(1, 7)  # l_D of a pyramid
+OUTER = (4, 6, 8, 10, 12, 16)  # l_Q
+BUDGETS = (6, 8, 12, 18)
+CLOSE = 0.02  # settings whose prediction is this near the best are named beside it
+
+Row = dict[str, Any]
+
+
+def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
+    """Probe, and predict.
+
+    overrides: of models, tasks, hardware, sampling, limit; the arms are the probe's own.
+
+    Returns:
+        `best`, `near` (settings within 2 % of it), `predicted` (every setting, fastest first), `measured` (the probe's own arms
+        beside their predictions), `seconds` that it took.
+    """
+    begun = perf_counter()
+    config = _probe(overrides, extra)
+    with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
+        config["out"] = str(Path(scratch) / "probe")
+        out, _, _ = run(prepare(config))
+        probe = load(out)
+    rows = sorted(_predicted(probe), key=lambda row: -row["tokens_per_second"])
+    base = next(row["tokens_per_second"] for row in rows if row["arm"] == "ar")
+    rows = [{**row, "speedup": row["tokens_per_second"] / base} for row in rows]
+    best = rows[0]
+    return {
+        "predicted_only": True,
+        "best": best,
+        "near": [row for row in rows[1:] if row["tokens_per_second"] >= (1 - CLOSE) * best["tokens_per_second"]],
+        "predicted": rows,
+        "measured": _measured(probe, rows),
+        "prompts": probe.summary["prompts"],
+        "seconds": round(perf_counter() - begun, 1),
+    }
+
+
+def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
+    for word in overrides:
+        if word.lstrip("+~").startswith(("arms", "baseline", "repeats", "out", "tracker", "experiment")):
+            raise InputError(
+                f"tune chooses its own arms, and keeps nothing: leave out '{word}' (it takes models, tasks, hardware, limit)."
+            )
+    config = compose([f"limit={PROMPTS}", "tracker=none", "arms=[ar]", *overrides], extra)
+    if config["sampling"]["temperature"] != 0:
+        raise InputError("tune predicts from greedy answers: leave sampling.temperature at 0.")
+    if config["batch_size"] != 1:
+        raise InputError(f"tune predicts for one sequence at a time; batch_size is {config['batch_size']}.")
+    roles = config["models"]
+    if "draft" not in roles and "qualifier" not in roles:
+        raise InputError("This family has a target alone: tune needs a draft or a qualifier (see sdbench ls models).")
+    arms, words = ["ar"], []
+    if "draft" in roles:
+        arms, words = [*arms, "sd"], [f"arms.sd.draft_length={LONGEST}"]
+        if config["hardware"].get("pin"):
+            arms.append("ssd")
+    if "qualifier" in roles:
+        arms, words = [*arms, "sd_qualifier"], [*words, "arms.sd_qualifier.draft_length=6"]
+    if {"draft", "qualifier"} <= roles.keys():
+        arms.append("pyramid")
+    return compose(
+        [f"limit={PROMPTS}", "tracker=none", *overrides, f"arms=[{','.join(arms)}]", "name=tune", *words], extra
+    )
+
+
+def _predicted(probe: Run) -> list[Row]:
+    """Every setting of every method that the probe had, with its predicted speed."""
+    arms, tables = probe.summary["arms"], probe.tables
+    rows: list[Row] = []
+    for arm, role in (("sd", "draft"), ("sd_qualifier", "qualifier")):
+        if arm in arms:
+            own = _as_draft(tables, arm, role)
+            simulation = Simulation(places(_of(own["rounds"], arm)), measured(own))
+            if not rows:
+                rows.append(_row("ar", {}, simulation.ar()))
+            rows += [_row(arm, {"draft_length": K}, simulation.sd(K)) for K in range(1, LONGEST + 1)]
+    if "pyramid" in arms:
+        rows += _pyramids(tables)
+    if "ssd" in arms:
+        rows += _ssd(tables, arms["sd"]["ranks"])
+    return rows
+
+
+def _ssd(tables: Mapping[str, pd.DataFrame], logged: Mapping[str, Any]) -> list[Row]:
+    its = _arms(tables, {"ar", "sd", "ssd"})
+    simulation = Simulation(places(_of(tables["rounds"], "sd")), measured(its))
+    return [
+        _row(
+            "ssd",
+            {"draft_length": K, "proposer.fan_out.budget": budget},
+            simulation.ssd(K, fan_out_of(logged, K, budget)),
+        )
+        for K in range(1, LONGEST + 1)
+        for budget in BUDGETS
+    ]
+
+
+def _pyramids(tables: Mapping[str, pd.DataFrame]) -> list[Row]:
+    """The qualifier's places are those that sd_qualifier logged; how the draft passes it, the pyramid's own inner rounds."""
+    inner = _of(tables["rounds"], "pyramid")
+    inner = inner[inner["edge"] == "draft>qualifier"]
+    refused = int((inner["accepted"] < inner["proposed"]).sum())
+    passed = float(inner["accepted"].sum()) / max(float(inner["accepted"].sum()) + refused, 1.0)
+    draft = measured(_arms(tables, {"ar", "sd"}))
+    stage = InnerStage(passed, draft.draft, _qualifier(tables), draft.host)
+    own = _as_draft(tables, "sd_qualifier", "qualifier")
+    strings = places(_of(own["rounds"], "sd_qualifier"))
+    verify = measured(_arms(tables, {"ar", "sd", "sd_qualifier", "pyramid"})).verify
+    target = Latencies("", "measured", verify=verify, draft=(0.0,), host=draft.host)
+    return [
+        _row(
+            "pyramid",
+            {"draft_length": outer, "proposer.draft_length": length},
+            pyramid_speed(strings, target, stage, length, outer),
+        )
+        for length in INNER
+        for outer in OUTER
+        if length <= outer
+    ]
+
+
+def _qualifier(tables: Mapping[str, pd.DataFrame]) -> dict[int, Sequence[float]]:
+    """Seconds of the qualifier's forward by its new tokens."""
+    steps = tables["steps"]
+    own = steps[(steps["role"] == "qualifier") & (steps["kind"] != "prefill")]
+    return {int(n): part["seconds"].tolist() for n, part in own.groupby("tokens")}  # pyright: ignore
+
+
+def _measured(probe: Run, rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
+    """The probe's own arms: what was measured, and what is predicted for their settings."""
+    found: dict[str, dict[str, float | None]] = {}
+    for name, arm in probe.summary["arms"].items():
+        same = [row for row in rows if row["arm"] == name and _is(arm["config"], row["setting"])]
+        found[name] = {
+            "measured": arm["tokens_per_second"],
+            "predicted": same[0]["tokens_per_second"] if same else None,
+        }
+    return found
+
+
+def _is(config: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+    for knob, value in setting.items():
+        node: Any = config
+        for key in knob.split("."):
+            node = node.get(key) if isinstance(node, Mapping) else None
+        if node != value:
+            return False
+    return True
+
+
+def _row(arm: str, setting: Mapping[str, Any], speed: float) -> Row:
+    words = [f"arms.{arm}.{knob}={value}" for knob, value in setting.items()]
+    command = " ".join(["sdbench run", f"arms=[ar,{arm}]" if arm != "ar" else "arms=[ar]", *words])
+    return {"arm": arm, "setting": dict(setting), "tokens_per_second": float(speed), "command": command}
+
+
+def _of(table: pd.DataFrame, arm: str) -> pd.DataFrame:
+    return table[table["arm"] == arm]
+
+
+def _arms(tables: Mapping[str, pd.DataFrame], names: set[str]) -> dict[str, pd.DataFrame]:
+    return {key: table if key == "bare" else table[table["arm"].isin(names)] for key, table in tables.items()}
+
+
+def _as_draft(tables: Mapping[str, pd.DataFrame], arm: str, role: str) -> dict[str, pd.DataFrame]:
+    """The rows of `ar` and of one arm, its drafting model called `draft`: what the simulation of `sd` reads."""
+    its = _arms(tables, {"ar", arm})
+    if role == "draft":
+        return its
+    return {
+        **its,
+        "steps": its["steps"].assign(role=its["steps"]["role"].replace(role, "draft")),
+        "rounds": its["rounds"].assign(edge=its["rounds"]["edge"].replace(f"{role}>target", "draft>target")),
+    }
+
+
+def table(document: Mapping[str, Any]) -> str:
+    """The best setting of each arm, the probe's own beside their predictions, and what to run."""
+    lines = [f"PREDICTED from {document['prompts']} prompts in {document['seconds']:.0f} s"]
+    for arm in dict.fromkeys(row["arm"] for row in document["predicted"]):
+        best = next(row for row in document["predicted"] if row["arm"] == arm)
+        setting = " ".join(f"{knob}={value}" for knob, value in best["setting"].items())
+        lines.append(f"  {arm:13s} {best['speedup']:5.2f}x  {best['tokens_per_second']:8.1f} tok/s  {setting}")
+    lines.append("the probe's own settings, measured and predicted (tok/s):")
+    for arm, row in document["measured"].items():
+        predicted = "–" if row["predicted"] is None else f"{row['predicted']:8.1f}"
+        lines.append(f"  {arm:13s} {row['measured']:8.1f}  {predicted}")
+    if document["near"]:
+        lines.append(f"{len(document['near'])} further settings are predicted within {CLOSE:.0%} of the best.")
+    lines.append(f"fastest: {document['best']['command']}")
+    return "\n".join(lines)

@@ -1,0 +1,144 @@
+"""Steps compiled ahead of time, by `torch.export` and AOTInductor, and kept in the user's cache.
+
+A program holds no weights: it is given those of the model that is there, so the cache is small and the weights are in memory once.
+The number of slots that a step attends over is free, everything else is fixed. Loading a program takes some milliseconds; making
+one takes as long as the C++ (on a GPU also the Triton) compiler does, some ten seconds, once for each machine.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from sdbench.errors import RunError
+from sdbench.lm.execution import Program, Programs, Step, StepInputs, flat
+from sdbench.lm.files import cache_folder
+from sdbench.lm.quiet import quiet
+
+if TYPE_CHECKING:
+    from sdbench.lm.transformer import Transformer
+
+_FORM = 1  # of what is kept; raised when `Step` changes
+_EXAMPLE = 97  # slots attended over by the example that is traced: a number that no other size is likely to equal
+
+
+class Compiled(Programs):
+    """Programs made by AOTInductor."""
+
+    name = "compile"
+
+    def make(self, lm: Transformer, inputs: StepInputs) -> Program:
+        step = Step(lm, inputs.keep)
+        file = cache_folder() / "compiled" / f"{self._identity(lm, inputs)}.pt2"
+        if not file.is_file():
+            try:
+                _compile(lm, step, inputs, file)
+            except Exception as error:  # tracer, code generator and compiler raise kinds of their own
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+                raise RunError(
+                    f"{lm.name} could not be compiled ({reason}); hardware.execution=eager runs without."
+                ) from error
+            self.made += 1
+        else:
+            self.loaded += 1
+        return _load(step, file)
+
+    def _identity(self, lm: Transformer, inputs: StepInputs) -> str:
+        """What the code of a program depends on, hashed."""
+        device = lm.device
+        machine = _processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
+        config = lm.config.to_dict()
+        for name in ("_name_or_path", "transformers_version"):
+            config.pop(name, None)
+        what = {
+            "form": _FORM,
+            "versions": [torch.__version__, transformers.__version__],
+            "machine": [device.type, machine, torch.get_num_threads()],
+            "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype)],
+            "shape": self.shape(lm.pool, inputs),
+            "layers": lm.layers,
+        }
+        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _compile(lm: Transformer, step: Step, inputs: StepInputs, file: Path) -> None:
+    """Make a program and put it into its place, as a whole or not at all."""
+    with torch.inference_mode(False), torch.no_grad(), quiet():
+        example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
+        kinds, layers = len(inputs.masks), lm.layers
+        masks = [torch.zeros(*m.shape[:3], _EXAMPLE, dtype=m.dtype, device=m.device) for m in inputs.masks]
+        keys, values = example[3 + kinds : 3 + kinds + layers], example[3 + kinds + layers :]
+        extent = torch.export.Dim("extent", min=2, max=lm.pool.slots)
+        free: dict[str, Any] = {
+            "tokens": None,
+            "positions": None,
+            "slots": None,
+            "masks": [{3: extent}] * kinds,
+            "keys": [None] * layers,
+            "values": [None] * layers,
+        }
+        exported = torch.export.export(
+            step,
+            (*example[:3], masks, keys, values),
+            dynamic_shapes=free,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".compiling-") as scratch:
+            made = os.path.join(scratch, "made.pt2")
+            options = {"aot_inductor.package_constants_in_so": False}
+            torch._inductor.aoti_compile_and_package(exported, package_path=made, inductor_configs=options)
+            held = _tensors(step)
+            extra = {name: t for name, t in {**exported.state_dict, **exported.constants}.items() if name not in held}
+            torch.save(extra, os.path.join(scratch, "extra.pt"))
+            os.replace(os.path.join(scratch, "extra.pt"), file.with_suffix(".extra.pt"))
+            os.replace(made, file)
+
+
+def _load(step: Step, file: Path) -> Program:
+    """Load a program and give it the weights; they are looked at where they are, and so must stay."""
+    device = next(step.parameters()).device
+    index = device.index if device.type == "cuda" and device.index is not None else -1
+    loaded = torch._inductor.aoti_load_package(str(file), run_single_threaded=True, device_index=index)
+    extra = torch.load(file.with_suffix(".extra.pt"), map_location=device, weights_only=True)
+    held = {**extra, **_tensors(step)}
+    constants = {name: held[name] for name in loaded.get_constant_fqns()}
+    loaded.load_constants(constants, check_full_update=True, user_managed=True)
+    return _Loaded(loaded.loader, constants)
+
+
+class _Loaded:
+    """A loaded program. constants: kept alive for it."""
+
+    def __init__(self, loader: Any, constants: dict[str, Tensor]) -> None:
+        self._run, self._constants = loader.boxed_run, constants
+
+    def __call__(self, inputs: list[Tensor]) -> Tensor:
+        return self._run(inputs)[0]
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _processor() -> str:
+    """What the compiler makes code for: the processor's instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        import platform
+
+        return f"{platform.machine()} {platform.processor()}"

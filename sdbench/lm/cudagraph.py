@@ -1,0 +1,71 @@
+"""Steps captured in CUDA graphs: one launch in place of hundreds.
+
+A graph reads and writes the tensors that it was captured with: so each program has inputs of its own, into which a step's are
+copied, and works on the pool that was there. The number of slots that a step attends over is rounded up, so that few graphs do.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from sdbench.lm.execution import Program, Programs, Step, StepInputs, flat
+from sdbench.lm.pool import SlotPool
+
+if TYPE_CHECKING:
+    from sdbench.lm.transformer import Transformer
+
+_REHEARSALS = 3  # before capture: libraries allocate at their first calls
+
+
+class CudaGraph(Programs):
+    """Programs made by capturing the eager step."""
+
+    name = "cudagraph"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._pool: SlotPool | None = None
+
+    def extent(self, extent: int, slots: int) -> int:
+        return min(-(-extent // self.granule) * self.granule, slots)
+
+    def shape(self, pool: SlotPool, inputs: StepInputs) -> tuple[int, ...]:
+        if pool is not self._pool:  # what was captured over another pool is of no use any more
+            self._programs.clear()
+            self._pool = pool
+        return *super().shape(pool, inputs), inputs.masks[0].shape[-1]
+
+    def make(self, lm: Transformer, inputs: StepInputs) -> Program:
+        self.made += 1
+        return _Captured(lm, inputs)
+
+
+class _Captured:
+    """A captured step. Its first tensors are its own; the pool's are the pool's."""
+
+    def __init__(self, lm: Transformer, inputs: StepInputs) -> None:
+        step, given = Step(lm, inputs.keep), flat(lm, inputs)
+        kinds, layers = len(inputs.masks), lm.layers
+        own = 3 + kinds
+        self._inputs = [tensor.clone() for tensor in given[:own]]
+        keys, values = given[own : own + layers], given[own + layers :]
+        arguments = (*self._inputs[:3], self._inputs[3:], keys, values)
+        with torch.cuda.device(lm.device):
+            aside = torch.cuda.Stream(lm.device)
+            aside.wait_stream(torch.cuda.current_stream(lm.device))
+            with torch.cuda.stream(aside):
+                for _ in range(_REHEARSALS):
+                    step(*arguments)
+            torch.cuda.current_stream(lm.device).wait_stream(aside)
+            self._graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(self._graph):
+                self._logits = step(*arguments)
+
+    def __call__(self, inputs: list[Tensor]) -> Tensor:
+        for own, given in zip(self._inputs, inputs, strict=False):  # the pool's tensors, behind them, are there already
+            own.copy_(given)
+        self._graph.replay()
+        return self._logits.clone()

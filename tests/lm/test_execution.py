@@ -1,0 +1,160 @@
+"""Programs in place of the model's own forward: the same logits, for the shapes that were learned, and a mark on all others."""
+
+import pickle
+import shutil
+
+import numpy as np
+import pytest
+import torch
+
+from sdbench.errors import InputError
+from sdbench.lm.execution import Execution, Programs, Step, check_execution, execution_of
+from sdbench.lm.transformer import Transformer
+from tests.conftest import ARCHITECTURES, V, random_model
+from tests.lm.test_transformer import CLOSE, context
+
+
+class Interpreted(Programs):
+    """Programs that are the traced function itself: what a compiler is given, without the compiler."""
+
+    name = "interpreted"
+
+    def make(self, lm, inputs):
+        self.made += 1
+        step, kinds, layers = Step(lm, inputs.keep), len(inputs.masks), lm.layers
+        own = 3 + kinds
+        return lambda given: step(
+            *given[:3], given[3:own], given[own : own + layers], given[own + layers : own + 2 * layers]
+        )
+
+
+def chain(model: Transformer) -> list[torch.Tensor]:
+    """A prompt, single tokens, a wide step, and a rewind."""
+    text = torch.randint(0, V, (1, 30), generator=torch.Generator().manual_seed(1))
+    model.allocate(1, 40)
+    here = context(text, [30], 40)
+    model.read(here, np.array([12]), "prefill", row=0)
+    logits = [model.read(here, np.array([stop]), "verify", keep=keep) for stop, keep in ((13, 1), (20, 7))]
+    model.rewind(np.array([15]))
+    return [*logits, model.read(here, np.array([22]), "verify", keep=7)]
+
+
+def ragged(model: Transformer) -> list[torch.Tensor]:
+    text = torch.randint(0, V, (3, 30), generator=torch.Generator().manual_seed(2))
+    model.allocate(3, 40)
+    here = context(text, [30] * 3, 40)
+    for row, length in enumerate((15, 9, 20)):
+        model.read(here, np.full(3, length), "prefill", row=row)
+    logits = [model.read(here, np.array([18, 16, 25]), "verify", keep=3)]
+    here.active[2] = False
+    return [*logits, model.read(here, np.array([19, 18, 25]), "verify", keep=1)[:2]]
+
+
+def tree(model: Transformer) -> list[torch.Tensor]:
+    """Two branches behind a common prefix, one forward for each depth, in scratch slots."""
+    generator = torch.Generator().manual_seed(3)
+    model.allocate(1, 40)
+    model.read(context(torch.randint(0, V, (1, 14), generator=generator), [14], 40), np.array([14]), "prefill", row=0)
+    prefix, own = torch.ones(1, 2, 20, dtype=torch.bool), torch.eye(2, dtype=torch.bool).repeat(1, 2)[None]
+    prefix[:, :, 14:] = False
+    mask, logits = torch.cat([prefix, own], -1), []
+    for depth in range(2):
+        tokens, extent = torch.randint(0, V, (1, 2), generator=generator), 20 + 2 * (depth + 1)
+        at = torch.full((1, 2), 14 + depth)
+        logits.append(model.step(tokens, at, None, mask[:, :, :extent], keep=2, extent=extent))
+    return logits
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("work", [chain, ragged, tree])
+def test_a_program_gives_the_logits_of_the_models_own_forward(architecture, work):
+    raw = random_model(architecture)
+    wanted = work(Transformer("target", raw))
+    model = Transformer("target", raw, execution=Interpreted())
+    for _ in range(2):
+        for ours, theirs in zip(work(model), wanted, strict=True):
+            assert not model.missed
+            assert (ours - theirs).abs().max() < CLOSE * theirs.abs().max()
+        model.execution.frozen = True  # the second time every shape is known
+    assert model.execution.made
+
+
+@torch.inference_mode()
+def test_early_exit_has_programs_of_its_own():
+    raw = random_model("llama")
+    eager, fast = Transformer("target", raw), Transformer("target", raw, execution=Interpreted())
+    found = []
+    for whole in (eager, fast):
+        view = whole.truncated(2)
+        for model in (whole, view):
+            model.allocate(1, 40)
+        text = torch.randint(0, V, (1, 20), generator=torch.Generator().manual_seed(5))
+        here = context(text, [20], 40)
+        whole.read(here, np.array([18]), "prefill", row=0)
+        found.append(view.read(here, np.array([20]), "draft", keep=1))
+    assert view.execution is not whole.execution
+    assert view.execution.made == 1
+    assert (found[0] - found[1]).abs().max() < CLOSE * found[0].abs().max()
+
+
+@torch.inference_mode()
+def test_an_unknown_shape_is_never_compiled_in_a_measurement():
+    model = Transformer("target", random_model("llama"), execution=Interpreted())
+    chain(model)
+    made, model.execution.frozen = model.execution.made, True
+    text = torch.randint(0, V, (1, 30), generator=torch.Generator().manual_seed(1))
+    here = context(text, [30], 40)
+    model.allocate(1, 40)
+    model.read(here, np.array([12]), "prefill", row=0)
+    model.read(here, np.array([15]), "verify", keep=3)
+    assert model.missed
+    assert model.execution.made == made
+    assert [step.get("missed", False) for step in here.trace.steps] == [False, True]
+    model.read(here, np.array([16]), "verify", keep=1)
+    assert not model.missed, "a known shape afterwards is no miss"
+
+
+def test_another_process_is_given_the_mode_without_its_programs():
+    made = Interpreted()
+    made.made, made.frozen = 3, True
+    copy = pickle.loads(pickle.dumps(made))
+    assert (type(copy), copy.frozen, copy.made) == (Interpreted, True, 0)
+    assert made.fresh().frozen
+
+
+@pytest.mark.parametrize(
+    ("mode", "device", "said"),
+    [("fast", "cpu", "must be one of eager"), ("cudagraph", "cpu", "CUDA device"), ("compile", "mps", "choose eager")],
+)
+def test_modes_that_cannot_be_are_refused(mode, device, said):
+    with pytest.raises(InputError, match=said):
+        check_execution("draft", mode, device)
+
+
+def test_compiling_wants_a_compiler(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(InputError, match=r"C\+\+ compiler"):
+        check_execution("draft", "compile", "cpu")
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
+    raw = random_model(architecture, layers=2)
+    for work in (chain, tree):
+        wanted = work(Transformer("target", raw))
+        for made in (True, False):  # the second model finds what the first has left
+            model = Transformer("target", raw, execution=execution_of("compile"))
+            for ours, theirs in zip(work(model), wanted, strict=True):
+                assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+            execution: Execution = model.execution
+            assert bool(execution.made) == made
+            assert bool(execution.loaded) != made
+    others = random_model(architecture, layers=2, seed=1)
+    model = Transformer("target", others, execution=execution_of("compile"))
+    for ours, theirs in zip(tree(model), tree(Transformer("target", others)), strict=True):
+        assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max(), "a program holds no weights"
+    assert not model.execution.made
