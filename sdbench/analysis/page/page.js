@@ -9,7 +9,7 @@ const all = (selector, within = document) => [...within.querySelectorAll(selecto
 
 // ---- light and dark
 
-const SCHEMES = ["as the system", "light", "dark"];
+const SCHEMES = ["system", "light", "dark"];
 scheme.addEventListener("click", () => {
   const now = document.documentElement.dataset.scheme ?? SCHEMES[0];
   const next = SCHEMES[(SCHEMES.indexOf(now) + 1) % SCHEMES.length];
@@ -54,7 +54,8 @@ function prepareFigure(svg) {
     if (event.key === "Escape") leave();
     if (!step) return;
     event.preventDefault();
-    const marks = all(".mark:not(.dim)", svg);
+    // An interval and its point say the same: once is enough.
+    const marks = [...new Map(all(".mark:not(.dim)", svg).map((mark) => [mark.dataset.tip, mark])).values()];
     if (!marks.length) return;
     const next = here ? marks.indexOf(here) + step : step > 0 ? 0 : -1;
     leave();
