@@ -59,7 +59,7 @@ def breakdowns(run: Run) -> list[Breakdown]:
 def _speedup(arm: dict[str, pd.DataFrame], base: dict[str, pd.DataFrame]) -> float:
     """Geometric mean of the paired ratios; NaN where the rows of a block, which share their time, are of several categories."""
     ours, theirs = arm["sequences"], base["sequences"]
-    if ours.empty or theirs.empty or statistics.unit_column(pd.concat([ours, theirs])) != "prompt_id":
+    if ours.empty or theirs.empty or "block" in map(statistics.unit_column, (ours, theirs)):
         return float("nan")
     logs = statistics.log_ratios(ours, theirs)
     return float(np.exp(logs.mean())) if len(logs) else float("nan")

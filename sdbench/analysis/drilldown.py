@@ -117,7 +117,7 @@ def _numbers(run: Run) -> dict[tuple[str, str], list[float | None]]:
     for arm, tables in split.items():
         sequences = tables["sequences"]
         gains = pd.Series(dtype=float) if base is None else np.exp(statistics.log_ratios(sequences, base))
-        unit = statistics.unit_column(sequences)
+        unit = statistics.unit_column(sequences if base is None else pd.concat([sequences, base]))
         counted = sequences.assign(emitted=emitted_tokens(sequences), decoded=decode_tokens(sequences))
         for prompt, rows in counted.groupby("prompt_id"):
             seconds = rows["decode_seconds"].sum()

@@ -100,5 +100,7 @@ def _mix(one: Channels, other: Channels, share: float) -> str:
 
 
 def _luminance(colour: str) -> float:
-    linear = [(c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in _channels(colour)]
+    linear = [
+        (c / 255 / 12.92 if c / 255 <= 0.04045 else ((c / 255 + 0.055) / 1.055) ** 2.4) for c in _channels(colour)
+    ]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]

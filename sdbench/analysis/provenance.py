@@ -36,9 +36,7 @@ class File:
 
 def files(run: Run) -> list[File]:
     """The tables' files of a run."""
-    return [
-        File(f"{name}.parquet", len(run.tables[name]), _digest(run.path / f"{name}.parquet")) for name in TABLES
-    ]
+    return [File(f"{name}.parquet", len(run.tables[name]), _digest(run.path / f"{name}.parquet")) for name in TABLES]
 
 
 def of_figure(name: str, files: list[File]) -> list[File]:

@@ -1,7 +1,7 @@
 """`report.html`: the whole report as one page that opens from disk; it loads nothing, and says so to the browser.
 
-Style, script and template lie in `page/`. Tables and figures are in the page as such; what the script draws, prompt by prompt, is in
-it as JSON (see `drilldown`).
+Style, script and template lie in `page/`. Tables and figures are in the page as such; what the script draws, prompt by prompt,
+is in it as JSON (see `drilldown`).
 """
 
 from __future__ import annotations
@@ -70,7 +70,9 @@ def _section(run: Run, folder: Path, prefix: str, room: int) -> dict[str, Any]:
         "figures": [
             {
                 "title": plots.TITLES[name],
-                "svg": Markup(inline((folder / f"{name}.svg").read_text("utf-8"), f"{prefix}-{name}", plots.TITLES[name])),
+                "svg": Markup(
+                    inline((folder / f"{name}.svg").read_text("utf-8"), f"{prefix}-{name}", plots.TITLES[name])
+                ),
                 "files": provenance.of_figure(name, files),
             }
             for name in plots.FIGURES

@@ -18,7 +18,7 @@ _LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
 
 
 def pieces(tokens: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """One text per token, special tokens by their names; together they are the output's text."""
+    """One text per token, special tokens by their names; together they are the output's text, up to bytes that are no character."""
     decode = tokenizer.backend_tokenizer.decode
     made: list[str] = []
     before: list[int] = []  # the last tokens whose text is whole

@@ -58,6 +58,13 @@ class Browser:
         printed = self.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
         return base64.b64decode(printed["data"])
 
+    def busy_seconds(self) -> float:
+        """Processor seconds that the browser's processes have taken so far."""
+        import psutil
+
+        processes = psutil.Process(self.driver.service.process.pid).children(recursive=True)
+        return sum(sum(process.cpu_times()[:2]) for process in processes)
+
     def complaints(self) -> list[str]:
         """What the console has said since it was last asked."""
         return [entry["message"] for entry in self.driver.get_log("browser")]

@@ -14,7 +14,26 @@ from tests.runs.made import Arm, meta, rows
 
 HOSTILE = "</script><script>document.title='owned'</script><!-- <b>&amp;\u2028 \" ' {{ 7*7 }}"
 CATEGORIES = ("sums", "lists & <b>tables</b>")
-WORDS = " the of and to a in is it was for on are as with his they at be this from".split(" ")
+WORDS = [
+    "",
+    "the",
+    "of",
+    "and",
+    "to",
+    "a",
+    "in",
+    "is",
+    "it",
+    "was",
+    "for",
+    "on",
+    "are",
+    "with",
+    "his",
+    "they",
+    "at",
+    "be",
+]
 
 
 def record(
@@ -45,7 +64,10 @@ def record(
     )
     folder.ask(
         {
-            f"p{block}": {"text": f"Question {block}: how many? {hostile}\n" + "Some context. " * 40, "reference": str(block)}
+            f"p{block}": {
+                "text": f"Question {block}: how many? {hostile}\n" + "Some context. " * 40,
+                "reference": str(block),
+            }
             for block in range(prompts)
         }
     )

@@ -16,7 +16,7 @@ ARMS = [AR, SD, FSD, PYRAMID, PSD_FUZZY]
 NAMES = [arm.name for arm in ARMS]
 ROWS = ".summary tbody th"
 LARGEST, SLOWEST = 5_000_000, 2.0  # bytes and seconds of the page of 20 arms and 200 prompts
-LOADS = 5  # of which the fastest counts: what the page takes, not what else the machine is doing
+LOADS = 3
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +103,9 @@ def test_a_category_leads_to_its_prompts(browser):
     browser.press(".breakdown .category[data-category='1']")
     assert browser.run("[...document.querySelector('.pick-prompt').options].map(o => o.text)") == ["p1", "p3"]
     assert browser.texts(".question h3")[0] == "Prompt p1"
-    browser.run("(e => { e.selectedIndex = 1; e.dispatchEvent(new Event('change')); })(document.querySelector('.measure'))")
+    browser.run(
+        "(e => { e.selectedIndex = 1; e.dispatchEvent(new Event('change')); })(document.querySelector('.measure'))"
+    )
     assert browser.texts(".breakdown caption") == ["quality by category"]
 
 
@@ -172,12 +174,15 @@ def test_twenty_arms_and_two_hundred_prompts(started, tmp_path):
     assert large.stat().st_size < LARGEST
     started.prefer("light")
     started.resize(1280)
-    seconds = []
+    loads = []
     for _ in range(LOADS):
+        before = started.busy_seconds()
         started.open(large)
-        seconds.append(started.run("performance.getEntriesByType('navigation')[0].loadEventEnd / 1000"))
-    print(f"{large.stat().st_size:,} bytes; loaded after {', '.join(f'{value:.2f}' for value in seconds)} s")
+        wall = started.run("performance.getEntriesByType('navigation')[0].loadEventEnd / 1000")
+        loads.append(started.busy_seconds() - before)
+        print(f"{large.stat().st_size:,} bytes; loaded after {wall:.2f} s, busy for {loads[-1]:.2f} s")
     assert started.complaints() == []
     assert len(started.texts(ROWS)) == 20
     assert started.run("document.querySelectorAll('.pick-prompt option').length") == 200
-    assert min(seconds) < SLOWEST
+    # All work of all of the browser's processes: how long it takes on one idle core. The clock says more on a busy one.
+    assert min(loads) < SLOWEST

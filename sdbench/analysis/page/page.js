@@ -130,11 +130,11 @@ function decode(code) {
 
 const fixed = (value, digits, unit = "") => (value == null ? null : `${value.toFixed(digits)}${unit}`);
 
-function numbersOf(values, baseline) {
+function numbersOf(values, arm, baseline) {
   if (!values) return "no usable sequence";
   const [speed, speedup, score, tokens, calls] = values;
   return [
-    fixed(speedup, 2, `× ${baseline}`),
+    arm === baseline ? null : fixed(speedup, 2, `× ${baseline}`),
     fixed(speed, 1, " tok/s"),
     score == null ? null : `score ${+score.toFixed(3)}`,
     `${+tokens.toFixed(1)} tokens`,
@@ -180,7 +180,7 @@ function prepareRun(section) {
     article.dataset.arm = arm;
     article.style.setProperty("--arm", colours[arm]);
     article.append(
-      element("p", { className: "figures-of-arm", textContent: numbersOf(prompt.numbers[index], data.baseline) }),
+      element("p", { className: "figures-of-arm", textContent: numbersOf(prompt.numbers[index], arm, data.baseline) }),
     );
     const given = prompt.arms?.[index];
     if (!given) return article;
