@@ -29,9 +29,9 @@ def drilldown(run: Run, room: int = ROOM) -> dict[str, Any]:
     """The page's data of one run, JSON-safe.
 
     Returns:
-        `arms`, `baseline`, `categories`, `pieces` (the texts of tokens) and `prompts`: of each `id`, `category` (an index), `numbers`
-        (per arm NUMBERS, null where it has none) and, where there was room, `prompt`, `reference`, `texts` (lists of indices
-        into `pieces`) and `arms` (per arm the index of its text and its origins).
+        `arms`, `baseline`, `categories`, `pieces` (the texts of tokens) and `prompts`: of each `id`, `category` (an index),
+        `numbers` (per arm NUMBERS, null where it has none) and, where there was room, `prompt`, `reference`, `texts` (lists of
+        indices into `pieces`) and `arms` (per arm the index of its text and its origins).
     """
     arms = list(run.summary["arms"])
     categories = list(dict.fromkeys(run.sequences["category"]))

@@ -1,8 +1,8 @@
 """Where each token of an output came from, read off the rounds of its sequence.
 
-The rows of a sequence stand in the order in which its verifications happened, inner ones first. So each verifier is replayed: of what
-its proposer handed up it kept `accepted` tokens, and added one of its own. What an inner verifier adds is a token of the qualifier;
-what the outermost adds is a bonus or a correction, or the target's alone where nothing had been drafted.
+The rows of a sequence stand in the order in which its verifications happened, inner ones first. So each verifier is replayed:
+of what its proposer handed up it kept `accepted` tokens, and added one of its own. What an inner verifier adds is a token of the
+qualifier; what the outermost adds is a bonus or a correction, or the target's alone where nothing had been drafted.
 """
 
 from __future__ import annotations
