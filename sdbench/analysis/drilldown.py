@@ -22,6 +22,7 @@ ROOM = 3_300_000
 """Bytes of texts in one page."""
 
 LONGEST_PROMPT = 2_400  # characters of a prompt that are shown
+Row = Mapping[Any, Any]  # a sequence, as in SEQUENCES
 NUMBERS = ("tokens_per_second", "speedup", "score", "tokens", "target_calls")
 
 
@@ -37,7 +38,9 @@ def drilldown(run: Run, room: int = ROOM) -> dict[str, Any]:
     categories = list(dict.fromkeys(run.sequences["category"]))
     numbers = _numbers(run)
     first = run.sequences.sort_values("repeat", kind="stable").drop_duplicates(["arm", "prompt_id"])
-    by_prompt = {str(prompt): part.set_index("arm") for prompt, part in first.groupby("prompt_id")}
+    by_prompt: dict[str, dict[str, Row]] = {}
+    for row in first.to_dict("records"):
+        by_prompt.setdefault(row["prompt_id"], {})[row["arm"]] = row
     coded = {key: encode(rounds) for key, rounds in origins.by_sequence(run.rounds)}
     vocabulary: dict[str, int] = {}
     prompts = []
@@ -45,7 +48,7 @@ def drilldown(run: Run, room: int = ROOM) -> dict[str, Any]:
         part = by_prompt[prompt]
         shown: dict[str, Any] = {
             "id": prompt,
-            "category": categories.index(part["category"].iloc[0]),
+            "category": categories.index(next(iter(part.values()))["category"]),
             "numbers": [numbers.get((arm, prompt)) for arm in arms],
         }
         if room > 0:
@@ -76,7 +79,7 @@ def embed(data: Mapping[str, Any]) -> str:
 
 
 def _texts(
-    part: pd.DataFrame,
+    part: Mapping[str, Row],
     arms: list[str],
     prompt: str,
     coded: Mapping[tuple[str, str, int], str],
@@ -86,10 +89,10 @@ def _texts(
     texts: dict[tuple[int, ...], int] = {}
     of_arms: list[Any] = []
     for arm in arms:
-        if arm not in part.index:
+        if arm not in part:
             of_arms.append(None)
             continue
-        row = part.loc[arm]
+        row = part[arm]
         pieces = row.get("pieces")
         code = coded.get((arm, prompt, row["repeat"]), "")
         if pieces is None or _length(code) != len(pieces):
@@ -116,7 +119,7 @@ def _numbers(run: Run) -> dict[tuple[str, str], list[float | None]]:
     made: dict[tuple[str, str], list[float | None]] = {}
     for arm, tables in split.items():
         sequences = tables["sequences"]
-        gains = pd.Series(dtype=float) if base is None else np.exp(statistics.log_ratios(sequences, base))
+        gains = pd.Series(dtype=float) if base is None else statistics.log_ratios(sequences, base).map(np.exp)
         unit = statistics.unit_column(sequences if base is None else pd.concat([sequences, base]))
         counted = sequences.assign(emitted=emitted_tokens(sequences), decoded=decode_tokens(sequences))
         for prompt, rows in counted.groupby("prompt_id"):
