@@ -21,7 +21,7 @@ def main(run: Path, name: str) -> None:
     kept = Path(__file__).resolve().parents[1] / "results" / name
     shutil.rmtree(kept, ignore_errors=True)
     kept.mkdir(parents=True)
-    report([run], kept)
+    report([run], kept, page=False)
     for file in FILES:
         shutil.copy(run / file, kept / file)
     config = without_folders(yaml.safe_load((run / "config.yaml").read_text()))

@@ -18,7 +18,7 @@ OK, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 USAGE = """\
   sdbench run [overrides]                  one comparison; -m for a sweep; --dry-run says what would run, and whether it fits
-  sdbench report DIR ...                   tables and figures of finished runs
+  sdbench report DIR ...                   tables and figures of finished runs, as a page, in Markdown and in LaTeX
   sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
   sdbench simulate DIR [latency=NAME ...]  SIMULATED: what ar, sd, ssd, pearl and dsi would reach, from a run's recorded outcomes
   sdbench tune [overrides]                 PREDICTED: the fastest method and lengths for a family, task and machine
@@ -147,7 +147,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if not fresh:
         print("This run was finished before; nothing was run again.")
     show(summary)
-    print(f"report: {out / 'report' / 'report.md'}")
+    print(f"report: {out / 'report' / 'report.html'}")
     print(json.dumps({"out": str(out), "summary": summary}))
     return OK
 
@@ -172,7 +172,7 @@ def _report(options: argparse.Namespace, overrides: list[str]) -> int:
     path = report(options.folders, options.out)
     for folder in options.folders:
         show(load(folder).summary)
-    print(f"report: {path}")
+    print(f"report: {path.with_name('report.html')}")
     return OK
 
 

@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from sdbench.analysis import labels, speculation_plots, style
+from sdbench.analysis.marks import tell
 
 Summary = Mapping[str, Any]
 
@@ -42,9 +43,11 @@ def speedup(summary: Summary) -> Figure | None:
     for row, (name, arm) in enumerate(arms.items()):
         low, high = arm["speedup_ci95"] or (arm["speedup"], arm["speedup"])
         shade = style.colour(name)
-        axes.plot([low, high], [row, row], color=shade, linewidth=1.8, solid_capstyle="butt", zorder=3)
+        (line,) = axes.plot([low, high], [row, row], color=shade, linewidth=1.8, solid_capstyle="butt", zorder=3)
         face = shade if arm["lossless"] else "white"
-        axes.plot(arm["speedup"], row, "o", markersize=5.5, color=shade, markerfacecolor=face, zorder=4)
+        (dot,) = axes.plot(arm["speedup"], row, "o", markersize=5.5, color=shade, markerfacecolor=face, zorder=4)
+        for mark in (line, dot):
+            tell(mark, name, f"{arm['speedup']:.3f}× [{low:.3f}, {high:.3f}]{'' if arm['lossless'] else ', lossy'}")
     axes.axvline(1.0, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=2)
     axes.set_xlabel(f"speed-up over {summary['baseline']} (×)")
     _from_zero(axes, max((arm["speedup_ci95"] or [arm["speedup"]])[-1] for arm in arms.values()))
@@ -64,6 +67,8 @@ def tokens_per_target_call(summary: Summary) -> Figure | None:
     values = [arm["tokens_per_target_call"] for arm in arms.values()]
     bars = axes.barh(range(len(arms)), values, height=0.68, color=[style.colour(name) for name in arms], zorder=3)
     axes.bar_label(bars, fmt="%.2f", padding=3, fontsize=7.5)
+    for bar, name, value in zip(bars, arms, values, strict=True):
+        tell(bar, name, f"{value:.3f} tokens per target call")
     axes.axvline(1.0, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=4)
     axes.set_xlabel("tokens per target call (bonus included)")
     _from_zero(axes, max(values), room=1.1)
@@ -85,7 +90,7 @@ def acceptance(summary: Summary) -> Figure | None:
             name: arm["edges"][edge]["acceptance_by_position"] for name, arm in arms.items() if edge in arm["edges"]
         }
         for name, shares in shown.items():
-            _curve(panel, name, shares, len(shown))
+            _curve(panel, name, edge, shares, len(shown))
         panel.set_title(edge.replace(">", " → "))
         panel.set_xlabel("position in the draft (tokens)")
         panel.set_ylim(0, 1.04)
@@ -137,9 +142,11 @@ def round_time(summary: Summary) -> Figure | None:
     for part in parts:
         widths = np.array([1000 * arm["seconds_per_round"].get(part, 0.0) for arm in arms.values()]).clip(min=0)
         shade = style.part_colour(part)
-        axes.barh(
+        bars = axes.barh(
             range(len(arms)), widths, left=left, height=0.68, color=shade, label=part.replace(" ", ": "), zorder=3
         )
+        for bar, name, width in zip(bars, arms, widths, strict=True):
+            tell(bar, name, f"{part.replace(' ', ': ')}, {width:.3g} ms per round")
         left += widths
     for row, (arm, total) in enumerate(zip(arms.values(), left, strict=True)):
         per_call = arm["tokens_per_target_call"]
@@ -213,9 +220,9 @@ def _from_zero(axes: Axes, largest: float, room: float = 1.05) -> None:
     axes.set_xlim(0, largest * room if largest > 0 else 1)
 
 
-def _curve(axes: Axes, name: str, shares: list[float], crowd: int) -> None:
+def _curve(axes: Axes, name: str, edge: str, shares: list[float], crowd: int) -> None:
     crowded = crowd > _MANY
-    axes.plot(
+    (line,) = axes.plot(
         range(1, len(shares) + 1),
         shares,
         color=style.colour(name),
@@ -224,6 +231,7 @@ def _curve(axes: Axes, name: str, shares: list[float], crowd: int) -> None:
         linewidth=1.0 if crowded else 1.6,
         markersize=2.5 if crowded else 4.0,
     )
+    tell(line, name, *[f"{edge}, position {k}: {share:.3f}" for k, share in enumerate(shares, start=1)])
 
 
 def _point(axes: Axes, name: str, arm: Mapping[str, Any], crowded: bool) -> None:
@@ -232,7 +240,7 @@ def _point(axes: Axes, name: str, arm: Mapping[str, Any], crowded: bool) -> None
     (left, right), (low, high) = arm["speedup_ci95"] or (x, x), arm["quality_ci95"] or (y, y)
     axes.plot([left, right], [y, y], color=shade, linewidth=0.8, alpha=0.25 if crowded else 0.6, zorder=3)
     axes.plot([x, x], [low, high], color=shade, linewidth=0.8, alpha=0.25 if crowded else 0.6, zorder=3)
-    axes.plot(
+    (dot,) = axes.plot(
         x,
         y,
         style.marker(name),
@@ -242,6 +250,7 @@ def _point(axes: Axes, name: str, arm: Mapping[str, Any], crowded: bool) -> None
         markeredgewidth=1.0 if pyramid else 0.5,
         zorder=5 if pyramid else 4,
     )
+    tell(dot, name, f"{x:.3f}× [{left:.3f}, {right:.3f}], quality {y:.3f} [{low:.3f}, {high:.3f}]")
 
 
 def _number_front(

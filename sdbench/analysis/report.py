@@ -1,4 +1,4 @@
-"""`report/`: the table and the figures of finished runs, for reading and for a paper."""
+"""`report/`: the table and the figures of finished runs, for reading (Markdown and a page) and for a paper (LaTeX, SVG)."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdbench.analysis import plots, table
+from sdbench.analysis import latex, plots, provenance, table, webpage
 from sdbench.errors import InputError
 from sdbench.runs.files import write_text
 from sdbench.runs.record import Run, load
@@ -45,12 +45,13 @@ _CSV_METRICS = (
 _CSV_INTERVALS = ("speedup_ci95", "quality_ci95", "quality_difference_ci95")
 
 
-def report(run_dirs: Sequence[Path | str], out: Path | str | None = None) -> Path:
-    """Write `report.md`, `table.csv` and the figures.
+def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: bool = True) -> Path:
+    """Write `report.md`, `report.tex`, `table.csv`, the figures and, as one page of all, `report.html`.
 
     Args:
         run_dirs: folders of finished runs. Arms of different runs are shown in separate sections: they were not paired.
         out: where to write; `report/` in the folder of the first run if None.
+        page: whether to write `report.html` too, which holds texts of the runs.
 
     Returns:
         The path of `report.md`.
@@ -64,9 +65,13 @@ def report(run_dirs: Sequence[Path | str], out: Path | str | None = None) -> Pat
     folder = Path(out) if out is not None else runs[0].path / "report"
     folder.mkdir(parents=True, exist_ok=True)
     several = len(runs) > 1
-    sections = [_section(run, folder, Path("figures") / run.run_id if several else Path("figures")) for run in runs]
+    figures = [Path("figures") / run.run_id if several else Path("figures") for run in runs]
+    sections = [_section(run, folder, place) for run, place in zip(runs, figures, strict=True)]
     write_text(folder / "report.md", "# Comparison\n\n" + "\n".join(sections))
     write_text(folder / "table.csv", _csv(runs))
+    write_text(folder / "report.tex", latex.tables(runs))
+    if page:
+        write_text(folder / "report.html", webpage.page(runs, [folder / place for place in figures]))
     return folder / "report.md"
 
 
@@ -98,18 +103,12 @@ def _section(run: Run, folder: Path, figures: Path) -> str:
 
 
 def _heading(run: Run) -> str:
-    summary, environment = run.summary, run.environment
-    git = environment.get("git")
-    revision = f"{git['sha'][:12]}{' with changes' if git['dirty'] else ''}" if git else "no checkout"
-    cpu = environment.get("cpu", {}).get("model", "unknown processor")
-    devices = ", ".join(sorted({device for arm in summary["arms"].values() for device in arm["devices"]}))
+    summary = run.summary
     return (
         f"## {run.path.name}\n\n"
         f"Run `{run.run_id}`: {summary['prompts']} prompts, {summary['repeats']} repeat(s), "
-        f"baseline `{summary['baseline']}`; {cpu}, on {devices or 'unknown devices'}; revision {revision}.\n\n"
-        "Speed-up is the geometric mean over prompts of the paired ratio of decode tokens per second, with its "
-        "bootstrap 95 % interval. Quality is the task's mean score. Acceptance is accepted / proposed tokens of the "
-        "outermost edge. Model time is the share of the wall time that bare forwards of the same shapes take."
+        f"baseline `{summary['baseline']}`; {provenance.processor(run)}, on {provenance.devices(run)}; "
+        f"revision {provenance.revision(run)}.\n\n{table.READING}"
     )
 
 

@@ -12,6 +12,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from sdbench.analysis import style
+from sdbench.analysis.marks import tell
 
 Summary = Mapping[str, Any]
 
@@ -38,9 +39,10 @@ def timeline(summary: Summary) -> Figure | None:
     for bar in bars:
         lane = _LANES.index(bar["lane"])
         width = bar["stop_ms"] - bar["start_ms"]
-        axes.barh(
+        drawn = axes.barh(
             lane, width, left=bar["start_ms"], height=0.62, color=_KINDS[bar["kind"]], edgecolor="white", linewidth=0.4
         )
+        tell(drawn[0], name, f"{bar['kind']}, {width:.3g} ms from {bar['start_ms']:.3g} ms on")
     axes.set_yticks(range(len(_LANES)), _LANES)
     axes.invert_yaxis()
     axes.tick_params(axis="y", length=0)
@@ -61,7 +63,8 @@ def fan_out(summary: Summary) -> Figure | None:
     for name, logged in arms.items():
         points = [(int(width), share) for width, share in logged["missed"].items() if share > 0]
         colour, label = style.colour(name), f"{name}: r = {logged['exponent']:.2f}"
-        left.loglog(*zip(*points, strict=True), style.marker(name), color=colour, markersize=4, label=label)
+        (dots,) = left.loglog(*zip(*points, strict=True), style.marker(name), color=colour, markersize=4, label=label)
+        tell(dots, name, *[f"fan-out {width} misses {share:.4f}" for width, share in points])
         widths = np.array([width for width, _ in points])
         left.loglog(widths, widths ** -logged["exponent"], color=colour, linewidth=0.9, linestyle=(0, (4, 3)))
     left.set_xticks([1, 2, 4, 8, 16, 32, 64], ["1", "2", "4", "8", "16", "32", "64"])
@@ -78,9 +81,9 @@ def fan_out(summary: Summary) -> Figure | None:
         budget = budget_of(arm) if arm["speculation"] else None
         if budget is not None and arm["config"].get("draft_length") == logged["length"]:
             colour, mark = style.colour(live), style.marker(live)
-            right.plot(
-                budget, arm["speculation"]["outcome_hit_rate"], mark, color=colour, markersize=5, label=f"{live}, live"
-            )
+            rate = arm["speculation"]["outcome_hit_rate"]
+            (dot,) = right.plot(budget, rate, mark, color=colour, markersize=5, label=f"{live}, live")
+            tell(dot, live, f"hit rate {rate:.3f} at {budget} branches")
     right.set_xlabel("budget (branches)")
     right.set_ylabel("hit rate of outcomes")
     right.legend(fontsize=7)
@@ -103,9 +106,10 @@ def draft_length(summary: Summary) -> Figure | None:
     made = style.figure(5.2, 3.2)
     axes = made.subplots()
     for name, points in lines.items():
-        axes.plot(
+        (line,) = axes.plot(
             *zip(*points, strict=True), color=style.colour(name), marker=style.marker(name), markersize=4, label=name
         )
+        tell(line, name, *[f"{gain:.3f}× at K = {length}" for length, gain in points])
     axes.set_xlabel("draft length K (tokens)")
     axes.set_ylabel(f"speed-up over {summary['baseline']} (×)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -127,8 +131,10 @@ def saguaro(summary: Summary) -> Figure | None:
     made = style.figure(4.6, 3.0)
     axes = made.subplots()
     cs, hits, accepted = zip(*points, strict=True)
-    axes.plot(cs, hits, "o-", color="#AA4499", markersize=4, label="hit rate of outcomes")
-    axes.plot(cs, accepted, "s--", color="#332288", markersize=4, label="acceptance rate")
+    (upper,) = axes.plot(cs, hits, "o-", color="#AA4499", markersize=4, label="hit rate of outcomes")
+    (lower,) = axes.plot(cs, accepted, "s--", color="#332288", markersize=4, label="acceptance rate")
+    tell(upper, "", *[f"hit rate {hit:.3f} at C = {c}" for c, hit in zip(cs, hits, strict=True)])
+    tell(lower, "", *[f"acceptance rate {rate:.3f} at C = {c}" for c, rate in zip(cs, accepted, strict=True)])
     axes.set_xlabel("C of Saguaro sampling")
     axes.set_ylabel("share")
     axes.grid()
@@ -148,14 +154,16 @@ def predicted(summary: Summary) -> Figure | None:
     made = style.figure(4.4, 3.4)
     axes = made.subplots()
     for name, arm in arms.items():
-        axes.plot(
-            arm["predicted_tokens_per_second"],
-            arm["tokens_per_second"],
+        forecast, speed = arm["predicted_tokens_per_second"], arm["tokens_per_second"]
+        (dot,) = axes.plot(
+            forecast,
+            speed,
             style.marker(name),
             color=style.colour(name),
             markersize=5,
             label=style.family(name),
         )
+        tell(dot, name, f"{speed:.1f} tokens per second, {forecast:.1f} predicted")
     speeds = [arm["tokens_per_second"] for arm in arms.values()]
     ends = np.array([0.9 * min(speeds), 1.15 * max(speeds)])
     axes.plot(ends, ends, color="#555555", linewidth=0.8)

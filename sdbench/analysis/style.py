@@ -7,6 +7,7 @@ from a hash of its name, so that it too is the same in every figure; members of 
 from __future__ import annotations
 
 import hashlib
+import io
 import re
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -15,6 +16,9 @@ from typing import Any
 import matplotlib as mpl
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+
+from sdbench.analysis.marks import titled
+from sdbench.runs.files import write_text
 
 KNOWN = {
     "ar": "#555555",
@@ -99,7 +103,9 @@ def save(made: Figure, folder: Path, name: str) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     png, svg = folder / f"{name}.png", folder / f"{name}.svg"
     made.savefig(png, dpi=DPI, metadata={"Software": None})
-    made.savefig(svg, metadata={"Date": None})
+    drawn = io.StringIO()
+    made.savefig(drawn, format="svg", metadata={"Date": None})
+    write_text(svg, titled(drawn.getvalue()))
     return [png, svg]
 
 

@@ -36,6 +36,11 @@ FLAGS = {
     "C": "some of its steps ran eagerly for want of a compiled program: it is not the mode that it says",
     "2": "uses more than one device",
 }
+READING = (
+    "Speed-up is the geometric mean over prompts of the paired ratio of decode tokens per second, with its "
+    "bootstrap 95 % interval. Quality is the task's mean score. Acceptance is accepted / proposed tokens of the "
+    "outermost edge. Model time is the share of the wall time that bare forwards of the same shapes take."
+)
 NOTHING = "–"
 # Which columns a narrow terminal does without, the first to go first: the flags say "lossy" too.
 _DISPENSABLE = ("lossless", "model time", "target calls / answer", "acceptance", "tok / target call", "tok/s")

@@ -11,6 +11,7 @@ from sdbench.harness.arms import Arm
 from sdbench.harness.plan import Plan
 from sdbench.lm.trace import Trace
 from sdbench.tasks.base import Prompt
+from sdbench.tasks.pieces import pieces
 
 Tables = dict[str, list[dict[str, Any]]]
 
@@ -54,6 +55,7 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
                 "category": prompt.category,
                 "prompt_tokens": len(item.request.tokens),
                 "tokens": item.tokens,
+                "pieces": pieces(item.tokens, plan.family.tokenizer),
                 "text": text,
                 "finish_reason": item.reason,
                 "score": plan.task.score(prompt, text),

@@ -48,6 +48,7 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
     plan.take_cores()
     with _failures(folder):
         folder.describe(config, {**environment(), "weights": identities, "mode": plan.mode})
+        folder.ask(_prompts(plan))
         try:
             tracker.start(config, out.name, out)
             with ExitStack() as stack:
@@ -63,6 +64,15 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
         finally:
             tracker.close()
     return out, summary, True
+
+
+def _prompts(plan: Plan) -> dict[str, dict[str, Any]]:
+    """What the models read, token for token, and what the scorer compares with, by the prompts' ids."""
+    decode = plan.family.tokenizer.backend_tokenizer.decode
+    return {
+        prompt.id: {"text": decode(tokens, skip_special_tokens=False), "reference": prompt.reference}
+        for prompt, tokens in plan.prompts
+    }
 
 
 def _report(out: Path) -> list[Path]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,12 +20,13 @@ from sdbench.runs.journal import Journal
 from sdbench.runs.schema import SCHEMA_VERSION, TABLES
 from sdbench.runs.tables import read_parquet, write_parquet
 
-_OWNER, _SUMMARY, _FAILED, _CONFIG, _ENVIRONMENT = (
+_OWNER, _SUMMARY, _FAILED, _CONFIG, _ENVIRONMENT, _PROMPTS = (
     "run.json",
     "summary.json",
     "failed.json",
     "config.yaml",
     "environment.json",
+    "prompts.json",
 )
 
 
@@ -64,6 +65,10 @@ class RunFolder:
         file = self.path / _ENVIRONMENT
         write_text(file, _json({**_read_json(file), **facts}))
 
+    def ask(self, prompts: Mapping[str, Mapping[str, Any]]) -> None:
+        """Write `prompts.json`: by prompt id the `text` that the models read, and the `reference` (None: there is none)."""
+        write_text(self.path / _PROMPTS, _json(prompts))
+
     def finish(self, tables: Mapping[str, pd.DataFrame], summary: Mapping[str, Any]) -> None:
         """Write the tables, and then the summary, which makes the run a finished one.
 
@@ -86,7 +91,7 @@ class Run:
     """A finished run, read back.
 
     path: its folder; run_id; config: the resolved config; environment: where it ran; summary: `summary.json`;
-    tables: `sequences`, `rounds`, `steps`, `bare`.
+    tables: `sequences`, `rounds`, `steps`, `bare`; prompts: `text` and `reference` by prompt id, empty where the run wrote none.
     """
 
     path: Path
@@ -95,6 +100,7 @@ class Run:
     environment: dict[str, Any]
     summary: dict[str, Any]
     tables: dict[str, pd.DataFrame]
+    prompts: dict[str, dict[str, Any]] = field(default_factory=dict)
 
     @property
     def sequences(self) -> pd.DataFrame:
@@ -174,6 +180,7 @@ def load(directory: Path | str) -> Run:
         environment=_read_json(folder.path / _ENVIRONMENT),
         summary=summary,
         tables={name: read_parquet(folder.path, name) for name in TABLES},
+        prompts=_read_json(folder.path / _PROMPTS) if (folder.path / _PROMPTS).is_file() else {},
     )
 
 

@@ -29,6 +29,8 @@ SEQUENCES = {
     "target_calls": "int: target forwards that this sequence took part in after prefill",
 }
 
+# Beside these `pieces`, the text that each token added (what the report colours by origin).
+
 ROUNDS = {
     "arm": "str: as in SEQUENCES",
     "prompt_id": "str: as in SEQUENCES",

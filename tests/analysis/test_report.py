@@ -71,7 +71,9 @@ def test_flags_are_spelled_out(written):
 
 def test_several_runs_are_kept_apart(tmp_path):
     one, other = (write(tmp_path / name, [AR, SD], run_id) for name, run_id in (("one", "abc"), ("other", "def")))
-    text = report([one, other], tmp_path / "both").read_text()
+    text = report([one, other], tmp_path / "both", page=False).read_text()
+    assert not (tmp_path / "both" / "report.html").exists()
+    assert (tmp_path / "both" / "report.tex").read_text().count("toprule") == 2
     assert "## one" in text
     assert "## other" in text
     assert (tmp_path / "both" / "figures" / "abc" / "speedup.png").is_file()

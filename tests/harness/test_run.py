@@ -31,6 +31,15 @@ def test_the_folder_holds_the_run(finished):
     assert not summary["arms"]["psd_fuzzy"]["lossless"]
 
 
+def test_prompts_and_the_texts_of_tokens_are_kept(finished):
+    run = load(finished)
+    assert set(run.prompts) == set(run.sequences.prompt_id)
+    for row in run.sequences.itertuples():
+        assert len(row.pieces) == len(row.tokens)
+        assert "\ufffd" in row.text or "".join(row.pieces).startswith(row.text)
+    assert all(prompt["text"] for prompt in run.prompts.values())
+
+
 def test_rows_agree_with_each_other(finished):
     run = load(finished)
     sequences, rounds = run.sequences, run.rounds
