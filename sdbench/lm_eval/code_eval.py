@@ -1,7 +1,8 @@
 """lm-eval's tasks that run generated code, with the sandbox in the place of what runs it.
 
 Their modules take `evaluate.load("code_eval")` when they are imported, and try it out at once. While they are loaded here, that
-call gives `SandboxedCodeEval`, so that nothing which a model wrote is run outside of `sdbench.lm_eval.sandbox`.
+call gives `SandboxedCodeEval`, so that nothing which a model wrote is run outside of `sdbench.lm_eval.sandbox` (and `evaluate`,
+with all that it imports, need not be loaded).
 
 pass@k is the unbiased estimate 1 - C(n - c, k) / C(n, k) over n answers of which c pass (Chen et al. 2021, section 2.1).
 """
@@ -13,6 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from math import comb
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sdbench.errors import InputError
@@ -63,18 +65,23 @@ def check_unsafe(name: str, source: Path | None) -> None:
 
 @contextmanager
 def in_sandbox(source: Path) -> Iterator[None]:
-    """While the task of this YAML file is loaded, what it takes for running code is the sandbox."""
-    import evaluate
-
+    """While the task of this YAML file is loaded, what its module imports as `evaluate` has the sandbox for code_eval."""
+    stand_in: Any = ModuleType("evaluate")
+    stand_in.load = _load
     # A module that was loaded before, by lm-eval alone, holds on to what it took then.
     sys.modules.pop(f"lm_eval.tasks.{source.parent.name}.utils", None)
-    original: Any = evaluate.load
-
-    def load(path: str, *arguments: Any, **options: Any) -> Any:
-        return SandboxedCodeEval() if path == "code_eval" else original(path, *arguments, **options)
-
-    evaluate.load = load
+    original = sys.modules.get("evaluate")
+    sys.modules["evaluate"] = stand_in
     try:
         yield
     finally:
-        evaluate.load = original
+        if original is None:
+            del sys.modules["evaluate"]
+        else:
+            sys.modules["evaluate"] = original
+
+
+def _load(metric: str) -> SandboxedCodeEval:
+    if metric != "code_eval":
+        raise InputError(f"A task that runs code asks for the metric {metric}, of which it is not known what it runs.")
+    return SandboxedCodeEval()

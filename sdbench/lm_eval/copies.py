@@ -1,8 +1,8 @@
 """Published sets from the folder that SDBENCH_DATA names, where lm-eval would go to the hub.
 
 A copy has the rows of the hub's set, one JSON object a line; CommonsenseQA may also be as its authors publish it. Where a task
-draws worked examples from a split that the copy lacks, lm-eval draws them from the split that is tested, never the question
-itself; the record says so.
+draws worked examples from a split that the copy lacks, they are drawn from the split that is tested, without the question itself;
+the record says so.
 """
 
 from __future__ import annotations
@@ -27,7 +27,6 @@ COPIES: dict[str, dict[str, str]] = {
     "google/IFEval": {"train": "ifeval.jsonl"},
     "HuggingFaceH4/MATH-500": {"test": "math500.jsonl"},
 }
-_SPLITS = ("training_split", "validation_split", "test_split", "fewshot_split")
 
 
 class Copy:
@@ -60,11 +59,19 @@ def with_copy(config: dict[str, Any]) -> dict[str, Any]:
     if not folder or config.get("custom_dataset"):
         return config
     there = {split: Path(folder) / name for split, name in files.items() if (Path(folder) / name).is_file()}
-    if (config.get("test_split") or config.get("validation_split")) not in there:
+    tested = config.get("test_split") or config.get("validation_split")
+    if tested not in there:
         return config
-    copy = Copy(config["dataset_path"], config.get("dataset_name"), there)
-    absent = {key: None for key in _SPLITS if config.get(key) not in (None, *there)}
-    return {**config, **absent, "custom_dataset": copy}
+    local = {**config, "custom_dataset": Copy(config["dataset_path"], config.get("dataset_name"), there)}
+    if (config.get("fewshot_split") or config.get("training_split")) in there or _own_examples(config):
+        return local
+    # lm-eval leaves a question out of its own examples only where both come from what it calls the test split.
+    return {**local, "training_split": None, "validation_split": None, "test_split": tested, "fewshot_split": tested}
+
+
+def _own_examples(config: Mapping[str, Any]) -> bool:
+    """Whether the task's file holds its worked examples itself."""
+    return bool((config.get("fewshot_config") or {}).get("samples"))
 
 
 def _as_on_the_hub(row: Mapping[str, Any]) -> dict[str, Any]:

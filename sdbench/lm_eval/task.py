@@ -8,7 +8,10 @@ arm has a part in it. How tokens are chosen is the run's `sampling`, as with eve
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
@@ -71,23 +74,35 @@ class LmEvalTask:
         """The first `limit` documents as prompts; the tasks of a group take turns."""
         check_limit(limit)
         grouped = len(self._tasks) > 1
-        found = [
-            self._prompt(task, index, document, name if grouped else "")
-            for name, task in self._tasks.items()
-            for index, document in task.doc_iterator(limit=limit)
-        ]
-        return select(found, self.name, limit)
+        found = select(
+            [
+                self._prompt(task, index, document, name if grouped else "")
+                for name, task in self._tasks.items()
+                for index, document in task.doc_iterator(limit=limit)
+            ],
+            self.name,
+            limit,
+        )
+        for prompt in found[:1]:
+            try:
+                self.score(prompt, "0")  # what a score lacks shows before there is work to lose
+            except RunError as error:
+                raise InputError(str(error)) from error
+        return found
 
     def score(self, prompt: Prompt, text: str) -> float:
-        """The task's own metric of the text that answers a prompt."""
+        """The task's own metric of the text that answers a prompt. Errors: RunError if it cannot tell."""
         from lm_eval.api.instance import Instance
 
         task, index, document = self._asked[prompt.id]
         answer = Instance("generate_until", document, (prompt.text, {}), 0, (task.task_name, index, 1), resps=[text])
         task._instances = [answer]
-        task.apply_filters()
-        chosen = self.filter or next(iter(answer.filtered_resps))
-        values = task.process_results(document, [answer.filtered_resps[chosen]])
+        try:
+            task.apply_filters()
+            chosen = self.filter or next(iter(answer.filtered_resps))
+            values = task.process_results(document, [answer.filtered_resps[chosen]])
+        except Exception as error:  # whatever a task's own module raises
+            raise RunError(f"{self.name} cannot score an answer to {prompt.id} ({_first_line(error)}).") from error
         value = values.get(self.metric or next(iter(values)))
         if not isinstance(value, (int, float)):
             raise RunError(f"The metric '{self.metric}' of {self.name} gives {value!r}, no number; it gives: {', '.join(values)}.")
@@ -118,7 +133,8 @@ class LmEvalTask:
                 "runs in a sandboxed process)."
             )
         try:
-            tasks = catalogue.tasks(self.task)
+            with _quiet():
+                tasks = catalogue.tasks(self.task)
         except InputError:
             raise
         except Exception as error:  # the hub, the network and the task's own module each raise kinds of their own
@@ -181,15 +197,35 @@ class LmEvalTask:
         return Prompt(name, text, chat, str(task.doc_to_target(document)), category)
 
 
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval's advice, and what the tasks' modules print while they are imported, kept from the run's own output."""
+    log = logging.getLogger("lm_eval")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip(" .") for line in str(error).splitlines() if any(sign.isalnum() for sign in line)]
+    return ": ".join([type(error).__name__, *lines[:1]])
+
+
 def _described(task: LmTask) -> dict[str, Any]:
     config = task.config
+    split = config.test_split or config.validation_split
     return {
         "version": task.VERSION,
         "dataset": config.dataset_path,
         "dataset_name": config.dataset_name,
         "source": repr(config.custom_dataset) if hasattr(config.custom_dataset, "files") else "hub or package",
         "num_fewshot": config.num_fewshot,
-        "fewshot_split": config.fewshot_split or config.training_split or config.test_split or config.validation_split,
+        "split": split,
+        "fewshot_split": (config.fewshot_split or config.training_split or split) if config.num_fewshot else None,
         "generation_kwargs": config.generation_kwargs,
     }
 
@@ -197,8 +233,7 @@ def _described(task: LmTask) -> dict[str, Any]:
 def _unreadable(name: str, catalogue: Any, task: str, error: Exception) -> str:
     from sdbench.lm_eval.copies import COPIES
 
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
     entry = catalogue.task_index.get(task)
     files = COPIES.get(str((entry.cfg or {}).get("dataset_path"))) if entry else None
     how = f": put {' and '.join(files.values())} into the folder that {DATA_FOLDER} names" if files else ""
-    return f"{name} could not be read ({type(error).__name__}: {reason}){how}."
+    return f"{name} could not be read ({_first_line(error)}){how}."
