@@ -61,7 +61,9 @@ class Catalogue(TaskManager):
         settings: Mapping[str, Any] | None = None,
     ) -> None:
         folders = {folder for name in names if (folder := _folder(name))}
-        super().__init__(include_path=[*sorted(folders), OWN, *include_path], include_defaults=False, metadata=dict(metadata or {}))
+        super().__init__(
+            include_path=[*sorted(folders), OWN, *include_path], include_defaults=False, metadata=dict(metadata or {})
+        )
         if not all(self._complete(name) for name in names):
             super().__init__(include_path=[OWN, *include_path], metadata=dict(metadata or {}))
         self._factory = Factory(metadata, settings)

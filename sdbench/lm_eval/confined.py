@@ -48,16 +48,17 @@ _REFUSED_EVENTS = (
     "socket.", "subprocess.", "ctypes.", "pty.", "os.fork", "os.exec", "os.posix_spawn", "os.spawn", "os.system", "os.kill",
     "os.startfile",
 )  # fmt: skip
-_CHANGES = frozenset(
-    f"os.{name}"
-    for name in ("remove", "rename", "rmdir", "mkdir", "truncate", "chmod", "chown", "link", "symlink", "utime", "chflags")
-)
+_CHANGES = frozenset({
+    "os.remove", "os.rename", "os.rmdir", "os.mkdir", "os.truncate", "os.chmod", "os.chown", "os.link", "os.symlink", "os.utime",
+    "os.chflags",
+})  # fmt: skip
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def main() -> None:
     """Run the program; report `passed`, or what it raised, on the descriptor."""
-    seconds, memory, folder, report = int(sys.argv[1]), int(sys.argv[2]), os.path.realpath(sys.argv[3]), int(sys.argv[4])
+    seconds, memory, report = (int(sys.argv[place]) for place in (1, 2, 4))
+    folder = os.path.realpath(sys.argv[3])
     program = sys.stdin.read()
     write, leave = os.write, os._exit
     limit(seconds, memory)
@@ -105,7 +106,8 @@ def filter_system_calls() -> None:
         lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _REFUSE)]
     # A library then falls back on clone, whose flags can be seen: threads are allowed, processes are not.
     lines += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ABSENT)]
-    lines += [(_EQUAL, 0, 3, clone), (_LOAD, 0, 0, _FIRST_ARGUMENT), (_ANY_BIT, 1, 0, _THREAD), (_RETURN, 0, 0, _REFUSE)]
+    lines += [(_EQUAL, 0, 3, clone), (_LOAD, 0, 0, _FIRST_ARGUMENT)]
+    lines += [(_ANY_BIT, 1, 0, _THREAD), (_RETURN, 0, 0, _REFUSE)]
     lines.append((_RETURN, 0, 0, _ALLOW))
     text = ctypes.create_string_buffer(b"".join(struct.pack("HBBI", *line) for line in lines))
     program = struct.pack("HxxxxxxQ", len(lines), ctypes.addressof(text))

@@ -49,7 +49,9 @@ class Copy:
         for split, file in self.files.items():
             rows = [_as_on_the_hub(row.fields) for row in rows_of(self.dataset, str(file), None, None)]
             # MMLU's subjects are parts of the hub's set; a copy holds all of them in one file.
-            splits[split] = Dataset.from_list([row for row in rows if row.get("subject", self.part) == self.part] or rows)
+            splits[split] = Dataset.from_list(
+                [row for row in rows if row.get("subject", self.part) == self.part] or rows
+            )
         return splits
 
 

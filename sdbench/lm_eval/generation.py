@@ -31,7 +31,9 @@ def generation(options: Mapping[str, Any] | None, task: str) -> Generation:
     asked: dict[str, Any] = dict(normalize_gen_kwargs(dict(options or {}), DEFAULT_MAX_NEW_TOKENS))
     for name, value in asked.items():
         if name not in _READ and (name not in _NEUTRAL or value != _NEUTRAL[name]):
-            raise InputError(f"{task} asks for {name}={value!r}, which no decoder here does; set it to null in gen_kwargs.")
+            raise InputError(
+                f"{task} asks for {name}={value!r}, which no decoder here does; set it to null in gen_kwargs."
+            )
     if asked["max_gen_toks"] < 1:
         raise InputError(f"{task} asks for max_gen_toks={asked['max_gen_toks']}; it must be at least 1.")
     until = tuple(text for text in asked["until"] if text)

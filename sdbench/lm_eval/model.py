@@ -1,7 +1,7 @@
 """Any arm as an lm-eval model.
 
-`generate_until` goes through the arm's decoder. `loglikelihood` and `loglikelihood_rolling` are those of lm-eval's own `hf` model over
-the target: a likelihood involves no decoding, so the tasks that ask for one do not see the arm, and the record names them.
+`generate_until` goes through the arm's decoder. `loglikelihood` and `loglikelihood_rolling` are those of lm-eval's own `hf` model
+over the target: a likelihood involves no decoding, so the tasks that ask for one do not see the arm, and the record names them.
 Tokenization, chat templates and the cut at stop strings are lm-eval's own too, so that the texts of `ar` are those of `hf`.
 """
 
@@ -40,7 +40,10 @@ log = logging.getLogger(__name__)
 _PLANNED = ("tasks=stories", "limit=1", "max_new_tokens=1")
 
 
-class ArmLM(HFLM):
+_HF: Any = HFLM  # its decorator hides its type
+
+
+class ArmLM(_HF):
     """One arm of the bench over one family.
 
     arm: its name; batch_size: rows that are decoded together; device: in place of the hardware profile's. overrides: those of
@@ -56,13 +59,17 @@ class ArmLM(HFLM):
         **overrides: Any,
     ) -> None:
         if max_batch_size is not None or not str(batch_size).isdigit() or int(batch_size) < 1:
-            raise InputError(f"batch_size is {batch_size}; an arm decodes a fixed number of rows: give a whole number, no 'auto'.")
+            raise InputError(
+                f"batch_size is {batch_size}; an arm decodes a fixed number of rows: give a whole number, no 'auto'."
+            )
         words = [f"{name}={_word(value)}" for name, value in overrides.items()]
         if device != PROFILE:
             words.append(f"hardware.device={device}")
         self.plan = prepare(compose([f"arms=[{arm}]", *_PLANNED, *words]))
         if len(self.plan.arm_configs) != 1:
-            raise InputError(f"'{arm}' gives {len(self.plan.arm_configs)} arms; an lm-eval model is one arm, without a grid.")
+            raise InputError(
+                f"'{arm}' gives {len(self.plan.arm_configs)} arms; an lm-eval model is one arm, without a grid."
+            )
         self.plan.take_cores()
         self.models = load(self.plan)
         (self.arm,) = make(self.plan.arm_configs, self.models)
@@ -77,7 +84,7 @@ class ArmLM(HFLM):
         """The arm's answers, cut before their stop strings. Errors: InputError, before anything is decoded."""
         asked: dict[Generation, list[int]] = {}
         for index, request in enumerate(requests):
-            asked.setdefault(generation(request.args[1], f"The task {request.task_name}"), []).append(index)
+            asked.setdefault(generation(request.arguments[1], f"The task {request.task_name}"), []).append(index)
         encoded = [self._encoded(request, requests, index) for index, request in enumerate(requests)]
         for options, members in asked.items():
             self._check_length(options, [encoded[index] for index in members])
@@ -145,9 +152,11 @@ class ArmLM(HFLM):
         return {role: weights_identity(spec) for role, spec in self.plan.specs.items()}
 
     def _encoded(self, request: Instance, requests: list[Instance], index: int) -> Request:
-        tokens = self.tok_batch_encode([request.args[0]])[0][0].tolist()
+        tokens = self.tok_batch_encode([request.arguments[0]])[0][0].tolist()
         if not tokens:
-            raise InputError(f"A prompt of the task {request.task_name} has no tokens; a prompt must have at least one.")
+            raise InputError(
+                f"A prompt of the task {request.task_name} has no tokens; a prompt must have at least one."
+            )
         # lm-eval asks for several answers to a prompt by repeating the request, one after the other.
         repeat = 0
         while index - repeat > 0 and requests[index - repeat - 1] is request:
@@ -167,7 +176,9 @@ class ArmLM(HFLM):
         """Each answer as it is finished: its request's index, its text."""
         plan = self.plan
         stop = StopChecker(plan.family.eos, options.until, plan.family.tokenizer)
-        until = handle_stop_sequences(list(options.until), self.tok_decode(self.eot_token_id, skip_special_tokens=False))
+        until = handle_stop_sequences(
+            list(options.until), self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        )
         index_of = {id(request): index for index, request in prompts.items()}
         rows = min(self.rows, len(prompts))
         plan.take_cores(self.arm.threads)
@@ -182,7 +193,8 @@ class ArmLM(HFLM):
         new = {str(request.task_name) for request in requests} - self.unseen
         if new:
             self.unseen |= new
-            log.warning("%s: likelihoods are the target's; such tasks do not see the arm '%s'", ", ".join(sorted(new)), self.arm.name)
+            names = ", ".join(sorted(new))
+            log.warning("%s: likelihoods are the target's; such tasks do not see the arm '%s'", names, self.arm.name)
 
 
 def _word(value: Any) -> str:

@@ -97,6 +97,7 @@ class LmEvalTask:
         task, index, document = self._asked[prompt.id]
         answer = Instance("generate_until", document, (prompt.text, {}), 0, (task.task_name, index, 1), resps=[text])
         task._instances = [answer]
+        values: Any
         try:
             task.apply_filters()
             chosen = self.filter or next(iter(answer.filtered_resps))
@@ -105,7 +106,9 @@ class LmEvalTask:
             raise RunError(f"{self.name} cannot score an answer to {prompt.id} ({_first_line(error)}).") from error
         value = values.get(self.metric or next(iter(values)))
         if not isinstance(value, (int, float)):
-            raise RunError(f"The metric '{self.metric}' of {self.name} gives {value!r}, no number; it gives: {', '.join(values)}.")
+            raise RunError(
+                f"The metric '{self.metric}' of {self.name} gives {value!r}, no number; it gives: {', '.join(values)}."
+            )
         return float(value)
 
     def provenance(self) -> dict[str, Any]:
@@ -145,23 +148,29 @@ class LmEvalTask:
 
     def _check(self, task: LmTask) -> None:
         """Refuse what is no mean of scores of single texts; set the examples as `lm_eval.simple_evaluate` does."""
+        from lm_eval.api.registry import get_aggregation
+
         if task.OUTPUT_TYPE != "generate_until":
             raise InputError(
                 f"The task {task.task_name} is scored by likelihoods ({task.OUTPUT_TYPE}), which are the target's: it does not see "
                 "an arm. Choose a generative task, or run it by `python -m sdbench.lm_eval run`."
             )
         if task.config.repeats != 1:
-            raise InputError(f"The task {task.task_name} scores {task.config.repeats} answers together; here each has its own score.")
+            raise InputError(
+                f"The task {task.task_name} scores {task.config.repeats} answers together; here each has its own."
+            )
         shots = self.num_fewshot if self.num_fewshot is not None else task.config.num_fewshot or 0
         task.set_config(key="num_fewshot", value=shots)
         task.set_fewshot_seed(seed=FEWSHOT_SEED)
-        from lm_eval.api.registry import get_aggregation
-
-        aggregations, mean = task.aggregation(), get_aggregation("mean")
+        aggregations: Any = task.aggregation()
+        better: Any = task.higher_is_better()
+        mean = get_aggregation("mean")
         metric = self.metric or next(iter(aggregations))
-        known = ", ".join(name for name, one in aggregations.items() if one is mean)
-        if aggregations.get(metric, mean) is not mean or not task.higher_is_better().get(metric, True):
-            raise InputError(f"The metric {metric} of {task.task_name} is no mean of scores; tasks.metric may be: {known or 'none'}.")
+        known = ", ".join(name for name, one in aggregations.items() if one is mean) or "none"
+        if aggregations.get(metric, mean) is not mean or not better.get(metric, True):
+            raise InputError(
+                f"The metric {metric} of {task.task_name} is no mean of scores; tasks.metric may be: {known}."
+            )
         filters = [one.name for one in task._filters]
         if self.filter and self.filter not in filters:
             raise InputError(f"The task {task.task_name} has no filter '{self.filter}'; it has: {', '.join(filters)}.")
@@ -190,9 +199,8 @@ class LmEvalTask:
         text = task.fewshot_context(document, shots, gen_prefix=prefix)
         if sampler is not None:
             sampler.rnd.setstate(drawn)  # the same examples in both forms
-        task.fewshot_context(
-            document, shots, apply_chat_template=True, fewshot_as_multiturn=True, chat_template=template, gen_prefix=prefix
-        )
+        as_chat = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": template}
+        task.fewshot_context(document, shots, gen_prefix=prefix, **as_chat)
         chat = tuple(Message(turn["role"], turn["content"]) for turn in chats[0])
         return Prompt(name, text, chat, str(task.doc_to_target(document)), category)
 

@@ -50,7 +50,12 @@ ROWS: dict[str, list[dict[str, Any]]] = {
 
 def mmlu_rows(subjects: list[str]) -> list[dict[str, Any]]:
     return [
-        {"question": f"{subject} {n}: which is first?", "subject": subject, "choices": ["w", "x", "y", "z"], "answer": 0}
+        {
+            "question": f"{subject} {n}: which is first?",
+            "subject": subject,
+            "choices": ["w", "x", "y", "z"],
+            "answer": 0,
+        }
         for subject in subjects
         for n in range(2)
     ]
@@ -59,4 +64,3 @@ def mmlu_rows(subjects: list[str]) -> list[dict[str, Any]]:
 def write(folder: Path, name: str, rows: list[dict[str, Any]]) -> None:
     text = "".join(json.dumps(row) + "\n" for row in rows).encode()
     (folder / name).write_bytes(gzip.compress(text) if name.endswith(".gz") else text)
-

@@ -106,6 +106,8 @@ def test_a_forged_group_is_killed_with_its_leader():
 def test_pass_at_k():
     assert pass_at(1, [True, False, False, False]) == pytest.approx(0.25)
     assert pass_at(2, [True, False, False, False]) == pytest.approx(0.5)
-    rates, results = SandboxedCodeEval(LIMITS).compute(["assert f() == 1"], [["def f(): return 1", "def f(): return 2"]], [1, 2])
+    rates, results = SandboxedCodeEval(LIMITS).compute(
+        ["assert f() == 1"], [["def f(): return 1", "def f(): return 2"]], [1, 2]
+    )
     assert rates == {"pass@1": 0.5, "pass@2": 1.0}
     assert [one["passed"] for one in results[0]] == [True, False]

@@ -99,7 +99,9 @@ def test_a_group_is_asked_in_turn(data):
     write(data, "mmlu_test.jsonl", mmlu_rows(["anatomy", "astronomy"]))
     task = made("mmlu", "tasks.task=mmlu_anatomy_generative")
     first, second = task.prompts()
-    assert first.text.startswith("The following are multiple choice questions (with answers) about anatomy.\n\nanatomy 0")
+    assert first.text.startswith(
+        "The following are multiple choice questions (with answers) about anatomy.\n\nanatomy 0"
+    )
     assert "astronomy" not in first.text + second.text
     assert (task.score(first, " A"), task.score(first, " B")) == (1.0, 0.0)
 
@@ -109,8 +111,8 @@ def test_all_of_mmlu(data):
     from sdbench.lm_eval.catalogue import Catalogue
 
     entries = Catalogue(["mmlu_generative"]).task_index.values()
-    subjects = {(entry.cfg or {}).get("dataset_name") for entry in entries if entry.name.endswith("_generative")} - {None}
-    write(data, "mmlu_test.jsonl", mmlu_rows(sorted(map(str, subjects))))
+    subjects = {entry.cfg["dataset_name"] for entry in entries if entry.cfg and "dataset_name" in entry.cfg}
+    write(data, "mmlu_test.jsonl", mmlu_rows(sorted(subjects)))
     prompts = made("mmlu").prompts(60)
     assert len({prompt.category for prompt in prompts[:57]}) == 57
 
@@ -123,7 +125,7 @@ def test_all_of_mmlu(data):
         (["tasks=lm_eval/cruxeval_input", "tasks.run_code=true"], "cannot be put into the sandbox"),
         (["tasks=lm_eval/commonsense_qa", "tasks.task=commonsense_qa"], "does not see an arm"),
         (["tasks=lm_eval/gsm8k", "tasks.metric=f1"], "cannot|no number"),
-        (["tasks=lm_eval/gsm8k", "'tasks.metric=\"exact_match,none\"'"], "no filter 'none'; it has: strict-match"),
+        (["tasks=lm_eval/gsm8k", 'tasks.metric="exact_match,none"'], "no filter 'none'; it has: strict-match"),
         (["tasks=lm_eval/ifeval", "tasks.metric=inst_level_strict_acc"], "no mean of scores"),
         (["tasks=lm_eval/gsm8k", "+tasks.settings.repeats=4"], "4 answers together"),
         (["tasks=lm_eval/gsm8k", "+tasks.settings.generation_kwargs={num_beams: 4}"], "num_beams=4"),
@@ -131,11 +133,12 @@ def test_all_of_mmlu(data):
     ],
 )
 def test_refusals(words, reason, data):
-    words = [word.strip("'") for word in words]
-    with pytest.raises(InputError, match=reason):
+    def planned() -> int:
         task = build(compose(words)["tasks"], {}, "tasks")
-        task.prompts(1)
-        _ = task.max_new_tokens
+        return len(task.prompts(1)) + task.max_new_tokens
+
+    with pytest.raises(InputError, match=reason):
+        planned()
 
 
 def test_a_set_that_is_not_here_says_where_to_put_it(monkeypatch):
