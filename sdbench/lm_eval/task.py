@@ -220,7 +220,8 @@ def _quiet() -> Iterator[None]:
 
 def _first_line(error: Exception) -> str:
     lines = [line.strip(" .") for line in str(error).splitlines() if any(sign.isalnum() for sign in line)]
-    return ": ".join([type(error).__name__, *lines[:1]])
+    how = ["pip install 'sdbench[quality]' brings what these scores need"] if isinstance(error, ImportError) else []
+    return "; ".join([": ".join([type(error).__name__, *lines[:1]]), *how])
 
 
 def _described(task: LmTask) -> dict[str, Any]:

@@ -85,20 +85,24 @@ def test_texts_and_scores_are_those_of_hf(tiny_ar, tmp_path, capsys):
     assert list(run.environment["task"]["documents_sha256"]) == [f"{TASK}/{index}" for index in range(LIMIT)]
 
 
-def test_requests_are_honoured(tiny_ar):
+def test_requests_are_honoured_as_hf_does(tiny_ar):
+    """Lengths under their several names, stop strings, greedy although there is a temperature."""
     prompt = generate("wordproblems", "test", 0, 0).prompt
-    long, short, stopped = tiny_ar.generate_until(
-        [
-            request(prompt, max_gen_toks=24, until=[]),
-            request(prompt, max_new_tokens=5, until=[]),
-            request(prompt, max_gen_toks=24, until=[" "], temperature=0.7, do_sample=False),
-        ],
-        disable_tqdm=True,
-    )
+    asked = [
+        request(prompt, max_gen_toks=24, until=[]),
+        request(prompt, max_new_tokens=5, until=[]),
+        request(prompt, max_gen_toks=24, until=[", so", "#"], temperature=0.7, do_sample=False),
+        request("The answer", max_gen_toks=24, until="\n"),
+        request("", max_gen_toks=24),
+    ]
+    ours, theirs = (model.generate_until(asked[:4], disable_tqdm=True) for model in (tiny_ar, hf()))
+    assert ours == theirs
+    long, short, stopped, _ = ours
     assert long.startswith(short)
-    assert len(short) < len(long)
     assert long.startswith(stopped)
-    assert " " not in stopped
+    assert len(short) < len(stopped) < len(long)
+    with pytest.raises(InputError, match="has no tokens"):
+        tiny_ar.generate_until(asked[4:], disable_tqdm=True)
 
 
 def test_sampling(tiny_ar):
@@ -158,12 +162,13 @@ def test_likelihoods_are_the_targets(tiny_ar, caplog):
 
 def test_a_cache_is_one_arms_alone(tiny_ar, tmp_path):
     cache = str(tmp_path / "answers")
-    first = answers(evaluated(tiny_ar, limit=1, use_cache=cache))
+    short = {"limit": 1, "use_cache": cache, "gen_kwargs": {"max_gen_toks": 6}}
+    first = answers(evaluated(tiny_ar, **short))
     counted = tiny_ar.counts["sequences"]
-    assert answers(evaluated(tiny_ar, limit=1, use_cache=cache)) == first
+    assert answers(evaluated(tiny_ar, **short)) == first
     assert tiny_ar.counts["sequences"] == counted, "its own answers serve it again"
     with pytest.raises(InputError, match="holds answers of another arm"):
-        evaluated(ArmLM("lookup"), limit=1, use_cache=cache)
+        evaluated(ArmLM("lookup"), **short)
 
 
 def test_a_cache_of_another_model_is_refused(tiny_ar):
@@ -177,6 +182,7 @@ def test_a_cache_of_another_model_is_refused(tiny_ar):
 
 def test_lm_evals_command_line(tmp_path, capsys):
     words = ["--model", "sdbench", "--model_args", "arm=sd,models=tiny,arms.sd.draft_length=3", "--limit", "1"]
+    words += ["--gen_kwargs", "max_gen_toks=16"]
     assert main(["run", *words, "--tasks", "tiny_records", "--output_path", str(tmp_path), "--log_samples"]) == 0
     assert "|tiny_records|" in capsys.readouterr().out.replace(" ", "")
     (results,) = tmp_path.rglob("results_*.json")

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
+from pathlib import Path
 
 import pytest
 
@@ -115,6 +118,19 @@ def test_all_of_mmlu(data):
     write(data, "mmlu_test.jsonl", mmlu_rows(sorted(subjects)))
     prompts = made("mmlu").prompts(60)
     assert len({prompt.category for prompt in prompts[:57]}) == 57
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SDBENCH_DATA" not in os.environ, reason="SDBENCH_DATA names no folder with humaneval.jsonl.gz")
+def test_the_authors_solutions_pass():
+    """All 164 of HumanEval's own solutions pass their tests inside the sandbox."""
+    task = made("humaneval", "tasks.run_code=true")
+    prompts = task.prompts()
+    with gzip.open(Path(os.environ["SDBENCH_DATA"]) / "humaneval.jsonl.gz") as lines:
+        solutions = [json.loads(line)["canonical_solution"] for line in lines]
+    failed = [prompt.id for prompt, text in zip(prompts, solutions, strict=True) if task.score(prompt, text) != 1]
+    assert len(prompts) == 164
+    assert not failed
 
 
 @pytest.mark.parametrize(
