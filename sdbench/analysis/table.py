@@ -33,7 +33,7 @@ FLAGS = {
     "N": f"fewer than {FEWEST_PROMPTS} prompts: the intervals are rough",
     "E": "some of its sequences failed; they are left out together with their block",
     "B": "bare forwards were not timed for all its shapes: its model time is a lower bound",
-    "C": "some of its steps ran eagerly for want of a compiled program: it is not the mode that it says",
+    "U": "some of its steps ran eagerly for want of a compiled program: it is not the mode that it says",
     "2": "uses more than one device",
 }
 READING = (
@@ -60,7 +60,7 @@ def flags(arm: Mapping[str, Any]) -> list[str]:
         "N": arm["prompts"] < FEWEST_PROMPTS,
         "E": arm["failed"] > 0,
         "B": arm["bare_coverage"] is not None and 0 < arm["bare_coverage"] < WHOLE_COVERAGE,
-        "C": bool(arm.get("uncompiled_steps")),
+        "U": bool(arm.get("uncompiled_steps")),
         "2": len(set(arm["devices"])) > 1,
     }
     return [flag for flag, holds in held.items() if holds]

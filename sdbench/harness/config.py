@@ -50,9 +50,18 @@ def choices(group: str, extra: Path | None = None) -> list[str]:
     return sorted(set(found))
 
 
-def normalised(overrides: Sequence[str]) -> list[str]:
-    """`arms.<name>.grid.<knob>=[...]` adds a key that no file has; Hydra wants a plus sign for that."""
-    return [f"+{word}" if re.match(r"arms\.[^.=]+\.grid\.", word) else word for word in overrides]
+def normalised(overrides: Sequence[str], extra: Path | None = None) -> list[str]:
+    """Overrides as Hydra wants them.
+
+    `arms.<name>.grid.<knob>=[...]` adds a key that no file has: a plus sign. `tasks=lm_eval/NAME` for which there is no file is
+    any task of lm-eval's.
+    """
+    words = [f"+{word}" if re.match(r"arms\.[^.=]+\.grid\.", word) else word for word in overrides]
+    for index, word in enumerate(words):
+        group, _, name = word.partition("=lm_eval/")
+        if group == "tasks" and re.fullmatch(r"[\w.-]+", name) and f"lm_eval/{name}" not in choices("tasks", extra):
+            words[index : index + 1] = ["tasks=lm_eval/any", f"tasks.task={name}"]
+    return words
 
 
 def searching(extra: Path | None) -> list[str]:
@@ -76,7 +85,7 @@ def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "co
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    words = [*normalised(overrides), *searching(extra)]
+    words = [*normalised(overrides, extra), *searching(extra)]
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):

@@ -26,7 +26,7 @@ from sdbench.runs.environment import environment
 from sdbench.runs.identity import run_id
 from sdbench.runs.record import RunFolder, claim
 from sdbench.runs.trackers import Tracker
-from sdbench.tasks.base import prompts_sha256
+from sdbench.tasks.base import prompts_sha256, provenance
 
 WARMUP_TOKENS = 24
 
@@ -47,7 +47,9 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
         return out, load_run(out).summary, False
     plan.take_cores()
     with _failures(folder):
-        folder.describe(config, {**environment(), "weights": identities, "mode": plan.mode})
+        folder.describe(
+            config, {**environment(), "weights": identities, "mode": plan.mode, "task": provenance(plan.task)}
+        )
         folder.ask(_prompts(plan))
         try:
             tracker.start(config, out.name, out)

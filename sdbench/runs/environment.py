@@ -23,6 +23,7 @@ PACKAGES = (
     "numpy",
     "matplotlib",
     "lm-eval",
+    "math-verify",
     "jaxtyping",
 )
 _GIT_SECONDS = 10.0

@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from sdbench.errors import InputError
 
@@ -70,6 +70,11 @@ class Task(Protocol):
     def score(self, prompt: Prompt, text: str) -> float | None:
         """How good the text (cut before its stop) is as an answer, 0 to 1; None where the task has no score."""
         ...
+
+
+def provenance(task: Task) -> dict[str, Any]:
+    """What a task says of where its prompts and its scoring come from, for the record: {} for one that says nothing."""
+    return getattr(task, "provenance", dict)()
 
 
 def prompts_sha256(prompts: Sequence[Prompt]) -> str:

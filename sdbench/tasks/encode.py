@@ -30,7 +30,13 @@ def encode(
     if chat and prompt.messages and tokenizer.chat_template:
         turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
         options = {"date_string": FIXED_DATE, **(template_options or {})}
-        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, **options))
+        # A chat whose last turn is the assistant's is an answer that was begun.
+        begun = turns[-1]["role"] == "assistant"
+        text = str(
+            tokenizer.apply_chat_template(
+                turns, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun, **options
+            )
+        )
         # The template writes the special tokens that it wants, BOS included.
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:

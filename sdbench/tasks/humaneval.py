@@ -1,6 +1,6 @@
 """HumanEval: Python functions to complete (Chen et al. 2021), as prompts only.
 
-Not scored: a score would execute the generated code, which the bench does not do.
+Not scored: a score runs the generated code, which the task lm_eval/humaneval does, in a sandbox.
 """
 
 from __future__ import annotations

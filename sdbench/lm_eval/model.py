@@ -1,0 +1,202 @@
+"""Any arm as an lm-eval model.
+
+`generate_until` goes through the arm's decoder. `loglikelihood` and `loglikelihood_rolling` are those of lm-eval's own `hf` model
+over the target: a likelihood involves no decoding, so the tasks that ask for one do not see the arm, and the record names them.
+Tokenization, chat templates and the cut at stop strings are lm-eval's own too, so that the texts of `ar` are those of `hf`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from lm_eval.models.huggingface import HFLM
+from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
+from tqdm import tqdm
+
+from sdbench.decoding.base import Request
+from sdbench.errors import InputError
+from sdbench.harness.arms import make
+from sdbench.harness.config import compose
+from sdbench.harness.plan import load, prepare
+from sdbench.lm.weights import weights_identity
+from sdbench.lm_eval.cache import keep_apart
+from sdbench.lm_eval.generation import DEFAULT_MAX_NEW_TOKENS, Generation, generation
+from sdbench.runs.identity import canonical
+from sdbench.tasks.stops import StopChecker
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.model import CacheHook
+
+PROFILE = "hardware"  # the device that the hardware profile says
+
+log = logging.getLogger(__name__)
+
+# A plan needs a prompt to check; those that count come from lm-eval.
+_PLANNED = ("tasks=stories", "limit=1", "max_new_tokens=1")
+
+
+_HF: Any = HFLM  # its decorator hides its type
+
+
+class ArmLM(_HF):
+    """One arm of the bench over one family.
+
+    arm: its name; batch_size: rows that are decoded together; device: in place of the hardware profile's. overrides: those of
+    `sdbench run`, such as models="smollm2" or **{"arms.sd.draft_length": 6}. Errors: InputError.
+    """
+
+    def __init__(
+        self,
+        arm: str = "ar",
+        batch_size: int | str = 1,
+        device: str = PROFILE,
+        max_batch_size: int | None = None,
+        **overrides: Any,
+    ) -> None:
+        if max_batch_size is not None or not str(batch_size).isdigit() or int(batch_size) < 1:
+            raise InputError(
+                f"batch_size is {batch_size}; an arm decodes a fixed number of rows: give a whole number, no 'auto'."
+            )
+        words = [f"{name}={_word(value)}" for name, value in overrides.items()]
+        if device != PROFILE:
+            words.append(f"hardware.device={device}")
+        self.plan = prepare(compose([f"arms=[{arm}]", *_PLANNED, *words]))
+        if len(self.plan.arm_configs) != 1:
+            raise InputError(
+                f"'{arm}' gives {len(self.plan.arm_configs)} arms; an lm-eval model is one arm, without a grid."
+            )
+        self.plan.take_cores()
+        self.models = load(self.plan)
+        (self.arm,) = make(self.plan.arm_configs, self.models)
+        self.rows = int(batch_size)
+        self.unseen: set[str] = set()
+        self.counts: Counter[str] = Counter()
+        tokenizer = self.plan.family.tokenizer
+        super().__init__(self.models["target"].model, backend="causal", tokenizer=tokenizer, batch_size=self.rows)
+        self.pretrained = self.plan.specs["target"].path
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
+        """The arm's answers, cut before their stop strings. Errors: InputError, before anything is decoded."""
+        asked: dict[Generation, list[int]] = {}
+        for index, request in enumerate(requests):
+            asked.setdefault(generation(request.arguments[1], f"The task {request.task_name}"), []).append(index)
+        encoded = [self._encoded(request, requests, index) for index, request in enumerate(requests)]
+        for options, members in asked.items():
+            self._check_length(options, [encoded[index] for index in members])
+        texts = [""] * len(requests)
+        with tqdm(total=len(requests), disable=disable_tqdm, desc=f"decoding with {self.arm.name}") as progress:
+            for options, members in asked.items():
+                for index, text in self._decoded(options, {index: encoded[index] for index in members}):
+                    texts[index] = text
+                    self.cache_hook.add_partial("generate_until", requests[index].args, text)
+                    progress.update()
+        return texts
+
+    def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
+        """By the target alone."""
+        self._note(requests)
+        return super().loglikelihood(requests, disable_tqdm)
+
+    def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
+        """By the target alone."""
+        self._note(requests)
+        return super().loglikelihood_rolling(requests, disable_tqdm)
+
+    def set_cache_hook(self, cache_hook: CacheHook) -> None:
+        """Take part in lm-eval's cache of answers, if it is this arm's alone. Errors: InputError if it is not."""
+        keep_apart(cache_hook, self.arm.name, self.identity)
+        super().set_cache_hook(cache_hook)
+
+    def get_model_info(self) -> dict[str, Any]:
+        """For lm-eval's record: the arm, its models, what it did, and which tasks did not see it."""
+        calls = self.counts["target_calls"]
+        return {
+            "arm": self.arm.name,
+            "arm_config": self.arm.config,
+            "lossless": self.arm.decoder.lossless,
+            "weights": self._weights,
+            "model_dtype": str(self.model.dtype),
+            "sequences": self.counts["sequences"],
+            "generated_tokens": self.counts["tokens"],
+            "tokens_per_target_call": (self.counts["tokens"] - self.counts["sequences"]) / calls if calls else None,
+            "tasks_that_do_not_see_the_arm": sorted(self.unseen),
+        }
+
+    @property
+    def identity(self) -> str:
+        """What defines this model's answers: the arm, the family's weights, the hardware's numbers and the seed."""
+        config = self.plan.config
+        parts = {name: config[name] for name in ("models", "hardware", "seed", "ignore_eos")}
+        document = canonical({**parts, "arm": self.arm.config, "weights": self._weights})
+        return hashlib.sha256(document.encode()).hexdigest()
+
+    @property
+    def tokenizer_name(self) -> str:
+        return self.plan.specs["target"].path.replace("/", "__")
+
+    @property
+    def max_gen_toks(self) -> int:
+        return DEFAULT_MAX_NEW_TOKENS
+
+    def close(self) -> None:
+        """End whatever processes the arm has."""
+        self.arm.decoder.close()
+
+    @property
+    def _weights(self) -> dict[str, str]:
+        return {role: weights_identity(spec) for role, spec in self.plan.specs.items()}
+
+    def _encoded(self, request: Instance, requests: list[Instance], index: int) -> Request:
+        tokens = self.tok_batch_encode([request.arguments[0]])[0][0].tolist()
+        if not tokens:
+            raise InputError(
+                f"A prompt of the task {request.task_name} has no tokens; a prompt must have at least one."
+            )
+        # lm-eval asks for several answers to a prompt by repeating the request, one after the other.
+        repeat = 0
+        while index - repeat > 0 and requests[index - repeat - 1] is request:
+            repeat += 1
+        return Request(tokens, f"{request.task_name}/{request.doc_id}/{request.idx}", repeat)
+
+    def _check_length(self, options: Generation, prompts: list[Request]) -> None:
+        longest = max(len(prompt.tokens) for prompt in prompts)
+        slots, context = longest + options.max_new_tokens + self.arm.decoder.reach(), self.plan.family.context
+        if context is not None and slots > context:
+            raise InputError(
+                f"A prompt of {longest} tokens, max_gen_toks={options.max_new_tokens} and the arm '{self.arm.name}' need {slots} "
+                f"positions, but the models read {context}: lower max_gen_toks (--gen_kwargs) or num_fewshot."
+            )
+
+    def _decoded(self, options: Generation, prompts: dict[int, Request]) -> Iterator[tuple[int, str]]:
+        """Each answer as it is finished: its request's index, its text."""
+        plan = self.plan
+        stop = StopChecker(plan.family.eos, options.until, plan.family.tokenizer)
+        until = handle_stop_sequences(
+            list(options.until), self.tok_decode(self.eot_token_id, skip_special_tokens=False)
+        )
+        index_of = {id(request): index for index, request in prompts.items()}
+        rows = min(self.rows, len(prompts))
+        plan.take_cores(self.arm.threads)
+        for item in self.arm.decoder.generate(
+            prompts.values(), options.sampling, stop, options.max_new_tokens, plan.seed, rows
+        ):
+            self.counts.update(sequences=1, tokens=len(item.tokens), target_calls=item.target_calls)
+            yield index_of[id(item.request)], postprocess_generated_text(self.tok_decode(item.tokens), until, None)
+
+    def _note(self, requests: list[Instance]) -> None:
+        """Say, once a task, that its likelihoods are the target's."""
+        new = {str(request.task_name) for request in requests} - self.unseen
+        if new:
+            self.unseen |= new
+            names = ", ".join(sorted(new))
+            log.warning("%s: likelihoods are the target's; such tasks do not see the arm '%s'", names, self.arm.name)
+
+
+def _word(value: Any) -> str:
+    """A value as an override says it."""
+    return value if isinstance(value, str) else canonical(value)

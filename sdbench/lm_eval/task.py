@@ -1,0 +1,248 @@
+"""An lm-eval task as one of the bench's: its prompts, and its own scoring of the texts.
+
+Contexts are built as lm-eval builds them (plain, and as a chat for a tokenizer with a template; worked examples drawn with its own
+seed); a text goes through the task's filters and its `process_results`. A task that is scored by likelihoods is refused, since no
+arm has a part in it. How tokens are chosen is the run's `sampling`, as with every task.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
+from functools import cached_property
+from importlib import metadata
+from typing import TYPE_CHECKING, Any
+
+from sdbench.errors import InputError, RunError
+from sdbench.tasks.base import Message, Prompt, check_limit, select
+from sdbench.tasks.rows import DATA_FOLDER
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task as LmTask
+
+    from sdbench.lm_eval.generation import Generation
+
+FEWSHOT_SEED = 1234  # lm-eval's own
+
+
+class LmEvalTask:
+    """The generative tasks that a name of lm-eval's stands for: one, or those of a group, which are then the categories.
+
+    task: the name. metric: whose value is the score, as `metric` or `metric,filter` (None: the first of each). num_fewshot:
+    worked examples (None: the task's own). run_code: allow generated code to be run, in a sandbox, where the score needs it.
+    settings: keys of the task's own file that are to be other than there. max_new_tokens: None: the task's own.
+    """
+
+    scored = True
+
+    def __init__(
+        self,
+        task: str | None = None,
+        metric: str | None = None,
+        num_fewshot: int | None = None,
+        run_code: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        max_new_tokens: int | None = None,
+    ) -> None:
+        if task is None:
+            raise InputError("The task lm_eval/any needs one of lm-eval's: tasks.task=NAME, or tasks=lm_eval/NAME.")
+        self.name = f"lm_eval/{task}"
+        self.task = task
+        self.metric, _, self.filter = (metric or "").partition(",")
+        self.num_fewshot = num_fewshot
+        self.run_code = run_code
+        self.settings = dict(settings or {})
+        self._max_new_tokens = max_new_tokens
+        self._asked: dict[str, tuple[LmTask, int, Any]] = {}
+
+    @property
+    def synthetic(self) -> bool:
+        return any((task.config.metadata or {}).get("synthetic", False) for task in self._tasks.values())
+
+    @property
+    def stop(self) -> tuple[str, ...]:
+        return self._generation.until
+
+    @property
+    def max_new_tokens(self) -> int:
+        return self._max_new_tokens or self._generation.max_new_tokens
+
+    def prompts(self, limit: int | None = None) -> list[Prompt]:
+        """The first `limit` documents as prompts; the tasks of a group take turns."""
+        check_limit(limit)
+        grouped = len(self._tasks) > 1
+        found = select(
+            [
+                self._prompt(task, index, document, name if grouped else "")
+                for name, task in self._tasks.items()
+                for index, document in task.doc_iterator(limit=limit)
+            ],
+            self.name,
+            limit,
+        )
+        for prompt in found[:1]:
+            try:
+                self.score(prompt, "0")  # what a score lacks shows before there is work to lose
+            except RunError as error:
+                raise InputError(str(error)) from error
+        return found
+
+    def score(self, prompt: Prompt, text: str) -> float:
+        """The task's own metric of the text that answers a prompt. Errors: RunError if it cannot tell."""
+        from lm_eval.api.instance import Instance
+
+        task, index, document = self._asked[prompt.id]
+        answer = Instance("generate_until", document, (prompt.text, {}), 0, (task.task_name, index, 1), resps=[text])
+        task._instances = [answer]
+        values: Any
+        try:
+            task.apply_filters()
+            chosen = self.filter or next(iter(answer.filtered_resps))
+            values = task.process_results(document, [answer.filtered_resps[chosen]])
+        except Exception as error:  # whatever a task's own module raises
+            raise RunError(f"{self.name} cannot score an answer to {prompt.id} ({_first_line(error)}).") from error
+        value = values.get(self.metric or next(iter(values)))
+        if not isinstance(value, (int, float)):
+            raise RunError(
+                f"The metric '{self.metric}' of {self.name} gives {value!r}, no number; it gives: {', '.join(values)}."
+            )
+        return float(value)
+
+    def provenance(self) -> dict[str, Any]:
+        """What a record keeps: lm-eval's version, each task's version and source, and the SHA-256 of each document asked."""
+        from lm_eval.utils import handle_non_serializable, hash_string
+
+        def sha256(document: Any) -> str:
+            # As lm-eval's own records have it.
+            return hash_string(json.dumps(document, indent=2, default=handle_non_serializable, ensure_ascii=False))
+
+        return {
+            "lm_eval": metadata.version("lm-eval"),
+            "tasks": {name: _described(task) for name, task in self._tasks.items()},
+            "documents_sha256": {name: sha256(document) for name, (_, _, document) in self._asked.items()},
+        }
+
+    @cached_property
+    def _tasks(self) -> dict[str, LmTask]:
+        from sdbench.lm_eval.catalogue import Catalogue
+
+        catalogue = Catalogue([self.task], settings=self.settings)
+        if catalogue.unsafe(self.task) and not self.run_code:
+            raise InputError(
+                f"{self.name} is scored by running the code that the model writes: allow it with tasks.run_code=true (each answer "
+                "runs in a sandboxed process)."
+            )
+        try:
+            with _quiet():
+                tasks = catalogue.tasks(self.task)
+        except InputError:
+            raise
+        except Exception as error:  # the hub, the network and the task's own module each raise kinds of their own
+            raise InputError(_unreadable(self.name, catalogue, self.task, error)) from error
+        for task in tasks.values():
+            self._check(task)
+        return tasks
+
+    def _check(self, task: LmTask) -> None:
+        """Refuse what is no mean of scores of single texts; set the examples as `lm_eval.simple_evaluate` does."""
+        from lm_eval.api.registry import get_aggregation
+
+        if task.OUTPUT_TYPE != "generate_until":
+            raise InputError(
+                f"The task {task.task_name} is scored by likelihoods ({task.OUTPUT_TYPE}), which are the target's: it does not see "
+                "an arm. Choose a generative task, or run it by `python -m sdbench.lm_eval run`."
+            )
+        if task.config.repeats != 1:
+            raise InputError(
+                f"The task {task.task_name} scores {task.config.repeats} answers together; here each has its own."
+            )
+        shots = self.num_fewshot if self.num_fewshot is not None else task.config.num_fewshot or 0
+        task.set_config(key="num_fewshot", value=shots)
+        task.set_fewshot_seed(seed=FEWSHOT_SEED)
+        aggregations: Any = task.aggregation()
+        better: Any = task.higher_is_better()
+        mean = get_aggregation("mean")
+        metric = self.metric or next(iter(aggregations))
+        known = ", ".join(name for name, one in aggregations.items() if one is mean) or "none"
+        if aggregations.get(metric, mean) is not mean or not better.get(metric, True):
+            raise InputError(
+                f"The metric {metric} of {task.task_name} is no mean of scores; tasks.metric may be: {known}."
+            )
+        filters = [one.name for one in task._filters]
+        if self.filter and self.filter not in filters:
+            raise InputError(f"The task {task.task_name} has no filter '{self.filter}'; it has: {', '.join(filters)}.")
+
+    @cached_property
+    def _generation(self) -> Generation:
+        from sdbench.lm_eval.generation import generation
+
+        every = {generation(task.config.generation_kwargs, f"The task {name}") for name, task in self._tasks.items()}
+        if len({(one.until, one.max_new_tokens) for one in every}) > 1:
+            raise InputError(f"The tasks of {self.name} end their answers differently; name one of them.")
+        return next(iter(every))
+
+    def _prompt(self, task: LmTask, index: int, document: Any, category: str) -> Prompt:
+        name = f"{task.task_name}/{index}"
+        self._asked[name] = (task, index, document)
+        chats: list[list[dict[str, str]]] = []
+
+        def template(messages: list[dict[str, str]], add_generation_prompt: bool) -> str:
+            chats.append(messages)
+            return ""
+
+        shots, prefix = task.config.num_fewshot or 0, task.doc_to_prefix(document)
+        sampler: Any = getattr(task, "sampler", None)
+        drawn = sampler.rnd.getstate() if sampler is not None else None
+        text = task.fewshot_context(document, shots, gen_prefix=prefix)
+        if sampler is not None:
+            sampler.rnd.setstate(drawn)  # the same examples in both forms
+        as_chat = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": template}
+        task.fewshot_context(document, shots, gen_prefix=prefix, **as_chat)
+        chat = tuple(Message(turn["role"], turn["content"]) for turn in chats[0])
+        return Prompt(name, text, chat, str(task.doc_to_target(document)), category)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """lm-eval's advice, and what the tasks' modules print while they are imported, kept from the run's own output."""
+    log = logging.getLogger("lm_eval")
+    level = log.level
+    log.setLevel(logging.ERROR)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def _first_line(error: Exception) -> str:
+    lines = [line.strip(" .") for line in str(error).splitlines() if any(sign.isalnum() for sign in line)]
+    how = ["pip install 'sdbench[quality]' brings what these scores need"] if isinstance(error, ImportError) else []
+    return "; ".join([": ".join([type(error).__name__, *lines[:1]]), *how])
+
+
+def _described(task: LmTask) -> dict[str, Any]:
+    config = task.config
+    split = config.test_split or config.validation_split
+    return {
+        "version": task.VERSION,
+        "dataset": config.dataset_path,
+        "dataset_name": config.dataset_name,
+        "source": repr(config.custom_dataset) if hasattr(config.custom_dataset, "files") else "hub or package",
+        "num_fewshot": config.num_fewshot,
+        "split": split,
+        "fewshot_split": (config.fewshot_split or config.training_split or split) if config.num_fewshot else None,
+        "generation_kwargs": config.generation_kwargs,
+    }
+
+
+def _unreadable(name: str, catalogue: Any, task: str, error: Exception) -> str:
+    from sdbench.lm_eval.copies import COPIES
+
+    entry = catalogue.task_index.get(task)
+    files = COPIES.get(str((entry.cfg or {}).get("dataset_path"))) if entry else None
+    how = f": put {' and '.join(files.values())} into the folder that {DATA_FOLDER} names" if files else ""
+    return f"{name} could not be read ({_first_line(error)}){how}."

@@ -1,0 +1,178 @@
+"""lm-eval's tasks as the bench's: prompts, scores, provenance and refusals, on rows of each published set's schema."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+from pathlib import Path
+
+import pytest
+
+from sdbench.errors import InputError
+from sdbench.harness.build import build
+from sdbench.harness.config import choices, compose
+from sdbench.tasks import encode
+from sdbench.tasks.base import Message, Prompt
+from sdbench.tasks.texts import generate
+from tests.lm_eval.rows import ROWS, mmlu_rows, write
+from tests.tasks.tokenizers_made import CHAT, byte_level
+
+# Of each shipped task: an answer that is right for the first row, one that is not, where its outputs end, its worked examples.
+SHIPPED = {
+    "gsm8k": ("So #### 1", "The answer is 7.", "Question:", 5),
+    "humaneval": ("    return 2 * x\n", "    return x\n", "\ndef", 0),
+    "mbpp": ("def double(x):\n    return x + x\n", "def double(x): return x\n", "[DONE]", 3),
+    "commonsense_qa": (" B. library", " A", "\n", 0),
+    "ifeval": ("blue", "blue, or red", None, 0),
+    "math500": ("Half of one is $0.5$.", "It is \\boxed{2}.", "Problem:", 0),
+}
+
+
+def made(name: str, *words: str):
+    return build(compose([f"tasks=lm_eval/{name}", *words])["tasks"], {}, "tasks")
+
+
+@pytest.mark.parametrize("name", SHIPPED)
+def test_prompts_and_scores(name, data):
+    right, wrong, stop, shots = SHIPPED[name]
+    task = made(name, *(["tasks.run_code=true"] if name in ("humaneval", "mbpp") else []))
+    first = task.prompts(1)[0]
+    assert task.score(first, right) == 1.0
+    assert task.score(first, wrong) == 0.0
+    assert task.scored
+    assert not task.synthetic
+    assert stop is None or stop in task.stop
+    assert first.messages[-1].role == "user"
+    assert len([turn for turn in first.messages if turn.role == "assistant"]) == shots
+    (described,) = task.provenance()["tasks"].values()
+    assert described["num_fewshot"] == shots
+    assert "SDBENCH_DATA" in described["source"]
+    assert str(data) not in json.dumps(task.provenance()), "no path of this machine"
+
+
+def test_provenance_says_what_was_asked(data):
+    task = made("gsm8k")
+    prompts = task.prompts(3)
+    found = task.provenance()
+    assert found["lm_eval"].startswith("0.4.")
+    assert found["tasks"]["gsm8k"]["version"] == 3.0
+    assert found["tasks"]["gsm8k"]["fewshot_split"] == "test", "the copy has no other split to draw from"
+    assert list(found["documents_sha256"]) == [prompt.id for prompt in prompts]
+    assert len(set(found["documents_sha256"].values())) == 3
+    changed = [{**row, "question": row["question"] + "?"} for row in ROWS["gsm8k_test.jsonl"]]
+    write(data, "gsm8k_test.jsonl", changed)
+    again = made("gsm8k")
+    again.prompts(3)
+    assert not set(again.provenance()["documents_sha256"].values()) & set(found["documents_sha256"].values())
+
+
+def test_examples_are_drawn_alike_for_both_forms_and_every_limit(data):
+    task = made("gsm8k")
+    few, many = task.prompts(2), made("gsm8k").prompts(4)
+    assert few == many[:2]
+    for prompt in many:
+        question = ROWS["gsm8k_test.jsonl"][int(prompt.id.rpartition("/")[2])]["question"]
+        assert prompt.text.count(question) == 1, "a question is no example of itself"
+        for turn in prompt.messages:
+            assert turn.content.strip() in prompt.text
+
+
+def test_settings_change_the_tasks_own_file(data):
+    task = made("gsm8k", "tasks.num_fewshot=0", "+tasks.settings.generation_kwargs={until: [X], max_gen_toks: 7}")
+    assert task.prompts(1)[0].text == "Question: Ann has 0 pens and buys 1. How many?\nAnswer:"
+    assert (task.stop, task.max_new_tokens) == (("X",), 7)
+    assert made("gsm8k", "tasks.max_new_tokens=9").max_new_tokens == 9
+
+
+@pytest.mark.parametrize("name", ["wordproblems", "records"])
+def test_the_tiny_familys_own(name):
+    task = made(name)
+    prompts = task.prompts(3)
+    for index, prompt in enumerate(prompts):
+        text = generate(name, "test", 0, index)
+        assert prompt.text == text.prompt
+        assert task.score(prompt, text.completion) == 1.0
+        assert task.score(prompt, "no idea") == 0.0
+    assert task.synthetic
+    assert task.max_new_tokens == 192
+
+
+def test_a_group_is_asked_in_turn(data):
+    write(data, "mmlu_test.jsonl", mmlu_rows(["anatomy", "astronomy"]))
+    task = made("mmlu", "tasks.task=mmlu_anatomy_generative")
+    first, second = task.prompts()
+    assert first.text.startswith(
+        "The following are multiple choice questions (with answers) about anatomy.\n\nanatomy 0"
+    )
+    assert "astronomy" not in first.text + second.text
+    assert (task.score(first, " A"), task.score(first, " B")) == (1.0, 0.0)
+
+
+@pytest.mark.slow
+def test_all_of_mmlu(data):
+    from sdbench.lm_eval.catalogue import Catalogue
+
+    entries = Catalogue(["mmlu_generative"]).task_index.values()
+    subjects = {entry.cfg["dataset_name"] for entry in entries if entry.cfg and "dataset_name" in entry.cfg}
+    write(data, "mmlu_test.jsonl", mmlu_rows(sorted(subjects)))
+    prompts = made("mmlu").prompts(60)
+    assert len({prompt.category for prompt in prompts[:57]}) == 57
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("SDBENCH_DATA" not in os.environ, reason="SDBENCH_DATA names no folder with humaneval.jsonl.gz")
+def test_the_authors_solutions_pass():
+    """All 164 of HumanEval's own solutions pass their tests inside the sandbox."""
+    task = made("humaneval", "tasks.run_code=true")
+    prompts = task.prompts()
+    with gzip.open(Path(os.environ["SDBENCH_DATA"]) / "humaneval.jsonl.gz") as lines:
+        solutions = [json.loads(line)["canonical_solution"] for line in lines]
+    failed = [prompt.id for prompt, text in zip(prompts, solutions, strict=True) if task.score(prompt, text) != 1]
+    assert len(prompts) == 164
+    assert not failed
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (["tasks=lm_eval/humaneval"], "tasks.run_code=true"),
+        (["tasks=lm_eval/mbpp"], "tasks.run_code=true"),
+        (["tasks=lm_eval/cruxeval_input", "tasks.run_code=true"], "cannot be put into the sandbox"),
+        (["tasks=lm_eval/commonsense_qa", "tasks.task=commonsense_qa"], "does not see an arm"),
+        (["tasks=lm_eval/gsm8k", "tasks.metric=f1"], "cannot|no number"),
+        (["tasks=lm_eval/gsm8k", 'tasks.metric="exact_match,none"'], "no filter 'none'; it has: strict-match"),
+        (["tasks=lm_eval/ifeval", "tasks.metric=inst_level_strict_acc"], "no mean of scores"),
+        (["tasks=lm_eval/gsm8k", "+tasks.settings.repeats=4"], "4 answers together"),
+        (["tasks=lm_eval/gsm8k", "+tasks.settings.generation_kwargs={num_beams: 4}"], "num_beams=4"),
+        (["tasks=lm_eval/any"], "tasks.task=NAME"),
+    ],
+)
+def test_refusals(words, reason, data):
+    def planned() -> int:
+        task = build(compose(words)["tasks"], {}, "tasks")
+        return len(task.prompts(1)) + task.max_new_tokens
+
+    with pytest.raises(InputError, match=reason):
+        planned()
+
+
+def test_a_set_that_is_not_here_says_where_to_put_it(monkeypatch):
+    monkeypatch.delenv("SDBENCH_DATA", raising=False)
+    with pytest.raises(InputError, match=r"put math500\.jsonl into the folder that SDBENCH_DATA names"):
+        made("math500").prompts(1)
+
+
+def test_any_task_can_be_named():
+    words = compose(["tasks=lm_eval/gsm8k_cot"])["tasks"]
+    assert words["task"] == "gsm8k_cot"
+    assert compose(["tasks=lm_eval/gsm8k"])["tasks"]["metric"] == "exact_match,flexible-extract"
+    assert {f"lm_eval/{name}" for name in (*SHIPPED, "wordproblems", "records", "mmlu", "any")} <= set(choices("tasks"))
+
+
+def test_an_answer_that_was_begun_is_continued():
+    """lm-eval's `gen_prefix` becomes an assistant's turn, which the template must leave open."""
+    tokenizer = byte_level(300, template=CHAT)
+    prompt = Prompt("p", "plain", (Message("user", "ask"), Message("assistant", "Well,")))
+    text = tokenizer.decode(encode(prompt, tokenizer))
+    assert text.endswith("Well,")
