@@ -11,6 +11,8 @@ from typing import Any, NotRequired, TypedDict
 import pandas as pd
 
 from sdbench.analysis import bounds, degenerate, metrics, speculation, statistics
+from sdbench.analysis.multiplicity import holm
+from sdbench.analysis.power import detectable_difference
 from sdbench.analysis.rows import ERROR, Tables, by_arm, of_arm, target_rounds, usable
 from sdbench.errors import InputError
 from sdbench.runs.schema import SCHEMA_VERSION
@@ -75,6 +77,7 @@ def summarise(
             }
             for name, meta in arms_meta.items()
         }
+    _adjust(arms, baseline)
     if prompts < statistics.FEWEST_PROMPTS:
         message = f"{prompts} prompts are few: intervals are rough below {statistics.FEWEST_PROMPTS}"
         warnings.warn(message, statistics.FewPrompts, stacklevel=2)
@@ -173,6 +176,9 @@ def _speed(sequences: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
         "speedup_ci95": gain.ci95,
         "speedup_units": gain.units,
         "speedup_totals": statistics.speedup_totals(sequences, reference),
+        "speedup_ci95_bca": gain.ci95_bca,
+        "speedup_p": gain.p,
+        "minimum_detectable_effect": gain.smallest,
     }
 
 
@@ -187,7 +193,18 @@ def _quality(sequences: pd.DataFrame, reference: pd.DataFrame, margin: float) ->
         "quality_difference_ci95": test.ci95,
         "non_inferior": test.non_inferior if test.prompts else None,
         "margin": margin,
+        "quality_p": test.pairs.p,
+        "quality_test": test.pairs.test if test.prompts else None,
+        "quality_minimum_detectable_effect": detectable_difference(test.pairs.values),
     }
+
+
+def _adjust(arms: dict[str, dict[str, Any]], baseline: str) -> None:
+    """Add Holm's adjusted p of speed and of quality: the family is all arms of the run but the baseline."""
+    for test in ("speedup_p", "quality_p"):
+        adjusted = holm({name: arm[test] for name, arm in arms.items() if name != baseline})
+        for name, arm in arms.items():
+            arm[f"{test}_holm"] = adjusted.get(name)
 
 
 def _time(arm: Tables, verify_seconds: pd.Series, threads: int | None) -> dict[str, Any]:
