@@ -19,6 +19,7 @@ OK, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 USAGE = """\
   sdbench run [overrides]                  one comparison; -m for a sweep; --dry-run says what would run, and whether it fits
   sdbench report DIR ...                   tables and figures of finished runs
+  sdbench compare A B | A --arms x,y       is the second faster, and as good? folders of runs, or DIR:arm
   sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
   sdbench simulate DIR [latency=NAME ...]  SIMULATED: what ar, sd, ssd, pearl and dsi would reach, from a run's recorded outcomes
   sdbench ls [GROUP]                       what can be named: models, arms, acceptance, tasks, hardware, tracker, experiment
@@ -100,6 +101,10 @@ def _parser() -> argparse.ArgumentParser:
     report = verb("report", _report, "tables and figures of finished runs")
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--out", type=Path, help="where the report goes (beside the run's files)")
+    compared = verb("compare", _compare, "a verdict between two runs, or two arms of one")
+    compared.add_argument("runs", nargs="+", metavar="DIR[:ARM]")
+    compared.add_argument("--arms", help="two arms, as in --arms ar,sd")
+    compared.add_argument("--margin", type=float, help="of the non-inferiority test, in points of score (the first run's)")
     simulated = verb("simulate", _simulate, "what each method would reach on a machine, from a run's recorded outcomes")
     simulated.add_argument("folder", type=Path, metavar="DIR")
     simulated.add_argument("--save", type=Path, help="write the latencies that the run measured, as a latency file")
@@ -170,6 +175,15 @@ def _report(options: argparse.Namespace, overrides: list[str]) -> int:
     for folder in options.folders:
         show(load(folder).summary)
     print(f"report: {path}")
+    return OK
+
+
+def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.analysis.compare import compare, text
+
+    document = compare(options.runs, options.arms, options.margin)
+    print(text(document))
+    print(json.dumps(document))
     return OK
 
 

@@ -34,4 +34,4 @@ def coverage(log_ratios: np.ndarray, intervals: Intervals) -> float:
         intervals: units' means [simulations, prompts] -> ends [simulations, 2]. A prompt carries its repeats: it is one unit.
     """
     ends = intervals(log_ratios.mean(axis=2))
-    return float(np.mean((ends[:, 0] <= TRUE_LOG_SPEEDUP) & (TRUE_LOG_SPEEDUP <= ends[:, 1])))
+    return float(np.mean((ends[:, 0] <= TRUE_LOG_SPEEDUP) & (ends[:, 1] >= TRUE_LOG_SPEEDUP)))

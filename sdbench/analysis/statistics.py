@@ -93,6 +93,11 @@ def log_ratios(sequences: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
     return (paired["arm"] / paired["base"]).map(np.log).groupby(level=0).mean()
 
 
+def log_speeds(sequences: pd.DataFrame) -> pd.Series:
+    """log(tokens per second) of each unit, mean over its repeats, by unit."""
+    return _speeds(sequences, unit_column(sequences)).map(np.log).groupby(level=0).mean()
+
+
 def speedup(sequences: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
     """Geometric mean over units of the paired speed ratio, with its bootstrap 95 % interval. Warns below 40 prompts."""
     values = log_ratios(sequences, baseline).to_numpy()

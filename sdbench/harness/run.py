@@ -38,14 +38,15 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
     config = plan.config
     tracker: Tracker = build(config["tracker"], {}, "tracker")
     identities = {role: weights_identity(spec) for role, spec in plan.specs.items()}
-    identity = run_id(config, identities, prompts_sha256([prompt for prompt, _ in plan.prompts]))
+    prompts = prompts_sha256([prompt for prompt, _ in plan.prompts])
+    identity = run_id(config, identities, prompts)
     out = Path(config["out"] or Path("results") / "runs" / f"{config['name']}-{identity}")
     folder = claim(out, identity)
     if folder.finished:
         return out, load_run(out).summary, False
     plan.take_cores()
     with _failures(folder):
-        folder.describe(config, {**environment(), "weights": identities, "mode": plan.mode})
+        folder.describe(config, {**environment(), "weights": identities, "prompts_sha256": prompts, "mode": plan.mode})
         try:
             tracker.start(config, out.name, out)
             with ExitStack() as stack:
