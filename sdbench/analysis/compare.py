@@ -142,7 +142,11 @@ def text(document: dict[str, Any]) -> str:
     blocks = []
     for item in document["comparisons"]:
         first, second = (f"{item[side]['arm']} ({item[side]['run']})" for side in ("first", "second"))
-        lines = [f"{second} against {first}", f"  speed    {_said_of_speed(item)}", f"  quality  {_said_of_quality(item)}"]
+        lines = [
+            f"{second} against {first}",
+            f"  speed    {_said_of_speed(item)}",
+            f"  quality  {_said_of_quality(item)}",
+        ]
         blocks.append("\n".join([*lines, *(f"  note     {note}." for note in item["notes"])]))
     return "\n".join(blocks)
 

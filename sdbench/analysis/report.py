@@ -127,6 +127,16 @@ def _heading(run: Run) -> str:
         "Speed-up is the geometric mean over prompts of the paired ratio of decode tokens per second, with its "
         "bootstrap 95 % interval. Quality is the task's mean score. Acceptance is accepted / proposed tokens of the "
         "outermost edge. Model time is the share of the wall time that bare forwards of the same shapes take."
+        f"{_company(summary)}"
+    )
+
+
+def _company(summary: dict[str, Any]) -> str:
+    if not summary.get("shared_device"):
+        return ""
+    return (
+        f"\n\n**Another job ran on the same device or cores during {summary['shared_blocks']} block(s): the speeds here are "
+        "not to be trusted.** Acceptance and quality are not touched by it."
     )
 
 

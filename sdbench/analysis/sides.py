@@ -91,7 +91,9 @@ def sides(words: Sequence[str], arms: str | None) -> list[tuple[Side, Side]]:
     has = list(_arms(second))
     shared = [arm for arm in _arms(first) if arm in has]
     if not shared or first.resolve() == second.resolve():
-        raise InputError(f"{first} and {second} have no arm to compare by name; name them, as in {first}:ar {second}:sd.")
+        raise InputError(
+            f"{first} and {second} have no arm to compare by name; name them, as in {first}:ar {second}:sd."
+        )
     return [(_side(first, arm), _side(second, arm)) for arm in shared]
 
 
@@ -109,7 +111,9 @@ def tell_apart(first: Side, second: Side) -> Differences:
     if first.folder.resolve() == second.folder.resolve():
         return Differences(None, None, ())
     if first.task != second.task:
-        raise InputError(f"The runs have different tasks ({first.task} and {second.task}): there is nothing to compare.")
+        raise InputError(
+            f"The runs have different tasks ({first.task} and {second.task}): there is nothing to compare."
+        )
     weights = [side.environment.get("weights", {}) for side in (first, second)]
     if weights[0].get("target") != weights[1].get("target"):
         raise InputError("The runs have different targets (their weights differ): methods are compared on one target.")

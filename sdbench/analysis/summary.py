@@ -40,6 +40,7 @@ def summarise(
     baseline: str,
     arms_meta: Mapping[str, ArmMeta],
     margin: float = statistics.MARGIN,
+    shared_blocks: int = 0,
 ) -> dict[str, Any]:
     """The content of `summary.json`.
 
@@ -48,6 +49,7 @@ def summarise(
         baseline: the arm that all others are paired with.
         arms_meta: what the tables cannot say, by arm; also the arms' order.
         margin: of the non-inferiority test, in the score's unit.
+        shared_blocks: blocks during which another job worked on the same device or cores.
 
     Returns:
         JSON-safe: a metric that cannot be computed is null.
@@ -74,6 +76,7 @@ def summarise(
             name: {
                 **_arm(split.get(name) or of_arm(clean, name), name, meta, common),
                 "failed": int(errors.get(name, 0)),
+                "shared_device": shared_blocks > 0,
             }
             for name, meta in arms_meta.items()
         }
@@ -87,6 +90,8 @@ def summarise(
             "baseline": baseline,
             "prompts": prompts,
             "repeats": int(tables["sequences"]["repeat"].nunique()),
+            "shared_device": shared_blocks > 0,
+            "shared_blocks": shared_blocks,
             "arms": arms,
         }
     )

@@ -33,6 +33,7 @@ FLAGS = {
     "N": f"fewer than {FEWEST_PROMPTS} prompts: the intervals are rough",
     "E": "some of its sequences failed; they are left out together with their block",
     "B": "bare forwards were not timed for all its shapes: its model time is a lower bound",
+    "C": "company: another job ran on the same device or cores meanwhile; its speed is not to be trusted",
     "2": "uses more than one device",
 }
 NOTHING = "–"
@@ -54,6 +55,7 @@ def flags(arm: Mapping[str, Any]) -> list[str]:
         "N": arm["prompts"] < FEWEST_PROMPTS,
         "E": arm["failed"] > 0,
         "B": arm["bare_coverage"] is not None and 0 < arm["bare_coverage"] < WHOLE_COVERAGE,
+        "C": arm.get("shared_device", False),
         "2": len(set(arm["devices"])) > 1,
     }
     return [flag for flag, holds in held.items() if holds]

@@ -61,6 +61,12 @@ def test_the_bootstraps_p_is_uniform_without_a_difference_and_small_with_one():
     assert bootstrap.bootstrap_p(np.zeros(10)) == 1.0
 
 
+def test_two_prompts_do_not_make_a_small_p():
+    assert statistics.ratio_estimate(np.array([0.5, 0.7])).p > 0.1
+    assert statistics.ratio_estimate(np.zeros(5)).p == 1.0
+    assert statistics.ratio_estimate(np.random.default_rng(8).normal(0.5, 0.1, 50)).p < 1e-6
+
+
 def test_mcnemar_is_a_fair_coin_over_the_disagreements():
     assert pairs.mcnemar(0, 0) == 1.0
     assert pairs.mcnemar(5, 0) == pytest.approx(2 / 2**5)
