@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib import metadata, resources
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError
+
+# The shipped launchers `basic` and `joblib` bear the names of Hydra's own, which then check them: as it should be.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 GROUPS = {
     "models": "family of models",
