@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from sdbench.cli import main
 from sdbench.harness import run as running
 from sdbench.harness.config import config_dir
 from sdbench.runs.record import load
@@ -31,6 +32,12 @@ def here(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("SDBENCH_LEASES", str(tmp_path / "leases"))
     return tmp_path
+
+
+def call(*words: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(list(words))
+    return int(stop.value.code or 0)
 
 
 def sweep_apart(bench, here: Path, *words: str) -> subprocess.Popen[str]:
@@ -85,12 +92,16 @@ def test_an_experiment_brings_its_own_grid(bench, here, capsys):
         "hydra": {"sweeper": {"params": grid}},
     }
     (mine / "paper.yaml").write_text("# @package _global_\n" + yaml.safe_dump(experiment))
-    words = ["--config-dir", str(here / "mine"), "experiment=paper", "limit=1", "max_new_tokens=4", "out=null"]
-    assert bench.call("run", here / "unused", *words) == 2
+    words = [word for word in bench.words(here / "unused") if not word.startswith("tracker=")]
+    words += ["--config-dir", str(here / "mine"), "experiment=paper", "limit=1", "max_new_tokens=4", "out=null"]
+    words += ["tracker=wandb", "tracker.mode=disabled"]
+    assert call("run", *words) == 2
     assert "a grid (arms.sd.draft_length=1,2" in capsys.readouterr().err
-    assert bench.call("run", here / "unused", *words, "-m") == 0
-    lengths = [run["summary"]["arms"]["sd"]["config"]["draft_length"] for run in last_line(capsys)["runs"]]
-    assert lengths == [1, 2]
+    assert call("run", *words, "-m") == 0
+    runs = last_line(capsys)["runs"]
+    assert [run["summary"]["arms"]["sd"]["config"]["draft_length"] for run in runs] == [1, 2]
+    (group,) = {load(run["out"]).config["tracker"]["group"] for run in runs}
+    assert group.startswith("grid-"), "a sweep is a group in W&B"
 
 
 def test_a_launcher_that_is_not_installed_is_refused_by_name(bench, here, capsys, monkeypatch):
