@@ -178,3 +178,29 @@ def test_kill_9_loses_at_most_the_block_in_flight(bench, here):
     for run in again["runs"]:
         assert len(load(run["out"]).sequences) == 2 * 8 * 4
         assert not load(run["out"]).sequences.duplicated(["arm", "prompt_id", "repeat"]).any()
+
+
+def test_slurms_script_asks_for_what_the_config_says(tmp_path, monkeypatch):
+    """The shipped config through submitit's own rendering; only `srun` is a stand-in, which submitit looks for."""
+    import submitit
+
+    (tmp_path / "srun").write_text("#!/bin/sh\n")
+    (tmp_path / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    knobs = yaml.safe_load((config_dir() / "hydra" / "launcher" / "slurm.yaml").read_text())
+    general = {
+        "name",
+        "timeout_min",
+        "nodes",
+        "tasks_per_node",
+        "cpus_per_task",
+        "gpus_per_node",
+        "mem_gb",
+        "stderr_to_stdout",
+    }
+    ours = knobs.keys() - general - {"_target_", "submitit_folder", "max_num_timeout"}
+    executor = submitit.AutoExecutor(folder=tmp_path / "logs", cluster="slurm")
+    executor.update_parameters(**{key: knobs[key] for key in general}, **{f"slurm_{key}": knobs[key] for key in ours})
+    script = executor._executor._make_submission_file_text("true", "0")
+    for flag in ("--exclusive\n", "--cpus-per-task=2\n", "--time=240\n", "--mem=32GB\n", "--job-name=sdbench\n"):
+        assert f"#SBATCH {flag}" in script
