@@ -78,8 +78,9 @@ class RunFolder:
         return _read_json(self.path / _SHARED)["blocks"] if (self.path / _SHARED).is_file() else []
 
     def note_shared(self, block: int, repeat: int) -> None:
-        """Add a block to `shared.json`."""
-        write_text(self.path / _SHARED, _json({"blocks": [*self.shared_blocks, [block, repeat]]}))
+        """Add a block to `shared.json`, once: a block that a crash took is done again."""
+        others = [pair for pair in self.shared_blocks if pair != [block, repeat]]
+        write_text(self.path / _SHARED, _json({"blocks": [*others, [block, repeat]]}))
 
     def describe(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Write `config.yaml` (the resolved config, plain dicts and lists) and `environment.json`."""
