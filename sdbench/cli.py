@@ -19,6 +19,9 @@ OK, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 USAGE = """\
   sdbench run [overrides]                  one comparison; -m for a sweep; --dry-run says what would run, and whether it fits
   sdbench report DIR ...                   tables and figures of finished runs, as a page, in Markdown and in LaTeX
+  sdbench compare A B | A --arms x,y       is the second faster, and as good? folders of runs, or DIR:arm
+  sdbench status DIR ...                   what is there: finished, failed and why, stopped and where, running
+  sdbench push DIR ...                     finished runs to Weights & Biases, each once
   sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
   sdbench simulate DIR [latency=NAME ...]  SIMULATED: what ar, sd, ssd, pearl and dsi would reach, from a run's recorded outcomes
   sdbench tune [overrides]                 PREDICTED: the fastest method and lengths for a family, task and machine
@@ -101,6 +104,20 @@ def _parser() -> argparse.ArgumentParser:
     report = verb("report", _report, "tables and figures of finished runs")
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     report.add_argument("--out", type=Path, help="where the report goes (beside the run's files)")
+    compared = verb("compare", _compare, "a verdict between two runs, or two arms of one")
+    compared.add_argument("runs", nargs="+", metavar="DIR[:ARM]")
+    compared.add_argument("--arms", help="two arms, as in --arms ar,sd")
+    compared.add_argument(
+        "--margin", type=float, help="of the non-inferiority test, in points of score (the first run's)"
+    )
+    verb("status", _status_of, "what is done of the runs in some folders").add_argument(
+        "folders", nargs="+", type=Path, metavar="DIR"
+    )
+    push = verb("push", _push, "send finished runs to Weights & Biases, each once")
+    push.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    push.add_argument("--mode", choices=("online", "offline"), default="online", help="offline: files for `wandb sync`")
+    push.add_argument("--project", help="where they go (what each run's config names)")
+    push.add_argument("--entity", help="whose project it is")
     simulated = verb("simulate", _simulate, "what each method would reach on a machine, from a run's recorded outcomes")
     simulated.add_argument("folder", type=Path, metavar="DIR")
     simulated.add_argument("--save", type=Path, help="write the latencies that the run measured, as a latency file")
@@ -126,9 +143,13 @@ def _config(options: argparse.Namespace, overrides: list[str], name: str = "conf
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.multirun:
+        if options.dry_run or options.cfg:
+            raise InputError("A sweep has no --dry-run and no --cfg: give them to one of its combinations, without -m.")
         from sdbench.harness.sweep import sweep
 
         document = sweep(overrides, options.config_dir)
+        for line in document["failed"]:
+            print(f"failed: {' '.join(line['overrides'])}: {line['reason']}")
         print(json.dumps(document))
         return FAILED if document["failed"] else OK
     config = _config(options, overrides)
@@ -174,6 +195,37 @@ def _report(options: argparse.Namespace, overrides: list[str]) -> int:
         show(load(folder).summary)
     print(f"report: {path.with_name('report.html')}")
     return OK
+
+
+def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.analysis.compare import compare, text
+
+    document = compare(options.runs, options.arms, options.margin)
+    print(text(document))
+    print(json.dumps(document))
+    return OK
+
+
+def _status_of(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.runs.status import status, text
+
+    document = status(options.folders)
+    print(text(document))
+    print(json.dumps(document))
+    return OK
+
+
+def _push(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.analysis.push import push
+
+    document = push(options.folders, options.mode, options.project, options.entity)
+    for line in document["failed"]:
+        print(f"failed: {line['out']}: {line['reason']}")
+    print(
+        f"{len(document['sent'])} sent, {len(document['skipped'])} sent before, {len(document['unfinished'])} not finished"
+    )
+    print(json.dumps(document))
+    return FAILED if document["failed"] else OK
 
 
 def _simulate(options: argparse.Namespace, overrides: list[str]) -> int:

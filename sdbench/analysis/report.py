@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdbench.analysis import latex, plots, provenance, table, webpage
+from sdbench.analysis.evidence import evidence
 from sdbench.errors import InputError
 from sdbench.runs.files import write_text
 from sdbench.runs.record import Run, load
@@ -23,12 +24,19 @@ _CSV_METRICS = (
     "end_to_end_tokens_per_second",
     "speedup",
     "speedup_totals",
+    "speedup_p",
+    "speedup_p_holm",
+    "minimum_detectable_effect",
     "tokens_per_target_call",
     "accepted_per_round",
     "acceptance_rate",
     "quality",
     "quality_difference",
     "non_inferior",
+    "quality_p",
+    "quality_p_holm",
+    "quality_test",
+    "quality_minimum_detectable_effect",
     "target_calls_per_answer",
     "output_tokens",
     "length_rate",
@@ -42,7 +50,7 @@ _CSV_METRICS = (
     "prompts",
     "failed",
 )
-_CSV_INTERVALS = ("speedup_ci95", "quality_ci95", "quality_difference_ci95")
+_CSV_INTERVALS = ("speedup_ci95", "speedup_ci95_bca", "quality_ci95", "quality_difference_ci95")
 
 
 def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: bool = True) -> Path:
@@ -96,7 +104,16 @@ def _section(run: Run, folder: Path, figures: Path) -> str:
     )
     return (
         "\n\n".join(
-            part for part in (_heading(run), table.markdown(run.summary), notes, _lengths(run), pictures) if part
+            part
+            for part in (
+                _heading(run),
+                table.markdown(run.summary),
+                notes,
+                evidence(run.summary),
+                _lengths(run),
+                pictures,
+            )
+            if part
         )
         + "\n"
     )
@@ -108,7 +125,16 @@ def _heading(run: Run) -> str:
         f"## {run.path.name}\n\n"
         f"Run `{run.run_id}`: {summary['prompts']} prompts, {summary['repeats']} repeat(s), "
         f"baseline `{summary['baseline']}`; {provenance.processor(run)}, on {provenance.devices(run)}; "
-        f"revision {provenance.revision(run)}.\n\n{table.READING}"
+        f"revision {provenance.revision(run)}.\n\n{table.READING}{_company(summary)}"
+    )
+
+
+def _company(summary: dict[str, Any]) -> str:
+    if not summary.get("shared_device"):
+        return ""
+    return (
+        f"\n\n**Another job ran on the same device or cores during {summary['shared_blocks']} block(s): the speeds here are "
+        "not to be trusted.** Acceptance and quality are not touched by it."
     )
 
 
@@ -133,7 +159,7 @@ def _csv(runs: Sequence[Run]) -> str:
     writer.writerow(["run_id", "arm", *_CSV_METRICS, *ends, "flags"])
     for run in runs:
         for name, arm in run.summary["arms"].items():
-            intervals = [end for key in _CSV_INTERVALS for end in (arm[key] or ("", ""))]
+            intervals = [end for key in _CSV_INTERVALS for end in (arm.get(key) or ("", ""))]
             flags = " ".join(table.flags(arm))
-            writer.writerow([run.run_id, name, *[arm[key] for key in _CSV_METRICS], *intervals, flags])
+            writer.writerow([run.run_id, name, *[arm.get(key) for key in _CSV_METRICS], *intervals, flags])
     return text.getvalue()

@@ -1,7 +1,7 @@
 """Intervals. The unit is the prompt: it is paired with itself under the baseline, and its repeats travel with it.
 
-At batch sizes above one the rows of a block share their time, so there the unit is the block. Percentile bootstrap
-(Efron 1979) with a fixed seed; for shares of yes and no, Wilson's interval (1927), which is not empty at 0 and at 1.
+At batch sizes above one the rows of a block share their time, so there the unit is the block. Percentile bootstrap with
+BCa beside it; for shares of yes and no, Wilson's interval (1927), which is not empty at 0 and at 1.
 """
 
 from __future__ import annotations
@@ -12,28 +12,29 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from sdbench.analysis.bootstrap import Interval, Z, bca_interval, mean_interval
+from sdbench.analysis.pairs import PairedScores, paired_scores
+from sdbench.analysis.power import detectable_speedup
 from sdbench.analysis.rows import decode_tokens, ratio
 
-RESAMPLES = 10_000
-CONFIDENCE = 0.95
-SEED = 20_000
 FEWEST_PROMPTS = 40
 MARGIN = 0.03
 """Default non-inferiority margin: 3 points of score."""
 
-_CHUNK = 2_000_000  # drawn indices held at a time
-_Z = 1.959963984540054  # normal quantile of CONFIDENCE, two-sided
-
-Interval = tuple[float, float]
-
 
 @dataclass(frozen=True)
 class Estimate:
-    """A value, its 95 % interval (None with fewer than two units), and the number of units."""
+    """A value, its 95 % interval (None with fewer than two units), and the number of units.
+
+    ci95_bca: the BCa interval; p: two-sided, of no effect; smallest: the minimum detectable effect. None where not asked for.
+    """
 
     value: float
     ci95: Interval | None
     units: int
+    ci95_bca: Interval | None = None
+    p: float | None = None
+    smallest: float | None = None
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class NonInferiority:
     """The mean paired difference (arm - baseline), its 95 % interval, the margin, and the verdict.
 
     non_inferior: the lower end of the interval lies above -margin (two-sided 95 %, so the one-sided level is 97.5 %).
+    pairs: the test of any difference, beside it.
     """
 
     difference: float
@@ -48,36 +50,20 @@ class NonInferiority:
     margin: float
     prompts: int
     non_inferior: bool
+    pairs: PairedScores
 
 
 class FewPrompts(UserWarning):
     """An interval over so few prompts covers less than it says."""
 
 
-def bootstrap_means(values: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> np.ndarray:
-    """Means of `resamples` resamples of values[n] -> [resamples]."""
-    generator = np.random.default_rng(seed)
-    per_chunk = max(1, _CHUNK // len(values))
-    chunks = [min(per_chunk, resamples - start) for start in range(0, resamples, per_chunk)]
-    return np.concatenate([values[generator.integers(len(values), size=(n, len(values)))].mean(axis=1) for n in chunks])
-
-
-def mean_interval(values: np.ndarray, resamples: int = RESAMPLES, seed: int = SEED) -> Interval | None:
-    """Percentile bootstrap 95 % interval of the mean; None with fewer than two values."""
-    if len(values) < 2:
-        return None
-    tail = 50 * (1 - CONFIDENCE)
-    low, high = np.percentile(bootstrap_means(values, resamples, seed), (tail, 100 - tail))
-    return float(low), float(high)
-
-
 def wilson_interval(successes: float, n: int) -> Interval | None:
     """Wilson's 95 % interval of a share; None with fewer than two trials."""
     if n < 2:
         return None
-    share, square = successes / n, _Z**2
+    share, square = successes / n, Z**2
     middle = (share + square / (2 * n)) / (1 + square / n)
-    half = _Z / (1 + square / n) * np.sqrt(share * (1 - share) / n + square / (4 * n**2))
+    half = Z / (1 + square / n) * np.sqrt(share * (1 - share) / n + square / (4 * n**2))
     return float(max(0.0, middle - half)), float(min(1.0, middle + half))
 
 
@@ -107,6 +93,11 @@ def log_ratios(sequences: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
     return (paired["arm"] / paired["base"]).map(np.log).groupby(level=0).mean()
 
 
+def log_speeds(sequences: pd.DataFrame) -> pd.Series:
+    """log(tokens per second) of each unit, mean over its repeats, by unit."""
+    return _speeds(sequences, unit_column(sequences)).map(np.log).groupby(level=0).mean()
+
+
 def speedup(sequences: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
     """Geometric mean over units of the paired speed ratio, with its bootstrap 95 % interval. Warns below 40 prompts."""
     values = log_ratios(sequences, baseline).to_numpy()
@@ -117,9 +108,20 @@ def speedup(sequences: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
         )
     if not len(values):
         return Estimate(float("nan"), None, 0)
-    interval = mean_interval(values)
-    ends = None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))
-    return Estimate(float(np.exp(values.mean())), ends, len(values))
+    return ratio_estimate(values)
+
+
+def ratio_estimate(log_ratios: np.ndarray) -> Estimate:
+    """The geometric mean of ratios whose logarithms are given, one per unit, with all that is said of it."""
+    several = len(log_ratios) > 1
+    return Estimate(
+        float(np.exp(log_ratios.mean())),
+        _exp(mean_interval(log_ratios)),
+        len(log_ratios),
+        _exp(bca_interval(log_ratios)),
+        _t_test(log_ratios) if several else None,
+        detectable_speedup(log_ratios),
+    )
 
 
 def speedup_totals(sequences: pd.DataFrame, baseline: pd.DataFrame) -> float:
@@ -138,16 +140,22 @@ def non_inferiority(scores: pd.Series, baseline_scores: pd.Series, margin: float
         scores, baseline_scores: mean score per prompt, by prompt_id (`metrics.prompt_scores`).
         margin: how much worse is still acceptable, in the score's unit.
     """
-    paired = pd.concat([scores, baseline_scores], axis=1, keys=["arm", "base"]).dropna()
-    differences = (paired["arm"] - paired["base"]).to_numpy(dtype=float)
-    interval = mean_interval(differences)
-    return NonInferiority(
-        difference=float(differences.mean()) if len(differences) else float("nan"),
-        ci95=interval,
-        margin=margin,
-        prompts=len(differences),
-        non_inferior=interval is not None and interval[0] > -margin,
-    )
+    pairs = paired_scores(scores, baseline_scores)
+    shown = pairs.ci95 is not None and pairs.ci95[0] > -margin
+    return NonInferiority(pairs.difference, pairs.ci95, margin, pairs.prompts, shown, pairs)
+
+
+def _t_test(values: np.ndarray) -> float:
+    """Two-sided p of a mean of 0: Student's paired test, whose level holds for few units, where a bootstrap's does not."""
+    from scipy.stats import ttest_1samp
+
+    if not np.ptp(values):
+        return float(values[0] == 0)
+    return float(ttest_1samp(values, 0.0).pvalue)  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def _exp(interval: Interval | None) -> Interval | None:
+    return None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))
 
 
 def _totals(sequences: pd.DataFrame, unit: str) -> pd.DataFrame:

@@ -11,6 +11,8 @@ from typing import Any, NotRequired, TypedDict
 import pandas as pd
 
 from sdbench.analysis import bounds, degenerate, metrics, speculation, statistics
+from sdbench.analysis.multiplicity import holm
+from sdbench.analysis.power import detectable_difference
 from sdbench.analysis.rows import ERROR, Tables, by_arm, of_arm, target_rounds, usable
 from sdbench.errors import InputError
 from sdbench.runs.schema import SCHEMA_VERSION
@@ -38,6 +40,7 @@ def summarise(
     baseline: str,
     arms_meta: Mapping[str, ArmMeta],
     margin: float = statistics.MARGIN,
+    shared_blocks: int = 0,
 ) -> dict[str, Any]:
     """The content of `summary.json`.
 
@@ -46,6 +49,7 @@ def summarise(
         baseline: the arm that all others are paired with.
         arms_meta: what the tables cannot say, by arm; also the arms' order.
         margin: of the non-inferiority test, in the score's unit.
+        shared_blocks: blocks during which another job worked on the same device or cores.
 
     Returns:
         JSON-safe: a metric that cannot be computed is null.
@@ -72,9 +76,11 @@ def summarise(
             name: {
                 **_arm(split.get(name) or of_arm(clean, name), name, meta, common),
                 "failed": int(errors.get(name, 0)),
+                "shared_device": shared_blocks > 0,
             }
             for name, meta in arms_meta.items()
         }
+    _adjust(arms, baseline)
     if prompts < statistics.FEWEST_PROMPTS:
         message = f"{prompts} prompts are few: intervals are rough below {statistics.FEWEST_PROMPTS}"
         warnings.warn(message, statistics.FewPrompts, stacklevel=2)
@@ -84,6 +90,8 @@ def summarise(
             "baseline": baseline,
             "prompts": prompts,
             "repeats": int(tables["sequences"]["repeat"].nunique()),
+            "shared_device": shared_blocks > 0,
+            "shared_blocks": shared_blocks,
             "arms": arms,
         }
     )
@@ -173,6 +181,9 @@ def _speed(sequences: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
         "speedup_ci95": gain.ci95,
         "speedup_units": gain.units,
         "speedup_totals": statistics.speedup_totals(sequences, reference),
+        "speedup_ci95_bca": gain.ci95_bca,
+        "speedup_p": gain.p,
+        "minimum_detectable_effect": gain.smallest,
     }
 
 
@@ -187,7 +198,18 @@ def _quality(sequences: pd.DataFrame, reference: pd.DataFrame, margin: float) ->
         "quality_difference_ci95": test.ci95,
         "non_inferior": test.non_inferior if test.prompts else None,
         "margin": margin,
+        "quality_p": test.pairs.p,
+        "quality_test": test.pairs.test if test.prompts else None,
+        "quality_minimum_detectable_effect": detectable_difference(test.pairs.values),
     }
+
+
+def _adjust(arms: dict[str, dict[str, Any]], baseline: str) -> None:
+    """Add Holm's adjusted p of speed and of quality: the family is all arms of the run but the baseline."""
+    for test in ("speedup_p", "quality_p"):
+        adjusted = holm({name: arm[test] for name, arm in arms.items() if name != baseline})
+        for name, arm in arms.items():
+            arm[f"{test}_holm"] = adjusted.get(name)
 
 
 def _time(arm: Tables, verify_seconds: pd.Series, threads: int | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from copy import deepcopy
 from importlib import metadata, resources
@@ -12,6 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError
+
+# The shipped launchers `basic` and `joblib` bear the names of Hydra's own, which then check them: as it should be.
+warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 GROUPS = {
     "models": "family of models",
@@ -89,10 +93,15 @@ def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "co
     GlobalHydra.instance().clear()
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-            composed = hydra_compose(config_name=name, overrides=words)
+            composed = hydra_compose(config_name=name, overrides=words, return_hydra_config=True)
+        grid = composed.hydra.sweeper.params
+        composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_sentence(error, extra)) from error
+    if grid:
+        axes = ", ".join(f"{key}={value}" for key, value in grid.items())
+        raise InputError(f"This experiment is a grid ({axes}): run it with -m.")
     assert isinstance(resolved, dict)
     return {str(key): value for key, value in resolved.items()}
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -12,15 +14,17 @@ from sdbench.cores import pin, usable
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm, rehearse
 from sdbench.harness.build import build
+from sdbench.harness.company import Use
 from sdbench.harness.config import expand_grids
+from sdbench.harness.lease import physical
 from sdbench.lm.execution import check_execution
 from sdbench.lm.family import Family, check_family
 from sdbench.lm.fit import Fit, fit
 from sdbench.lm.spec import ModelSpec
-from sdbench.lm.weights import check_device, dtype_of
+from sdbench.lm.weights import check_device, dtype_of, weights_identity
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
-from sdbench.tasks.base import Prompt, Task
+from sdbench.tasks.base import Prompt, Task, prompts_sha256
 from sdbench.tasks.encode import encode
 from sdbench.tasks.stops import StopChecker
 
@@ -53,6 +57,38 @@ class Plan:
     @property
     def batch_size(self) -> int:
         return self.config["batch_size"]
+
+    @cached_property
+    def identities(self) -> dict[str, str]:
+        """The identity of each role's weights."""
+        return {role: weights_identity(spec) for role, spec in self.specs.items()}
+
+    @property
+    def prompts_sha256(self) -> str:
+        """The identity of the prompts."""
+        return prompts_sha256([prompt for prompt, _ in self.prompts])
+
+    @property
+    def devices(self) -> dict[str, str]:
+        """Where each role's model works."""
+        return {role: spec.device or self.config["hardware"]["device"] for role, spec in self.specs.items()}
+
+    @property
+    def use(self) -> Use:
+        """What the run keeps busy, for others to know."""
+        hardware = self.config["hardware"]
+        apart = any(arm.apart for arm in self.rehearsed)  # a process of its own beside the main one
+        threads = max(arm.threads or hardware["threads"] for arm in self.rehearsed)
+        cores = usable() or tuple(range(os.cpu_count() or 1))
+        if hardware.get("pin"):
+            cores = {*cores[:threads], *(cores[-1:] if apart else ())}
+        devices = {physical(device) for device in self.devices.values() if device != "cpu"}
+        return Use(frozenset(cores), threads + apart, frozenset(devices))
+
+    def place(self, given: Mapping[str, str]) -> None:
+        """Put the models on the devices that the wanted ones stand for."""
+        moved = {role: given[device] for role, device in self.devices.items() if device in given}
+        self.specs = {role: replace(spec, device=moved.get(role, spec.device)) for role, spec in self.specs.items()}
 
     def take_cores(self, threads: int | None = None) -> None:
         """Give torch the threads, and this process the cores, that an arm works with (the hardware's by default)."""

@@ -12,47 +12,65 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from sdbench.decoding.base import Request
 from sdbench.harness.arms import Arm, make
 from sdbench.harness.bare import BareForwards
 from sdbench.harness.blocks import decode, rotated
 from sdbench.harness.build import build
+from sdbench.harness.company import Company
+from sdbench.harness.lease import lease
 from sdbench.harness.plan import Plan, load
 from sdbench.harness.progress import Progress
 from sdbench.lm.execution import programs_of
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.weights import weights_identity
 from sdbench.runs.environment import environment
 from sdbench.runs.identity import run_id
+from sdbench.runs.lock import held
 from sdbench.runs.record import RunFolder, claim
 from sdbench.runs.trackers import Tracker
-from sdbench.tasks.base import prompts_sha256, provenance
+from sdbench.tasks.base import provenance
 
 WARMUP_TOKENS = 24
 
 
-def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
-    """Make the comparison, or take it up: its folder, its summary, and whether anything was left to do."""
+def folder_of(plan: Plan) -> RunFolder:
+    """The run's folder, claimed for it: what a run of the same content has left there is taken up."""
+    identity = run_id(plan.config, plan.identities, plan.prompts_sha256)
+    return claim(Path(plan.config["out"] or Path("results") / "runs" / f"{plan.config['name']}-{identity}"), identity)
+
+
+def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, Any], bool]:
+    """Make the comparison, or take it up: its folder, its summary, and whether anything was left to do.
+
+    folder: what `folder_of` gave, where the caller has asked before.
+    """
     from sdbench.analysis.statistics import FewPrompts
     from sdbench.analysis.summary import summarise
     from sdbench.runs.record import load as load_run
 
     config = plan.config
     tracker: Tracker = build(config["tracker"], {}, "tracker")
-    identities = {role: weights_identity(spec) for role, spec in plan.specs.items()}
-    identity = run_id(config, identities, prompts_sha256([prompt for prompt, _ in plan.prompts]))
-    out = Path(config["out"] or Path("results") / "runs" / f"{config['name']}-{identity}")
-    folder = claim(out, identity)
+    folder = folder or folder_of(plan)
+    out = folder.path
     if folder.finished:
         return out, load_run(out).summary, False
     plan.take_cores()
-    with _failures(folder):
-        folder.describe(
-            config, {**environment(), "weights": identities, "mode": plan.mode, "task": provenance(plan.task)}
-        )
+    with held(out), _devices(plan), _failures(folder):
+        folder.plan(len(plan.blocks) * config["repeats"])
+        attempt = 1 + (folder.failure or {}).get("attempt", 0)
+        found = {
+            "weights": plan.identities,
+            "prompts_sha256": plan.prompts_sha256,
+            "mode": plan.mode,
+            "task": provenance(plan.task),
+            "attempt": attempt,
+        }
+        folder.describe(config, {**environment(), **found})
         folder.ask(_prompts(plan))
         try:
-            tracker.start(config, out.name, out)
+            tracker.start(config, out.name, out, folder.measurement)
             with ExitStack() as stack:
                 arms = _measure(plan, folder, stack)
             meta = {arm.name: _meta(plan, arm) for arm in arms}
@@ -60,7 +78,8 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
             with warnings.catch_warnings():
                 # The table says it under its flags, in place of a warning among the progress.
                 warnings.simplefilter("ignore", FewPrompts)
-                summary = summarise(tables, plan.baseline, meta, margin=config["margin"])
+                shared = len(folder.shared_blocks)
+                summary = summarise(tables, plan.baseline, meta, margin=config["margin"], shared_blocks=shared)
             folder.finish(tables, summary)
             tracker.finish(summary, tables["sequences"], _report(out))
         finally:
@@ -75,6 +94,16 @@ def _prompts(plan: Plan) -> dict[str, dict[str, Any]]:
         prompt.id: {"text": decode(tokens, skip_special_tokens=False), "reference": prompt.reference}
         for prompt, tokens in plan.prompts
     }
+
+
+@contextmanager
+def _devices(plan: Plan) -> Iterator[None]:
+    """Hold the GPUs that the plan's models work on, and put the models there."""
+    wanted = [device for device in plan.devices.values() if device.startswith("cuda")]
+    present = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if wanted else []
+    with lease(wanted, present) as given:
+        plan.place(given)
+        yield
 
 
 def _report(out: Path) -> list[Path]:
@@ -103,7 +132,8 @@ def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
     if todo:
         _warm_up(plan, arms)
         _freeze(folder, views)
-    with Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo)) as progress:
+    bar = Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo))
+    with Company(plan.use) as company, bar as progress:
         for repeat, block in todo:
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": []}
             for arm in rotated(arms, block + repeat):
@@ -113,7 +143,10 @@ def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
                     tables[name] += rows
             plan.take_cores()
             bare.see(tables["steps"])
-            folder.journal.write(block, repeat, {**tables, "bare": bare.time()})
+            rows = {**tables, "bare": bare.time()}
+            if company.met():
+                folder.note_shared(block, repeat)
+            folder.journal.write(block, repeat, rows)
             progress.advance()
     return arms
 
@@ -164,5 +197,6 @@ def _failures(folder: RunFolder) -> Iterator[None]:
     except KeyboardInterrupt:
         raise
     except Exception as error:
-        folder.fail(f"{type(error).__name__}: {error}")
+        attempt = 1 + (folder.failure or {}).get("attempt", 0)
+        folder.fail(f"{type(error).__name__}: {error}", attempt=attempt)
         raise

@@ -1,46 +1,74 @@
 """Hydra multirun: a comparison for each combination of comma-separated values, by whatever launcher is configured.
 
-Each job leaves a line of a ledger (a folder of small files, since launchers may use other processes), from which the sweep's
-document is made. A job that fails is recorded and the others go on; one that was finished before is skipped.
+The values are those of the command line and of an experiment's own `hydra.sweeper.params`. Each job leaves a line of a ledger
+(a folder of small files, since launchers use other processes and machines), from which the sweep's document is made. A job that
+fails is recorded and the others go on; started again, the sweep skips what is finished, takes up what was stopped at its last
+whole block, and tries again what failed.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from sdbench.errors import InputError
+from sdbench.errors import InputError, RunError
 from sdbench.harness.config import config_dir, normalised, searching
 
-LEDGER = "SDBENCH_LEDGER"
+LEDGER, GROUP = "SDBENCH_LEDGER", "SDBENCH_SWEEP"
+SWEEPS = Path("results") / "runs" / "sweeps"  # Hydra's own files, and a cluster's logs
+_LAUNCHERS = {
+    "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
+    "ray": ("ray", "ray"),
+    "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+    "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
+}  # launcher: what it needs, and the extra that brings it
 
 
 def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
-    """Run every combination. {"runs": [{"out", "summary"}], "skipped": n, "failed": [{"overrides", "reason"}]}."""
+    """Run every combination.
+
+    Returns:
+        {"runs": [{"out", "summary"}], "skipped": n, "retried": [out], "failed": [{"overrides", "out", "reason"}]}: `retried` had
+        failed before and is finished now.
+    """
     import hydra
 
+    _check_launcher(overrides)
     words = [*normalised(overrides), *searching(extra)]
-    quiet = ["hydra/job_logging=none", "hydra/hydra_logging=none"]
+    group = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
+    folder = (SWEEPS / group).resolve()
+    folder.mkdir(parents=True, exist_ok=True)
     argv = sys.argv
-    with tempfile.TemporaryDirectory() as ledger:
-        os.environ[LEDGER] = ledger
-        sys.argv = ["sdbench", *words, *quiet, "--multirun"]
+    with tempfile.TemporaryDirectory(dir=folder, prefix="ledger-") as ledger:
+        own = [
+            "hydra/job_logging=none",
+            "hydra/hydra_logging=none",
+            f"hydra.sweep.dir={folder}",
+            f"+hydra.job.env_set.{LEDGER}={ledger}",
+            f"+hydra.job.env_set.{GROUP}={group}",
+        ]
+        sys.argv = ["sdbench", *words, *own, "--multirun"]
         try:
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
         except SystemExit as error:
             if error.code not in (0, None):
                 raise InputError("The sweep was refused; see above.") from error
+        except Exception as error:  # a launcher may raise anything: a worker was killed, the cluster is gone
+            raise RunError(f"The launcher stopped ({type(error).__name__}: {error}).") from error
         finally:
             sys.argv = argv
         lines = [json.loads(path.read_text()) for path in sorted(Path(ledger).iterdir())]
     return {
-        "runs": [{"out": line["out"], "summary": line["summary"]} for line in lines if "out" in line],
+        "runs": [{"out": line["out"], "summary": line["summary"]} for line in lines if "summary" in line],
         "skipped": sum(line.get("skipped", False) for line in lines),
+        "retried": [line["out"] for line in lines if line.get("retried")],
         "failed": [line for line in lines if "reason" in line],
     }
 
@@ -51,17 +79,36 @@ def job(composed: Any) -> None:
     from omegaconf import OmegaConf
 
     from sdbench.harness.plan import prepare
-    from sdbench.harness.run import run
+    from sdbench.harness.run import folder_of, run
 
     hydra = HydraConfig.get()
-    line: dict[str, Any]
+    os.chdir(hydra.runtime.cwd)
+    for place in hydra.searchpath or ():  # a user's folder holds Python files too
+        if place.startswith("file://") and place.removeprefix("file://") not in sys.path:
+            sys.path.insert(0, place.removeprefix("file://"))
+    line: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
     try:
         config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         assert isinstance(config, dict)
-        out, summary, fresh = run(prepare({str(key): value for key, value in config.items()}))
-        line = {"out": str(out), "summary": summary, "skipped": not fresh}
+        if config["tracker"].get("group", "") is None:
+            config["tracker"]["group"] = f"{config['name']}-{os.environ[GROUP]}"
+        plan = prepare({str(key): value for key, value in config.items()})
+        folder = folder_of(plan)
+        line["out"] = str(folder.path)
+        failed_before = folder.failure is not None
+        _, summary, fresh = run(plan, folder)
+        line |= {"summary": summary, "skipped": not fresh, "retried": fresh and failed_before}
     except Exception as error:
         # The others go on: what failed is listed at the end, and done again when the sweep is.
-        line = {"overrides": list(hydra.overrides.task), "reason": f"{type(error).__name__}: {error}"}
+        line["reason"] = f"{type(error).__name__}: {error}"
         print(f"sdbench: {line['reason']}", file=sys.stderr)
     Path(os.environ[LEDGER], f"{hydra.job.num:05d}.json").write_text(json.dumps(line))
+
+
+def _check_launcher(overrides: Sequence[str]) -> None:
+    for word in overrides:
+        key, _, name = word.partition("=")
+        if key == "hydra/launcher" and name in _LAUNCHERS:
+            needed, extra = _LAUNCHERS[name]
+            if find_spec(needed.partition(".")[0]) is None or find_spec(needed) is None:
+                raise InputError(f"The launcher {name} is not installed: pip install 'sdbench[{extra}]'.")

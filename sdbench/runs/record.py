@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import json
+import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,13 +21,15 @@ from sdbench.runs.journal import Journal
 from sdbench.runs.schema import SCHEMA_VERSION, TABLES
 from sdbench.runs.tables import read_parquet, write_parquet
 
-_OWNER, _SUMMARY, _FAILED, _CONFIG, _ENVIRONMENT, _PROMPTS = (
+_OWNER, _SUMMARY, _FAILED, _CONFIG, _ENVIRONMENT, _PROMPTS, _PLAN, _SHARED = (
     "run.json",
     "summary.json",
     "failed.json",
     "config.yaml",
     "environment.json",
     "prompts.json",
+    "plan.json",
+    "shared.json",
 )
 
 
@@ -54,6 +57,31 @@ class RunFolder:
     def failure(self) -> dict[str, Any] | None:
         """What `failed.json` says, None if the run did not fail."""
         return _read_json(self.path / _FAILED) if (self.path / _FAILED).is_file() else None
+
+    @property
+    def measurement(self) -> str:
+        """A name of this one measurement, the same as long as the folder lives: two folders may hold the same run."""
+        token = _read_json(self.path / _OWNER).get("measurement")
+        return f"{self.run_id}-{token}" if token else self.run_id
+
+    @property
+    def planned(self) -> int | None:
+        """Blocks that the finished run will have, over all repeats; None if it is not known yet."""
+        return _read_json(self.path / _PLAN)["blocks"] if (self.path / _PLAN).is_file() else None
+
+    def plan(self, blocks: int) -> None:
+        """Write `plan.json`: how many blocks there will be, over all repeats."""
+        write_text(self.path / _PLAN, _json({"blocks": blocks}))
+
+    @property
+    def shared_blocks(self) -> list[list[int]]:
+        """The (block, repeat) pairs during which another job worked on the same device or cores."""
+        return _read_json(self.path / _SHARED)["blocks"] if (self.path / _SHARED).is_file() else []
+
+    def note_shared(self, block: int, repeat: int) -> None:
+        """Add a block to `shared.json`, once: a block that a crash took is done again."""
+        others = [pair for pair in self.shared_blocks if pair != [block, repeat]]
+        write_text(self.path / _SHARED, _json({"blocks": [*others, [block, repeat]]}))
 
     def describe(self, config: Mapping[str, Any], environment: Mapping[str, Any]) -> None:
         """Write `config.yaml` (the resolved config, plain dicts and lists) and `environment.json`."""
@@ -133,16 +161,17 @@ def claim(directory: Path | str, run_id: str) -> RunFolder:
     if path.exists() and not path.is_dir():
         raise InputError(f"out={path} is a file; choose a folder")
     if (path / _OWNER).is_file():
-        owner = _owner(path)
-        if owner != run_id:
-            raise InputError(f"out={path} belongs to run {owner}; choose another folder or delete it")
+        other = _owner(path)
+        if other != run_id:
+            raise InputError(f"out={path} belongs to run {other}; choose another folder or delete it")
         return RunFolder(path, run_id)
     # Hidden files (.hydra, .DS_Store) are put there by others without asking.
     if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
         raise InputError(f"out={path} is not empty and is no run; choose another folder")
+    owner = {"schema_version": SCHEMA_VERSION, "run_id": run_id, "measurement": secrets.token_hex(4)}
     try:
         path.mkdir(parents=True, exist_ok=True)
-        write_text(path / _OWNER, _json({"schema_version": SCHEMA_VERSION, "run_id": run_id}))
+        write_text(path / _OWNER, _json(owner))
     except (PermissionError, NotADirectoryError) as error:
         raise InputError(f"out={path} cannot be written ({error.strerror}); choose another folder") from error
     return RunFolder(path, run_id)

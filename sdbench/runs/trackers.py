@@ -14,38 +14,23 @@ import functools
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ParamSpec, Protocol
+from typing import Any, ParamSpec, Protocol
 
 import pandas as pd
 
 from sdbench.errors import InputError
-
-if TYPE_CHECKING:
-    import wandb
+from sdbench.runs.wandb_run import WandbRun, destination, mark_sent
 
 P = ParamSpec("P")
 
 MODES = ("offline", "online", "disabled")
-_TABLE_COLUMNS = (
-    "arm",
-    "prompt_id",
-    "repeat",
-    "category",
-    "prompt_tokens",
-    "emitted_tokens",
-    "target_calls",
-    "decode_seconds",
-    "score",
-    "finish_reason",
-    "text",
-)
 
 
 class Tracker(Protocol):
     """Where a run is mirrored to."""
 
-    def start(self, config: Mapping[str, Any], name: str, folder: Path) -> None:
-        """Open the mirror of a run: its resolved config, its name, and its folder, under which all files go."""
+    def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
+        """Open the mirror of a run: its resolved config, its name, its folder, under which all files go, and its id."""
         ...
 
     def finish(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
@@ -60,7 +45,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Mirrors nothing."""
 
-    def start(self, config: Mapping[str, Any], name: str, folder: Path) -> None:
+    def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
         """Nothing to open."""
 
     def finish(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
@@ -86,8 +71,7 @@ def _never_fatal(method: Callable[P, None]) -> Callable[P, None]:
 class WandbTracker:
     """Weights & Biases: the summary, a table with one row per sequence, and the figures.
 
-    mode: offline (files under the run's folder, for `wandb sync`), online, or disabled. W&B reads its environment once
-    per process, so the mode is always passed. Host and user names, the command line and machine statistics stay out.
+    mode: offline (files under the run's folder, for `wandb sync` or `sdbench push`), online, or disabled.
 
     Raises:
         InputError: an unknown mode.
@@ -104,53 +88,31 @@ class WandbTracker:
         if mode not in MODES:
             raise InputError(f"tracker.mode={mode} is unknown; choose one of {', '.join(MODES)}")
         self._mode, self._project, self._entity, self._group, self._tags = mode, project, entity, group, list(tags)
-        self._run: wandb.Run | None = None
+        self._run: WandbRun | None = None
+        self._identity, self._folder = "", Path()
+        self._sent = False
 
     @_never_fatal
-    def start(self, config: Mapping[str, Any], name: str, folder: Path) -> None:
+    def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
         """Open a W&B run whose files lie in `folder/wandb`."""
-        import wandb
-
-        # console and stats off: a benchmark must not share its cores with a monitor.
-        settings = wandb.Settings(
-            console="off",
-            silent=True,
-            save_code=False,
-            disable_git=True,
-            x_disable_stats=True,
-            x_disable_meta=True,
-            x_disable_machine_info=True,
-        )
-        self._run = wandb.init(
-            mode=self._mode,  # pyright: ignore[reportArgumentType]  # a checked string
-            project=self._project,
-            entity=self._entity,
-            group=self._group,
-            tags=self._tags,
-            name=name,
-            dir=str(folder),
-            config=dict(config),
-            reinit="create_new",
-            settings=settings,
+        self._identity, self._folder, self._sent = identity or "", folder, False
+        self._run = WandbRun(
+            self._mode, self._project, self._entity, self._group, self._tags, config, name, folder, identity
         )
 
     @_never_fatal
     def finish(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
         """Send everything."""
-        if self._run is None:
-            return
-        import wandb
-
-        self._run.summary.update(dict(summary))
-        rows = sequences.assign(emitted_tokens=sequences["tokens"].map(len))[list(_TABLE_COLUMNS)]
-        # A NaN becomes None: W&B's columns are typed by what is in them.
-        rows = rows.astype(object).where(rows.notna(), None)
-        self._run.log({"sequences": wandb.Table(columns=list(_TABLE_COLUMNS), data=rows.to_numpy())})
-        self._run.log({f"figures/{path.stem}": wandb.Image(str(path)) for path in figures if path.suffix == ".png"})
+        if self._run is not None:
+            self._run.send(summary, sequences, figures)
+            self._sent = True
 
     @_never_fatal
     def close(self) -> None:
-        """Finish the W&B run. Without this the process's next `wandb.init` would go on with this one."""
+        """Finish the W&B run."""
         if self._run is not None:
             run, self._run = self._run, None
-            run.finish()
+            run.close()
+            if self._sent and self._identity and self._mode == "online":
+                # `sdbench push` has nothing left to do.
+                mark_sent(self._folder, destination(self._mode, self._entity, self._project), self._identity)

@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from sdbench.analysis.multiplicity import holm
 from sdbench.analysis.summary import configured_lengths, summarise
 from sdbench.errors import InputError
 from sdbench.runs.tables import frames
@@ -61,6 +62,20 @@ def test_the_baseline_is_one(summary):
     assert ar["tokens_per_target_call"] == 1.0
     assert ar["agreement"] == {"identical": 1.0, "common_prefix": 1.0}
     assert ar["quality_difference"] == 0.0
+
+
+def test_differences_have_a_corrected_p_and_what_could_be_detected(summary):
+    arms = summary["arms"]
+    for test in ("speedup_p", "quality_p"):
+        raw = {name: arm[test] for name, arm in arms.items() if name != "ar"}
+        assert {name: arms[name][f"{test}_holm"] for name in raw} == holm(raw)
+        assert arms["ar"][f"{test}_holm"] is None
+    for name in ("sd", "fsd", "pyramid"):
+        assert 0 < arms[name]["minimum_detectable_effect"] < 0.2
+        assert arms[name]["quality_test"] == "mcnemar"
+        assert 0 < arms[name]["quality_minimum_detectable_effect"] < 0.5
+        low, high = arms[name]["speedup_ci95_bca"]
+        assert low < arms[name]["speedup"] < high
 
 
 def test_tokens_per_target_call_is_that_of_the_rounds(summary):

@@ -1,0 +1,188 @@
+"""A verdict between two arms, of one run or of two: is the second faster, and is it as good?
+
+Speed: faster, slower, or indistinguishable, as the 95 % interval of the speed ratio lies above 1, below 1, or over it. Quality:
+as good if the interval of the difference lies above -margin; worse if it lies below 0 and that is not shown; else undecided.
+Two arms of one run decoded the same prompts in turn and are paired. Arms of two runs are paired by prompt where the prompts'
+SHA-256 is the same, else held against each other as two groups; on other hardware their speeds are not compared at all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from sdbench.analysis import metrics, statistics
+from sdbench.analysis.evidence import ends, probability
+from sdbench.analysis.multiplicity import holm
+from sdbench.analysis.power import detectable_difference, detectable_speedup
+from sdbench.analysis.sides import Differences, Side, sides, tell_apart
+from sdbench.analysis.unpaired import difference, score_difference
+from sdbench.errors import InputError
+
+FASTER, SLOWER, INDISTINGUISHABLE = "faster", "slower", "indistinguishable"
+AS_GOOD, WORSE, UNDECIDED = "as good", "worse", "undecided"
+REFUSED = "not compared"
+
+
+def compare(words: Sequence[str], arms: str | None = None, margin: float | None = None) -> dict[str, Any]:
+    """The document of `sdbench compare`: {"comparisons": [...]}, one for each pair that the words name.
+
+    margin: of the non-inferiority test; that of the first run if None.
+
+    Raises:
+        InputError: the words name no pair, or one that cannot be compared.
+    """
+    if margin is not None and not 0 < margin < 1:
+        raise InputError(f"--margin is {margin}; it must lie between 0 and 1, in points of score.")
+    found = [comparison(first, second, margin) for first, second in sides(words, arms)]
+    for part in ("speed", "quality"):
+        adjusted = holm({str(index): item[part].get("p") for index, item in enumerate(found)})
+        for index, item in enumerate(found):
+            item[part]["p_holm"] = adjusted[str(index)]
+    return {"comparisons": found}
+
+
+def comparison(first: Side, second: Side, margin: float | None = None) -> dict[str, Any]:
+    """What is said of the second side against the first."""
+    apart = tell_apart(first, second)
+    notes = list(apart.noted)
+    if apart.pairing is not None:
+        notes.append(f"unpaired, as {apart.pairing}")
+    for side in (first, second):
+        if side.summary.get("shared_device"):
+            notes.append(f"another job ran on the device of {side.name}: its speed is not to be trusted")
+    if first.summary["mode"] != second.summary["mode"]:
+        notes.append("one decoded to a fixed length, the other to its natural stops")
+    limit = first.config["margin"] if margin is None else margin
+    return {
+        "first": {"run": str(first.folder), "arm": first.arm},
+        "second": {"run": str(second.folder), "arm": second.arm},
+        "paired": apart.pairing is None,
+        "speed": _speed(first, second, apart),
+        "quality": _quality(first, second, apart, limit),
+        "notes": notes,
+    }
+
+
+def _speed(first: Side, second: Side, apart: Differences) -> dict[str, Any]:
+    if apart.hardware is not None:
+        return {"verdict": REFUSED, "reason": apart.hardware}
+    base, other = first.sequences.assign(arm="first"), second.sequences.assign(arm="second")
+    if apart.pairing is None:
+        values = statistics.log_ratios(other, base).to_numpy()
+        if not len(values):
+            return {"verdict": INDISTINGUISHABLE, "reason": "no prompt was decoded by both", "n": 0}
+        made = statistics.ratio_estimate(values)
+        value, interval, bca, p, smallest = made.value, made.ci95, made.ci95_bca, made.p, made.smallest
+        n: int | list[int] = made.units
+    else:
+        groups = [statistics.log_speeds(rows).to_numpy() for rows in (base, other)]
+        gap = difference(*groups)
+        value, p, bca, smallest = float(np.exp(gap.value)), gap.p, None, detectable_speedup(*groups)
+        interval = None if gap.ci95 is None else (float(np.exp(gap.ci95[0])), float(np.exp(gap.ci95[1])))
+        n = [len(group) for group in groups]
+    return {
+        "verdict": speed_verdict(interval),
+        "ratio": value,
+        "ci95": interval,
+        "ci95_bca": bca,
+        "p": p,
+        "n": n,
+        "unit": statistics.unit_column(base),
+        "minimum_detectable_effect": smallest,
+    }
+
+
+def _quality(first: Side, second: Side, apart: Differences, margin: float) -> dict[str, Any]:
+    base, other = (metrics.prompt_scores(side.sequences) for side in (first, second))
+    n: int | list[int]
+    if apart.pairing is None:
+        pairs = statistics.non_inferiority(other, base, margin).pairs
+        value, interval, p, test, n = pairs.difference, pairs.ci95, pairs.p, pairs.test, pairs.prompts
+        smallest = detectable_difference(pairs.values)
+    else:
+        groups = base.to_numpy(dtype=float), other.to_numpy(dtype=float)
+        gap = score_difference(*groups)
+        value, interval, p, test, n = gap.value, gap.ci95, gap.p, gap.test, [len(group) for group in groups]
+        smallest = detectable_difference(*groups)
+    if np.isnan(value):
+        return {"verdict": UNDECIDED, "reason": "the task gives no scores", "margin": margin, "n": n}
+    return {
+        "verdict": quality_verdict(interval, margin),
+        "difference": value,
+        "ci95": interval,
+        "margin": margin,
+        "p": p,
+        "test": test,
+        "n": n,
+        "minimum_detectable_effect": smallest,
+    }
+
+
+def speed_verdict(interval: Sequence[float] | None) -> str:
+    """Of the 95 % interval of the speed ratio."""
+    if interval is None or interval[0] <= 1 <= interval[1]:
+        return INDISTINGUISHABLE
+    return FASTER if interval[0] > 1 else SLOWER
+
+
+def quality_verdict(interval: Sequence[float] | None, margin: float) -> str:
+    """Of the 95 % interval of the score's difference: a small loss that is shown to lie within the margin is as good."""
+    if interval is None:
+        return UNDECIDED
+    if interval[0] > -margin:
+        return AS_GOOD
+    return WORSE if interval[1] < 0 else UNDECIDED
+
+
+def text(document: dict[str, Any]) -> str:
+    """The verdicts for reading."""
+    blocks = []
+    for item in document["comparisons"]:
+        first, second = (f"{item[side]['arm']} ({item[side]['run']})" for side in ("first", "second"))
+        lines = [
+            f"{second} against {first}",
+            f"  speed    {_said_of_speed(item)}",
+            f"  quality  {_said_of_quality(item)}",
+        ]
+        blocks.append("\n".join([*lines, *(f"  note     {note}." for note in item["notes"])]))
+    return "\n".join(blocks)
+
+
+def _said_of_speed(item: dict[str, Any]) -> str:
+    speed = item["speed"]
+    if "reason" in speed:
+        return f"{speed['verdict']}: {speed['reason']}."
+    effect = speed["minimum_detectable_effect"]
+    return (
+        f"{speed['verdict']}: {speed['ratio']:.3f}× {ends(speed['ci95'], 3)}, BCa {ends(speed['ci95_bca'], 3)}, "
+        f"p {probability(speed['p_holm'])}, n = {_count(speed['n'])} {_unit(speed['unit'], item)}"
+        f"{_few(speed['n'])}" + ("" if effect is None else f", detectable from {100 * effect:.1f} %")
+    )
+
+
+def _said_of_quality(item: dict[str, Any]) -> str:
+    quality = item["quality"]
+    if "reason" in quality:
+        return f"{quality['verdict']}: {quality['reason']}."
+    effect = quality["minimum_detectable_effect"]
+    return (
+        f"{quality['verdict']} (margin {quality['margin']}): {quality['difference']:+.3f} {ends(quality['ci95'], 3, True)}, "
+        f"{quality['test']} p {probability(quality['p_holm'])}, n = {_count(quality['n'])} {_unit('prompt_id', item)}"
+        f"{_few(quality['n'])}" + ("" if effect is None else f", detectable from {effect:.3f}")
+    )
+
+
+def _unit(unit: str, item: dict[str, Any]) -> str:
+    return ("pairs of " if item["paired"] else "") + ("prompts" if unit == "prompt_id" else "blocks")
+
+
+def _count(n: int | list[int]) -> str:
+    return str(n) if isinstance(n, int) else " and ".join(map(str, n))
+
+
+def _few(n: int | list[int]) -> str:
+    least = n if isinstance(n, int) else min(n)
+    return f" (few: rough below {statistics.FEWEST_PROMPTS})" if least < statistics.FEWEST_PROMPTS else ""

@@ -1,0 +1,79 @@
+"""Finished runs to Weights & Biases, later, each once.
+
+A run's W&B id is a name of its measurement, kept in its folder, so that W&B itself sees the same run again; `pushed.json` in the
+folder says where it has been sent. A sweep's runs carry the sweep's name as their group.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from sdbench.analysis.report import report
+from sdbench.errors import InputError
+from sdbench.runs.record import RunFolder, load
+from sdbench.runs.status import run_folders
+from sdbench.runs.wandb_run import WandbRun, destination, mark_sent, sent
+
+_PROJECT = "sdbench"
+
+
+def push(
+    places: Sequence[Path], mode: str = "online", project: str | None = None, entity: str | None = None
+) -> dict[str, Any]:
+    """Send every finished run at or below some folders.
+
+    Args:
+        places: folders of runs, or folders that hold them.
+        mode: `online`, or `offline`: files in the run's folder, for `wandb sync`.
+        project, entity: where they go; None: as each run's config says.
+
+    Returns:
+        {"sent": [{"out", "id", "destination"}], "skipped": [out], "unfinished": [out], "failed": [{"out", "reason"}]}: a run that
+        fails to be sent does not hold up the others, and is sent the next time.
+    """
+    document: dict[str, Any] = {"sent": [], "skipped": [], "unfinished": [], "failed": []}
+    for folder in run_folders(places):
+        out = str(folder.path)
+        if not folder.finished:
+            document["unfinished"].append(out)
+            continue
+        try:
+            gone = _push(folder, mode, project, entity)
+        except InputError:
+            raise
+        except Exception as error:  # the library may raise anything
+            document["failed"].append({"out": out, "reason": f"{type(error).__name__}: {error}"})
+            continue
+        if gone is None:
+            document["skipped"].append(out)
+        else:
+            document["sent"].append({"out": out, **gone})
+    return document
+
+
+def _push(folder: RunFolder, mode: str, project: str | None, entity: str | None) -> dict[str, str] | None:
+    """Send one run: its id and where it went; None if it is there already."""
+    run = load(folder.path)
+    named = run.config.get("tracker") or {}
+    goes: str = project or named.get("project") or _PROJECT
+    entity = entity or named.get("entity")
+    where = destination(mode, entity, goes)
+    if where in sent(folder.path):
+        return None
+    figures = sorted((folder.path / "report" / "figures").glob("*.png"))
+    if not figures:
+        figures = sorted(report([folder.path]).parent.rglob("*.png"))
+    mirror = WandbRun(
+        mode, goes, entity, named.get("group"), named.get("tags") or (), run.config, folder.path.name, folder.path,
+        folder.measurement,
+    )  # fmt: skip
+    try:
+        mirror.send(run.summary, run.sequences, figures)
+    except BaseException:
+        mirror.close(exit_code=1)
+        raise
+    mirror.close()
+    mark_sent(folder.path, where, folder.measurement)
+    return {"id": folder.measurement, "destination": where}

@@ -1,0 +1,133 @@
+"""One run in Weights & Biases: opened under an id of ours, given its summary, its tables and its figures, and closed.
+
+W&B reads its environment once per process, so the mode is always passed. Host and user names, the command line and machine
+statistics stay out.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from sdbench.runs.files import write_text
+
+COLUMNS = (
+    "arm",
+    "prompt_id",
+    "repeat",
+    "category",
+    "prompt_tokens",
+    "emitted_tokens",
+    "target_calls",
+    "decode_seconds",
+    "score",
+    "finish_reason",
+    "text",
+)
+_PER_PROMPT = ("tokens_per_second", "tokens_per_target_call", "score")
+
+
+_MARKER = "pushed.json"
+
+
+def destination(mode: str, entity: str | None, project: str) -> str:
+    """The name of where a run goes."""
+    return "/".join(part for part in (mode, entity, project) if part)
+
+
+def sent(folder: Path) -> dict[str, str]:
+    """Where a run's folder has been sent: its id there, by destination."""
+    marker = folder / _MARKER
+    return json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
+
+
+def mark_sent(folder: Path, where: str, identity: str) -> None:
+    """Note in a run's folder that it has been sent."""
+    write_text(folder / _MARKER, json.dumps({**sent(folder), where: identity}, indent=2) + "\n")
+
+
+class WandbRun:
+    """A W&B run whose files lie in `folder/wandb`.
+
+    identity: its id: a second run of the same id goes on with the first, where W&B can be asked.
+    """
+
+    def __init__(
+        self,
+        mode: str,
+        project: str,
+        entity: str | None,
+        group: str | None,
+        tags: Sequence[str],
+        config: Mapping[str, Any],
+        name: str,
+        folder: Path,
+        identity: str | None,
+    ) -> None:
+        import wandb
+
+        # console and stats off: a benchmark must not share its cores with a monitor.
+        settings = wandb.Settings(
+            console="off",
+            silent=True,
+            save_code=False,
+            disable_git=True,
+            x_disable_stats=True,
+            x_disable_meta=True,
+            x_disable_machine_info=True,
+        )
+        self.run = wandb.init(
+            mode=mode,  # pyright: ignore[reportArgumentType]  # a checked string
+            project=project,
+            entity=entity,
+            group=group,
+            tags=list(tags),
+            name=name,
+            id=identity,
+            resume="allow" if identity and mode == "online" else None,
+            dir=str(folder),
+            config=dict(config),
+            reinit="create_new",
+            settings=settings,
+        )
+
+    def send(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
+        """Send the summary, one row per sequence, one row per prompt with its arms side by side, and the pictures."""
+        import wandb
+
+        self.run.summary.update(dict(summary))
+        rows = sequences.assign(emitted_tokens=sequences["tokens"].map(len))
+        tables = {"sequences": rows[list(COLUMNS)], "prompts": per_prompt(rows)}
+        pictures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures if path.suffix == ".png"}
+        self.run.log({**{name: _table(frame) for name, frame in tables.items()}, **pictures})
+
+    def close(self, exit_code: int = 0) -> None:
+        """Finish it. Without this the process's next `wandb.init` would go on with this one."""
+        self.run.finish(exit_code=exit_code)
+
+
+def per_prompt(rows: pd.DataFrame) -> pd.DataFrame:
+    """One row per prompt: its category, and for each arm its speed, tokens per target call and score, over its repeats.
+
+    Speeds are of the prompt's own decode time; at batch sizes above one that is time shared with the block's other rows.
+    """
+    decoded = (rows["emitted_tokens"] - 1).clip(lower=0)
+    rows = rows.assign(
+        tokens_per_second=decoded / rows["decode_seconds"].where(rows["decode_seconds"] > 0),
+        tokens_per_target_call=decoded / rows["target_calls"].where(rows["target_calls"] > 0),
+    )
+    wide = rows.pivot_table(index=["prompt_id", "category"], columns="arm", values=list(_PER_PROMPT), aggfunc="mean")
+    wide.columns = [f"{arm} {metric}" for metric, arm in wide.columns]
+    return wide.reset_index()
+
+
+def _table(frame: pd.DataFrame) -> Any:
+    import wandb
+
+    # A NaN becomes None: W&B's columns are typed by what is in them.
+    plain = frame.astype(object).where(frame.notna(), None)
+    return wandb.Table(columns=list(plain.columns), data=plain.to_numpy())
