@@ -2,7 +2,7 @@
 
 `experiments/<paper>/claims.yaml` says what is claimed, where that was read and how sure it is, and which measure tests it: the name of a
 function of the runs. A claim holds when the whole 95 % interval lies on its side of the bound (less the tolerance), fails when the
-whole interval lies on the other side, and is undecided when the bound lies within. A claim that no run of ours can test says why.
+whole interval lies on the other side, and is undecided when the bound lies within it or fewer than ten units were measured. A claim that no run of ours can test says why.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from experiments.found import Found
 from experiments.plan import PAPERS, ROOT
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN, NOT_TESTED = "holds", "fails", "undecided", "not run", "not tested"
+FEWEST_UNITS = 10  # a bootstrap over fewer covers too little to decide anything
 SURE = ("read", "agreed", "one source", "conflicting", "inferred")
 """How sure it is that the paper claims it: read in its abstract; in notes that agree; in one note; in notes that disagree; by us."""
 
@@ -79,16 +80,16 @@ def measure_of(paper: str, name: str) -> Any:
 
 
 def decide(found: Found, claim: Claim) -> str:
-    """The verdict on a bound, from the interval alone."""
-    if found.ci95 is None:
+    """The verdict on a bound, from the interval alone. An interval that touches the bound, or that rests on few units, decides nothing."""
+    if found.ci95 is None or found.n < FEWEST_UNITS:
         return UNDECIDED
     low, high = found.ci95
     if claim.at_least is not None:
         bound = claim.at_least - claim.tolerance
-        return HOLDS if low >= bound else FAILS if high < bound else UNDECIDED
+        return HOLDS if low > bound else FAILS if high < bound else UNDECIDED
     assert claim.at_most is not None
     bound = claim.at_most + claim.tolerance
-    return HOLDS if high <= bound else FAILS if low > bound else UNDECIDED
+    return HOLDS if high < bound else FAILS if low > bound else UNDECIDED
 
 
 def judge(paper: str, cells: Cells) -> list[Judged]:

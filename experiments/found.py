@@ -32,8 +32,8 @@ class Found:
     def detectable(self) -> float | None:
         """The smallest true effect that such a sample finds with 80 % power at the two-sided 5 % level: from the half-width of the
         interval. Of a ratio, the share by which it must differ (0.05: 5 %); of a difference, in its own unit."""
-        if self.ci95 is None:
-            return None
+        if self.ci95 is None or self.ci95[0] == self.ci95[1]:
+            return None  # all units alike: the sample says nothing about its spread
         low, high = (math.log(end) if self.ratio else end for end in self.ci95)
         effect = (Z_LEVEL + Z_POWER) / Z_LEVEL * (high - low) / 2
         return math.exp(effect) - 1 if self.ratio else effect

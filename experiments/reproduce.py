@@ -59,6 +59,7 @@ def reproduce(options: argparse.Namespace, overrides: list[str]) -> int:
     from sdbench.harness.config import compose
     from sdbench.harness.plan import prepare
 
+    claims.read_claims(options.paper)  # what cannot be judged is refused before hours are spent
     planned = cells(options.paper, options.profile, options.budget)
     where = place(options.paper, options.profile, options.budget, overrides, options.out)
     rates, total, ready = answer_seconds(), 0.0, []
