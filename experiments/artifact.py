@@ -78,16 +78,19 @@ def claim_table(paper: str, cells: Cells) -> str:
     lines.append(["---"] * 5 + ["---:"] * 3 + ["---"] * 2)
     for one in claims.judge(paper, cells):
         what, published, sure, ours, n, effect, test, verdict = claims.row(one)
-        config = f"`{configs[part_of(one.claim)]}`" if one.claim.measure else "–"
+        config = ", ".join(f"`{configs[part]}`" for part in parts_of(one.claim)) or "–"
         if one.claim.not_tested:
             verdict += f": {one.claim.not_tested}"
         lines.append([what, one.claim.read_in, sure, config, published, ours, n, effect, test, verdict])
     return _markdown(lines)
 
 
-def part_of(claim: claims.Claim) -> str:
-    """The part of the plan whose cells a claim's measure reads."""
-    return str(claim.arguments.get("cell") or PARTS[claim.measure])
+def parts_of(claim: claims.Claim) -> list[str]:
+    """The parts of the plan whose cells a claim's measure reads."""
+    if not claim.measure:
+        return []
+    given = claim.arguments
+    return given["parts"] if "parts" in given else [given["cell"] if "cell" in given else PARTS[claim.measure]]
 
 
 PARTS = {

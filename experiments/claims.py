@@ -163,7 +163,7 @@ def report(paper: str, cells: Cells, profile: str) -> str:
         f"On {where(cells, profile)}. Intervals are 95 % bootstrap intervals over prompts; 'detectable' is the smallest effect that such "
         "a sample finds with 80 % power.",
         table(judge(paper, cells)),
-        f"Published beside ours: [`published.csv`](published.csv); every arm of every cell: [`arms.csv`](arms.csv).",
+        "Published beside ours: [`published.csv`](published.csv); every arm of every cell: [`arms.csv`](arms.csv).",
         *(f"![{path.stem}](figures/{path.name})" for path in figures),
     ]
     return "\n\n".join(parts) + "\n"

@@ -23,14 +23,13 @@ def fastest_against(cells: Cells, cell: str, arms: Sequence[str], against: Seque
     return of_logs(pd.concat(parts), "; ".join(notes))
 
 
-def model_error(cells: Cells, cell: str, families: Sequence[str]) -> Found:
-    """|predicted / measured speed - 1|, mean over the arms of some families that have a prediction."""
+def model_error(cells: Cells, parts: Sequence[str], families: Sequence[str]) -> Found:
+    """|predicted / measured speed - 1|, mean over the arms of some families, in the cells of some parts, that have a prediction."""
     errors = {}
-    for name, run in cells.starting(cell).items():
+    for name, run in (item for part in parts for item in cells.starting(part).items()):
         for arm in (arm for family in families for arm in run.members(family)):
-            predicted, measured = (
-                run.summary["arms"][arm][key] for key in ("predicted_tokens_per_second", "tokens_per_second")
-            )
+            found = run.summary["arms"][arm]
+            predicted, measured = found["predicted_tokens_per_second"], found["tokens_per_second"]
             if predicted and measured:
                 errors[name, arm] = abs(predicted / measured - 1)
     return of_values(pd.Series(errors, dtype=float), "over arms")
