@@ -95,7 +95,7 @@ notebooks: setup  ## Execute the notebooks from clean kernels, outputs in place
 	$(BIN)/jupyter-execute --inplace --kernel_name=python3 --NotebookClient.record_timing=False notebooks/*.ipynb
 
 readme: setup  ## Write the README's quotations and ARTIFACT.md from results/
-	$(BIN)/python experiments/quote.py
+	$(BIN)/python -m experiments.quote
 	$(BIN)/python -m experiments.artifact
 
 verify-docs: setup

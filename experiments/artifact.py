@@ -2,8 +2,8 @@
 
     python -m experiments.artifact [--check]
 
-Everything is computed from the rows committed under `results/`. With `--check` nothing is written: the exit status is 1 if ARTIFACT.md, a
-paper's tables or the README's quotations are not what the rows give.
+Everything is computed from the rows committed under `results/`. With `--check` nothing is written: the exit status is 1 if
+ARTIFACT.md, a paper's tables or the README's quotations are not what the rows give.
 """
 
 from __future__ import annotations
@@ -26,8 +26,9 @@ MADE = ("arms.csv", "published.csv", "report.md")
 
 HEAD = """# What was claimed, how it was tested, and what came out
 
-Written by `make verify-docs` and the `make reproduce-*` targets from the rows under `results/`; not by hand. *Time* is the time spent
-decoding, prefill included, over all arms; *rows* are finished answers. Set-up: `make setup` (Python 3.11, no GPU, no account).
+Written by `make readme` and the `make reproduce-*` targets from the rows under `results/`, not by hand; `make verify-docs`
+checks it. *Time* is the time spent decoding, prefill included, over all arms; *rows* are finished answers. Set-up: `make setup`
+(Python 3.11, no GPU, no account).
 *Detectable* is the smallest effect that such a sample finds with 80 % power at the 5 % level.
 """
 
@@ -45,8 +46,9 @@ def section(paper: str) -> str:
     for folder in done:
         profile, budget = folder.name.rsplit("-", 1)
         cells = Cells(folder)
+        command = f"`make reproduce-{paper} PROFILE={profile} BUDGET={budget}`"
         parts += [
-            f"`make reproduce-{paper} PROFILE={profile} BUDGET={budget}`, on {claims.where(cells, profile)}: `results/{paper}/{folder.name}`",
+            f"{command}, on {claims.where(cells, profile)}: `results/{paper}/{folder.name}`",
             claim_table(paper, cells),
             cell_table(paper, cells),
         ]

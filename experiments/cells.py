@@ -21,7 +21,7 @@ FILES = ("summary.json", "environment.json", "sequences.parquet")
 KEYS = ["arm", "block", "repeat", "prompt_id"]
 
 
-class NotRun(LookupError):
+class NotRun(LookupError):  # noqa: N818 - no error: some cells are not there yet
     """The runs lack what a measure needs."""
 
 
@@ -75,7 +75,7 @@ def keep(run_folder: Path, kept: Path) -> None:
 
 
 def counts(run: Run) -> pd.DataFrame:
-    """A row per sequence: drafted, accepted, outcomes, hits; forwards of each role of the whole block, split evenly over its rows."""
+    """A row per sequence: drafted, accepted, outcomes, hits, and forwards of each role (a block's, split evenly over its rows)."""
     outer = target_rounds(run.rounds).sort_values([*KEYS, "round"])
     hit = outer["hit"] if "hit" in outer else pd.Series(pd.NA, index=outer.index)
     first = outer.groupby(KEYS).cumcount() == 0  # the first round follows no outcome, so it cannot hit

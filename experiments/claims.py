@@ -1,8 +1,9 @@
 """A paper's claims, judged by our runs: holds, fails or undecided, whichever way it falls.
 
-`experiments/<paper>/claims.yaml` says what is claimed, where that was read and how sure it is, and which measure tests it: the name of a
-function of the runs. A claim holds when the whole 95 % interval lies on its side of the bound (less the tolerance), fails when the
-whole interval lies on the other side, and is undecided when the bound lies within it or fewer than ten units were measured. A claim that no run of ours can test says why.
+`experiments/<paper>/claims.yaml` says what is claimed, where that was read and how sure it is, and which measure tests it: the name
+of a function of the runs. A claim holds when the whole 95 % interval lies on its side of the bound (less the tolerance), fails when
+the whole interval lies on the other side, and is undecided when the bound lies within it or fewer than ten units were measured. A
+claim that no run of ours can test says why.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from experiments.plan import PAPERS, ROOT
 HOLDS, FAILS, UNDECIDED, NOT_RUN, NOT_TESTED = "holds", "fails", "undecided", "not run", "not tested"
 FEWEST_UNITS = 10  # a bootstrap over fewer covers too little to decide anything
 SURE = ("read", "agreed", "one source", "conflicting", "inferred")
-"""How sure it is that the paper claims it: read in its abstract; in notes that agree; in one note; in notes that disagree; by us."""
+"""How sure it is that the paper claims it: its abstract, notes that agree, one note, notes that disagree, our own reading."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +81,7 @@ def measure_of(paper: str, name: str) -> Any:
 
 
 def decide(found: Found, claim: Claim) -> str:
-    """The verdict on a bound, from the interval alone. An interval that touches the bound, or that rests on few units, decides nothing."""
+    """The verdict on a bound, from the interval alone. One that touches the bound, or rests on few units, decides nothing."""
     if found.ci95 is None or found.n < FEWEST_UNITS:
         return UNDECIDED
     low, high = found.ci95
@@ -147,12 +148,16 @@ def detectable(found: Found) -> str:
 HEAD = ("claim", "published", "how sure", "ours [95 %]", "n", "detectable", "test", "verdict")
 
 
+def rows(judged: list[Judged]) -> str:
+    """The verdicts in Markdown."""
+    lines = [list(HEAD), ["---", "---", "---", "---:", "---:", "---:", "---", "---"], *map(row, judged)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
 def table(judged: list[Judged]) -> str:
     """The verdicts in Markdown, and under them what was compared."""
-    lines = [list(HEAD), ["---", "---", "---", "---:", "---:", "---:", "---", "---"], *map(row, judged)]
     notes = [f"- {one.claim.claim}: {one.found.note}." for one in judged if one.found is not None and one.found.note]
-    text = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return text + ("\n\nWhat was compared:\n\n" + "\n".join(notes) if notes else "")
+    return rows(judged) + ("\n\nWhat was compared:\n\n" + "\n".join(notes) if notes else "")
 
 
 def report(paper: str, cells: Cells, profile: str) -> str:
@@ -160,8 +165,8 @@ def report(paper: str, cells: Cells, profile: str) -> str:
     figures = sorted((cells.folder / "figures").glob("*.svg"))
     parts = [
         f"# {PAPERS[paper]}: what our runs say",
-        f"On {where(cells, profile)}. Intervals are 95 % bootstrap intervals over prompts; 'detectable' is the smallest effect that such "
-        "a sample finds with 80 % power.",
+        f"On {where(cells, profile)}. Intervals are 95 % bootstrap intervals over prompts; 'detectable' is the smallest effect "
+        "that such a sample finds with 80 % power.",
         table(judge(paper, cells)),
         "Published beside ours: [`published.csv`](published.csv); every arm of every cell: [`arms.csv`](arms.csv).",
         *(f"![{path.stem}](figures/{path.name})" for path in figures),

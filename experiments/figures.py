@@ -1,4 +1,4 @@
-"""A paper's figures from its kept cells, as SVG; what the figures of both papers share. A figure whose cells were not run is left out."""
+"""A paper's figures from its kept cells, as SVG, and what those of both papers share. One whose cells were not run is left out."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def heat(axes: Axes, table: pd.DataFrame, title: str, digits: int, labels: tuple
     middle = (np.nanmin(values) + np.nanmax(values)) / 2
     for (row, column), value in np.ndenumerate(values):
         if np.isfinite(value):
-            shade = "white" if value < middle else "black"
+            shade = "white" if value <= middle else "black"
             axes.text(column, row, f"{value:.{digits}f}", ha="center", va="center", color=shade, fontsize=8)
     axes.set_xticks(range(table.shape[1]), [f"{value:g}" for value in table.columns])
     axes.set_yticks(range(table.shape[0]), [f"{value:g}" for value in table.index])

@@ -14,19 +14,19 @@ import yaml
 from sdbench.analysis import style
 from sdbench.analysis.results import read
 from sdbench.errors import InputError
-from sdbench.harness.plan import Plan
+from sdbench.harness.config import compose, expand_grids
 
 ROOT = Path(__file__).resolve().parents[1]
 PAPERS = {"pyramidsd": "PyramidSD (2510.12966)", "ssd": "SSD / Saguaro (2603.03251)"}
 BUDGETS = ("quick", "paper")
 
-# Beside decoding: seconds to load, warm up, summarise and draw a cell; to start a draft's process; to time bare forwards of a block.
+# Seconds beside decoding: to load, warm up, summarise and draw a cell; to start a draft process; to time the bare forwards of a block.
 CELL_SECONDS, PROCESS_SECONDS, BLOCK_SECONDS = 10.0, 8.0, 0.3
 RATES = (
     "ssd-speed",
     "default",
     "front",
-)  # kept runs of the tiny family that say how long an answer takes, the first to know counts
+)  # kept runs that say how long an answer takes
 
 
 @dataclass(frozen=True)
@@ -79,10 +79,17 @@ def answer_seconds() -> dict[str, float]:
     return {**rates, "": max(rates.values())}
 
 
-def estimate(plan: Plan, rates: dict[str, float]) -> float:
+def estimate(config: dict[str, Any], rates: dict[str, float]) -> float:
     """Seconds that a cell takes on the machine of the kept runs; no gain from batches is counted on."""
-    answers = len(plan.prompts) * plan.config["repeats"]
-    decoding = sum(rates.get(style.family(name), rates[""]) for name in plan.arm_configs) * answers
-    blocks = len(plan.blocks) * plan.config["repeats"]
-    processes = sum(bool(arm.apart) for arm in plan.rehearsed)
+    arms = expand_grids(config["arms"])
+    prompts, repeats = config["limit"] or config["tasks"]["count"], config["repeats"]
+    decoding = sum(rates.get(style.family(name), rates[""]) for name in arms) * prompts * repeats
+    processes = sum(bool((arm.get("proposer") or {}).get("process")) for arm in arms.values())
+    blocks = -(-prompts // config["batch_size"]) * repeats
     return CELL_SECONDS + PROCESS_SECONDS * processes + BLOCK_SECONDS * blocks + decoding
+
+
+def total_seconds(paper: str) -> tuple[int, float]:
+    """How many cells the quick budget has on the tiny family, and the seconds that they take."""
+    found, rates = cells(paper, "tiny", "quick"), answer_seconds()
+    return len(found), sum(estimate(compose(cell.overrides), rates) for cell in found)

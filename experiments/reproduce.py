@@ -2,8 +2,8 @@
 
     python -m experiments.reproduce {pyramidsd,ssd} [--profile NAME] [--budget quick|paper] [--dry-run] [overrides]
 
-What was stopped, in whatever way, goes on where it was when the same command is given again. With overrides (`limit=2`) the runs and
-what is kept of them go to a folder of their own, under `results/runs/`, so that a trial never replaces results.
+What was stopped, in whatever way, goes on where it was when the same command is given again. With overrides (`limit=2`) the runs
+and what is kept of them go to a folder of their own, under `results/runs/`, so that a trial never replaces results.
 """
 
 from __future__ import annotations
@@ -69,7 +69,7 @@ def reproduce(options: argparse.Namespace, overrides: list[str]) -> int:
             print(f"{cell.name}: sdbench run {' '.join(cell.overrides)}")
             continue
         plan = prepare(config)
-        seconds = estimate(plan, rates)
+        seconds = estimate(config, rates)
         total += seconds
         ready.append((cell, plan))
         print(

@@ -1,4 +1,4 @@
-"""PyramidSD's figures: heat maps over thresholds and lengths, the front, variance over seeds, acceptance and forwards, the model."""
+"""PyramidSD's figures: heat maps over thresholds and lengths, the front, seeds, acceptance and forwards, the model."""
 
 from __future__ import annotations
 

@@ -64,6 +64,8 @@ def longest_against_shorter(cells: Cells, family: str) -> Found:
     """The fastest arm with the longest buffer l_Q against the fastest with a shorter one."""
     run = cells["lengths"]
     by_length = {arm: run.knob(arm, LQ) for arm in run.members(family)}
+    if len(set(by_length.values())) < 2:
+        raise NotRun("lengths")
     longest = max(by_length.values())
     (ours, which), (theirs, other) = (
         best(run.logs, [arm for arm, length in by_length.items() if (length == longest) is wanted])
@@ -76,7 +78,10 @@ def spread_over_seeds(cells: Cells, arm: str, other: str) -> Found:
     """Standard deviation of an arm's quality over seeds, less that of another."""
     run = cells["seeds"]
     tables = []
-    for name in (arm, other):
+    for family in (arm, other):
+        name = next(iter(run.members(family)), None)
+        if name is None:
+            raise NotRun("seeds")
         scores = run.of(name).pivot_table(index="prompt_id", columns="repeat", values="score")
         tables.append(scores.add_prefix(f"{name}/"))
     if any(table.shape[1] < 2 for table in tables):
@@ -91,8 +96,8 @@ def spread_over_seeds(cells: Cells, arm: str, other: str) -> Found:
 
 
 def spread_over_thresholds(cells: Cells, family: str, other: str) -> Found:
-    """Standard deviation of a family's quality over its thresholds, less that of another: unlike the range, it does not grow with the
-    number of thresholds."""
+    """Standard deviation of a family's quality over its thresholds, less that of another: unlike the range, it does not grow with
+    how many thresholds there are."""
     run = cells["thresholds"]
     ours, theirs = run.members(family), run.members(other)
     if min(len(ours), len(theirs)) < 2 or run.scores.empty:

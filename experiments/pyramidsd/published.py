@@ -1,4 +1,4 @@
-"""PyramidSD's results table (CommonsenseQA, Llama 3, one RTX 4090) with ours beside it: other models, another task, another machine."""
+"""PyramidSD's results (CommonsenseQA, Llama 3, one RTX 4090), ours beside them: other models, another task, another machine."""
 
 from __future__ import annotations
 

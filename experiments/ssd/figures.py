@@ -1,4 +1,4 @@
-"""SSD's figures: by data set with the published values, fan-out, C, back-up by batch size, K, temperature, latency and throughput."""
+"""SSD's figures: by data set beside the published values, fan-out, C, back-up by batch size, K, temperature, throughput."""
 
 from __future__ import annotations
 
@@ -15,13 +15,19 @@ from sdbench.analysis.results import Results
 
 
 def table(cells: Cells) -> Figure:
-    """SSD over speculative decoding and over autoregressive decoding by data set; hollow: as published, other models and machines."""
+    """SSD over speculative and over autoregressive decoding by data set; hollow: as published, of other models and machines."""
     rows = beside(cells)
     made = style.figure(7.4, 3.4)
     for axes, other in zip(made.subplots(1, 2), ("sd", "ar"), strict=True):
         for index, row in rows.iterrows():
             ours = str(row["source"]).startswith("ours")
-            shade = style.colour("ssd")
+            shade, place = style.colour("ssd"), float(str(index))
+            axes.plot(
+                [row[f"ssd_over_{other}_low"], row[f"ssd_over_{other}_high"]],
+                [place, place],
+                color=shade,
+                linewidth=1.5,
+            )
             axes.plot(
                 row[f"ssd_over_{other}"],
                 index,

@@ -74,8 +74,7 @@ def highest_hit_rate(cells: Cells, cell: str) -> Found:
     table = rates(cells, cell, "hit").dropna(axis=1, how="all")
     if table.empty:
         raise NotRun(cell)
-    name = str(table.mean().idxmax())
-    return of_values(table[name], name)
+    return of_values(*best(table, list(table)))
 
 
 def least_against_one(cells: Cells, of: str) -> Found:

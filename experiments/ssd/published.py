@@ -34,8 +34,8 @@ def beside(cells: Cells) -> pd.DataFrame:
                 },
                 "source": f"ours: cell {name}",
                 **{f"ssd_over_{other}": found.value for other, found in over.items()},
-                "ssd_over_sd_low": (over["sd"].ci95 or (None, None))[0],
-                "ssd_over_sd_high": (over["sd"].ci95 or (None, None))[1],
+                **{f"ssd_over_{other}_low": (found.ci95 or (None, None))[0] for other, found in over.items()},
+                **{f"ssd_over_{other}_high": (found.ci95 or (None, None))[1] for other, found in over.items()},
             }
         )
     return pd.concat([table, pd.DataFrame(rows)], ignore_index=True)

@@ -34,8 +34,8 @@ def cell(
     repeats: int = 1,
     config: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Write a cell. arms: (speed over the first arm, config) by name; noise: standard deviation of a prompt's log speed; right: share
-    of right answers; hit: share of outcomes that hit, of the arms with a cache."""
+    """Write a cell. arms: (speed, config) by name; noise: standard deviation of a prompt's log speed; right: share of right
+    answers; hit: share of outcomes that hit, of the arms with a cache."""
     generator = np.random.default_rng(0)
     path = folder / "cells" / name
     path.mkdir(parents=True)
