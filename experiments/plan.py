@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAPERS = {"pyramidsd": "PyramidSD (2510.12966)", "ssd": "SSD / Saguaro (2603.03251)"}
 BUDGETS = ("quick", "paper")
 
-# Seconds beside decoding: to load, warm up, summarise and draw a cell; to start a draft process; to time the bare forwards of a block.
+# Seconds beside decoding: to load, warm up, summarise and draw a cell; to start a draft process; for the bare forwards of a block.
 CELL_SECONDS, PROCESS_SECONDS, BLOCK_SECONDS = 10.0, 8.0, 0.3
 RATES = (
     "ssd-speed",
