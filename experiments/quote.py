@@ -59,13 +59,17 @@ def _reproduction(paper: str) -> str:
     return "\n\n".join(parts)
 
 
-def main() -> int:
+def write() -> None:
+    """Write the README's quotations."""
     path = ROOT / "README.md"
-    before = path.read_text()
-    after = quoted(before)
+    path.write_text(quoted(path.read_text()))
+
+
+def main() -> int:
+    readme = (ROOT / "README.md").read_text()
     if "--check" in sys.argv[1:]:
-        return int(before != after)
-    path.write_text(after)
+        return int(quoted(readme) != readme)
+    write()
     return 0
 
 

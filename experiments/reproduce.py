@@ -14,7 +14,7 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from experiments import artifact, claims
+from experiments import artifact, claims, quote
 from experiments.cells import Cells, keep
 from experiments.figures import draw
 from experiments.plan import BUDGETS, PAPERS, ROOT, Cell, answer_seconds, cells, estimate
@@ -88,6 +88,7 @@ def reproduce(options: argparse.Namespace, overrides: list[str]) -> int:
     claims.write(options.paper, kept, options.profile)
     if where.official:
         artifact.write()
+        quote.write()
     print((where.kept / "report.md").read_text(encoding="utf-8"))
     print(f"results: {where.kept}")
     for name in failed:
