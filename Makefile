@@ -9,7 +9,7 @@ export TOKENIZERS_PARALLELISM = false
 .DEFAULT_GOAL := help
 
 help:  ## Show what can be made
-	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-16s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(VENV)/.installed  ## Make the virtual environment with the tested versions
 
@@ -84,10 +84,24 @@ results-verify: setup  ## Token identity with transformers' generate: 100 prompt
 	$(BIN)/sdbench verify experiment=smollm2 models.target.path=$(SMOLLM2) tasks=spec_bench limit=20 max_new_tokens=48 \
 	  | tail -n 1 > results/verify/smollm2.json
 
-readme: setup  ## Write into the README what it quotes from results/
-	$(BIN)/python experiments/quote.py
+PROFILE ?= tiny
+BUDGET ?= quick
+reproduce-pyramidsd reproduce-ssd: reproduce-%: setup
+	$(BIN)/python -m experiments.reproduce $* --profile $(PROFILE) --budget $(BUDGET) $(if $(DRY_RUN),--dry-run) $(OVERRIDES)
+reproduce-pyramidsd:  ## PyramidSD's tables, figures and claims [PROFILE=tiny|llama3] [BUDGET=quick|paper] [DRY_RUN=1]
+reproduce-ssd:  ## SSD's tables, figures and claims [PROFILE=tiny|llama3_70b|qwen3] [BUDGET=quick|paper] [DRY_RUN=1]
+
+notebooks: setup  ## Execute the notebooks from clean kernels, outputs in place
+	$(BIN)/jupyter-execute --inplace --kernel_name=python3 --NotebookClient.record_timing=False notebooks/*.ipynb
+
+readme: setup  ## Write the README's quotations and ARTIFACT.md from results/
+	$(BIN)/python -m experiments.quote
+	$(BIN)/python -m experiments.artifact
+
+verify-docs: setup
+	$(BIN)/python -m experiments.artifact --check
 
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup demo test test-all test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify readme clean
+.PHONY: help setup demo test test-all test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean

@@ -1,6 +1,6 @@
 """Write into the README what it quotes from `results/`: the table of each kept run, between its marks.
 
-`python experiments/quote.py` writes; with `--check` it only says whether the README is what the results say (exit status 1 if not).
+`python -m experiments.quote` writes; with `--check` it only says whether the README is what the results say (exit status 1 if not).
 """
 
 from __future__ import annotations
@@ -12,6 +12,9 @@ from pathlib import Path
 
 import yaml
 
+from experiments import claims
+from experiments.cells import Cells
+from experiments.plan import total_seconds
 from sdbench.analysis.table import footnotes, markdown
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -24,6 +27,8 @@ def quoted(readme: str) -> str:
 
 
 def _quotation(mark: re.Match[str]) -> str:
+    if mark[1].startswith("reproduce-"):
+        return f"<!-- quote: {mark[1]} -->\n{_reproduction(mark[1].removeprefix('reproduce-'))}\n<!-- end quote -->"
     parts = []
     for folder in sorted((ROOT / "results").glob(mark[1])):
         summary = json.loads((folder / "summary.json").read_text())
@@ -37,13 +42,34 @@ def _quotation(mark: re.Match[str]) -> str:
     return f"<!-- quote: {mark[1]} -->\n{body}\n<!-- end quote -->"
 
 
-def main() -> int:
+def _reproduction(paper: str) -> str:
+    """How long reproducing a paper takes, and the verdicts of what was kept of it."""
+    count, seconds = total_seconds(paper)
+    parts = [
+        f"`make reproduce-{paper}`: {count} comparisons, about {seconds / 60:.0f} minutes on the machine of the kept results, "
+        "as their seconds per answer tell."
+    ]
+    for folder in sorted(path.parent for path in (ROOT / "results" / paper).glob("*/cells")):
+        cells = Cells(folder)
+        judged = claims.judge(paper, cells)
+        parts += [
+            f"`results/{paper}/{folder.name}` ({claims.where(cells, folder.name.rsplit('-', 1)[0])}):",
+            claims.rows(judged),
+        ]
+    return "\n\n".join(parts)
+
+
+def write() -> None:
+    """Write the README's quotations."""
     path = ROOT / "README.md"
-    before = path.read_text()
-    after = quoted(before)
+    path.write_text(quoted(path.read_text()))
+
+
+def main() -> int:
+    readme = (ROOT / "README.md").read_text()
     if "--check" in sys.argv[1:]:
-        return int(before != after)
-    path.write_text(after)
+        return int(quoted(readme) != readme)
+    write()
     return 0
 
 

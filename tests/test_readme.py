@@ -16,7 +16,7 @@ README = (ROOT / "README.md").read_text()
 
 
 def test_quotations_are_those_of_the_results():
-    checked = subprocess.run([sys.executable, ROOT / "experiments" / "quote.py", "--check"], cwd=ROOT)
+    checked = subprocess.run([sys.executable, "-m", "experiments.quote", "--check"], cwd=ROOT)
     assert checked.returncode == 0, "run `make readme`"
 
 

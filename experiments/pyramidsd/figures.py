@@ -1,0 +1,121 @@
+"""PyramidSD's figures: heat maps over thresholds and lengths, the front, seeds, acceptance and forwards, the model."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from experiments.cells import Cells, NotRun
+from experiments.figures import dots, heat, predicted
+from experiments.pyramidsd.measures import LD, LQ, QUALIFIER, TARGET
+from sdbench.analysis import plots, style
+from sdbench.analysis.results import Results
+
+
+def _table(run: Results, family: str, columns: str, rows: str, metric: str) -> pd.DataFrame:
+    """A metric of a family's arms by two of their knobs."""
+    points = [
+        (run.knob(arm, rows), run.knob(arm, columns), run.summary["arms"][arm][metric]) for arm in run.members(family)
+    ]
+    table = pd.DataFrame(points, columns=["row", "column", "value"]).pivot_table(
+        index="row", columns="column", values="value"
+    )
+    if table.empty:
+        raise NotRun(family)
+    return table
+
+
+def thresholds(cells: Cells) -> Figure:
+    """Speed and quality of the fuzzy variant over tau_Q and tau_T."""
+    run = cells["thresholds"]
+    made = style.figure(7.0, 2.9)
+    left, right = made.subplots(1, 2)
+    labels = ("tau_T (target)", "tau_Q (qualifier)")
+    heat(left, _table(run, "psd_fuzzy", TARGET, QUALIFIER, "speedup"), "PSD_F: speed-up over ar", 2, labels)
+    heat(right, _table(run, "psd_fuzzy", TARGET, QUALIFIER, "quality"), "PSD_F: quality", 3, labels)
+    return made
+
+
+def lengths(cells: Cells) -> Figure:
+    """Speed and quality of both variants over l_Q and l_D."""
+    run = cells["lengths"]
+    made = style.figure(7.0, 5.2)
+    panels = made.subplots(2, 2)
+    for line, (family, title) in zip(panels, (("psd_fuzzy", "PSD_F"), ("psd_assisted", "PSD_A")), strict=True):
+        heat(line[0], _table(run, family, LQ, LD, "speedup"), f"{title}: speed-up over ar", 2, ("l_Q", "l_D"))
+        heat(line[1], _table(run, family, LQ, LD, "quality"), f"{title}: quality", 3, ("l_Q", "l_D"))
+    return made
+
+
+def front(cells: Cells) -> Figure | None:
+    """Quality against speed-up with both intervals, and the Pareto front."""
+    return plots.speed_quality(cells["thresholds"].summary)
+
+
+def seeds(cells: Cells) -> Figure:
+    """The mean score of every seed, a column per arm."""
+    run = cells["seeds"]
+    made = style.figure(5.2, 2.9)
+    axes = made.subplots()
+    arms = list(run.summary["arms"])
+    for index, arm in enumerate(arms):
+        scores = run.of(arm).groupby("repeat")["score"].mean()
+        for score in scores:
+            dots(axes, index, score, None, arm)
+        axes.text(
+            index, 1.02, f"sd {scores.std():.3f}", transform=axes.get_xaxis_transform(), ha="center", fontsize=7.5
+        )
+    axes.set_xticks(range(len(arms)), arms)
+    axes.set_ylabel("quality, a point per seed")
+    axes.grid(axis="y")
+    return made
+
+
+def acceptance_and_forwards(cells: Cells) -> Figure:
+    """Acceptance per edge, and forwards of each model per answer, at each family's fastest point."""
+    run, counts = cells["thresholds"], cells.counts("thresholds")
+    speeds = run.arms["speedup"]
+    arms = [max(run.members(family), key=lambda arm: speeds[arm]) for family in dict.fromkeys(run.arms["family"])]
+    edges = list(dict.fromkeys(edge for arm in arms for edge in run.summary["arms"][arm]["edges"]))
+    forwards = counts.groupby("arm")[[name for name in counts if name.startswith("forwards_")]].mean().reindex(arms)
+    made = style.figure(7.4, 3.2)
+    left, right = made.subplots(1, 2, sharey=True)
+    height = 0.8 / max(len(edges), 1)
+    for offset, edge in enumerate(edges):
+        rates = [run.summary["arms"][arm]["edges"].get(edge, {}).get("acceptance_rate") or 0 for arm in arms]
+        left.barh(
+            [row + height * offset for row in range(len(arms))],
+            rates,
+            height=height,
+            label=edge,
+            color=style.OTHERS[offset],
+        )
+    start = pd.Series(0.0, index=arms)
+    for offset, column in enumerate(forwards):
+        values = forwards[column].fillna(0.0)
+        right.barh(
+            range(len(arms)), values, left=start, label=column.removeprefix("forwards_"), color=style.OTHERS[3 + offset]
+        )
+        start += values
+    left.set_yticks(range(len(arms)), [style.family(arm) for arm in arms])
+    left.invert_yaxis()
+    left.set_xlabel("acceptance rate of each edge")
+    right.set_xlabel("forwards per answer")
+    for axes, columns in ((left, 1), (right, 3)):
+        axes.legend(loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=columns, fontsize=7)
+    return made
+
+
+def model(cells: Cells) -> Figure:
+    """The nested throughput model against the measured speeds."""
+    return predicted(cells, "thresholds")
+
+
+FIGURES = {
+    "thresholds": thresholds,
+    "lengths": lengths,
+    "front": front,
+    "seeds": seeds,
+    "acceptance_and_forwards": acceptance_and_forwards,
+    "predicted": model,
+}
