@@ -25,15 +25,15 @@ def quoted(readme: str) -> str:
 
 def _quotation(mark: re.Match[str]) -> str:
     parts = []
-    for folder in sorted((ROOT / "results").glob(mark[1])):
+    for folder in sorted(path.parent for path in (ROOT / "results").glob(f"{mark[1]}/summary.json")):
         summary = json.loads((folder / "summary.json").read_text())
         machine = json.loads((folder / "environment.json").read_text())
         model = yaml.safe_load((folder / "config.yaml").read_text())["models"]["target"]["path"]
         model = model.removeprefix("pkg://sdbench/assets/")
         where = f"target {model}; {summary['prompts']} prompts, {machine['cpu']['model']}, {machine['torch']['threads']} thread"
-        parts.append(f"`results/{folder.name}` ({where}):\n\n{markdown(summary)}\n\n{'; '.join(footnotes(summary))}.")
+        parts.append(f"`results/{folder.relative_to(ROOT / 'results').as_posix()}` ({where}):\n\n{markdown(summary)}\n\n{'; '.join(footnotes(summary))}.")
         parts += [note.read_text().strip() for note in sorted(folder.glob("verdict.md"))]
-    body = "\n\n".join(part.strip() for part in parts)
+    body = "\n\n".join(part.strip() for part in parts) or "Not measured yet."
     return f"<!-- quote: {mark[1]} -->\n{body}\n<!-- end quote -->"
 
 

@@ -23,6 +23,7 @@ _CSV_METRICS = (
     "end_to_end_tokens_per_second",
     "speedup",
     "speedup_totals",
+    "end_to_end_speedup",
     "tokens_per_target_call",
     "accepted_per_round",
     "acceptance_rate",
@@ -39,10 +40,12 @@ _CSV_METRICS = (
     "memory_bytes",
     "mode",
     "lossless",
+    "simulated_acceptance",
+    "void",
     "prompts",
     "failed",
 )
-_CSV_INTERVALS = ("speedup_ci95", "quality_ci95", "quality_difference_ci95")
+_CSV_INTERVALS = ("speedup_ci95", "end_to_end_speedup_ci95", "quality_ci95", "quality_difference_ci95")
 
 
 def report(run_dirs: Sequence[Path | str], out: Path | str | None = None) -> Path:
@@ -110,7 +113,16 @@ def _heading(run: Run) -> str:
         "Speed-up is the geometric mean over prompts of the paired ratio of decode tokens per second, with its "
         "bootstrap 95 % interval. Quality is the task's mean score. Acceptance is accepted / proposed tokens of the "
         "outermost edge. Model time is the share of the wall time that bare forwards of the same shapes take."
+        f"{_simulated(summary)}"
     )
+
+
+def _simulated(summary: dict[str, Any]) -> str:
+    """A paragraph that names the arms whose acceptance was forced; '' where there are none."""
+    names = [f"`{name}`" for name, arm in summary["arms"].items() if arm.get("simulated_acceptance")]
+    if not names:
+        return ""
+    return f"\n\n**Simulated acceptance**: {', '.join(names)} kept as many tokens as was forced; no quality is reported of them."
 
 
 def _lengths(run: Run) -> str:
@@ -134,7 +146,7 @@ def _csv(runs: Sequence[Run]) -> str:
     writer.writerow(["run_id", "arm", *_CSV_METRICS, *ends, "flags"])
     for run in runs:
         for name, arm in run.summary["arms"].items():
-            intervals = [end for key in _CSV_INTERVALS for end in (arm[key] or ("", ""))]
+            intervals = [end for key in _CSV_INTERVALS for end in (arm.get(key) or ("", ""))]
             flags = " ".join(table.flags(arm))
-            writer.writerow([run.run_id, name, *[arm[key] for key in _CSV_METRICS], *intervals, flags])
+            writer.writerow([run.run_id, name, *[arm.get(key) for key in _CSV_METRICS], *intervals, flags])
     return text.getvalue()

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError
+from sdbench.harness.forced import KNOB, forced
 
 GROUPS = {
     "models": "family of models",
@@ -51,8 +52,9 @@ def choices(group: str, extra: Path | None = None) -> list[str]:
 
 
 def normalised(overrides: Sequence[str]) -> list[str]:
-    """`arms.<name>.grid.<knob>=[...]` adds a key that no file has; Hydra wants a plus sign for that."""
-    return [f"+{word}" if re.match(r"arms\.[^.=]+\.grid\.", word) else word for word in overrides]
+    """`arms.<name>.grid.<knob>=[...]` and `arms.<name>.forced_acceptance` add a key that no file has; Hydra wants a plus sign."""
+    added = re.compile(rf"arms\.[^.=]+\.(grid\.|{KNOB}=)")
+    return [f"+{word}" if added.match(word) else word for word in overrides]
 
 
 def searching(extra: Path | None) -> list[str]:
@@ -85,6 +87,8 @@ def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "co
     except (HydraException, OmegaConfBaseException) as error:
         raise InputError(_sentence(error, extra)) from error
     assert isinstance(resolved, dict)
+    if isinstance(resolved.get("arms"), dict):
+        resolved["arms"] = {arm: forced(knobs, arm) for arm, knobs in resolved["arms"].items()}
     return {str(key): value for key, value in resolved.items()}
 
 
@@ -117,7 +121,7 @@ def expand_grids(arms: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             for (knob, _), value in zip(axes, point, strict=True):
                 _set(member, knob, value, name)
             label = ",".join(f"{knob}={value}" for (knob, _), value in zip(axes, point, strict=True))
-            expanded[f"{name}[{label}]" if label else name] = member
+            expanded[f"{name}[{label}]" if label else name] = forced(member, name)
     return expanded
 
 

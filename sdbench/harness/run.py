@@ -17,8 +17,10 @@ from sdbench.harness.arms import Arm, make
 from sdbench.harness.bare import BareForwards
 from sdbench.harness.blocks import decode, rotated
 from sdbench.harness.build import build
+from sdbench.harness.identity import identities
 from sdbench.harness.plan import Plan, load
 from sdbench.harness.progress import Progress
+from sdbench.lm.transformer import Transformer
 from sdbench.lm.weights import weights_identity
 from sdbench.runs.environment import environment
 from sdbench.runs.identity import run_id
@@ -37,21 +39,22 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
 
     config = plan.config
     tracker: Tracker = build(config["tracker"], {}, "tracker")
-    identities = {role: weights_identity(spec) for role, spec in plan.specs.items()}
-    identity = run_id(config, identities, prompts_sha256([prompt for prompt, _ in plan.prompts]))
+    weights = {role: weights_identity(spec) for role, spec in plan.specs.items()}
+    identity = run_id(config, weights, prompts_sha256([prompt for prompt, _ in plan.prompts]))
     out = Path(config["out"] or Path("results") / "runs" / f"{config['name']}-{identity}")
     folder = claim(out, identity)
     if folder.finished:
         return out, load_run(out).summary, False
     plan.take_cores()
     with _failures(folder):
-        folder.describe(config, {**environment(), "weights": identities, "mode": plan.mode})
+        folder.describe(config, {**environment(), "weights": weights, "mode": plan.mode})
         try:
             tracker.start(config, out.name, out)
             with ExitStack() as stack:
-                arms = _measure(plan, folder, stack)
-            meta = {arm.name: _meta(plan, arm) for arm in arms}
+                arms, models = _measure(plan, folder, stack)
             tables = folder.journal.tables()
+            same = identities(plan, arms, models.get("target"), tables["sequences"])
+            meta = {arm.name: {**_meta(plan, arm), "identity": same[arm.name]} for arm in arms}
             with warnings.catch_warnings():
                 # The table says it under its flags, in place of a warning among the progress.
                 warnings.simplefilter("ignore", FewPrompts)
@@ -69,7 +72,7 @@ def _report(out: Path) -> list[Path]:
     return sorted(report([out]).parent.rglob("*.png"))
 
 
-def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
+def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> tuple[list[Arm], dict[str, Transformer]]:
     """Decode all blocks that the journal lacks. stack: closes the arms."""
     finished = folder.journal.finished()
     models = load(plan)
@@ -87,6 +90,10 @@ def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
         if (block, repeat) not in finished
     ]
     if todo:
+        for arm in arms:
+            if arm.peer:
+                plan.take_cores(arm.threads)
+                arm.peer.open(plan.batch_size, plan.slots)
         _warm_up(plan, arms)
     with Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo)) as progress:
         for repeat, block in todo:
@@ -100,7 +107,7 @@ def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
             bare.see(tables["steps"])
             folder.journal.write(block, repeat, {**tables, "bare": bare.time()})
             progress.advance()
-    return arms
+    return arms, models
 
 
 def _warm_up(plan: Plan, arms: list[Arm]) -> None:
@@ -128,6 +135,8 @@ def _meta(plan: Plan, arm: Arm) -> Any:
         "memory_bytes": arm.memory_bytes,
         "config": arm.config,
         "synthetic": plan.task.synthetic,
+        "end_to_end_only": arm.peer is not None,
+        "simulated_acceptance": arm.simulated,
     }
 
 

@@ -62,14 +62,16 @@ class Peer:
         choices: Choices | None = None,
     ) -> Iterator[Finished]:
         """Decode `rows` sequences at a time, group by group. Random choices are the peer's own; the seed is passed on."""
-        requests, trace = list(requests), trace or Trace()
+        requests, kept = list(requests), trace or Trace()
         self.check(rows, sampling, ())
         if choices is not None:
             raise InputError(f"{self.title} makes its own choices: it cannot be enumerated.")
         for start in range(0, len(requests), rows):
             group = requests[start : start + rows]
-            trace.sequence, trace.sequence_round = list(range(start, start + len(group))), [0] * len(group)
-            yield from self._decode(group, sampling, stop, max_new_tokens, seed, trace)
+            kept.sequence, kept.sequence_round = list(range(start, start + len(group))), [0] * len(group)
+            yield from self._decode(group, sampling, stop, max_new_tokens, seed, kept)
+        if trace is None:
+            kept.close()  # a server's counters are read then: what nobody asked for must not be counted as the next one's
 
     def _decode(
         self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace

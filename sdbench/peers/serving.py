@@ -78,10 +78,10 @@ class Serving(Peer):
 
     def _account(self, grown: list[Growing], told: list[dict[str, Any]], rows: list[int], trace: Trace) -> None:
         """Put the server's own account of these answers into the trace, when nothing is timed any more."""
-        for growing, counts, row in zip(grown, self._counts(told), range(len(rows)), strict=True):
+        trace.sequence, trace.sequence_round = rows, [0] * len(rows)
+        for row, (growing, counts) in enumerate(zip(grown, self._counts(told), strict=True)):
             if counts is None:
                 continue
-            trace.sequence, number = rows, 0
             for number, (proposed, accepted) in enumerate(counts.rounds()):
                 trace.sequence_round[row] = number
                 trace.verified(row, self.edge, 0, proposed, accepted, accepted + 1)
