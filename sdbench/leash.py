@@ -1,4 +1,4 @@
-"""Run a command that ends when the process which started it does, even one that was killed: python -m sdbench.leash CMD ..."""
+"""Run a command that ends with the process that started it, even if that is killed: python -m sdbench.leash CMD ..."""
 
 from __future__ import annotations
 

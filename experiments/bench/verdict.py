@@ -45,7 +45,10 @@ def verdicts(run: Run) -> list[dict[str, Any]]:
 
 def text(run: Run, found: list[dict[str, Any]]) -> str:
     """The comparisons in Markdown, and what of our arms' time the bare forwards take."""
-    lines = ["| arm | against | speed end to end, paired over prompts [95 %] | model time of ours |", "| --- | --- | ---: | ---: |"]
+    lines = [
+        "| arm | against | speed end to end, paired over prompts [95 %] | model time of ours |",
+        "| --- | --- | ---: | ---: |",
+    ]
     for row in found:
         share = run.summary["arms"][row["arm"]]["model_time_fraction"]
         between = "" if row["ci95"] is None else f" [{row['ci95'][0]:.2f}, {row['ci95'][1]:.2f}]"
@@ -53,7 +56,11 @@ def text(run: Run, found: list[dict[str, Any]]) -> str:
         model = "–" if share is None else f"{100 * share:.1f} %"
         lines.append(f"| `{row['arm']}` | `{row['against']}` | {ratio} | {model} |")
     execution = run.config["hardware"]["execution"]
-    drawn = "greedy" if run.config["sampling"]["temperature"] == 0 else f"temperature {run.config['sampling']['temperature']}"
+    drawn = (
+        "greedy"
+        if run.config["sampling"]["temperature"] == 0
+        else f"temperature {run.config['sampling']['temperature']}"
+    )
     servers = "vLLM and SGLang (`arms=[vllm_sd,sglang_sd]`) are not measured: no GPU was at hand."
     return f"Ours {execution}, {drawn}.\n\n" + "\n".join(lines) + f"\n\n{servers}\n"
 

@@ -1,7 +1,7 @@
 """SIMULATED acceptance at a given rate: what a system would cost with a draft of that quality, whatever the draft says.
 
-No token is looked at. Each drafted token passes with the same probability a, given that those before it did, where a is such that of n
-drafted tokens the share `rate` is kept in the mean:
+No token is looked at. Each drafted token passes with the same probability a, given that those before it did, where a is
+such that of n drafted tokens the share `rate` is kept in the mean:
 
     (a + a^2 + ... + a^n) / n = rate,
 
@@ -11,7 +11,7 @@ token. The stream is nobody's answer: no quality is reported of it.
 
 from __future__ import annotations
 
-from functools import lru_cache
+from functools import cache
 
 import torch
 
@@ -39,7 +39,7 @@ class Forced(Memoryless):
         return law
 
 
-@lru_cache(maxsize=None)
+@cache
 def chance(rate: float, length: int) -> float:
     """The chance a of each test under which the share `rate` of `length` drafted tokens is kept in the mean."""
     low, high = 0.0, 1.0

@@ -1,7 +1,8 @@
 """SIMULATED acceptance by a recording: the n-th verification of a sequence keeps as many tokens as the recording's n-th did.
 
-Every sequence replays it from its beginning; behind its end it begins anew. Where fewer tokens were drafted than were recorded, all of
-them are kept. No token is looked at, and what follows is the verifier's own: the stream is nobody's answer.
+Every sequence replays it from its beginning; behind its end it begins anew. Where fewer tokens were drafted than were
+recorded, all of them are kept. No token is looked at, and what follows is the verifier's own: the stream is nobody's
+answer.
 """
 
 from __future__ import annotations
@@ -24,8 +25,14 @@ class Recorded(Memoryless):
 
     def __init__(self, lengths: Sequence[int] = (0,)) -> None:
         whole = isinstance(lengths, Sequence) and not isinstance(lengths, str)
-        if not whole or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in lengths) or not lengths:
-            raise InputError(f"recorded.lengths is {lengths!r}; it must be a list of accepted lengths, such as [4, 0, 2].")
+        if (
+            not whole
+            or not all(isinstance(n, int) and not isinstance(n, bool) and n >= 0 for n in lengths)
+            or not lengths
+        ):
+            raise InputError(
+                f"recorded.lengths is {lengths!r}; it must be a list of accepted lengths, such as [4, 0, 2]."
+            )
         self.lengths = list(lengths)
 
     def start(self, rows: int) -> Float[Tensor, "B 1"]:

@@ -145,7 +145,9 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         **_speed(sequences, common.reference, whole_only=peer),
         "first_token_seconds": metrics.first_token_seconds(sequences),
         "seconds_per_token": None if peer else metrics.seconds_per_token(sequences),
-        "tokens_per_target_call": (metrics.emitted_per_target_call if peer else metrics.tokens_per_target_call)(sequences),
+        "tokens_per_target_call": (metrics.emitted_per_target_call if peer else metrics.tokens_per_target_call)(
+            sequences
+        ),
         "accepted_per_round": metrics.accepted_per_round(rounds),
         "acceptance_rate": metrics.acceptance_rate(outer),
         "acceptance_by_position": metrics.acceptance_by_position(outer),

@@ -1,7 +1,7 @@
 """`arms.NAME.forced_acceptance=RATE|FILE|RUN_FOLDER`: an arm whose acceptance is forced in place of tested (SIMULATED).
 
-A number is an acceptance rate (`Forced`). A path is a recording (`Recorded`): a JSON list of accepted lengths, or the folder of a run,
-whose arm of the same name gives them, in the order in which it was verified.
+A number is an acceptance rate (`Forced`). A path is a recording (`Recorded`): a JSON list of accepted lengths, or the
+folder of a run, whose arm of the same name gives them, in the order in which it was verified.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Are the greedy tokens of an arm that claims to be lossless those of the baseline?
 
-Where they part, the target's two best logits at that place decide: closer than epsilon, and one of them each, it is a tie of rounding,
-counted apart; else it is a mismatch, and the arm's row is void.
+Where they part, the target's two best logits at that place decide: closer than epsilon, and one of them each, it is a tie
+of rounding, counted apart; else it is a mismatch, and the arm's row is void.
 """
 
 from __future__ import annotations
@@ -29,7 +29,9 @@ def identities(
         return dict.fromkeys((arm.name for arm in arms), None)
     prompts = {prompt.id: tokens for prompt, tokens in plan.prompts}
     keys = ["prompt_id", "repeat"]
-    wanted = {tuple(row[:2]): list(row[2]) for row in _of(sequences, plan.baseline)[[*keys, "tokens"]].itertuples(index=False)}
+    wanted = {
+        tuple(row[:2]): list(row[2]) for row in _of(sequences, plan.baseline)[[*keys, "tokens"]].itertuples(index=False)
+    }
     found: dict[str, dict[str, int] | None] = {}
     for arm in arms:
         if arm.name not in claims:
@@ -63,4 +65,3 @@ def gap(target: Transformer, prompt: list[int], wanted: Sequence[int], got: Sequ
     if {wanted[at], got[at]} != set(best.indices.tolist()):
         return math.inf
     return float(best.values[0] - best.values[1])
-

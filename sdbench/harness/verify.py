@@ -37,7 +37,8 @@ ORACLE_VOCABULARY, ORACLE_TOKENS = 2, 3
 class Finding:
     """What the checks of one arm gave.
 
-    oracle_tv: total variation from the target's law on tabular models (None for a peer, whose loop is not ours to enumerate). identical, ties, mismatches: prompts, greedy.
+    oracle_tv: total variation from the target's law on tabular models (None for a peer, whose loop is not ours to
+    enumerate). identical, ties, mismatches: prompts, greedy.
     z_scores: of the distribution test, when sampling. lossless: no check refutes it.
     """
 

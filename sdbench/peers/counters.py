@@ -1,9 +1,10 @@
 """A server's own account of its speculation.
 
 vLLM counts at `/metrics` (Prometheus): `vllm:spec_decode_num_drafts_total` (verifications), `..._num_draft_tokens_total`,
-`..._num_accepted_tokens_total`, and by position `..._num_accepted_tokens_per_pos_total{position="k"}`, the verifications that kept more
-than k tokens. The difference before and after a request is the request's, as long as nobody else asks. SGLang tells each request of its
-own in `meta_info`: `spec_verify_ct`, `spec_draft_token_num`, `spec_accept_token_num`, `spec_accept_histogram`.
+`..._num_accepted_tokens_total`, and by position `..._num_accepted_tokens_per_pos_total{position="k"}`, the verifications that
+kept more than k tokens. The difference before and after a request is the request's, as long as nobody else asks. SGLang tells
+each request of its own in `meta_info`: `spec_verify_ct`, `spec_draft_token_num`, `spec_accept_token_num`,
+`spec_accept_histogram`.
 
 Both say how many verifications kept how many tokens, not in which order: as rounds they come in the order of their lengths.
 """
@@ -13,6 +14,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 _PREFIX = "vllm:spec_decode_num_"
@@ -64,7 +66,7 @@ def between(before: Mapping[str, float], after: Mapping[str, float]) -> Counts:
     drafts = rise.get("drafts", 0)
     places = sorted(int(name.partition("/")[2]) for name in rise if name.startswith("per_pos/"))
     reached = [drafts, *[rise[f"per_pos/{place}"] for place in places], 0]
-    kept = tuple(more - fewer for more, fewer in zip(reached, reached[1:], strict=False))
+    kept = tuple(more - fewer for more, fewer in pairwise(reached))
     return Counts(drafts, rise.get("draft_tokens", 0), rise.get("accepted_tokens", 0), kept if places else ())
 
 

@@ -1,7 +1,7 @@
 """flashspec (PyPI, optional extra `peers`): another library of lossless speculative decoding, on the same modules.
 
-It stops at end-of-sequence tokens but knows no stop strings, and of the sampling it takes the temperature only: a run that asks more
-is refused. Its result comes at the end, so the first token has no time of its own: `first_token_seconds` is the whole.
+It stops at end-of-sequence tokens but knows no stop strings, and of the sampling it takes the temperature only: a run that asks
+more is refused. Its result comes at the end, so the first token has no time of its own: `first_token_seconds` is the whole.
 """
 
 from __future__ import annotations

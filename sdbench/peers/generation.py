@@ -1,12 +1,13 @@
 """transformers' own `generate`: plain (dynamic cache; static cache, compiled), assisted by a draft model, and by prompt look-up.
 
-The peer works on the very modules that our arms step. They are loaded under `sdpa`, transformers' own default, and the slot pool is
-passed to them call by call: nothing in them is changed, so `generate` is as fast on them as on a copy. What is the peer's alone is
-the outermost object: a shallow copy with a generation config of its own, so that no default of a checkpoint gets in.
+The peer works on the very modules that our arms step. They are loaded under `sdpa`, transformers' own default, and the slot pool
+is passed to them call by call: nothing in them is changed, so `generate` is as fast on them as on a copy. What is the peer's alone
+is the outermost object: a shallow copy with a generation config of its own, so that no default of a checkpoint gets in.
 
-Assisted generation takes its knobs from the assistant's generation config only, and tunes a confidence threshold while it runs where
-scikit-learn is installed. Both are pinned there: K tokens, a constant schedule, threshold 0. `generate` tells nothing of acceptance;
-the drafts are counted where it fetches its candidates. A draft that the length or an end cuts counts short by one at most.
+Assisted generation takes its knobs from the assistant's generation config only, and tunes a confidence threshold while it runs
+where scikit-learn is installed. Both are pinned there: K tokens, a constant schedule, threshold 0. `generate` tells nothing of
+acceptance; the drafts are counted where it fetches its candidates. Of a draft that the length or an end cuts off, the target's own
+token may be lacking: its accepted tokens then count short by one.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A server that answers requests for completions: one that runs already, or one that is started here and always stopped.
 
-It is reached by HTTP (httpx: streams, and a time limit on every wait). Whatever goes wrong with it, not up in time, gone in the middle
-of an answer, an error for an answer, silence, is one `RunError`.
+It is reached by HTTP (httpx: streams, and a time limit on every wait). Whatever goes wrong with it, not up in time, gone in the
+middle of an answer, an error for an answer, silence, is one `RunError`.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ class Server:
             return
         if self._answers():
             raise RunError(f"A server answers at {self.url} already; stop it, or attach to it without a command.")
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115: closed with the server
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115
         leash = [sys.executable, "-m", "sdbench.leash", *self.words]
         self._process = subprocess.Popen(
             leash, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True

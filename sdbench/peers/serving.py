@@ -1,8 +1,8 @@
 """vLLM and SGLang as arms: prompts go to the server as token ids, tokens come back in a stream, with the times at which they came.
 
-The server has weights of its own: start it on those of the run (`${models.target.path}` in the command). The stop rule and the limit
-are ours; the server is told the limit and whether to mind its end-of-sequence token, and is hung up on where our rule ends an answer
-before it does. NOT MEASURED YET: no GPU was at hand; the protocol is tested against a server that speaks it.
+The server has weights of its own: start it on those of the run (`${models.target.path}` in the command). The stop rule and the
+limit are ours; the server is told the limit and whether to mind its end-of-sequence token, and is hung up on where our rule ends an
+answer before it does. NOT MEASURED YET: no GPU was at hand; the protocol is tested against a server that speaks it.
 """
 
 from __future__ import annotations

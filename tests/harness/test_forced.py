@@ -44,7 +44,13 @@ def test_a_scored_task_gives_no_score_either(bench, tmp_path):
     rows = [{"prompt": f"{i} + 1 =", "reference": str(i + 1)} for i in range(3)]
     prompts = tmp_path / "scored.jsonl"
     prompts.write_text("\n".join(json.dumps(row) for row in rows))
-    words = ["arms=[ar,sd]", "arms.sd.forced_acceptance=1.0", f"tasks.path={prompts}", "tasks.reference_field=reference", "limit=3"]
+    words = [
+        "arms=[ar,sd]",
+        "arms.sd.forced_acceptance=1.0",
+        f"tasks.path={prompts}",
+        "tasks.reference_field=reference",
+        "limit=3",
+    ]
     assert bench.call("run", tmp_path / "out", *words) == 0
     arms = load(tmp_path / "out").summary["arms"]
     assert arms["ar"]["quality"] is not None
@@ -62,7 +68,13 @@ def test_table_page_and_figures_say_so(forced, tmp_path):
 def test_a_recording_is_replayed_in_every_sequence(bench, tmp_path):
     trace = tmp_path / "trace.json"
     trace.write_text("[2, 0, 3, 1]")
-    words = ["arms=[ar,sd]", f"arms.sd.forced_acceptance={trace}", "ignore_eos=true", "max_new_tokens=40", "batch_size=2"]
+    words = [
+        "arms=[ar,sd]",
+        f"arms.sd.forced_acceptance={trace}",
+        "ignore_eos=true",
+        "max_new_tokens=40",
+        "batch_size=2",
+    ]
     assert bench.call("run", tmp_path / "out", *words, "arms.sd.draft_length=4") == 0
     rounds = load(tmp_path / "out").rounds
     for _, own in rounds[rounds.arm == "sd"].groupby("prompt_id"):

@@ -1,8 +1,9 @@
 """A small server that speaks what vLLM and SGLang speak, and can misbehave: `python server.py PORT KIND FAULT`.
 
-It continues a prompt by a rule of its own (the next token is the last one plus one, modulo 90, from 2 on), a few tokens an event, as a
-server does that accepts them: every verification drafts 3 and keeps 0, 1, 2, 3 in turn. FAULT: none, never (does not come up), exits,
-error (answers 500), inside (an error event), dies (in the middle of an answer), cut (ends it without [DONE]), stalls, no-ids.
+It continues a prompt by a rule of its own (the next token is the last one plus one, modulo 90, from 2 on), a few tokens an
+event, as a server does that accepts them: every verification drafts 3 and keeps 0, 1, 2, 3 in turn. FAULT: none, never
+(does not come up), exits, error (answers 500), inside (an error event), dies (in the middle of an answer), cut (ends it
+without [DONE]), stalls, no-ids.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ K = 3
 
 class Counters:
     drafts = drafted = accepted = 0
-    by_place = [0] * K  # noqa: RUF012
+    by_place = [0] * K
 
 
 def following(token: int) -> int:
@@ -107,7 +108,11 @@ class Handler(BaseHTTPRequestHandler):
             if number == 2 and self.fault in ("dies", "cut", "stalls", "inside"):
                 self.misbehave()
                 return
-            self.event(self.vllm(new, len(tokens) >= limit) if self.kind == "vllm" else self.sglang(tokens, limit, made[:number]))
+            self.event(
+                self.vllm(new, len(tokens) >= limit)
+                if self.kind == "vllm"
+                else self.sglang(tokens, limit, made[:number])
+            )
         if self.kind == "vllm":
             self.event({"choices": [], "usage": {"completion_tokens": len(tokens)}})
         self.chunk(b"data: [DONE]\n\n")

@@ -45,7 +45,12 @@ def test_uneven_drafts_keep_their_sum():
 
 
 def test_sglang_tells_of_each_request():
-    meta = {"spec_verify_ct": 4, "spec_draft_token_num": 12, "spec_accept_token_num": 6, "spec_accept_histogram": [1, 1, 1, 1]}
+    meta = {
+        "spec_verify_ct": 4,
+        "spec_draft_token_num": 12,
+        "spec_accept_token_num": 6,
+        "spec_accept_histogram": [1, 1, 1, 1],
+    }
     assert of_meta(meta) == Counts(4, 12, 6, (1, 1, 1, 1))
     assert of_meta({"completion_tokens": 5}) is None
     assert of_meta({"spec_verify_ct": 4}) == Counts(4)

@@ -85,7 +85,9 @@ def gone(pid: int) -> bool:
 @pytest.mark.parametrize("kind", KINDS)
 def test_tokens_times_and_acceptance_come_back(kind):
     with opened(kind) as decoder:
-        assert list(decoder.generate(PROMPTS, Sampling(), NeverStop(), 4))  # as in a warm-up: counters move, and are not ours
+        assert list(
+            decoder.generate(PROMPTS, Sampling(), NeverStop(), 4)
+        )  # as in a warm-up: counters move, and are not ours
         trace = Trace()
         finished = list(decoder.generate(PROMPTS[:1], Sampling(), NeverStop(), 15, trace=trace))
         trace.close()
@@ -112,7 +114,10 @@ def test_our_stop_rule_ends_an_answer(kind):
 def test_several_at_a_time():
     with opened("vllm") as decoder:
         trace = Trace()
-        finished = {item.request.name: item for item in decoder.generate(PROMPTS, Sampling(), NeverStop(), 10, rows=2, trace=trace)}
+        finished = {
+            item.request.name: item
+            for item in decoder.generate(PROMPTS, Sampling(), NeverStop(), 10, rows=2, trace=trace)
+        }
         trace.close()
         assert all(item.tokens == expected(item.request, 10) for item in finished.values())
         assert not trace.rounds, "the server's counters cannot be shared out between requests"
@@ -148,12 +153,14 @@ def test_a_fault_is_one_sentence_and_nothing_stays(fault):
 
 
 def test_the_last_words_of_a_server_are_told():
-    with opened("vllm", "dies") as decoder:
-        with pytest.raises(RunError, match="it last said: out of memory, alas"):
-            list(decoder.generate(PROMPTS[:1], Sampling(), NeverStop(), 20))
+    with opened("vllm", "dies") as decoder, pytest.raises(RunError, match="it last said: out of memory, alas"):
+        list(decoder.generate(PROMPTS[:1], Sampling(), NeverStop(), 20))
 
 
-@pytest.mark.parametrize(("fault", "says"), [("never", "did not answer within 1 s"), ("exits", "ended with status 7; it last said: no such model")])
+@pytest.mark.parametrize(
+    ("fault", "says"),
+    [("never", "did not answer within 1 s"), ("exits", "ended with status 7; it last said: no such model")],
+)
 def test_a_server_that_does_not_come_up(fault, says):
     seconds = 1.0 if fault == "never" else 30.0
     decoder = arm("vllm", fault, start_seconds=seconds)
