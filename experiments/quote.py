@@ -31,9 +31,8 @@ def _quotation(mark: re.Match[str]) -> str:
         model = yaml.safe_load((folder / "config.yaml").read_text())["models"]["target"]["path"]
         model = model.removeprefix("pkg://sdbench/assets/")
         where = f"target {model}; {summary['prompts']} prompts, {machine['cpu']['model']}, {machine['torch']['threads']} thread"
-        parts.append(
-            f"`results/{folder.relative_to(ROOT / 'results').as_posix()}` ({where}):\n\n{markdown(summary)}\n\n{'; '.join(footnotes(summary))}."
-        )
+        kept = folder.relative_to(ROOT).as_posix()
+        parts.append(f"`{kept}` ({where}):\n\n{markdown(summary)}\n\n{'; '.join(footnotes(summary))}.")
         parts += [note.read_text().strip() for note in sorted(folder.glob("verdict.md"))]
     body = "\n\n".join(part.strip() for part in parts) or "Not measured yet."
     return f"<!-- quote: {mark[1]} -->\n{body}\n<!-- end quote -->"
