@@ -132,3 +132,11 @@ def test_the_verdict_pairs_like_with_like(with_peers):
     ratio = math.exp((seconds[1] / seconds[0]).map(math.log).mean())
     assert found["ar", "hf_generate"]["ratio"] == pytest.approx(ratio)
     assert "not measured" in module.text(with_peers, list(found.values()))
+
+
+def test_simulate_leaves_peers_out(with_peers):
+    from sdbench.harness.simulate import simulate
+
+    document = simulate(with_peers.path, [])
+    assert document["outcomes_of"] == "sd"
+    assert set(document["against_measured"]) == {"ar", "sd"}
