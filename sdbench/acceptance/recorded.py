@@ -13,14 +13,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdbench.acceptance.base import Draft, Law, Memoryless, one_hot, row
+from sdbench.acceptance.base import NEVER, Density, Draft, Law, one_hot, row
 from sdbench.errors import InputError
 from sdbench.sampling import Scored
 
 
-class Recorded(Memoryless):
+class Recorded:
     """lengths: accepted lengths, one for each verification. Remembers, for each row, how many it has replayed."""
 
+    lossless_over: frozenset[Density] = NEVER
+    joint = False
     simulated = True
 
     def __init__(self, lengths: Sequence[int] = (0,)) -> None:

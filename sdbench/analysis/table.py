@@ -77,7 +77,7 @@ def flags(arm: Mapping[str, Any]) -> list[str]:
 
 def columns(summary: Mapping[str, Any]) -> list[str]:
     """The heads of a summary's table: `COLUMNS`, and the end-to-end ones where an arm has no other speed."""
-    made = list(COLUMNS)
+    made: list[str] = list(COLUMNS)
     if _end_to_end(summary):
         after = made.index("tok/s") + 1
         made[after:after] = END_TO_END

@@ -54,7 +54,7 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
                 arms, models = _measure(plan, folder, stack)
             tables = folder.journal.tables()
             same = identities(plan, arms, models.get("target"), tables["sequences"])
-            meta = {arm.name: {**_meta(plan, arm), "identity": same[arm.name]} for arm in arms}
+            meta = {arm.name: _meta(plan, arm, same[arm.name]) for arm in arms}
             with warnings.catch_warnings():
                 # The table says it under its flags, in place of a warning among the progress.
                 warnings.simplefilter("ignore", FewPrompts)
@@ -127,7 +127,7 @@ def _device(plan: Plan, role: str, apart: bool) -> str:
     return f"{device} ({role}'s own core)" if apart and device == "cpu" else device
 
 
-def _meta(plan: Plan, arm: Arm) -> Any:
+def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None) -> Any:
     return {
         "lossless": arm.decoder.lossless,
         "devices": sorted({_device(plan, role, role in arm.apart) for role in arm.roles}),
@@ -137,6 +137,7 @@ def _meta(plan: Plan, arm: Arm) -> Any:
         "synthetic": plan.task.synthetic,
         "end_to_end_only": arm.peer is not None,
         "simulated_acceptance": arm.simulated,
+        "identity": identity,
     }
 
 

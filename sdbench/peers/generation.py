@@ -87,7 +87,7 @@ class Generate(Peer):
                 made.compile_config = CompileConfig(
                     mode="default" if self.models[0].device.type == "cpu" else "reduce-overhead"
                 )
-                made.compile_config._compile_all_devices = True  # on a CPU too
+                made.compile_config._compile_all_devices = True  # pyright: ignore (on a CPU too)
             self._configs[sampling, max_new_tokens] = made
         return self._configs[sampling, max_new_tokens]
 

@@ -7,7 +7,7 @@ answer before it does. NOT MEASURED YET: no GPU was at hand; the protocol is tes
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from typing import Any
@@ -21,6 +21,9 @@ from sdbench.peers.counters import Counts, between, of_meta, of_metrics
 from sdbench.peers.server import Server
 from sdbench.sampling import Sampling, stream
 from sdbench.stopping import NeverStop, Stop
+
+
+Pieces = Generator[tuple[list[int], dict[str, Any], str | None], None, None]
 
 
 class Serving(Peer):
@@ -70,9 +73,7 @@ class Serving(Peer):
             raise RunError(f"The server at {self.server.url} ended an answer without a reason.")
         return last
 
-    def _pieces(
-        self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int
-    ) -> Iterator[tuple[list[int], dict[str, Any], str | None]]:
+    def _pieces(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> Pieces:
         """(new tokens, what the server says of the request, why it ended) of each event."""
         raise NotImplementedError
 
@@ -115,9 +116,7 @@ class VLLM(Serving):
             )
         self._before = of_metrics(self.server.get("/metrics").text)
 
-    def _pieces(
-        self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int
-    ) -> Iterator[tuple[list[int], dict[str, Any], str | None]]:
+    def _pieces(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> Pieces:
         request = growing.finished.request
         asked = {
             "model": self._model,
@@ -154,9 +153,7 @@ class SGLang(Serving):
     def title(self) -> str:
         return "SGLang"
 
-    def _pieces(
-        self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int
-    ) -> Iterator[tuple[list[int], dict[str, Any], str | None]]:
+    def _pieces(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> Pieces:
         asked = {
             "input_ids": growing.finished.request.tokens,
             "sampling_params": {
