@@ -22,7 +22,6 @@ from sdbench.peers.server import Server
 from sdbench.sampling import Sampling, stream
 from sdbench.stopping import NeverStop, Stop
 
-
 Pieces = Generator[tuple[list[int], dict[str, Any], str | None], None, None]
 
 
