@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import json
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
 from sdbench.analysis.rows import of_arm
-from sdbench.analysis.statistics import speedup
+from sdbench.analysis.statistics import FewPrompts, speedup
 from sdbench.runs.record import Run, load
 
 # Which peers do what an arm of ours does; those that draft are compared at the same length.
@@ -67,6 +68,7 @@ def text(run: Run, found: list[dict[str, Any]]) -> str:
 
 def main(folder: Path, out: Path) -> None:
     run = load(folder)
+    warnings.simplefilter("ignore", FewPrompts)  # the table says it under its flags
     found = verdicts(run)
     out.mkdir(parents=True, exist_ok=True)
     (out / "verdict.json").write_text(json.dumps(found, indent=2) + "\n")
