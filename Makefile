@@ -60,6 +60,15 @@ results-ssd: setup  ## Drafting beside the target, on two cores, into results/ss
 	  $(BIN)/python experiments/ssd/verdict.py results/runs/ssd-$$part results/ssd-$$part || exit; \
 	done
 
+BENCH_EXECUTION ?= eager
+bench: setup  ## Against transformers and flashspec, greedy and sampled, into results/bench/* (BENCH_EXECUTION=eager)
+	for drawn in greedy=0.0 sampled=0.7; do \
+	  kept=bench/$(BENCH_EXECUTION)-$${drawn%=*} out=results/runs/bench-$(BENCH_EXECUTION)-$${drawn%=*} && \
+	  $(BIN)/sdbench run experiment=bench sampling.temperature=$${drawn#*=} hardware.execution=$(BENCH_EXECUTION) out=$$out && \
+	  $(BIN)/python experiments/keep.py $$out $$kept && \
+	  $(BIN)/python experiments/bench/verdict.py $$out results/$$kept || exit; \
+	done
+
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
 	for task in spec_bench gsm8k humaneval commonsense_qa; do \
@@ -104,4 +113,4 @@ verify-docs: setup
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
 
-.PHONY: help setup demo test test-all test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean
+.PHONY: bench bench-scaling help setup demo test test-all test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean

@@ -30,15 +30,16 @@ def _quotation(mark: re.Match[str]) -> str:
     if mark[1].startswith("reproduce-"):
         return f"<!-- quote: {mark[1]} -->\n{_reproduction(mark[1].removeprefix('reproduce-'))}\n<!-- end quote -->"
     parts = []
-    for folder in sorted((ROOT / "results").glob(mark[1])):
+    for folder in sorted(path.parent for path in (ROOT / "results").glob(f"{mark[1]}/summary.json")):
         summary = json.loads((folder / "summary.json").read_text())
         machine = json.loads((folder / "environment.json").read_text())
         model = yaml.safe_load((folder / "config.yaml").read_text())["models"]["target"]["path"]
         model = model.removeprefix("pkg://sdbench/assets/")
         where = f"target {model}; {summary['prompts']} prompts, {machine['cpu']['model']}, {machine['torch']['threads']} thread"
-        parts.append(f"`results/{folder.name}` ({where}):\n\n{markdown(summary)}\n\n{'; '.join(footnotes(summary))}.")
+        kept = folder.relative_to(ROOT).as_posix()
+        parts.append(f"`{kept}` ({where}):\n\n{markdown(summary)}\n\n{'; '.join(footnotes(summary))}.")
         parts += [note.read_text().strip() for note in sorted(folder.glob("verdict.md"))]
-    body = "\n\n".join(part.strip() for part in parts)
+    body = "\n\n".join(part.strip() for part in parts) or "Not measured yet."
     return f"<!-- quote: {mark[1]} -->\n{body}\n<!-- end quote -->"
 
 

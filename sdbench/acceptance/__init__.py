@@ -18,10 +18,12 @@ from sdbench.acceptance.consultant import Consultant
 from sdbench.acceptance.divergence import DIVERGENCES, Divergence
 from sdbench.acceptance.ensemble import Ensemble
 from sdbench.acceptance.exact import Exact
+from sdbench.acceptance.forced import Forced
 from sdbench.acceptance.fuzzy import Fuzzy
 from sdbench.acceptance.lenience import Lenience
 from sdbench.acceptance.match import Match
 from sdbench.acceptance.mentored import Mentored
+from sdbench.acceptance.recorded import Recorded
 from sdbench.acceptance.relaxed_topk import RelaxedTopK
 from sdbench.acceptance.thresholds import Thresholds
 from sdbench.acceptance.typical import Typical
@@ -38,12 +40,14 @@ __all__ = [
     "Draft",
     "Ensemble",
     "Exact",
+    "Forced",
     "Fuzzy",
     "Law",
     "Lenience",
     "Match",
     "Memoryless",
     "Mentored",
+    "Recorded",
     "RelaxedTopK",
     "Thresholds",
     "Typical",

@@ -74,12 +74,14 @@ class Law:
     accepted: [B, K+1], the probability of each number of kept tokens. next_token(n[B]) -> [B, V]: the law of the token
     behind n kept ones, made only for the n that was drawn. memory(n[B]) -> [B, M]: what a rule that remembers carries
     on when n were kept and the verifier added its own token, whichever that was; a stage above that cuts the stream
-    behind n tokens and puts its own token there goes back to the same.
+    behind n tokens and puts its own token there goes back to the same. drawn: the number of kept tokens is drawn at
+    temperature 0 too, where a law of zeros and ones would leave nothing to draw.
     """
 
     accepted: Float[Tensor, "B K+1"]
     next_token: Callable[[Int[Tensor, " B"]], Float[Tensor, "B V"]]
     memory: Callable[[Int[Tensor, " B"]], Float[Tensor, "B M"]] | None = None
+    drawn: bool = False
 
 
 @dataclass
@@ -110,10 +112,14 @@ class AcceptanceRule(Protocol):
 
 
 class Memoryless:
-    """What most rules have in common: they test one token after another, and remember nothing."""
+    """What most rules have in common: they test one token after another, and remember nothing.
+
+    simulated: the rule tests nothing, what is kept is forced; no quality is reported of its stream.
+    """
 
     lossless_over: frozenset[Density] = NEVER
     joint = False
+    simulated = False
 
     def start(self, rows: int) -> None:
         return None
@@ -224,8 +230,14 @@ def verify(
 
 def draw(law: Law, sampler: Sampler, key: Key) -> Verdict:
     """Draw what happens: the number of kept tokens, then the token behind them. Greedy needs no choice."""
+    accepted = count(law, sampler, key)
     if sampler.sampling.greedy:
-        accepted = law.accepted.argmax(-1)
         return Verdict(accepted, law.next_token(accepted).argmax(-1))
-    accepted = sampler.choices.choose(law.accepted, key / "accepted")
     return Verdict(accepted, sampler.choices.choose(law.next_token(accepted), key / "next"))
+
+
+def count(law: Law, sampler: Sampler, key: Key) -> Int[Tensor, " B"]:
+    """How many drafted tokens are kept."""
+    if sampler.sampling.greedy and not law.drawn:
+        return law.accepted.argmax(-1)
+    return sampler.choices.choose(law.accepted, key / "accepted")

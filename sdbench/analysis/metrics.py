@@ -53,6 +53,11 @@ def tokens_per_target_call(sequences: pd.DataFrame) -> float:
     return ratio(decode_tokens(sequences).sum(), sequences["target_calls"].sum())
 
 
+def emitted_per_target_call(sequences: pd.DataFrame) -> float:
+    """Emitted tokens / target forwards, the prompt's own among them: of arms whose prefill cannot be told from decoding."""
+    return ratio(emitted_tokens(sequences).sum(), sequences["target_calls"].sum())
+
+
 def target_calls_per_answer(sequences: pd.DataFrame) -> float:
     """Target forwards after prefill, mean over sequences: what an answer costs, however many tokens a round accepts.
 

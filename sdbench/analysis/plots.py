@@ -26,6 +26,7 @@ _MANY = 12  # from here on a legend lists families, not arms
 def draw(summary: Summary, folder: Path) -> list[Path]:
     """Draw every figure that the summary has numbers for, as PNG and SVG."""
     written: list[Path] = []
+    summary = _labelled(summary)
     with style.context():
         for name, make in FIGURES.items():
             made = make(summary)
@@ -34,23 +35,44 @@ def draw(summary: Summary, folder: Path) -> list[Path]:
     return written
 
 
+def _labelled(summary: Summary) -> Summary:
+    """The summary with "simulated acceptance" in the names of the arms whose acceptance was forced."""
+    names = {
+        name: f"{name} (simulated acceptance)" if arm.get("simulated_acceptance") else name
+        for name, arm in summary["arms"].items()
+    }
+    arms = {names[name]: arm for name, arm in summary["arms"].items()}
+    return {**summary, "baseline": names[summary["baseline"]], "arms": arms}
+
+
 def speedup(summary: Summary) -> Figure | None:
     """Speed-up over the baseline with its 95 % interval, a row per arm; hollow where the arm is lossy."""
-    arms = _with(summary, "speedup")
+    return _gains(summary, "speedup", "speed-up")
+
+
+def end_to_end(summary: Summary) -> Figure | None:
+    """The same end to end, prefill included, where an arm has no other speed."""
+    if not any(arm.get("end_to_end_only") for arm in summary["arms"].values()):
+        return None
+    return _gains(summary, "end_to_end_speedup", "end-to-end speed-up")
+
+
+def _gains(summary: Summary, metric: str, words: str) -> Figure | None:
+    arms = {name: arm for name, arm in _with(summary, metric).items() if not arm.get("void")}
     if not arms:
         return None
     made, axes = _rows(arms)
     for row, (name, arm) in enumerate(arms.items()):
-        low, high = arm["speedup_ci95"] or (arm["speedup"], arm["speedup"])
+        low, high = arm[f"{metric}_ci95"] or (arm[metric], arm[metric])
         shade = style.colour(name)
         (line,) = axes.plot([low, high], [row, row], color=shade, linewidth=1.8, solid_capstyle="butt", zorder=3)
         face = shade if arm["lossless"] else "white"
-        (dot,) = axes.plot(arm["speedup"], row, "o", markersize=5.5, color=shade, markerfacecolor=face, zorder=4)
+        (dot,) = axes.plot(arm[metric], row, "o", markersize=5.5, color=shade, markerfacecolor=face, zorder=4)
         for mark in (line, dot):
-            tell(mark, name, f"{arm['speedup']:.3f}× [{low:.3f}, {high:.3f}]{'' if arm['lossless'] else ', lossy'}")
+            tell(mark, name, f"{arm[metric]:.3f}× [{low:.3f}, {high:.3f}]{'' if arm['lossless'] else ', lossy'}")
     axes.axvline(1.0, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)), zorder=2)
-    axes.set_xlabel(f"speed-up over {summary['baseline']} (×)")
-    _from_zero(axes, max((arm["speedup_ci95"] or [arm["speedup"]])[-1] for arm in arms.values()))
+    axes.set_xlabel(f"{words} over {summary['baseline']} (×)")
+    _from_zero(axes, max((arm[f"{metric}_ci95"] or [arm[metric]])[-1] for arm in arms.values()))
     interval = Line2D([], [], color="#555555", linewidth=1.8, label="95 % interval")
     made.legend(
         handles=[_dot("lossless", "#555555"), _dot("lossy", "white"), interval], loc="outside upper right", ncols=3
@@ -160,6 +182,7 @@ def round_time(summary: Summary) -> Figure | None:
 
 FIGURES: dict[str, Callable[[Summary], Figure | None]] = {
     "speedup": speedup,
+    "end_to_end": end_to_end,
     "tokens_per_target_call": tokens_per_target_call,
     "acceptance": acceptance,
     "speed_quality": speed_quality,
@@ -172,6 +195,7 @@ FIGURES: dict[str, Callable[[Summary], Figure | None]] = {
 }
 TITLES = {
     "speedup": "Speed-up over the baseline",
+    "end_to_end": "Speed-up end to end, prefill included",
     "tokens_per_target_call": "Tokens per target call",
     "acceptance": "Acceptance by position, per edge",
     "speed_quality": "Speed against quality",

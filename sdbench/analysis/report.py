@@ -27,6 +27,7 @@ _CSV_METRICS = (
     "speedup_p",
     "speedup_p_holm",
     "minimum_detectable_effect",
+    "end_to_end_speedup",
     "tokens_per_target_call",
     "accepted_per_round",
     "acceptance_rate",
@@ -47,10 +48,18 @@ _CSV_METRICS = (
     "memory_bytes",
     "mode",
     "lossless",
+    "simulated_acceptance",
+    "void",
     "prompts",
     "failed",
 )
-_CSV_INTERVALS = ("speedup_ci95", "speedup_ci95_bca", "quality_ci95", "quality_difference_ci95")
+_CSV_INTERVALS = (
+    "speedup_ci95",
+    "speedup_ci95_bca",
+    "end_to_end_speedup_ci95",
+    "quality_ci95",
+    "quality_difference_ci95",
+)
 
 
 def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: bool = True) -> Path:
@@ -125,7 +134,7 @@ def _heading(run: Run) -> str:
         f"## {run.path.name}\n\n"
         f"Run `{run.run_id}`: {summary['prompts']} prompts, {summary['repeats']} repeat(s), "
         f"baseline `{summary['baseline']}`; {provenance.processor(run)}, on {provenance.devices(run)}; "
-        f"revision {provenance.revision(run)}.\n\n{table.READING}{_company(summary)}"
+        f"revision {provenance.revision(run)}.\n\n{table.READING}{_company(summary)}{_simulated(summary)}"
     )
 
 
@@ -136,6 +145,14 @@ def _company(summary: dict[str, Any]) -> str:
         f"\n\n**Another job ran on the same device or cores during {summary['shared_blocks']} block(s): the speeds here are "
         "not to be trusted.** Acceptance and quality are not touched by it."
     )
+
+
+def _simulated(summary: dict[str, Any]) -> str:
+    """A paragraph that names the arms whose acceptance was forced; '' where there are none."""
+    names = [f"`{name}`" for name, arm in summary["arms"].items() if arm.get("simulated_acceptance")]
+    if not names:
+        return ""
+    return f"\n\n**Simulated acceptance**: {', '.join(names)} kept as many tokens as was forced; no quality is reported of them."
 
 
 def _lengths(run: Run) -> str:

@@ -15,7 +15,7 @@ import pandas as pd
 from sdbench.analysis.bootstrap import Interval, Z, bca_interval, mean_interval
 from sdbench.analysis.pairs import PairedScores, paired_scores
 from sdbench.analysis.power import detectable_speedup
-from sdbench.analysis.rows import decode_tokens, ratio
+from sdbench.analysis.rows import decode_tokens, emitted_tokens, ratio
 
 FEWEST_PROMPTS = 40
 MARGIN = 0.03
@@ -83,13 +83,15 @@ def unit_column(sequences: pd.DataFrame) -> str:
     return "prompt_id" if single else "block"
 
 
-def log_ratios(sequences: pd.DataFrame, baseline: pd.DataFrame) -> pd.Series:
+def log_ratios(sequences: pd.DataFrame, baseline: pd.DataFrame, whole: bool = False) -> pd.Series:
     """log(tokens per second of the arm / of the baseline) of each unit, mean over its repeats, by unit.
 
-    Pairs are made by (unit, repeat); one that either arm lacks, or that gave no token after the first, is left out.
+    Pairs are made by (unit, repeat); one that either arm lacks, or that gave no token, is left out. whole: end to end on both
+    sides, all tokens over prefill and decoding, in place of what came after the first token.
     """
     unit = unit_column(pd.concat([sequences, baseline]))
-    paired = pd.concat([_speeds(sequences, unit), _speeds(baseline, unit)], axis=1, keys=["arm", "base"]).dropna()
+    sides = [_speeds(side, unit, whole) for side in (sequences, baseline)]
+    paired = pd.concat(sides, axis=1, keys=["arm", "base"]).dropna()
     return (paired["arm"] / paired["base"]).map(np.log).groupby(level=0).mean()
 
 
@@ -98,9 +100,12 @@ def log_speeds(sequences: pd.DataFrame) -> pd.Series:
     return _speeds(sequences, unit_column(sequences)).map(np.log).groupby(level=0).mean()
 
 
-def speedup(sequences: pd.DataFrame, baseline: pd.DataFrame) -> Estimate:
-    """Geometric mean over units of the paired speed ratio, with its bootstrap 95 % interval. Warns below 40 prompts."""
-    values = log_ratios(sequences, baseline).to_numpy()
+def speedup(sequences: pd.DataFrame, baseline: pd.DataFrame, whole: bool = False) -> Estimate:
+    """Geometric mean over units of the paired speed ratio, with its bootstrap 95 % interval. Warns below 40 prompts.
+
+    whole: end to end, as in `log_ratios`.
+    """
+    values = log_ratios(sequences, baseline, whole).to_numpy()
     prompts = sequences["prompt_id"].nunique()
     if prompts < FEWEST_PROMPTS:
         warnings.warn(
@@ -158,15 +163,16 @@ def _exp(interval: Interval | None) -> Interval | None:
     return None if interval is None else (float(np.exp(interval[0])), float(np.exp(interval[1])))
 
 
-def _totals(sequences: pd.DataFrame, unit: str) -> pd.DataFrame:
-    """Decode tokens and seconds by (unit, repeat)."""
-    groups = sequences.assign(n=decode_tokens(sequences)).groupby([unit, "repeat"])
+def _totals(sequences: pd.DataFrame, unit: str, whole: bool = False) -> pd.DataFrame:
+    """Decode tokens and seconds by (unit, repeat); whole: all tokens, and prefill too."""
+    groups = sequences.assign(n=(emitted_tokens if whole else decode_tokens)(sequences)).groupby([unit, "repeat"])
     # The rows of a block share its seconds: the first row's stand for all.
-    return pd.DataFrame({"tokens": groups["n"].sum(), "seconds": groups["block_decode_seconds"].first()})
+    seconds = groups["block_decode_seconds"].first() + (groups["prefill_seconds"].sum() if whole else 0.0)
+    return pd.DataFrame({"tokens": groups["n"].sum(), "seconds": seconds})
 
 
-def _speeds(sequences: pd.DataFrame, unit: str) -> pd.Series:
+def _speeds(sequences: pd.DataFrame, unit: str, whole: bool = False) -> pd.Series:
     """Tokens per second by (unit, repeat), where there were any."""
-    totals = _totals(sequences, unit)
+    totals = _totals(sequences, unit, whole)
     totals = totals[(totals["tokens"] > 0) & (totals["seconds"] > 0)]
     return totals["tokens"] / totals["seconds"]

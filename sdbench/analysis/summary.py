@@ -25,6 +25,8 @@ class ArmMeta(TypedDict):
     lossless: whether its output has the target's law; devices: where its models are; mode: `natural` or `fixed`
     (ignore_eos);
     memory_bytes: weights and pools; config: its resolved knobs; synthetic: the prompts are made up (random, repeated).
+    end_to_end_only: its prefill cannot be told from its decoding (a peer); simulated_acceptance: what is accepted was
+    forced, not tested; identity: sequences whose greedy tokens are the baseline's, part at a tie, or do not match.
     """
 
     lossless: bool
@@ -33,6 +35,9 @@ class ArmMeta(TypedDict):
     memory_bytes: int | None
     config: Mapping[str, Any]
     synthetic: NotRequired[bool]
+    end_to_end_only: NotRequired[bool]
+    simulated_acceptance: NotRequired[bool]
+    identity: NotRequired[Mapping[str, int] | None]
 
 
 def summarise(
@@ -128,24 +133,29 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
     """Everything about one arm, from its rows."""
     sequences, rounds = arm["sequences"], arm["rounds"]
     outer = target_rounds(rounds)
-    repetition = degenerate.degenerate_rate(sequences)
+    simulated, peer = meta.get("simulated_acceptance", False), meta.get("end_to_end_only", False)
+    identity = meta.get("identity")
+    # Where acceptance is forced the text is nobody's answer: nothing is said of it.
+    repetition = math.nan if simulated else degenerate.degenerate_rate(sequences)
     cache = speculation.speculation(arm)
     beside = speculation.overlapped(arm)
     if cache is not None:
         predicted = cache["theorem_7_tokens_per_second"]
     elif beside is not None:
         predicted = beside["predicted_tokens_per_second"]
-    elif (arm["steps"]["kind"] == "run").any():
-        predicted = None  # no form is published for a draft that never waits
+    elif peer or (arm["steps"]["kind"] == "run").any():
+        predicted = None  # a peer tells of no steps; and no form is published for a draft that never waits
     else:
         predicted = predict(arm, name, configured_lengths(meta["config"], rounds), common.host_seconds)
     return {
-        "tokens_per_second": metrics.tokens_per_second(sequences),
+        "tokens_per_second": None if peer else metrics.tokens_per_second(sequences),
         "end_to_end_tokens_per_second": metrics.end_to_end_tokens_per_second(sequences),
-        **_speed(sequences, common.reference),
+        **_speed(sequences, common.reference, whole_only=peer),
         "first_token_seconds": metrics.first_token_seconds(sequences),
-        "seconds_per_token": metrics.seconds_per_token(sequences),
-        "tokens_per_target_call": metrics.tokens_per_target_call(sequences),
+        "seconds_per_token": None if peer else metrics.seconds_per_token(sequences),
+        "tokens_per_target_call": (metrics.emitted_per_target_call if peer else metrics.tokens_per_target_call)(
+            sequences
+        ),
         "accepted_per_round": metrics.accepted_per_round(rounds),
         "acceptance_rate": metrics.acceptance_rate(outer),
         "acceptance_by_position": metrics.acceptance_by_position(outer),
@@ -154,7 +164,7 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "output_tokens": metrics.output_tokens(sequences),
         "length_rate": metrics.length_rate(sequences),
         **_quality(sequences, common.reference, common.margin),
-        "agreement": metrics.agreement(sequences, common.reference),
+        "agreement": None if simulated else metrics.agreement(sequences, common.reference),
         "degenerate_rate": repetition,
         "degenerate": repetition >= degenerate.FLAGGED_RATE,
         **_time(arm, common.verify_seconds, meta["config"].get("threads")),
@@ -168,22 +178,30 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "mode": meta["mode"],
         "lossless": meta["lossless"],
         "synthetic": meta.get("synthetic", False),
+        "end_to_end_only": peer,
+        "simulated_acceptance": simulated,
+        "identity": None if identity is None else dict(identity),
+        "void": identity is not None and identity["mismatches"] > 0,
         "prompts": int(sequences["prompt_id"].nunique()),
         "sequences": len(sequences),
         "config": dict(meta["config"]),
     }
 
 
-def _speed(sequences: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
+def _speed(sequences: pd.DataFrame, reference: pd.DataFrame, whole_only: bool) -> dict[str, Any]:
+    """Paired speed ratios; whole_only: end to end alone, the others null."""
+    whole = statistics.speedup(sequences, reference, whole=True)
     gain = statistics.speedup(sequences, reference)
     return {
-        "speedup": gain.value,
-        "speedup_ci95": gain.ci95,
+        "speedup": None if whole_only else gain.value,
+        "speedup_ci95": None if whole_only else gain.ci95,
         "speedup_units": gain.units,
-        "speedup_totals": statistics.speedup_totals(sequences, reference),
-        "speedup_ci95_bca": gain.ci95_bca,
-        "speedup_p": gain.p,
-        "minimum_detectable_effect": gain.smallest,
+        "speedup_totals": None if whole_only else statistics.speedup_totals(sequences, reference),
+        "speedup_ci95_bca": None if whole_only else gain.ci95_bca,
+        "speedup_p": None if whole_only else gain.p,
+        "minimum_detectable_effect": None if whole_only else gain.smallest,
+        "end_to_end_speedup": whole.value,
+        "end_to_end_speedup_ci95": whole.ci95,
     }
 
 

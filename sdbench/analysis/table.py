@@ -24,7 +24,12 @@ COLUMNS = (
     "lossless",
     "flags",
 )
+# Where an arm is compared end to end only, all of them are: these follow `tok/s`.
+END_TO_END = ("end to end [95 %]", "end-to-end tok/s")
 FLAGS = {
+    "V": "void: greedy tokens that are not the baseline's, ties apart; its speed counts for nothing",
+    "A": "SIMULATED ACCEPTANCE: how much is accepted was forced, not tested; it says what the system costs, and nothing of quality",
+    "P": "a peer: another library's or a server's loop; compared end to end, prefill included on both sides",
     "D": f"degenerate: {FLAGGED_RATE:.0%} of its answers or more repeat themselves; its speed is worth nothing",
     "L": "lossy: its output is not the target's; read its speed together with its quality",
     "Q": "its quality is not shown to be non-inferior to the baseline's within the margin",
@@ -44,7 +49,15 @@ READING = (
 )
 NOTHING = "–"
 # Which columns a narrow terminal does without, the first to go first: the flags say "lossy" too.
-_DISPENSABLE = ("lossless", "model time", "target calls / answer", "acceptance", "tok / target call", "tok/s")
+_DISPENSABLE = (
+    "lossless",
+    "model time",
+    "target calls / answer",
+    "acceptance",
+    "tok / target call",
+    "end-to-end tok/s",
+    "tok/s",
+)
 _GAP = 3  # a column's padding and its separator
 _LONGEST_NAME = 28  # of an arm before it is folded in a narrow terminal
 
@@ -53,6 +66,9 @@ def flags(arm: Mapping[str, Any]) -> list[str]:
     """Keys into `FLAGS` that hold for an arm of a summary."""
     inferior = arm["non_inferior"] is False and not arm["lossless"]
     held = {
+        "V": arm.get("void", False),
+        "A": arm.get("simulated_acceptance", False),
+        "P": arm.get("end_to_end_only", False),
         "D": arm["degenerate"],
         "L": not arm["lossless"],
         "Q": inferior,
@@ -68,13 +84,23 @@ def flags(arm: Mapping[str, Any]) -> list[str]:
     return [flag for flag, holds in held.items() if holds]
 
 
+def columns(summary: Mapping[str, Any]) -> list[str]:
+    """The heads of a summary's table: `COLUMNS`, and the end-to-end ones where an arm has no other speed."""
+    made: list[str] = list(COLUMNS)
+    if _end_to_end(summary):
+        after = made.index("tok/s") + 1
+        made[after:after] = END_TO_END
+    return made
+
+
 def rows(summary: Mapping[str, Any]) -> list[list[str]]:
-    """The cells of each arm, in the order of `COLUMNS`."""
+    """The cells of each arm, in the order of `columns`."""
+    end_to_end = _end_to_end(summary)
     return [
         [
             name,
-            _interval(arm["speedup"], arm["speedup_ci95"], 2, "×"),
-            _number(arm["tokens_per_second"], 1),
+            *_speeds(arm, "speedup", "tokens_per_second"),
+            *(_speeds(arm, "end_to_end_speedup", "end_to_end_tokens_per_second") if end_to_end else ()),
             _number(arm["tokens_per_target_call"], 2),
             _percent(arm["acceptance_rate"]),
             _interval(arm["quality"], arm["quality_ci95"], 3),
@@ -87,6 +113,17 @@ def rows(summary: Mapping[str, Any]) -> list[list[str]]:
     ]
 
 
+def _end_to_end(summary: Mapping[str, Any]) -> bool:
+    return any(arm.get("end_to_end_only") for arm in summary["arms"].values())
+
+
+def _speeds(arm: Mapping[str, Any], gain: str, speed: str) -> tuple[str, str]:
+    """The cells of a paired ratio and of its tokens per second."""
+    if arm.get("void"):
+        return "void", "void"
+    return _interval(arm[gain], arm[f"{gain}_ci95"], 2, "×"), _number(arm[speed], 1)
+
+
 def footnotes(summary: Mapping[str, Any]) -> list[str]:
     """What the flags in the table mean: those that occur."""
     raised = {flag for arm in summary["arms"].values() for flag in flags(arm)}
@@ -95,7 +132,8 @@ def footnotes(summary: Mapping[str, Any]) -> list[str]:
 
 def markdown(summary: Mapping[str, Any]) -> str:
     """The table in Markdown, without footnotes."""
-    lines = [list(COLUMNS), ["---", *["---:"] * 7, "---", "---"], *rows(summary)]
+    heads = columns(summary)
+    lines = [heads, ["---", *["---:"] * (len(heads) - 3), "---", "---"], *rows(summary)]
     return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
 
 
@@ -108,11 +146,11 @@ def terminal(summary: Mapping[str, Any], width: int) -> Table:
     from rich.markup import escape
     from rich.table import Table
 
-    cells: dict[str, tuple[str, ...]] = dict(zip(COLUMNS, zip(*rows(summary), strict=True), strict=True))
+    cells: dict[str, tuple[str, ...]] = dict(zip(columns(summary), zip(*rows(summary), strict=True), strict=True))
     sizes = {column: max(len(column), *map(len, values)) + _GAP for column, values in cells.items()}
     sizes["arm"] = min(sizes["arm"], _LONGEST_NAME + _GAP)
     for column in _DISPENSABLE:
-        if sum(sizes.values()) > width:
+        if column in sizes and sum(sizes.values()) > width:
             del sizes[column]
     notes = "\n".join(escape(note) for note in footnotes(summary))
     made = Table(box=box.SIMPLE_HEAD, padding=(0, 1), caption=notes, caption_justify="left", header_style="bold")

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from sdbench.acceptance.base import AcceptanceRule, Draft
+from sdbench.acceptance.base import AcceptanceRule, Draft, count
 from sdbench.decoding.base import Finished, Request
 from sdbench.decoding.speculative import Batch, Speculative
 from sdbench.errors import InputError
@@ -138,11 +138,7 @@ class _PearlBatch(Batch):
             law = method.rule.law(draft, p, self.memory)
             if law.memory is not None:
                 raise InputError("pearl takes no rule that remembers: its rounds end without the verifier's own token.")
-            accepted = (
-                law.accepted.argmax(-1)
-                if sampler.sampling.greedy
-                else sampler.choices.choose(law.accepted, key / "accepted")
-            )
+            accepted = count(law, sampler, key)
             kept = np.array(accepted.tolist())
             follows = law.next_token(accepted)
         else:

@@ -11,6 +11,7 @@ from sdbench.errors import InputError
 from sdbench.exactness.tabular import TabularModel
 from sdbench.harness.build import Roles, build
 from sdbench.lm.model import LanguageModel
+from sdbench.peers.base import Peer
 
 
 @dataclass
@@ -32,6 +33,21 @@ class Arm:
         return set() if proposer is None else {model.name for model in proposer.models}
 
     @property
+    def peer(self) -> Peer | None:
+        """The decoder, if its loop is another library's or a server's."""
+        return self.decoder if isinstance(self.decoder, Peer) else None
+
+    @property
+    def simulated(self) -> bool:
+        """Whether any stage forces what is accepted in place of testing it."""
+        stage = self.decoder
+        while stage is not None:
+            if getattr(getattr(stage, "rule", None), "simulated", False):
+                return True
+            stage = getattr(stage, "proposer", None)
+        return False
+
+    @property
     def views(self) -> list[str]:
         return [model.name for model in self.decoder.models]
 
@@ -40,9 +56,9 @@ class Arm:
         return {name.partition("[")[0] for name in self.views}
 
     @property
-    def memory_bytes(self) -> int:
-        """Weights and slots of the models that it steps."""
-        return sum({model.name: model.bytes for model in self.decoder.models}.values())
+    def memory_bytes(self) -> int | None:
+        """Weights and slots of the models that it steps; a peer's caches are its own."""
+        return None if self.peer else sum({model.name: model.bytes for model in self.decoder.models}.values())
 
 
 def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageModel]) -> list[Arm]:

@@ -58,7 +58,7 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
                 "pieces": pieces(item.tokens, plan.family.tokenizer),
                 "text": text,
                 "finish_reason": item.reason,
-                "score": plan.task.score(prompt, text),
+                "score": None if arm.simulated else plan.task.score(prompt, text),
                 "first_token_seconds": item.first_token_seconds,
                 "prefill_seconds": item.prefill_seconds,
                 "decode_seconds": item.decode_seconds,

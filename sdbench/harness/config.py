@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError
+from sdbench.harness.forced import KNOB, forced
 
 # The shipped launchers `basic` and `joblib` bear the names of Hydra's own, which then check them: as it should be.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -57,10 +58,11 @@ def choices(group: str, extra: Path | None = None) -> list[str]:
 def normalised(overrides: Sequence[str], extra: Path | None = None) -> list[str]:
     """Overrides as Hydra wants them.
 
-    `arms.<name>.grid.<knob>=[...]` adds a key that no file has: a plus sign. `tasks=lm_eval/NAME` for which there is no file is
-    any task of lm-eval's.
+    `arms.<name>.grid.<knob>=[...]` and `arms.<name>.forced_acceptance` add a key that no file has: a plus sign.
+    `tasks=lm_eval/NAME` for which there is no file is any task of lm-eval's.
     """
-    words = [f"+{word}" if re.match(r"arms\.[^.=]+\.grid\.", word) else word for word in overrides]
+    added = re.compile(rf"arms\.[^.=]+\.(grid\.|{KNOB}=)")
+    words = [f"+{word}" if added.match(word) else word for word in overrides]
     for index, word in enumerate(words):
         group, _, name = word.partition("=lm_eval/")
         if group == "tasks" and re.fullmatch(r"[\w.-]+", name) and f"lm_eval/{name}" not in choices("tasks", extra):
@@ -103,6 +105,8 @@ def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "co
         axes = ", ".join(f"{key}={value}" for key, value in grid.items())
         raise InputError(f"This experiment is a grid ({axes}): run it with -m.")
     assert isinstance(resolved, dict)
+    if isinstance(resolved.get("arms"), dict):
+        resolved["arms"] = {arm: forced(knobs, arm) for arm, knobs in resolved["arms"].items()}
     return {str(key): value for key, value in resolved.items()}
 
 
@@ -135,7 +139,7 @@ def expand_grids(arms: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
             for (knob, _), value in zip(axes, point, strict=True):
                 _set(member, knob, value, name)
             label = ",".join(f"{knob}={value}" for (knob, _), value in zip(axes, point, strict=True))
-            expanded[f"{name}[{label}]" if label else name] = member
+            expanded[f"{name}[{label}]" if label else name] = forced(member, name)
     return expanded
 
 

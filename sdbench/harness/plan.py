@@ -151,6 +151,7 @@ def prepare(config: dict[str, Any]) -> Plan:
     family = check_family(used)
     _check_layers(rehearsed, family)
     encoded = [(prompt, encode(prompt, family.tokenizer, chat=config["chat"] is not False)) for prompt in prompts]
+    _check_peers(rehearsed, config, sampling, task)
     max_new_tokens = config["max_new_tokens"] or task.max_new_tokens
     checker = StopChecker(family.eos, task.stop, family.tokenizer)
     return Plan(
@@ -218,6 +219,16 @@ def _baseline(wanted: str | None, arms: Mapping[str, Any]) -> str:
     if wanted in (None, "ar"):
         return next(iter(arms))
     raise InputError(f"baseline is '{wanted}', which is none of the arms: {', '.join(arms)}.")
+
+
+def _check_peers(arms: list[Arm], config: Mapping[str, Any], sampling: Sampling, task: Task) -> None:
+    stop = () if config["ignore_eos"] else task.stop
+    for arm in arms:
+        if arm.peer:
+            try:
+                arm.peer.check(config["batch_size"], sampling, stop)
+            except InputError as error:
+                raise InputError(f"arms.{arm.name}: {error}") from error
 
 
 def _check_layers(arms: list[Arm], family: Family) -> None:

@@ -20,11 +20,13 @@ from sdbench.harness.bare import BareForwards
 from sdbench.harness.blocks import decode, rotated
 from sdbench.harness.build import build
 from sdbench.harness.company import Company
+from sdbench.harness.identity import identities
 from sdbench.harness.lease import lease
 from sdbench.harness.plan import Plan, load
 from sdbench.harness.progress import Progress
 from sdbench.lm.execution import programs_of
 from sdbench.lm.model import LanguageModel
+from sdbench.lm.transformer import Transformer
 from sdbench.runs.environment import environment
 from sdbench.runs.identity import run_id
 from sdbench.runs.lock import held
@@ -72,9 +74,10 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
         try:
             tracker.start(config, out.name, out, folder.measurement)
             with ExitStack() as stack:
-                arms = _measure(plan, folder, stack)
-            meta = {arm.name: _meta(plan, arm) for arm in arms}
+                arms, models = _measure(plan, folder, stack)
             tables = folder.journal.tables()
+            same = identities(plan, arms, models.get("target"), tables["sequences"])
+            meta = {arm.name: _meta(plan, arm, same[arm.name]) for arm in arms}
             with warnings.catch_warnings():
                 # The table says it under its flags, in place of a warning among the progress.
                 warnings.simplefilter("ignore", FewPrompts)
@@ -112,7 +115,7 @@ def _report(out: Path) -> list[Path]:
     return sorted(report([out]).parent.rglob("*.png"))
 
 
-def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
+def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> tuple[list[Arm], dict[str, Transformer]]:
     """Decode all blocks that the journal lacks. stack: closes the arms."""
     finished = folder.journal.finished()
     models = load(plan)
@@ -130,6 +133,10 @@ def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
         if (block, repeat) not in finished
     ]
     if todo:
+        for arm in arms:
+            if arm.peer:
+                plan.take_cores(arm.threads)
+                arm.peer.open(plan.batch_size, plan.slots)
         _warm_up(plan, arms)
         _freeze(folder, views)
     bar = Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo))
@@ -148,7 +155,7 @@ def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
                 folder.note_shared(block, repeat)
             folder.journal.write(block, repeat, rows)
             progress.advance()
-    return arms
+    return arms, models
 
 
 def _warm_up(plan: Plan, arms: list[Arm]) -> None:
@@ -178,7 +185,7 @@ def _device(plan: Plan, role: str, apart: bool) -> str:
     return f"{device} ({role}'s own core)" if apart and device == "cpu" else device
 
 
-def _meta(plan: Plan, arm: Arm) -> Any:
+def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None) -> Any:
     return {
         "lossless": arm.decoder.lossless,
         "devices": sorted({_device(plan, role, role in arm.apart) for role in arm.roles}),
@@ -186,6 +193,9 @@ def _meta(plan: Plan, arm: Arm) -> Any:
         "memory_bytes": arm.memory_bytes,
         "config": arm.config,
         "synthetic": plan.task.synthetic,
+        "end_to_end_only": arm.peer is not None,
+        "simulated_acceptance": arm.simulated,
+        "identity": identity,
     }
 
 

@@ -28,7 +28,7 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
     run = load(folder)
     if run.config["sampling"]["temperature"] != 0:
         raise InputError(f"{folder} was sampled; simulate needs a greedy run, whose ranks hold for every draft length.")
-    tables = run.tables
+    tables = _tested(run)
     arm = _recorded(tables["rounds"])
     strings = places(tables["rounds"][tables["rounds"]["arm"] == arm])
     own = measured(tables)
@@ -44,6 +44,13 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
         "methods": _methods(simulation, run.summary["arms"][arm]["ranks"]),
         "against_measured": _against(run, tables, strings, arm) if not words else {},
     }
+
+
+def _tested(run: Run) -> dict[str, Any]:
+    """The run's tables without peers, which tell of no steps, and without arms whose acceptance was forced."""
+    arms = run.summary["arms"].items()
+    others = [name for name, arm in arms if arm.get("end_to_end_only") or arm.get("simulated_acceptance")]
+    return {key: table if key == "bare" else table[~table["arm"].isin(others)] for key, table in run.tables.items()}
 
 
 def _recorded(rounds: Any) -> str:
@@ -81,10 +88,11 @@ def _fan_out(logged: Mapping[str, Any], length: int, budget: int) -> tuple[int, 
 def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dict[str, dict[str, float]]:
     """Simulated beside measured, for the run's own arms, each on the times that it and the plain ones measured."""
     found = {}
-    plain = {name for name, entry in run.summary["arms"].items() if _kind(entry["config"]) == "ar"} | {arm}
-    for name, entry in run.summary["arms"].items():
+    arms = run.summary["arms"]
+    plain = {name for name, entry in arms.items() if _kind(entry["config"]) == "ar"} | {arm}
+    for name, entry in arms.items():
         kind, config = _kind(entry["config"]), entry["config"]
-        if kind is None:
+        if kind is None or entry.get("end_to_end_only") or entry.get("simulated_acceptance"):
             continue
         its = {
             key: table if key == "bare" else table[table["arm"].isin(plain | {name})] for key, table in tables.items()

@@ -14,6 +14,7 @@ PACKAGES = (
     "sdbench",
     "torch",
     "transformers",
+    "flashspec",
     "tokenizers",
     "hydra-core",
     "datasets",

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdbench.acceptance import Cascade, Consultant, Density, Draft, Fuzzy, Mentored
+from sdbench.acceptance import Cascade, Consultant, Density, Draft, Forced, Fuzzy, Mentored, Recorded
 from sdbench.sampling import Sampling, Scored
 
 from .definitions import DEFINITIONS
@@ -16,6 +16,8 @@ RULES = {
     "consultant": Consultant(1.5),
     "consultant, reset": Consultant(1.5, initial="zero", reset="rejection"),
     "mentored": Mentored(0.1),
+    "forced": Forced(0.7),
+    "recorded": Recorded([2, 0, 5]),
 }
 SETTINGS = [Sampling(temperature=0.0), Sampling(temperature=0.8, top_p=0.9)]
 
@@ -92,7 +94,7 @@ def test_a_law_is_made_without_waiting_for_the_device(name, sampling):
         law = RULES[name].law(draft, p, RULES[name].start(2))
         assert law.next_token(torch.ones(2, dtype=torch.long)).shape == (2, 7)
         if law.memory is not None:
-            assert law.memory(torch.ones(2, dtype=torch.long)).shape == (2, 2)
+            assert law.memory(torch.ones(2, dtype=torch.long)).shape == RULES[name].start(2).shape
 
 
 @pytest.mark.parametrize("name", RULES)

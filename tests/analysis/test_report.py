@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     return write(tmp_path_factory.mktemp("run") / "demo", ARMS, "abc")
 
 
-OVERLAPPED = {"draft_length", "timeline", "fan_out", "saguaro"}  # of arms that are not in this run
+OVERLAPPED = {"draft_length", "timeline", "fan_out", "saguaro", "end_to_end"}  # of arms that are not in this run
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +100,9 @@ def test_the_terminal_table_fits(summary, width):
 
 def test_every_flag_can_be_raised(summary):
     arm = summary["arms"]["fsd"] | {
+        "void": True,
+        "simulated_acceptance": True,
+        "end_to_end_only": True,
         "degenerate": True,
         "synthetic": True,
         "mode": "fixed",

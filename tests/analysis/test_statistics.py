@@ -122,3 +122,17 @@ def test_non_inferiority_without_scores_is_not_shown():
     found = statistics.non_inferiority(scores(), scores(1.0, 1.0))
     assert found.prompts == 0
     assert not found.non_inferior
+
+
+def test_end_to_end_counts_prefill_and_the_first_token():
+    def one(arm, prefill, decode, tokens):
+        return {
+            "arm": arm, "block": 0, "repeat": 0, "prompt_id": "p", "tokens": list(range(tokens)),
+            "prefill_seconds": prefill, "decode_seconds": decode, "block_decode_seconds": decode,
+        }  # fmt: skip
+
+    ours, theirs = pd.DataFrame([one("ar", 1.0, 1.0, 10)]), pd.DataFrame([one("peer", 0.0, 4.0, 10)])
+    assert statistics.speedup(theirs, ours, whole=True).value == pytest.approx(0.5)  # 10 / 4 over 10 / 2
+    assert statistics.speedup(theirs, ours).value == pytest.approx(
+        0.25
+    )  # 9 / 4 over 9 / 1: what the peer cannot be held to

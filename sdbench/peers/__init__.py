@@ -1,0 +1,6 @@
+"""What people would use instead, as arms of the same comparison: other libraries and servers, each behind `Decoder`."""
+
+from sdbench.peers.base import Peer as Peer
+from sdbench.peers.flash import FlashSpec as FlashSpec
+from sdbench.peers.generation import Assisted as Assisted, Generate as Generate, Lookup as Lookup
+from sdbench.peers.serving import VLLM as VLLM, SGLang as SGLang

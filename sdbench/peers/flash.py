@@ -1,0 +1,104 @@
+"""flashspec (PyPI, optional extra `peers`): another library of lossless speculative decoding, on the same modules.
+
+It stops at end-of-sequence tokens but knows no stop strings, and of the sampling it takes the temperature only: a run that asks
+more is refused. Its result comes at the end, so the first token has no time of its own: `first_token_seconds` is the whole.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from sdbench.decoding.base import Finished, Request
+from sdbench.errors import InputError
+from sdbench.lm.model import LanguageModel
+from sdbench.lm.trace import Trace
+from sdbench.peers.base import Growing, Peer
+from sdbench.peers.generation import module_of
+from sdbench.sampling import Sampling, stream
+from sdbench.stopping import Stop
+
+STRATEGIES = ("auto", "bandit")
+
+
+class FlashSpec(Peer):
+    """draft_length: its gamma. strategy: bandit (the draft model alone drafts) or auto (its default: prompt look-up first)."""
+
+    one_row = True
+
+    def __init__(
+        self, verifier: LanguageModel, model: LanguageModel, draft_length: int = 4, strategy: str = "bandit"
+    ) -> None:
+        super().__init__([verifier, model])
+        if importlib.util.find_spec("flashspec") is None:
+            raise InputError("flashspec is not installed; pip install 'sdbench[peers]' brings it.")
+        if isinstance(draft_length, bool) or not isinstance(draft_length, int) or draft_length < 1:
+            raise InputError(f"draft_length is {draft_length!r}; it must be a whole number of at least 1.")
+        if strategy not in STRATEGIES:
+            raise InputError(f"strategy is {strategy!r}; it must be one of {', '.join(STRATEGIES)}.")
+        self.draft_length, self.strategy = draft_length, strategy
+        self.edge = f"{model.name}>{verifier.name}"
+        self._engines: dict[Sampling, Any] = {}
+
+    @property
+    def title(self) -> str:
+        return "flashspec"
+
+    def reach(self) -> int:
+        return self.draft_length + 1
+
+    def check(self, rows: int, sampling: Sampling, stop_strings: Sequence[str]) -> None:
+        super().check(rows, sampling, stop_strings)
+        if stop_strings:
+            raise InputError("flashspec knows no stop strings; leave it out, or set ignore_eos=true.")
+        if sampling.top_k or sampling.top_p < 1:
+            raise InputError("flashspec samples by temperature only; set sampling.top_k=0 and sampling.top_p=1.")
+
+    def _decode(
+        self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace
+    ) -> list[Finished]:
+        (request,) = group
+        engine = self._engine(sampling)
+        if not sampling.greedy:
+            torch.manual_seed(stream(seed, request.name, request.repeat))
+        growing = Growing(request, stop.start(), max_new_tokens)
+        ids = torch.tensor([request.tokens], device=self.models[0].device)
+        with torch.inference_mode():
+            result = engine.generate(ids, max_new_tokens, sorted(getattr(stop, "eos", ())))
+        growing.push(result.output_ids[0, : result.n_tokens_generated].tolist())
+        growing.pieces = [step.emitted for step in result.arm_steps]
+        return [growing.recorded(0, self.edge, trace, [step.proposed for step in result.arm_steps])]
+
+    def _engine(self, sampling: Sampling) -> Any:
+        """Its engine at a temperature, made once; without a seed of its own it draws from torch's generator."""
+        if sampling not in self._engines:
+            logging.getLogger("flashspec").setLevel(logging.ERROR)  # it warns that one drafter leaves nothing to choose
+            self._engines[sampling] = self._made(sampling)
+        return self._engines[sampling]
+
+    def _made(self, sampling: Sampling) -> Any:
+        from flashspec import FlashSpecConfig, SamplingConfig, SpeculativeEngine
+        from flashspec.engine.hf_drafter import HuggingFaceDrafter
+        from flashspec.engine.verifier import TargetModel
+
+        verifier, draft = self.models
+        drawn = SamplingConfig(
+            gamma=self.draft_length,
+            temperature=sampling.temperature,
+            variant="greedy" if sampling.greedy else "rejection",
+        )
+        config = FlashSpecConfig(
+            device=str(verifier.device),
+            drafter_strategy="auto" if self.strategy == "auto" else "bandit",
+            bandit={"n_arms": 1},  # pyright: ignore
+            sampling=drawn,
+        )
+        drafter = HuggingFaceDrafter(
+            draft.name, draft.device, draft.dtype, sampling.temperature, model=module_of(draft)
+        )
+        target = TargetModel(verifier.name, verifier.device, verifier.dtype, model=module_of(verifier))
+        return SpeculativeEngine(config, [drafter], target)

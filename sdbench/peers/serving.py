@@ -1,0 +1,179 @@
+"""vLLM and SGLang as arms: prompts go to the server as token ids, tokens come back in a stream, with the times at which they came.
+
+The server has weights of its own: start it on those of the run (`${models.target.path}` in the command). The stop rule and the
+limit are ours; the server is told the limit and whether to mind its end-of-sequence token, and is hung up on where our rule ends an
+answer before it does. NOT MEASURED YET: no GPU was at hand; the protocol is tested against a server that speaks it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from typing import Any
+
+from sdbench.decoding.base import Finished, Request
+from sdbench.errors import RunError
+from sdbench.lm.model import LanguageModel
+from sdbench.lm.trace import Trace
+from sdbench.peers.base import Growing, Peer
+from sdbench.peers.counters import Counts, between, of_meta, of_metrics
+from sdbench.peers.server import Server
+from sdbench.sampling import Sampling, stream
+from sdbench.stopping import NeverStop, Stop
+
+Pieces = Generator[tuple[list[int], dict[str, Any], str | None], None, None]
+
+
+class Serving(Peer):
+    """A server. command: starts it (None: attach to the one at url). See `Server` for the seconds."""
+
+    def __init__(
+        self,
+        verifier: LanguageModel,
+        url: str = "http://127.0.0.1:8000",
+        command: str | None = None,
+        start_seconds: float = 600.0,
+        stall_seconds: float = 60.0,
+    ) -> None:
+        super().__init__([verifier])
+        self.edge = f"server>{verifier.name}"
+        self.server = Server(url, command, start_seconds, stall_seconds)
+
+    def open(self, rows: int, slots: int) -> None:
+        self.server.start()
+
+    def close(self) -> None:
+        self.server.stop()
+
+    def _decode(
+        self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace
+    ) -> list[Finished]:
+        natural = not isinstance(stop, NeverStop)
+        grown = [Growing(request, stop.start(), max_new_tokens) for request in group]
+        with ThreadPoolExecutor(len(group)) as pool:
+            asked = [pool.submit(self._ask, growing, sampling, max_new_tokens, natural, seed) for growing in grown]
+            told = [future.result() for future in asked]
+        rows = list(trace.sequence)
+        trace.at_close.append(lambda: self._account(grown, told, rows, trace))
+        return [growing.finished for growing in grown]
+
+    def _ask(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> dict[str, Any]:
+        """Stream one answer; what the server said of it last."""
+        last: dict[str, Any] = {}
+        with closing(self._pieces(growing, sampling, limit, natural, seed)) as pieces:
+            for tokens, said, reason in pieces:
+                last = said or last
+                if growing.push(tokens):
+                    break
+                if reason:
+                    growing.finished.reason = "length" if reason == "length" else "eos"
+        if not growing.done:
+            raise RunError(f"The server at {self.server.url} ended an answer without a reason.")
+        return last
+
+    def _pieces(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> Pieces:
+        """(new tokens, what the server says of the request, why it ended) of each event."""
+        raise NotImplementedError
+
+    def _account(self, grown: list[Growing], told: list[dict[str, Any]], rows: list[int], trace: Trace) -> None:
+        """Put the server's own account of these answers into the trace, when nothing is timed any more."""
+        trace.sequence, trace.sequence_round = rows, [0] * len(rows)
+        for row, (growing, counts) in enumerate(zip(grown, self._counts(told), strict=True)):
+            if counts is None:
+                continue
+            for number, (proposed, accepted) in enumerate(counts.rounds()):
+                trace.sequence_round[row] = number
+                trace.verified(row, self.edge, 0, proposed, accepted, accepted + 1)
+            # Every forward of the target gives one token beside those that it accepts.
+            growing.finished.target_calls = max(1, len(growing.finished.tokens) - counts.accepted)
+
+    def _counts(self, told: list[dict[str, Any]]) -> list[Counts | None]:
+        raise NotImplementedError
+
+
+class VLLM(Serving):
+    """vLLM's OpenAI-compatible server (0.10.2 or later, for `return_token_ids`).
+
+    Its counters are the server's, not the request's: they are read at batch size 1 only, and nobody else may use the server.
+    """
+
+    _model: str | None = None
+    _before: dict[str, float] | None = None
+
+    @property
+    def title(self) -> str:
+        return "vLLM"
+
+    def open(self, rows: int, slots: int) -> None:
+        super().open(rows, slots)
+        offered = self.server.get("/v1/models").json().get("data") or [{}]
+        self._model = offered[0].get("id")
+        if self._model is None:
+            raise RunError(
+                f"The server at {self.server.url} names no model at /v1/models; it is no OpenAI-compatible one."
+            )
+        self._before = of_metrics(self.server.get("/metrics").text)
+
+    def _pieces(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> Pieces:
+        request = growing.finished.request
+        asked = {
+            "model": self._model,
+            "prompt": request.tokens,
+            "max_tokens": limit,
+            "temperature": sampling.temperature,
+            "top_p": sampling.top_p,
+            "top_k": sampling.top_k or -1,
+            "seed": stream(seed, request.name, request.repeat) % 2**31,
+            "ignore_eos": not natural,
+            "stream": True,
+            "return_token_ids": True,
+        }
+        for event in self.server.events("/v1/completions", asked):
+            for choice in event.get("choices") or ():
+                tokens = choice.get("token_ids")
+                if tokens is None and choice.get("text"):
+                    raise RunError(
+                        f"The server at {self.server.url} sends text without token ids; vLLM does from 0.10.2 on."
+                    )
+                yield list(tokens or ()), {}, choice.get("finish_reason")
+
+    def _counts(self, told: list[dict[str, Any]]) -> list[Counts | None]:
+        before, self._before = self._before, of_metrics(self.server.get("/metrics").text)
+        if len(told) > 1 or before is None:
+            return [None] * len(told)
+        return [between(before, self._before)]
+
+
+class SGLang(Serving):
+    """SGLang's server, by its own `/generate`: it takes and gives token ids, and tells of each request's speculation."""
+
+    @property
+    def title(self) -> str:
+        return "SGLang"
+
+    def _pieces(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> Pieces:
+        asked = {
+            "input_ids": growing.finished.request.tokens,
+            "sampling_params": {
+                "max_new_tokens": limit,
+                "temperature": sampling.temperature,
+                "top_p": sampling.top_p,
+                "top_k": sampling.top_k or -1,
+                "ignore_eos": not natural,
+            },
+            "stream": True,
+        }
+        held = 0
+        for event in self.server.events("/generate", asked):
+            ids, meta = event.get("output_ids"), event.get("meta_info") or {}
+            if ids is None:
+                raise RunError(f"The server at {self.server.url} sends no output_ids; it is no SGLang, or an old one.")
+            # By default each event repeats the tokens before it; incremental streaming sends the new ones alone.
+            new = ids[held:] if len(ids) == meta.get("completion_tokens", len(ids)) else ids
+            held += len(new)
+            reason = meta.get("finish_reason")
+            yield new, meta, reason.get("type") if isinstance(reason, dict) else reason
+
+    def _counts(self, told: list[dict[str, Any]]) -> list[Counts | None]:
+        return [of_meta(meta) for meta in told]
