@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdbench.analysis import plots, table
+from sdbench.analysis import crossover, plots, style, table
 from sdbench.errors import InputError
 from sdbench.runs.files import write_text
 from sdbench.runs.record import Run, load
@@ -46,7 +47,7 @@ _CSV_INTERVALS = ("speedup_ci95", "quality_ci95", "quality_difference_ci95")
 
 
 def report(run_dirs: Sequence[Path | str], out: Path | str | None = None) -> Path:
-    """Write `report.md`, `table.csv` and the figures.
+    """Write `report.md`, `table.csv` and the figures; `batch.json` where back-ups can be held against each other.
 
     Args:
         run_dirs: folders of finished runs. Arms of different runs are shown in separate sections: they were not paired.
@@ -65,7 +66,7 @@ def report(run_dirs: Sequence[Path | str], out: Path | str | None = None) -> Pat
     folder.mkdir(parents=True, exist_ok=True)
     several = len(runs) > 1
     sections = [_section(run, folder, Path("figures") / run.run_id if several else Path("figures")) for run in runs]
-    write_text(folder / "report.md", "# Comparison\n\n" + "\n".join(sections))
+    write_text(folder / "report.md", "# Comparison\n\n" + _batches(runs, folder) + "\n".join(sections))
     write_text(folder / "table.csv", _csv(runs))
     return folder / "report.md"
 
@@ -95,6 +96,22 @@ def _section(run: Run, folder: Path, figures: Path) -> str:
         )
         + "\n"
     )
+
+
+def _batches(runs: Sequence[Run], folder: Path) -> str:
+    """Batch size against back-up over all of the runs: its data, and, of several runs, its figure in Markdown."""
+    found = crossover.crossover([run.summary for run in runs])
+    if found is None:
+        return ""
+    write_text(folder / "batch.json", json.dumps(found, indent=2) + "\n")
+    if len(runs) == 1:
+        return ""
+    with style.context():
+        made = crossover.figure(found)
+        if made is not None:
+            style.save(made, folder / "figures", "batch")
+    title = plots.TITLES["batch"]
+    return f"## {title}\n\n![{title}](figures/batch.png)\n\n"
 
 
 def _heading(run: Run) -> str:

@@ -33,7 +33,7 @@ def run(tmp_path_factory):
     return write(tmp_path_factory.mktemp("run") / "demo", ARMS, "abc")
 
 
-OVERLAPPED = {"draft_length", "timeline", "fan_out", "saguaro"}  # of arms that are not in this run
+OVERLAPPED = {"draft_length", "timeline", "fan_out", "saguaro", "batch"}  # of arms that are not in this run
 
 
 @pytest.fixture(scope="module")
