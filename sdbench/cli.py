@@ -138,9 +138,18 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         return OK
     from sdbench.analysis.report import show
     from sdbench.harness.plan import prepare
-    from sdbench.harness.run import run
+    from sdbench.harness.run import follow, run
 
-    out, summary, fresh = run(prepare(config))
+    ranks = None
+    if config["hardware"].get("tensor_parallel"):
+        from sdbench.harness.ranks import Ranks
+
+        ranks = Ranks(config["hardware"]["device"])
+    plan = prepare(config, ranks)
+    if ranks and not ranks.first:
+        follow(plan)
+        return OK
+    out, summary, fresh = run(plan)
     if not fresh:
         print("This run was finished before; nothing was run again.")
     show(summary)

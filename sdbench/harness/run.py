@@ -7,8 +7,9 @@ journal. What is in the journal is never done again: a run that was stopped is t
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,12 @@ from sdbench.harness.arms import Arm, make
 from sdbench.harness.bare import BareForwards
 from sdbench.harness.blocks import decode, rotated
 from sdbench.harness.build import build
-from sdbench.harness.plan import Plan, load
+from sdbench.harness.plan import Plan, load, load_role
 from sdbench.harness.progress import Progress
 from sdbench.lm.weights import weights_identity
 from sdbench.runs.environment import environment
 from sdbench.runs.identity import run_id
+from sdbench.runs.journal import Journal
 from sdbench.runs.record import RunFolder, claim
 from sdbench.runs.trackers import Tracker
 from sdbench.tasks.base import prompts_sha256
@@ -43,13 +45,16 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
     folder = claim(out, identity)
     if folder.finished:
         return out, load_run(out).summary, False
+    if plan.ranks:
+        plan.ranks.join()
+        plan.ranks.shared(folder.journal.finished())
     plan.take_cores()
     with _failures(folder):
         folder.describe(config, {**environment(), "weights": identities, "mode": plan.mode})
         try:
             tracker.start(config, out.name, out)
             with ExitStack() as stack:
-                arms = _measure(plan, folder, stack)
+                arms = _measure(plan, folder.journal, stack)
             meta = {arm.name: _meta(plan, arm) for arm in arms}
             tables = folder.journal.tables()
             with warnings.catch_warnings():
@@ -63,19 +68,47 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
     return out, summary, True
 
 
+def follow(plan: Plan) -> None:
+    """Take part in the comparison that the first rank makes: the same blocks, of which nothing is kept here."""
+    assert plan.ranks is not None
+    plan.ranks.join()
+    if plan.ranks.drafts:
+        plan.ranks.serve(partial(load_role, plan))
+        return
+    journal = Unwritten(plan.ranks.shared(None))
+    plan.take_cores()
+    with ExitStack() as stack:
+        _measure(plan, journal, stack)
+
+
+class Unwritten:
+    """The journal of the first rank, as the others see it."""
+
+    def __init__(self, done: set[tuple[int, int]]) -> None:
+        self._done = done
+
+    def finished(self) -> set[tuple[int, int]]:
+        return self._done
+
+    def write(self, block: int, repeat: int, tables: Mapping[str, Any]) -> None:
+        return None
+
+
 def _report(out: Path) -> list[Path]:
     from sdbench.analysis.report import report
 
     return sorted(report([out]).parent.rglob("*.png"))
 
 
-def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
+def _measure(plan: Plan, journal: Journal | Unwritten, stack: ExitStack) -> list[Arm]:
     """Decode all blocks that the journal lacks. stack: closes the arms."""
-    finished = folder.journal.finished()
+    finished = journal.finished()
     models = load(plan)
     for model in models.values():
         model.allocate(plan.batch_size, plan.slots)
     arms = make(plan.arm_configs, models)
+    if plan.ranks:
+        plan.ranks.give(arms)
     for arm in arms:
         stack.callback(arm.decoder.close)
     views = {model.name: model for arm in arms for model in arm.decoder.models}
@@ -93,12 +126,14 @@ def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> list[Arm]:
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": []}
             for arm in rotated(arms, block + repeat):
                 part = decode(plan, arm, plan.blocks[block], block, repeat)
+                if plan.ranks:
+                    plan.ranks.agree(part["sequences"])
                 progress.decoded(arm.name, part["sequences"])
                 for name, rows in part.items():
                     tables[name] += rows
             plan.take_cores()
             bare.see(tables["steps"])
-            folder.journal.write(block, repeat, {**tables, "bare": bare.time()})
+            journal.write(block, repeat, {**tables, "bare": bare.time()})
             progress.advance()
     return arms
 
@@ -114,16 +149,18 @@ def _warm_up(plan: Plan, arms: list[Arm]) -> None:
             pass
 
 
-def _device(plan: Plan, role: str, apart: bool) -> str:
+def _devices(plan: Plan, role: str, apart: bool) -> list[str]:
     """Where a role's model works; on a CPU a process of its own is a core of its own."""
+    if plan.ranks:
+        return plan.ranks.devices(role, apart)
     device = plan.specs[role].device or plan.config["hardware"]["device"]
-    return f"{device} ({role}'s own core)" if apart and device == "cpu" else device
+    return [f"{device} ({role}'s own core)" if apart and device == "cpu" else device]
 
 
 def _meta(plan: Plan, arm: Arm) -> Any:
     return {
         "lossless": arm.decoder.lossless,
-        "devices": sorted({_device(plan, role, role in arm.apart) for role in arm.roles}),
+        "devices": sorted({name for role in arm.roles for name in _devices(plan, role, role in arm.apart)}),
         "mode": plan.mode,
         "memory_bytes": arm.memory_bytes,
         "config": arm.config,
