@@ -43,11 +43,15 @@ class Ranks:
         self.rank, self.world = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
         self.local, self.kind = int(os.environ["LOCAL_RANK"]), device
         if self.world < FEWEST:
-            raise InputError(f"{self.world} ranks are too few: two or more share the target, and the last has the draft.")
+            raise InputError(
+                f"{self.world} ranks are too few: two or more share the target, and the last has the draft."
+            )
         if int(os.environ.get("LOCAL_WORLD_SIZE", self.world)) != self.world:
             raise InputError("hardware.tensor_parallel works on one machine; these ranks are on several.")
         if device not in ("cpu", "cuda"):
-            raise InputError(f"hardware.device is '{device}'; with tensor_parallel it must be cuda (or cpu, to try it).")
+            raise InputError(
+                f"hardware.device is '{device}'; with tensor_parallel it must be cuda (or cpu, to try it)."
+            )
         if device == "cuda" and torch.cuda.device_count() < self.world:
             raise InputError(f"{self.world} ranks need a GPU each, but this machine has {torch.cuda.device_count()}.")
 
@@ -72,7 +76,9 @@ class Ranks:
         """Refuse what cannot be the same on all ranks, and heads that cannot be shared out. config: the target's."""
         for role, spec in specs.items():
             if spec.device is not None:
-                raise InputError(f"models.{role}.device is {spec.device}, but with tensor_parallel each rank has its own.")
+                raise InputError(
+                    f"models.{role}.device is {spec.device}, but with tensor_parallel each rank has its own."
+                )
         for arm in arms:
             if isinstance(arm.decoder, Pearl) and arm.decoder.measures:
                 raise InputError(f"arms.{arm.name} measures its draft_length, each rank its own: give a number.")
@@ -111,11 +117,6 @@ class Ranks:
     def serve(self, models: Any) -> None:
         """The draft's rank: serve until the run is over. models: gives the model of a role."""
         ServingRank(models, self.pair).run(self.listener)
-
-    def leave(self) -> None:
-        """Part from the other ranks, when all have done."""
-        if dist.is_initialized():
-            dist.destroy_process_group()
 
     def give(self, arms: Sequence[Arm]) -> None:
         """Have every draft with a process of its own served by the last rank."""

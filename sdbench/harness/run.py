@@ -43,11 +43,11 @@ def run(plan: Plan) -> tuple[Path, dict[str, Any], bool]:
     identity = run_id(config, identities, prompts_sha256([prompt for prompt, _ in plan.prompts]))
     out = Path(config["out"] or Path("results") / "runs" / f"{config['name']}-{identity}")
     folder = claim(out, identity)
-    if folder.finished:
-        return out, load_run(out).summary, False
     if plan.ranks:
         plan.ranks.join()
-        plan.ranks.shared(folder.journal.finished())
+        plan.ranks.shared(None if folder.finished else folder.journal.finished())
+    if folder.finished:
+        return out, load_run(out).summary, False
     plan.take_cores()
     with _failures(folder):
         folder.describe(config, {**environment(), "weights": identities, "mode": plan.mode})
@@ -75,10 +75,12 @@ def follow(plan: Plan) -> None:
     if plan.ranks.drafts:
         plan.ranks.serve(partial(load_role, plan))
         return
-    journal = Unwritten(plan.ranks.shared(None))
+    finished = plan.ranks.shared(None)
+    if finished is None:
+        return  # the run was finished before
     plan.take_cores()
     with ExitStack() as stack:
-        _measure(plan, journal, stack)
+        _measure(plan, Unwritten(finished), stack)
 
 
 class Unwritten:
@@ -121,7 +123,8 @@ def _measure(plan: Plan, journal: Journal | Unwritten, stack: ExitStack) -> list
     ]
     if todo:
         _warm_up(plan, arms)
-    with Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo)) as progress:
+    shown = plan.ranks is None or plan.ranks.first
+    with Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo), shown) as progress:
         for repeat, block in todo:
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": []}
             for arm in rotated(arms, block + repeat):
