@@ -20,7 +20,7 @@ USAGE = """\
   sdbench run [overrides]                  one comparison; -m for a sweep; --dry-run says what would run, and whether it fits
   sdbench report DIR ...                   tables and figures of finished runs
   sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
-  sdbench simulate DIR [latency=NAME ...]  SIMULATED: what each method would reach (ar, sd, ssd, pearl, amusd, dsi), from a run's outcomes
+  sdbench simulate DIR [latency=NAME ...]  SIMULATED: ar, sd, ssd, pearl, amusd and dsi, from a run's outcomes
   sdbench ls [GROUP]                       what can be named: models, arms, acceptance, tasks, hardware, tracker, experiment
   sdbench doctor                           what this machine has, and which families and tasks can run here
   sdbench train [overrides]                train the tiny family anew

@@ -150,7 +150,7 @@ class Ranks:
     def _group(self, store: Any, rank: int) -> Any:
         """The target's first rank and the draft's: no part of the target's group, which is all that transformers may see."""
         if self.kind == "cuda":
-            return dist.ProcessGroupNCCL(store, rank, 2, WAIT)
+            return dist.ProcessGroupNCCL(store, rank, 2, dist.ProcessGroupNCCL.Options())
         return dist.ProcessGroupGloo(store, rank, 2, WAIT)
 
 

@@ -33,8 +33,8 @@ def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", p
 
     dtype, device: the hardware's; the spec's own go before them. Of an image-and-text model only the language model is
     loaded. parts: processes that share the model, by transformers' tensor parallelism; this is one of them, in their
-    default group, and `device` its own. A .gguf file is converted once (`sdbench.lm.gguf`). Errors: InputError if the source is missing, corrupted
-    or unsuited, or the device or the quantisation is not to be had here.
+    default group, and `device` its own. A .gguf file is converted once (`sdbench.lm.gguf`). Errors: InputError if the
+    source is missing, corrupted or unsuited, or the device or the quantisation is not to be had here.
     """
     dtype, device = spec.dtype or dtype, spec.device or device
     check_device(spec.role, device)

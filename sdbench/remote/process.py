@@ -88,8 +88,8 @@ class ServerHandle(ABC):
         except (PeerGoneError, PeerSilentError, MalformedError, UnexpectedMessageError) as error:
             raise self._fault(error) from error
 
-    def measured(self) -> dict[str, Any]:
-        """What the server recorded in this session: its steps, and what it served."""
+    def measured(self) -> dict[str, Any] | None:
+        """What the server recorded in this session: its steps, and what it served. None where another process keeps it."""
         return self._command("measured")
 
     @abstractmethod

@@ -95,7 +95,7 @@ class Follower(ServerHandle):
             raise DivergedError
         return self._speculation.unpack(self.serial, self._speculation.buffer.clone())
 
-    def measured(self) -> None:
+    def measured(self) -> dict[str, Any] | None:
         """Nothing: the first rank keeps the record."""
         return None
 
@@ -148,6 +148,6 @@ class ServingRank:
         serve(pipe, make(model.bare()), GroupTransport(pipe, self.group, 0))
 
 
-def connector(address: tuple[str, int], key: bytes) -> Callable[[], Connection]:
+def connector(address: Any, key: bytes) -> Callable[[], Connection]:
     """Opens connections to the server's rank."""
     return lambda: Client(address, authkey=key)

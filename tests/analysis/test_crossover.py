@@ -29,6 +29,7 @@ def summary(batch=1, neural=100.0, fast=90.0, **fast_knobs):
 
 def test_one_run_gives_the_published_curves_and_their_crossing():
     found = crossover([summary()])
+    assert found is not None
     # asynchronous decoding's reference values: p_hit 0.8, speed-ups by batch size; a verification takes 10 ms.
     per_row = {
         kind: {row["batch"]: row["tokens_per_second"] / row["batch"] * 0.01 for row in found["predicted"][kind]}
@@ -46,6 +47,7 @@ def test_one_run_gives_the_published_curves_and_their_crossing():
 
 def test_several_runs_give_measured_points_and_their_own_times():
     found = crossover([summary(4, 300, 320), summary(1, 100, 90), summary(2, 190, 180)])
+    assert found is not None
     assert [point["batch_size"] for point in found["measured"]["neural"]] == [1, 2, 4]
     assert found["b_star_measured"] == 4
     slower = summary(4, 300, 320)
@@ -53,6 +55,7 @@ def test_several_runs_give_measured_points_and_their_own_times():
     for part in ("build", "backup"):
         slower["arms"]["ssd"]["speculation"]["seconds"][part] *= 2
     both = crossover([summary(1), slower])
+    assert both is not None
     of = {row["batch"]: row["tokens_per_second"] for row in both["predicted"]["neural"]}
     # At 4 rows with the times measured there, twice as long; at 1 row with those of 1; held beyond.
     assert of[4] == pytest.approx(4 * 2.92 / 0.02, rel=0.003)
