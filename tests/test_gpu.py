@@ -93,7 +93,18 @@ def test_a_target_over_two_gpus_and_its_draft_on_a_third(tmp_path):
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text("\n".join(json.dumps({"prompt": f"prompt {i}"}) for i in range(4)))
     words = overrides(save_family(tmp_path), prompts, tmp_path / "out")
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "3", "-m", "sdbench", "run", *words]
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "3",
+        "-m",
+        "sdbench",
+        "run",
+        *words,
+    ]
     done = subprocess.run(
         [*command, "hardware=cuda_tp", "hardware.dtype=float32", "arms=[ar,sd,ssd]"], text=True, capture_output=True
     )

@@ -17,6 +17,8 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor
+from torch._C._distributed_c10d import PrefixStore
+from torch.distributed.rendezvous import rendezvous
 
 from sdbench.decoding.pearl import Pearl
 from sdbench.errors import InputError
@@ -93,10 +95,10 @@ class Ranks:
 
     def join(self) -> None:
         """Meet the other ranks."""
-        store, _, _ = next(iter(dist.rendezvous("env://", timeout=WAIT)))
+        store, _, _ = next(iter(rendezvous("env://", timeout=WAIT)))
         if self.kind == "cuda":
             torch.cuda.set_device(self.local)
-        pair = dist.PrefixStore("sdbench/pair", store)
+        pair = PrefixStore("sdbench/pair", store)
         if self.drafts:
             key = os.urandom(16)
             self.listener = Listener(("127.0.0.1", 0), backlog=16, authkey=key)
@@ -105,7 +107,7 @@ class Ranks:
             self.pair = self._group(pair, 1)
             return
         backend = "nccl" if self.kind == "cuda" else "gloo"
-        target = dist.PrefixStore("sdbench/target", store)
+        target = PrefixStore("sdbench/target", store)
         dist.init_process_group(backend, store=target, rank=self.rank, world_size=self.parts, timeout=WAIT)
         if self.first:
             host, port = store.get("sdbench/address").decode().split(":")

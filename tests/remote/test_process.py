@@ -146,7 +146,7 @@ def test_a_killed_server_is_noticed():
     decoder = Speculative(target, Exact(), remote, 2)
     decode(decoder)
     assert isinstance(remote._running, ServerProcess)
-    os.kill(remote._running.process.pid, signal.SIGKILL)
+    remote._running.process.kill()
     with pytest.raises(RunError, match="has ended"):
         decode(decoder)
 
