@@ -59,6 +59,11 @@ results-ssd: setup  ## Drafting beside the target, on two cores, into results/ss
 	  $(BIN)/python experiments/keep.py results/runs/ssd-$$part ssd-$$part && \
 	  $(BIN)/python experiments/ssd/verdict.py results/runs/ssd-$$part results/ssd-$$part || exit; \
 	done
+	for batch in 1 2 4 8; do \
+	  $(BIN)/sdbench run experiment=ssd/batch batch_size=$$batch out=results/runs/ssd-batch-$$batch && \
+	  $(BIN)/python experiments/keep.py results/runs/ssd-batch-$$batch ssd-batch/$$batch || exit; \
+	done
+	$(BIN)/sdbench report results/runs/ssd-batch-* --out results/ssd-batch
 
 BENCH_EXECUTION ?= eager
 bench: setup  ## Against transformers and flashspec, greedy and sampled, into results/bench/* (BENCH_EXECUTION=eager)

@@ -23,7 +23,7 @@ USAGE = """\
   sdbench status DIR ...                   what is there: finished, failed and why, stopped and where, running
   sdbench push DIR ...                     finished runs to Weights & Biases, each once
   sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
-  sdbench simulate DIR [latency=NAME ...]  SIMULATED: what ar, sd, ssd, pearl and dsi would reach, from a run's recorded outcomes
+  sdbench simulate DIR [latency=NAME ...]  SIMULATED: ar, sd, ssd, pearl, amusd and dsi, from a run's outcomes
   sdbench tune [overrides]                 PREDICTED: the fastest method and lengths for a family, task and machine
   sdbench ls [GROUP]                       what can be named: models, arms, acceptance, tasks, hardware, tracker, experiment
   sdbench doctor                           what this machine has, and which families and tasks can run here
@@ -162,9 +162,18 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         return OK
     from sdbench.analysis.report import show
     from sdbench.harness.plan import prepare
-    from sdbench.harness.run import run
+    from sdbench.harness.run import follow, run
 
-    out, summary, fresh = run(prepare(config))
+    ranks = None
+    if config["hardware"].get("tensor_parallel"):
+        from sdbench.harness.ranks import Ranks
+
+        ranks = Ranks(config["hardware"]["device"])
+    plan = prepare(config, ranks)
+    if ranks and not ranks.first:
+        follow(plan)
+        return OK
+    out, summary, fresh = run(plan)
     if not fresh:
         print("This run was finished before; nothing was run again.")
     show(summary)

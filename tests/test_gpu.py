@@ -1,6 +1,8 @@
 """What needs CUDA: the same code on a device gives the same tokens, and its steps are timed by events."""
 
 import json
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, Verified
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.remote import Remote, RemoteDrafter, Uniform
+from sdbench.runs.record import load
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
@@ -82,6 +85,33 @@ def test_a_draft_process_on_another_gpu():
     draft = Transformer("draft", random_model("llama", layers=2).to("cuda:1"))
     plain, *overlapped = beside(target, draft)
     assert all(tokens == plain for tokens in overlapped)
+
+
+@pytest.mark.skipif(torch.cuda.device_count() < 3, reason="there are no three CUDA devices here")
+def test_a_target_over_two_gpus_and_its_draft_on_a_third(tmp_path):
+    """Tensor-parallel by transformers under torchrun: NCCL between the target's ranks, and from the draft's."""
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(json.dumps({"prompt": f"prompt {i}"}) for i in range(4)))
+    words = overrides(save_family(tmp_path), prompts, tmp_path / "out")
+    command = [
+        sys.executable,
+        "-m",
+        "torch.distributed.run",
+        "--standalone",
+        "--nproc-per-node",
+        "3",
+        "-m",
+        "sdbench",
+        "run",
+        *words,
+    ]
+    done = subprocess.run(
+        [*command, "hardware=cuda_tp", "hardware.dtype=float32", "arms=[ar,sd,ssd]"], text=True, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    arms = load(tmp_path / "out").summary["arms"]
+    assert arms["ssd"]["devices"] == ["cuda:0", "cuda:1", "cuda:2"]
+    assert arms["ssd"]["agreement"] == arms["sd"]["agreement"]
 
 
 def test_a_comparison_on_a_device(tmp_path, capsys):

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from sdbench.analysis import labels, speculation_plots, style
+from sdbench.analysis import crossover, labels, speculation_plots, style
 from sdbench.analysis.marks import tell
 
 Summary = Mapping[str, Any]
@@ -192,6 +192,7 @@ FIGURES: dict[str, Callable[[Summary], Figure | None]] = {
     "timeline": speculation_plots.timeline,
     "fan_out": speculation_plots.fan_out,
     "saguaro": speculation_plots.saguaro,
+    "batch": crossover.of_run,
 }
 TITLES = {
     "speedup": "Speed-up over the baseline",
@@ -205,6 +206,7 @@ TITLES = {
     "timeline": "Draft and target, side by side",
     "fan_out": "Hit rate against fan-out",
     "saguaro": "Saguaro sampling",
+    "batch": "Batch size against back-up",
 }
 
 

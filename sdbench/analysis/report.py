@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdbench.analysis import latex, plots, provenance, table, webpage
+from sdbench.analysis import crossover, latex, plots, provenance, style, table, webpage
 from sdbench.analysis.evidence import evidence
 from sdbench.errors import InputError
 from sdbench.runs.files import write_text
@@ -65,6 +66,8 @@ _CSV_INTERVALS = (
 def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: bool = True) -> Path:
     """Write `report.md`, `report.tex`, `table.csv`, the figures and, as one page of all, `report.html`.
 
+    `batch.json` too, where back-ups can be held against each other.
+
     Args:
         run_dirs: folders of finished runs. Arms of different runs are shown in separate sections: they were not paired.
         out: where to write; `report/` in the folder of the first run if None.
@@ -84,7 +87,7 @@ def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: 
     several = len(runs) > 1
     figures = [Path("figures") / run.run_id if several else Path("figures") for run in runs]
     sections = [_section(run, folder, place) for run, place in zip(runs, figures, strict=True)]
-    write_text(folder / "report.md", "# Comparison\n\n" + "\n".join(sections))
+    write_text(folder / "report.md", "# Comparison\n\n" + _batches(runs, folder) + "\n".join(sections))
     write_text(folder / "table.csv", _csv(runs))
     write_text(folder / "report.tex", latex.tables(runs))
     if page:
@@ -126,6 +129,22 @@ def _section(run: Run, folder: Path, figures: Path) -> str:
         )
         + "\n"
     )
+
+
+def _batches(runs: Sequence[Run], folder: Path) -> str:
+    """Batch size against back-up over all of the runs: its data, and, of several runs, its figure in Markdown."""
+    found = crossover.crossover([run.summary for run in runs])
+    if found is None:
+        return ""
+    write_text(folder / "batch.json", json.dumps(found, indent=2) + "\n")
+    if len(runs) == 1:
+        return ""
+    with style.context():
+        made = crossover.figure(found)
+        if made is not None:
+            style.save(made, folder / "figures", "batch")
+    title = plots.TITLES["batch"]
+    return f"## {title}\n\n![{title}](figures/batch.png)\n\n"
 
 
 def _heading(run: Run) -> str:

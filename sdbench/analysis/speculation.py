@@ -57,6 +57,8 @@ def speculation(arm: Tables) -> dict[str, Any] | None:
     )
     rows = len(cached) / max(cached["asked"].nunique(), 1)
     return {
+        "rows": rows,
+        "batch_size": int(cached.groupby(["block", "asked"]).size().max()),
         "hit_rate": p_hit,
         "outcome_hit_rate": _mean(following["hit"]),
         "hit_rate_by_accepted": {int(k): float(v) for k, v in following.groupby("before")["hit"].mean().items()},  # pyright: ignore

@@ -29,12 +29,14 @@ from sdbench.tasks.encode import encode
 from sdbench.tasks.stops import StopChecker
 
 if TYPE_CHECKING:
+    from sdbench.harness.ranks import Ranks
     from sdbench.lm.transformer import Transformer
 
 
 @dataclass
 class Plan:
-    """A checked run. prompts: with their token ids; slots: tokens that each row's pool must hold, over all arms."""
+    """A checked run. prompts: with their token ids; slots: tokens that each row's pool must hold, over all arms; ranks: of a run
+    whose target is tensor-parallel."""
 
     config: dict[str, Any]
     arm_configs: dict[str, dict[str, Any]]
@@ -49,6 +51,7 @@ class Plan:
     stop: Stop
     max_new_tokens: int
     slots: int
+    ranks: Ranks | None = None
 
     @property
     def seed(self) -> int:
@@ -124,8 +127,10 @@ def specs_of(config: Mapping[str, Any]) -> dict[str, ModelSpec]:
     return specs
 
 
-def prepare(config: dict[str, Any]) -> Plan:
-    """Check everything that can be checked without weights. Errors: InputError."""
+def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
+    """Check everything that can be checked without weights. ranks: of a tensor-parallel run. Errors: InputError."""
+    if config["hardware"].get("tensor_parallel") and ranks is None:
+        raise InputError("hardware.tensor_parallel is for `sdbench run` alone, without -m.")
     for name in ("repeats", "batch_size"):
         _whole(config, name, 1)
     for name in ("warmup", "seed"):
@@ -150,6 +155,8 @@ def prepare(config: dict[str, Any]) -> Plan:
         raise InputError(f"The task {task.name} has no prompts.")
     family = check_family(used)
     _check_layers(rehearsed, family)
+    if ranks is not None:
+        ranks.check(rehearsed, used, family.members["target"].config)
     encoded = [(prompt, encode(prompt, family.tokenizer, chat=config["chat"] is not False)) for prompt in prompts]
     _check_peers(rehearsed, config, sampling, task)
     max_new_tokens = config["max_new_tokens"] or task.max_new_tokens
@@ -168,6 +175,7 @@ def prepare(config: dict[str, Any]) -> Plan:
         NeverStop() if config["ignore_eos"] else checker,
         max_new_tokens,
         _slots(encoded, max_new_tokens, rehearsed, family),
+        ranks,
     )
 
 
@@ -183,20 +191,20 @@ def memory(config: dict[str, Any], slots: int) -> Fit:
 
 def load(plan: Plan) -> dict[str, Transformer]:
     """The models of a plan, with their weights."""
+    return {role: load_role(plan, role) for role in plan.specs}
+
+
+def load_role(plan: Plan, role: str) -> Transformer:
+    """One model of a plan; of a tensor-parallel target, this rank's part."""
     from sdbench.lm.execution import execution_of
     from sdbench.lm.transformer import Transformer
     from sdbench.lm.weights import load_weights
 
-    hardware = plan.config["hardware"]
-    return {
-        role: Transformer(
-            role,
-            load_weights(spec, hardware["dtype"], hardware["device"]),
-            plan.family.vocab,
-            execution_of(hardware["execution"]),
-        )
-        for role, spec in plan.specs.items()
-    }
+    hardware, ranks = plan.config["hardware"], plan.ranks
+    device = ranks.device if ranks else hardware["device"]
+    parts = ranks.parts if ranks and role == "target" else 1
+    weights = load_weights(plan.specs[role], hardware["dtype"], device, parts)
+    return Transformer(role, weights, plan.family.vocab, execution_of(hardware["execution"]))
 
 
 def _whole(config: Mapping[str, Any], name: str, least: int) -> None:

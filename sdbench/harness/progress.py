@@ -12,15 +12,15 @@ class Progress:
 
     EVERY_SECONDS = 20.0
 
-    def __init__(self, arms: list[str], done: int, total: int) -> None:
-        self.done, self.total = done, total
+    def __init__(self, arms: list[str], done: int, total: int, shown: bool = True) -> None:
+        self.done, self.total, self.shown = done, total, shown
         self.tokens = dict.fromkeys(arms, 0)
         self.seconds = dict.fromkeys(arms, 0.0)
         self.bar: Any = None
         self.last = perf_counter()
 
     def __enter__(self) -> Progress:
-        if sys.stderr.isatty():
+        if self.shown and sys.stderr.isatty():
             from rich.console import Console
             from rich.progress import BarColumn, Progress as Bar, TextColumn, TimeRemainingColumn
 
@@ -44,7 +44,7 @@ class Progress:
         self.done += 1
         if self.bar:
             self.bar.update(self.task, completed=self.done, description=self._speeds())
-        elif perf_counter() - self.last > self.EVERY_SECONDS or self.done == self.total:
+        elif self.shown and (perf_counter() - self.last > self.EVERY_SECONDS or self.done == self.total):
             self.last = perf_counter()
             print(f"{self.done}/{self.total} blocks; tokens/s: {self._speeds()}", file=sys.stderr, flush=True)
 

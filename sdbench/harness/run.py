@@ -9,6 +9,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from sdbench.harness.build import build
 from sdbench.harness.company import Company
 from sdbench.harness.identity import identities
 from sdbench.harness.lease import lease
-from sdbench.harness.plan import Plan, load
+from sdbench.harness.plan import Plan, load, load_role
 from sdbench.harness.progress import Progress
 from sdbench.lm.execution import programs_of
 from sdbench.lm.model import LanguageModel
@@ -56,10 +57,13 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
     tracker: Tracker = build(config["tracker"], {}, "tracker")
     folder = folder or folder_of(plan)
     out = folder.path
+    if plan.ranks:
+        plan.ranks.join()
+        plan.ranks.shared(None if folder.finished else folder.journal.finished())
     if folder.finished:
         return out, load_run(out).summary, False
     plan.take_cores()
-    with held(out), _devices(plan), _failures(folder):
+    with held(out), _leased(plan), _failures(folder):
         folder.plan(len(plan.blocks) * config["repeats"])
         attempt = 1 + (folder.failure or {}).get("attempt", 0)
         found = {
@@ -100,13 +104,54 @@ def _prompts(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _devices(plan: Plan) -> Iterator[None]:
-    """Hold the GPUs that the plan's models work on, and put the models there."""
+def _leased(plan: Plan) -> Iterator[None]:
+    """Hold the GPUs that the plan's models work on, and put the models there. (Ranks have theirs from their launcher.)"""
+    if plan.ranks:
+        yield
+        return
     wanted = [device for device in plan.devices.values() if device.startswith("cuda")]
     present = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if wanted else []
     with lease(wanted, present) as given:
         plan.place(given)
         yield
+
+
+def follow(plan: Plan) -> None:
+    """Take part in the comparison that the first rank makes: the same blocks, of which nothing is kept here."""
+    assert plan.ranks is not None
+    plan.ranks.join()
+    if plan.ranks.drafts:
+        plan.ranks.serve(partial(load_role, plan))
+        return
+    finished = plan.ranks.shared(None)
+    if finished is None:
+        return  # the run was finished before
+    plan.take_cores()
+    with ExitStack() as stack:
+        _measure(plan, Unwritten(finished), stack)
+
+
+class Unwritten:
+    """The first rank's folder as the others see it: what is finished there; what they themselves write is dropped."""
+
+    def __init__(self, done: set[tuple[int, int]]) -> None:
+        self._done = done
+
+    @property
+    def journal(self) -> Unwritten:
+        return self
+
+    def finished(self) -> set[tuple[int, int]]:
+        return self._done
+
+    def write(self, block: int, repeat: int, tables: Mapping[str, Any]) -> None:
+        return None
+
+    def note_shared(self, block: int, repeat: int) -> None:
+        return None
+
+    def add_to_environment(self, **facts: Any) -> None:
+        return None
 
 
 def _report(out: Path) -> list[Path]:
@@ -115,13 +160,15 @@ def _report(out: Path) -> list[Path]:
     return sorted(report([out]).parent.rglob("*.png"))
 
 
-def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> tuple[list[Arm], dict[str, Transformer]]:
+def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tuple[list[Arm], dict[str, Transformer]]:
     """Decode all blocks that the journal lacks. stack: closes the arms."""
-    finished = folder.journal.finished()
+    finished = journal.finished()
     models = load(plan)
     for model in models.values():
         model.allocate(plan.batch_size, plan.slots)
     arms = make(plan.arm_configs, models)
+    if plan.ranks:
+        plan.ranks.give(arms)
     for arm in arms:
         stack.callback(arm.decoder.close)
     views = {model.name: model for arm in arms for model in arm.decoder.models}
@@ -139,19 +186,25 @@ def _measure(plan: Plan, folder: RunFolder, stack: ExitStack) -> tuple[list[Arm]
                 arm.peer.open(plan.batch_size, plan.slots)
         _warm_up(plan, arms)
         _freeze(folder, views)
-    bar = Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo))
-    with Company(plan.use) as company, bar as progress:
+    shown = plan.ranks is None or plan.ranks.first
+    bar = Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo), shown)
+    with ExitStack() as around:
+        # The ranks of one run are no company to each other.
+        company = None if plan.ranks else around.enter_context(Company(plan.use))
+        progress = around.enter_context(bar)
         for repeat, block in todo:
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": []}
             for arm in rotated(arms, block + repeat):
                 part = decode(plan, arm, plan.blocks[block], block, repeat)
+                if plan.ranks:
+                    plan.ranks.agree(part["sequences"])
                 progress.decoded(arm.name, part["sequences"])
                 for name, rows in part.items():
                     tables[name] += rows
             plan.take_cores()
             bare.see(tables["steps"])
             rows = {**tables, "bare": bare.time()}
-            if company.met():
+            if company and company.met():
                 folder.note_shared(block, repeat)
             folder.journal.write(block, repeat, rows)
             progress.advance()
@@ -171,7 +224,7 @@ def _warm_up(plan: Plan, arms: list[Arm]) -> None:
             pass
 
 
-def _freeze(folder: RunFolder, models: Mapping[str, LanguageModel]) -> None:
+def _freeze(folder: RunFolder | Unwritten, models: Mapping[str, LanguageModel]) -> None:
     """From here on nothing is compiled: what was is said in the folder, apart from what is measured."""
     executions = [model.execution for model in models.values()]
     for execution in executions:
@@ -179,16 +232,18 @@ def _freeze(folder: RunFolder, models: Mapping[str, LanguageModel]) -> None:
     folder.add_to_environment(programs=programs_of(executions))
 
 
-def _device(plan: Plan, role: str, apart: bool) -> str:
+def _devices(plan: Plan, role: str, apart: bool) -> list[str]:
     """Where a role's model works; on a CPU a process of its own is a core of its own."""
+    if plan.ranks:
+        return plan.ranks.devices(role, apart)
     device = plan.specs[role].device or plan.config["hardware"]["device"]
-    return f"{device} ({role}'s own core)" if apart and device == "cpu" else device
+    return [f"{device} ({role}'s own core)" if apart and device == "cpu" else device]
 
 
 def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None) -> Any:
     return {
         "lossless": arm.decoder.lossless,
-        "devices": sorted({_device(plan, role, role in arm.apart) for role in arm.roles}),
+        "devices": sorted({name for role in arm.roles for name in _devices(plan, role, role in arm.apart)}),
         "mode": plan.mode,
         "memory_bytes": arm.memory_bytes,
         "config": arm.config,

@@ -11,16 +11,17 @@ import yaml
 
 from sdbench.errors import InputError
 from sdbench.harness.config import choices, config_dir
-from sdbench.remote.fanout import geometric
 from sdbench.runs.record import Run, load
-from sdbench.simulate.events import Latencies, Simulation, measured, places
+from sdbench.simulate.events import Latencies, Simulation, places
+from sdbench.simulate.fan_out import fan_out_of
+from sdbench.simulate.measured import measured
 
 LENGTHS = range(1, 13)
 BUDGETS = (6, 8, 12, 18, 24)
 
 
 def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> dict[str, Any]:
-    """Simulate ar, sd, ssd, pearl and dsi over the outcomes of the run in `folder`.
+    """Simulate ar, sd, ssd, pearl, amusd and dsi over the outcomes of the run in `folder`.
 
     words: latency=NAME_OR_FILE and latency.KEY=MILLISECONDS (by default the latencies that the run itself measured). save: where
     those are written, as a latency file.
@@ -28,6 +29,8 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
     run = load(folder)
     if run.config["sampling"]["temperature"] != 0:
         raise InputError(f"{folder} was sampled; simulate needs a greedy run, whose ranks hold for every draft length.")
+    if run.config["batch_size"] > 1:
+        raise InputError(f"{folder} decoded {run.config['batch_size']} prompts at a time; simulate needs batch_size=1.")
     tables = _tested(run)
     arm = _recorded(tables["rounds"])
     strings = places(tables["rounds"][tables["rounds"]["arm"] == arm])
@@ -73,16 +76,12 @@ def _methods(simulation: Simulation, logged: Mapping[str, Any]) -> list[dict[str
     if simulation.latencies.tree:
         for K in LENGTHS:
             for budget in BUDGETS:
-                speed = simulation.ssd(K, _fan_out(logged, K, budget))
+                speed = simulation.ssd(K, fan_out_of(logged, K, budget))
                 rows.append({"method": "ssd", "draft_length": K, "budget": budget, "tokens_per_second": speed})
     rows += [{"method": "dsi", "draft_length": k, "tokens_per_second": simulation.dsi(k)} for k in LENGTHS]
     rows += [{"method": "pearl", "draft_length": g, "tokens_per_second": simulation.pearl(g)} for g in LENGTHS]
+    rows += [{"method": "amusd", "draft_length": K, "tokens_per_second": simulation.amusd(K)} for K in LENGTHS]
     return [{**row, "speedup": row["tokens_per_second"] / base} for row in rows]
-
-
-def _fan_out(logged: Mapping[str, Any], length: int, budget: int) -> tuple[int, ...]:
-    """Theorem 12's fan-out for the acceptance and the power law that an arm logged."""
-    return geometric(float(np.clip(logged["acceptance"], 0.01, 0.99)), logged["exponent"], length, budget)
 
 
 def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dict[str, dict[str, float]]:
@@ -105,12 +104,14 @@ def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dic
             speed = simulation.sd(length)
         elif kind == "pearl":
             speed = simulation.pearl(length)
+        elif kind == "amusd":
+            speed = simulation.amusd(length, config["proposer"]["least"])
         else:
             fan_out = config["proposer"]["fan_out"]
             if "per_length" in fan_out:
                 counts = (fan_out["per_length"],) * (length + 1)
             elif "budget" in fan_out:
-                counts = _fan_out(run.summary["arms"][arm]["ranks"], length, fan_out["budget"])
+                counts = fan_out_of(run.summary["arms"][arm]["ranks"], length, fan_out["budget"])
             else:
                 continue
             speed = simulation.ssd(length, counts)
@@ -131,6 +132,8 @@ def _kind(config: Mapping[str, Any]) -> str | None:
         return "ar"
     if drafts.endswith(".ModelDrafter"):
         return "sd" if proposer["model"] == "draft" and "policy" not in proposer else None
+    if drafts.endswith(".FreeRunning"):
+        return "amusd"
     if drafts.endswith(".Remote"):
         return "ssd" if str((proposer.get("backup") or {}).get("_target_", "Neural")).endswith("Neural") else None
     return None
@@ -179,7 +182,7 @@ def _file(latencies: Latencies) -> dict[str, Any]:
         table = getattr(latencies, name)
         if table:
             values[name] = {n: middle(times) for n, times in sorted(table.items())}
-    for name in ("draft", "draft_beside", "host", "host_beside", "glue", "tree", "comm"):
+    for name in ("draft", "draft_beside", "host", "host_beside", "glue", "tree", "comm", "answer"):
         if times := getattr(latencies, name):
             values[name] = middle(times)
     return values
@@ -190,7 +193,7 @@ def table(document: Mapping[str, Any]) -> str:
     latencies = document["latencies"]
     marked = " (published figures)" if latencies["published"] else ""
     lines = [f"SIMULATED on the latencies of {latencies['name']}{marked}, outcomes of {document['outcomes_of']}"]
-    for method in ("ar", "sd", "ssd", "pearl", "dsi"):
+    for method in ("ar", "sd", "ssd", "pearl", "amusd", "dsi"):
         rows = [row for row in document["methods"] if row["method"] == method]
         if rows:
             best = max(rows, key=lambda row: row["tokens_per_second"])

@@ -20,8 +20,9 @@ from sdbench.harness.config import compose
 from sdbench.harness.plan import prepare
 from sdbench.harness.run import run
 from sdbench.runs.record import Run, load
-from sdbench.simulate.events import Latencies, Simulation, measured, places
+from sdbench.simulate.events import Latencies, Simulation, places
 from sdbench.simulate.fan_out import fan_out_of
+from sdbench.simulate.measured import measured
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
 
 PROMPTS = 16

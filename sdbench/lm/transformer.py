@@ -82,7 +82,9 @@ class Transformer(LanguageModel):
 
     @property
     def bytes(self) -> int:
-        held = {t.data_ptr(): t.numel() * t.element_size() for t in self.model.parameters()}
+        # Of a model that is shared out, this process's part.
+        own = [getattr(t, "_local_tensor", t) for t in self.model.parameters()]
+        held = {t.data_ptr(): t.numel() * t.element_size() for t in own}
         return sum(held.values()) + self.pool.bytes
 
     def allocate(self, rows: int, slots: int) -> None:

@@ -28,12 +28,13 @@ _TEXT_PART = {
 }
 
 
-def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu") -> PreTrainedModel:
+def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", parts: int = 1) -> PreTrainedModel:
     """The model of a spec, ready to be stepped: sdpa attention, evaluation mode, no gradients.
 
     dtype, device: the hardware's; the spec's own go before them. Of an image-and-text model only the language model is
-    loaded. A .gguf file is converted once (`sdbench.lm.gguf`). Errors: InputError if the source is missing, corrupted
-    or unsuited, or the device or the quantisation is not to be had here.
+    loaded. parts: processes that share the model, by transformers' tensor parallelism; this is one of them, in their
+    default group, and `device` its own. A .gguf file is converted once (`sdbench.lm.gguf`). Errors: InputError if the
+    source is missing, corrupted or unsuited, or the device or the quantisation is not to be had here.
     """
     dtype, device = spec.dtype or dtype, spec.device or device
     check_device(spec.role, device)
@@ -51,6 +52,10 @@ def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu") -
     if spec.quantization is not None:
         options["quantization_config"] = quantization_config(spec.quantization, torch_dtype)
         options["device_map"] = {"": device}
+    if parts > 1:
+        from transformers.distributed.configuration_utils import DistributedConfig
+
+        options["distributed_config"] = DistributedConfig(tp_size=parts, tp_plan="auto")
     with readable(spec, source, "weights"), quiet():
         model, report = cast(Any, model_class).from_pretrained(
             place,
@@ -63,7 +68,7 @@ def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu") -
     if report["missing_keys"]:
         absent = sorted(report["missing_keys"])
         raise InputError(f"The weights of {spec.path} ({spec.role}) lack {len(absent)} tensors, such as {absent[0]}.")
-    if spec.quantization is None:
+    if spec.quantization is None and parts == 1:
         model = model.to(device)
     return model.eval().requires_grad_(False)
 

@@ -12,6 +12,7 @@ import pickle
 import signal
 import tempfile
 import weakref
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
 from time import perf_counter
@@ -48,46 +49,20 @@ class ServerFaultError(RunError):
     """The speculation server died, stalled, failed or answered nonsense."""
 
 
-class ServerProcess:
-    """A running speculation server.
+class ServerHandle(ABC):
+    """A speculation server in another process, at the other end of a pipe.
 
-    make: makes the server over the model, in the child. seconds: how long an answer may take. core: which core it is pinned to.
-    backend: None sends answers by the pipe; a backend of torch.distributed ("nccl", "gloo") by a group of the two. device: where
-    the answers are wanted (by default where the model is).
+    model: the draft. seconds: how long an answer may take. device: where the answers are wanted (by default where the model is).
     """
 
-    def __init__(
-        self,
-        model: LanguageModel,
-        make: ServerFactory,
-        seconds: float,
-        core: int | None = None,
-        threads: int = 1,
-        backend: str | None = None,
-        device: torch.device | None = None,
-    ) -> None:
+    pipe: Any
+    waiter: Waiter
+    transport: Transport
+
+    def __init__(self, model: LanguageModel, seconds: float, device: torch.device | None) -> None:
         self.model, self.seconds, self.serial = model, seconds, 0
         self._patience = seconds
         self.device = device or model.device
-        context = multiprocessing.get_context("spawn")
-        self.pipe, far = context.Pipe()
-        self._store = tempfile.TemporaryDirectory() if backend else None
-        store = os.path.join(self._store.name, "store") if self._store else None
-        self.process = context.Process(
-            target=_main,
-            args=(far, model.bare(), make, core, threads, backend, store),
-            name="sdbench draft",
-            daemon=True,
-        )
-        self.process.start()
-        far.close()
-        self._finalizer = weakref.finalize(self, _end, self.process, self.pipe)
-        self._waiter = Waiter(self.pipe, self.process.sentinel)
-        self.transport: Transport = PipeTransport(self.pipe, self._waiter)
-        if backend:
-            group = join_group(backend, store or "", 0)
-            self.transport = GroupTransport(self.pipe, group, 1, self._waiter)
-        self._answer(START_SECONDS)
 
     def open(
         self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype, frozen: bool = True
@@ -118,19 +93,17 @@ class ServerProcess:
         except (PeerGoneError, PeerSilentError, MalformedError, UnexpectedMessageError) as error:
             raise self._fault(error) from error
 
-    def measured(self) -> dict[str, Any]:
-        """What the server recorded in this session: its steps, and what it served."""
+    def measured(self) -> dict[str, Any] | None:
+        """What the server recorded in this session: its steps, and what it served. None where another process keeps it."""
         return self._command("measured")
 
+    @abstractmethod
     def stop(self) -> None:
-        """End the process, at the latest in `STOP_SECONDS` and a little."""
-        self._finalizer()
-        if self._store:
-            import torch.distributed as dist
+        """Have done with the server."""
 
-            if dist.is_initialized():
-                dist.destroy_process_group()
-            self._store.cleanup()
+    @abstractmethod
+    def _ended(self) -> str:
+        """One clause on how the other process ended."""
 
     def _command(self, *words: Any) -> Any:
         try:
@@ -141,7 +114,7 @@ class ServerProcess:
 
     def _answer(self, seconds: float) -> Any:
         try:
-            self._waiter.wait(seconds)
+            self.waiter.wait(seconds)
             kind, value = pickle.loads(receive_bytes(self.pipe))
         except (PeerGoneError, PeerSilentError) as error:
             raise self._fault(error) from error
@@ -156,14 +129,67 @@ class ServerProcess:
         if isinstance(error, PeerSilentError):
             text = f"The draft's process has not answered for {self._patience:g} s."
         elif isinstance(error, (PeerGoneError, OSError)):
-            self.process.join(STOP_SECONDS)
-            text = f"The draft's process has ended (exit status {self.process.exitcode})."
+            text = f"The draft's process has ended{self._ended()}."
         elif isinstance(error, UnexpectedMessageError):
             text = f"The draft's process failed: {_complaint(error.data)}."
         else:
             text = f"The draft's process answered nonsense: {error}."
         self.stop()
         return ServerFaultError(text)
+
+
+class ServerProcess(ServerHandle):
+    """A running speculation server.
+
+    make: makes the server over the model, in the child. seconds: how long an answer may take. core: which core it is pinned to.
+    backend: None sends answers by the pipe; a backend of torch.distributed ("nccl", "gloo") by a group of the two. device: where
+    the answers are wanted (by default where the model is).
+    """
+
+    def __init__(
+        self,
+        model: LanguageModel,
+        make: ServerFactory,
+        seconds: float,
+        core: int | None = None,
+        threads: int = 1,
+        backend: str | None = None,
+        device: torch.device | None = None,
+    ) -> None:
+        super().__init__(model, seconds, device)
+        context = multiprocessing.get_context("spawn")
+        self.pipe, far = context.Pipe()
+        self._store = tempfile.TemporaryDirectory() if backend else None
+        store = os.path.join(self._store.name, "store") if self._store else None
+        self.process = context.Process(
+            target=_main,
+            args=(far, model.bare(), make, core, threads, backend, store),
+            name="sdbench draft",
+            daemon=True,
+        )
+        self.process.start()
+        far.close()
+        self._finalizer = weakref.finalize(self, _end, self.process, self.pipe)
+        self.waiter = Waiter(self.pipe, self.process.sentinel)
+        self.transport = PipeTransport(self.pipe, self.waiter)
+        if backend:
+            group = join_group(backend, store or "", 0)
+            self.transport = GroupTransport(self.pipe, group, 1, self.waiter)
+        self._answer(START_SECONDS)
+
+    def stop(self) -> None:
+        """End the process, at the latest in `STOP_SECONDS` and a little."""
+        self._finalizer()
+        if self._store:
+            import torch.distributed as dist
+
+            if dist.is_initialized():
+                dist.destroy_process_group()
+            self._store.cleanup()
+
+    def _ended(self) -> str:
+        self.process.join(STOP_SECONDS)
+        return f" (exit status {self.process.exitcode})"
 
 
 def _complaint(data: bytes) -> str:
@@ -212,9 +238,14 @@ def _main(
     transport: Transport = PipeTransport(pipe)
     if backend:
         transport = GroupTransport(pipe, join_group(backend, store, 1), 0)
+    serve(pipe, make(model), transport)
+
+
+def serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
+    """Answer until the pipe closes; what goes wrong is told."""
     try:
         with torch.inference_mode():
-            _serve(pipe, make(model), transport)
+            _serve(pipe, server, transport)
     except (PeerGoneError, BrokenPipeError, ConnectionResetError):
         return
     except BaseException as error:

@@ -26,7 +26,7 @@ from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.backup import Backup
 from sdbench.remote.fanout import FanOut, Geometric
-from sdbench.remote.process import ServerFaultError, ServerProcess
+from sdbench.remote.process import ServerFaultError, ServerHandle, ServerProcess
 from sdbench.remote.saguaro import Saguaro
 from sdbench.remote.server import DraftServer, Outcome, Speculation, SpeculationServer
 from sdbench.remote.wire import NEW_TOKENS
@@ -35,6 +35,8 @@ from sdbench.sampling import HashChoices, Key
 T = TypeVar("T")
 
 ON_FAULT = ("stop", "continue")
+# What starts a server, called as ServerProcess is: where processes are not started but given, something else.
+Launch = Callable[..., ServerHandle]
 
 
 class _Server(Protocol):
@@ -43,7 +45,7 @@ class _Server(Protocol):
     def admit(self, row: int, tokens: list[int]) -> None: ...
     def tell(self, outcome: Outcome) -> None: ...
     def hear(self) -> Speculation: ...
-    def measured(self) -> dict[str, Any]: ...
+    def measured(self) -> dict[str, Any] | None: ...
 
 
 class _InProcess:
@@ -96,7 +98,8 @@ class Beside(ABC):
         self.process, self.timeout_seconds, self.on_fault = process, timeout_seconds, on_fault
         self.core, self.threads = core, threads
         self.fault: str | None = None
-        self._running: ServerProcess | None = None
+        self.launch: Launch = ServerProcess
+        self._running: ServerHandle | None = None
         self._server: _Server | None = None
 
     @property
@@ -193,7 +196,7 @@ class Beside(ABC):
     def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
         """What makes the server over the model, in its process."""
 
-    def _new_process(self, make: Any, verifier: torch.device) -> ServerProcess:
+    def _new_process(self, make: Any, verifier: torch.device) -> ServerHandle:
         own = self.model.device
         if own.type == "cuda" and own == verifier:
             warnings.warn(
@@ -203,7 +206,7 @@ class Beside(ABC):
         backend = "nccl" if own.type == verifier.type == "cuda" and own != verifier else None
         cores = usable()
         core = self.core if self.core is not None else cores[-1] if len(cores) > 1 and own.type == "cpu" else None
-        return ServerProcess(self.model, make, self.timeout_seconds, core, self.threads, backend, verifier)
+        return self.launch(self.model, make, self.timeout_seconds, core, self.threads, backend, verifier)
 
     def _guarded(self, action: Callable[[], T]) -> T | None:
         """Do it; on a fault end the run, or go on without a draft, as configured."""

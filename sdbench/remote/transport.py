@@ -68,19 +68,15 @@ class GroupTransport:
         self.pipe, self.group, self.peer, self.waiter = pipe, group, peer, waiter or Waiter(pipe)
 
     def send(self, buffer: Tensor) -> None:
-        import torch.distributed as dist
-
         self.pipe.send_bytes(READY)
-        dist.send(buffer, self.peer, group=self.group)
+        self.group.send([buffer], self.peer, 0).wait()
 
     def receive(self, buffer: Tensor, seconds: float) -> Tensor:
-        import torch.distributed as dist
-
         self.waiter.wait(seconds)
         data = receive_bytes(self.pipe)
         if data != READY:
             raise UnexpectedMessageError(data)
-        dist.recv(buffer, self.peer, group=self.group)
+        self.group.recv([buffer], self.peer, 0).wait()
         return buffer.clone()
 
 

@@ -6,20 +6,23 @@ draft length, how many tokens a round keeps, and for any fan-out, whether the ne
 
     ar      T(1)
     sd      K t_d + T(K + 1)
-    ssd     T_comm + T_b [on a miss] + max(T(K + 1), t_glue + K t_tree)      (as coded by the authors: no interruption)
-    pearl   max(g t_d, T(n)) and the host's time,  n the tokens that the target reads
+    ssd     T_ask + T_b [on a miss] + max(T_back + T(K + 1), t_glue + K t_tree)     (as coded by the authors: no interruption)
+    pearl   max(g t_d and the exchange, T(n)) and the host's time,  n the tokens that the target reads
+    amusd   the token that the draft is at, T_ask, t_d for each token that an answer lacks of the least, T_back + T(K + 1)
 
     dsi     from one rejection to the next: the drafting of the block that holds it, and T(k)     (servers enough to verify at once)
 
-with the target's time T(n) over n tokens, its host's included but for pearl. Times are numbers, or samples of measured ones, of
-which each round draws its own: the mean of a maximum is more than the maximum of means.
+with the target's time T(n) over n tokens, its host's included but for pearl. Nobody waits for what is built, or drafted, behind
+the last round. Times are numbers, or samples of measured ones in the order of their measurement. Each round draws a moment, and all
+of its times are those of that moment: the mean of a maximum is more than the maximum of means, but less than it would be if the
+two sides did not slow down together.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -27,6 +30,7 @@ import pandas as pd
 from sdbench.errors import InputError
 
 Times = Sequence[float]
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -36,7 +40,8 @@ class Latencies:
     verify: the target's forward over n tokens, by n; what lies between is interpolated. beside: the same while a draft works
     beside it. host, host_beside: of the target's process in a round, outside the forward and the draft. draft, draft_beside: one
     drafted token of one row, in the target's process and in a server's. glue, tree: of a server's reading of a speculation, and
-    of one depth of its branches. comm: an exchange with the server, on a hit.
+    of one depth of its branches. comm: from the question to an idle server to its answer, where nothing has to be drafted.
+    answer: the answer's way back, while the server works on.
     """
 
     name: str
@@ -50,6 +55,7 @@ class Latencies:
     glue: Times = (0.0,)
     tree: Times = ()
     comm: Times = (0.0,)
+    answer: Times = (0.0,)
     published: bool = False
 
     @staticmethod
@@ -75,6 +81,7 @@ class Latencies:
             "glue",
             "tree",
             "comm",
+            "answer",
         }
         unknown = values.keys() - known
         if unknown:
@@ -88,7 +95,7 @@ class Latencies:
         }
         rest: Any = {
             name: seconds(values[name], name)
-            for name in ("host", "host_beside", "draft_beside", "glue", "tree", "comm", "draft")
+            for name in ("host", "host_beside", "draft_beside", "glue", "tree", "comm", "answer", "draft")
             if values.get(name) is not None
         }
         return Latencies(**rest, **tables, **{key: values[key] for key in _SAID if key in values})
@@ -124,56 +131,93 @@ class Simulation:
     def __init__(self, strings: Sequence[np.ndarray], latencies: Latencies, seed: int = 0) -> None:
         self.strings, self.latencies = [string for string in strings if len(string)], latencies
         self._rng = np.random.default_rng(seed)
+        self._drafting = latencies.draft_beside or latencies.draft  # one token of a server
+        self._moment = 0.0
+        self._between: dict[tuple[int, bool], float] = {}  # verifications of lengths that were not measured
 
     def ar(self) -> float:
-        return self._speed(lambda string: sum(self._verify(1) for _ in string), whole=True)
+        return self._speed(lambda string: sum(self._verify(1) for _ in self._rounds(string)))
 
     def sd(self, length: int) -> float:
         def decode(string: np.ndarray) -> float:
             return sum(
-                sum(self._draw(self.latencies.draft) for _ in range(length)) + self._verify(length + 1)
-                for _ in kept(string, length)
+                self._draw(self.latencies.draft, length) + self._verify(length + 1)
+                for _ in self._rounds(kept(string, length))
             )
 
         return self._speed(decode)
 
     def ssd(self, length: int, counts: Sequence[int]) -> float:
         """counts: the fan-out F_0 .. F_length; the back-up is neural."""
-        if not self.latencies.tree:
-            raise InputError(f"The latencies of {self.latencies.name} hold no 'tree': ssd cannot be simulated.")
-
-        drafting = self.latencies.draft_beside or self.latencies.draft
+        own = self.latencies
+        if not own.tree:
+            raise InputError(f"The latencies of {own.name} hold no 'tree': ssd cannot be simulated.")
 
         def decode(string: np.ndarray) -> float:
-            seconds, held = 0.0, False
-            for accepted, place in kept(string, length):
-                seconds += self._draw(self.latencies.comm)
+            seconds, held, built = 0.0, False, 0.0
+            rounds = kept(string, length)
+            for accepted, place in self._rounds(rounds):
+                # What the last round left to be built is waited for now.
+                seconds += built + self._draw(own.comm)
                 if not held:
-                    seconds += sum(self._draw(drafting) for _ in range(length))
-                built = self._draw(self.latencies.glue) + sum(self._draw(self.latencies.tree) for _ in range(length))
-                seconds += max(self._verify(length + 1, beside=True), built)
+                    seconds += self._draw(self._drafting, length)
+                verified = self._draw(own.answer) + self._verify(length + 1, beside=True)
+                built = max(0.0, self._draw(own.glue) + self._draw(own.tree, length) - verified)
+                seconds += verified
                 held = place - (accepted < length) <= counts[accepted]
             return seconds
 
         return self._speed(decode)
 
     def pearl(self, window: int) -> float:
-        drafting = self.latencies.draft_beside or self.latencies.draft
+        own = self.latencies
 
         def decode(string: np.ndarray) -> float:
             seconds, at, pending = 0.0, 0, 0
             while at < len(string):
-                block = sum(self._draw(drafting) for _ in range(window)) + self._draw(self.latencies.comm)
+                self._moment = self._rng.random()
+                block = self._draw(self._drafting, window) + self._draw(own.comm) + self._draw(own.answer)
                 # The draft is told what to go on with when the host is done with the round.
-                host = self._draw(self.latencies.host_beside or self.latencies.host)
+                host = self._draw(own.host_beside or own.host)
                 seconds += max(self._verify(pending + 1, beside=True, host=0.0), block) + host
                 judged = string[at : at + pending + 1]
-                passed = int(np.argmax(judged > 1)) if (judged > 1).any() else len(judged)
+                passed = _passed(judged)
                 if passed < len(judged):
                     at, pending = at + passed + 1, 0
                 else:
                     at, pending = at + passed, window - 1
             return seconds
+
+        return self._speed(decode)
+
+    def amusd(self, length: int, least: int = 2) -> float:
+        """A draft that never waits, as far as `length` tokens ahead; an answer holds `least` tokens at least.
+
+        As in `sdbench.remote.running`: it is asked between two tokens; its run stands, less what was decided, if it holds the
+        target's own token too, and is begun anew otherwise. The target reads length + 1 places, however many are drafted.
+        """
+        own, least = self.latencies, min(least, length)
+
+        def decode(string: np.ndarray) -> float:
+            asked, free, at, ahead = 0.0, 0.0, 0, 0
+            while at < len(string):
+                self._moment = self._rng.random()
+                if ahead < least:
+                    free += self._draw(self._drafting, least - ahead)
+                    ahead = least
+                free += self._draw(own.comm)
+                asked = free + self._draw(own.answer) + self._verify(length + 1, beside=True)
+                drafted = ahead
+                # While the target is busy: tokens that are begun before it asks again.
+                more = np.array(self._times(self._drafting, length - ahead))
+                begun = free + np.cumsum(more) - more < asked
+                ahead += int(begun.sum())
+                free = max(asked, free + float(more[begun].sum()))
+                passed = _passed(string[at : at + drafted])
+                at += passed + 1
+                stands = passed == drafted < ahead and at <= len(string) and string[at - 1] == 1
+                ahead = ahead - drafted - 1 if stands else 0
+            return asked
 
         return self._speed(decode)
 
@@ -184,21 +228,35 @@ class Simulation:
         def decode(string: np.ndarray) -> float:
             seconds, at = 0.0, 0
             while at < len(string):
-                rest = string[at:]
-                passed = int(np.argmax(rest > 1)) if (rest > 1).any() else len(rest)
+                self._moment = self._rng.random()
+                passed = _passed(string[at:])
                 drafted = length * -(-(passed + 1) // length)
-                seconds += sum(self._draw(self.latencies.draft) for _ in range(drafted)) + self._verify(length)
+                seconds += self._draw(self.latencies.draft, drafted) + self._verify(length)
                 at += passed + 1
             return seconds
 
         return self._speed(decode)
 
-    def _speed(self, decode: Any, whole: bool = False) -> float:
+    def _speed(self, decode: Callable[[np.ndarray], float]) -> float:
         tokens = sum(len(string) for string in self.strings)
         return tokens / sum(decode(string) for string in self.strings)
 
-    def _draw(self, times: Times) -> float:
-        return times[0] if len(times) == 1 else float(times[int(self._rng.integers(len(times)))])
+    def _rounds(self, rounds: Iterable[_T]) -> Iterator[_T]:
+        """The rounds one after the other, each with a moment of its own."""
+        for one in rounds:
+            self._moment = self._rng.random()
+            yield one
+
+    def _times(self, times: Times, count: int) -> Times:
+        """So many successive samples from about the moment."""
+        groups = max(len(times) // max(count, 1), 1)
+        first = int(self._moment * groups) * count
+        if first + count <= len(times):
+            return times[first : first + count]
+        return [times[index % len(times)] for index in range(first, first + count)]
+
+    def _draw(self, times: Times, count: int = 1) -> float:
+        return sum(self._times(times, count))
 
     def _verify(self, tokens: int, beside: bool = False, host: float | None = None) -> float:
         """The target's round: its forward over so many tokens, and its host (measured, if not given)."""
@@ -208,8 +266,11 @@ class Simulation:
             host = self._draw(own.host_beside if beside and own.host_beside else own.host)
         if tokens in table:
             return self._draw(table[tokens]) + host
-        known = sorted(table)
-        return float(np.interp(tokens, known, [float(np.mean(table[n])) for n in known])) + host
+        if (tokens, beside) not in self._between:
+            known = sorted(table)
+            means = [float(np.mean(table[n])) for n in known]
+            self._between[tokens, beside] = float(np.interp(tokens, known, means))
+        return self._between[tokens, beside] + host
 
 
 def kept(string: np.ndarray, length: int) -> list[tuple[int, int]]:
@@ -217,80 +278,14 @@ def kept(string: np.ndarray, length: int) -> list[tuple[int, int]]:
     rounds, at = [], 0
     while at < len(string):
         drafted = string[at : at + length]
-        accepted = int(np.argmax(drafted > 1)) if (drafted > 1).any() else len(drafted)
+        accepted = _passed(drafted)
         after = at + accepted
         rounds.append((accepted, int(string[after]) if after < len(string) else 1))
         at = after + 1
     return rounds
 
 
-def measured(tables: Mapping[str, pd.DataFrame], name: str = "this run's machine") -> Latencies:
-    """The latencies that a run measured: of the arms without a draft beside the target, and of those with one.
-
-    The host's time of a round is that of the arms that draft nothing; what the others have more counts with their drafted tokens.
-    """
-    rounds, bare = tables["rounds"], "wanted" in tables["rounds"]
-    overlapping = set(rounds.loc[rounds["wanted"].notna(), "arm"]) if bare else set()
-    drafting = set(rounds.loc[rounds["edge"] == "draft>target", "arm"]) - overlapping
-    alone = set(rounds.loc[rounds["edge"] == "target", "arm"])
-    steps = tables["steps"][tables["steps"]["kind"] != "prefill"]
-    verify = steps[(steps["role"] == "target") & (steps["kind"] == "verify")]
-    host = _host(tables, alone) if alone else _host(tables, drafting)
-    own = rounds[rounds["arm"].isin(drafting)]
-    more = max(0.0, _host(tables, drafting) - host) / max(float(own["proposed"].mean()), 1.0) if len(own) else 0.0
-    draft = [value + more for value in steps.loc[(steps["role"] == "draft") & (steps["kind"] == "draft"), "seconds"]]
-    beside: dict[str, Any] = {}
-    if overlapping:
-        once = rounds[rounds["wanted"].notna()].drop_duplicates(["arm", "asked"])
-        served = once["replied"] - once["received"]
-        missed = once["hit"].ne(True)
-        drafts = missed & once["arm"].isin(steps.loc[steps["kind"] == "backup", "arm"])
-        # A drafted token of the server, what it does around the forward included.
-        lengths = once.groupby("arm")["proposed"].transform("max").clip(lower=1)
-        by_server = (served[drafts] / lengths[drafts]).tolist()
-        if once["hit"].notna().any():
-            held = once[~missed]
-            built = (held["built"] - held["replied"]).dropna()
-            tree, glue = (steps.loc[steps["kind"] == kind, "seconds"] for kind in ("tree", "glue"))
-            extra = max(0.0, float(built.mean() - glue.mean() - lengths[~missed].mean() * tree.mean()))
-            # A request that finds the server still building waits for it: no part of the exchange.
-            asking = float((held["received"] - held["asked"]).quantile(0.25))
-            beside = {
-                "tree": tree.tolist(),
-                "glue": [value + extra for value in glue],
-                "comm": (held["answered"] - held["received"] + asking).tolist(),
-            }
-        else:
-            beside = {
-                "comm": (once["answered"] - once["replied"] + (once["received"] - once["asked"]).median()).tolist()
-            }
-        beside["host_beside"] = [_host(tables, overlapping)]
-        beside["draft_beside"] = by_server
-        draft = draft or by_server
-    apart = verify["arm"].isin(overlapping)
-    return Latencies(
-        name,
-        "measured",
-        verify=_by_tokens(verify[~apart]),
-        beside=_by_tokens(verify[apart]),
-        draft=draft,
-        host=[host],
-        **beside,
-    )
-
-
-def _by_tokens(steps: pd.DataFrame) -> dict[int, list[float]]:
-    return {int(n): part["seconds"].tolist() for n, part in steps.groupby("tokens")}  # pyright: ignore
-
-
-def _host(tables: Mapping[str, pd.DataFrame], arms: set[str]) -> float:
-    """Mean seconds of a round of these arms outside any forward and any wait."""
-    of = {name: table[table["arm"].isin(arms)] for name, table in tables.items() if name != "bare"}
-    wall = float(of["sequences"].drop_duplicates(["arm", "block", "repeat"])["block_decode_seconds"].sum())
-    steps = of["steps"][of["steps"]["kind"] != "prefill"]
-    waits = 0.0
-    if "wanted" in of["rounds"]:
-        once = of["rounds"].drop_duplicates(["arm", "asked"])
-        waits = float((once["answered"] - once["wanted"]).sum())
-    forwards = steps[steps["kind"].isin(["verify", "draft"])]["seconds"].sum()
-    return max(0.0, (wall - waits - float(forwards)) / max(int((steps["kind"] == "verify").sum()), 1))
+def _passed(places: np.ndarray) -> int:
+    """How many tokens pass before the first that the draft would not have drafted."""
+    refused = np.flatnonzero(places > 1)
+    return int(refused[0]) if len(refused) else len(places)

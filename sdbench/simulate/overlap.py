@@ -38,7 +38,7 @@ class Rounds:
         return self.p_hit * self.e_hit + (1 - self.p_hit) * self.e_miss
 
 
-def theorem_7(rounds: Rounds, batch: int = 1) -> float:
+def theorem_7(rounds: Rounds, batch: float = 1) -> float:
     """Speed-up over autoregressive decoding: tokens per verification time. batch: rows in lock step (corollary 16)."""
     together = rounds.p_hit**batch
     return rounds.tokens / (together * max(1.0, rounds.t_primary) + (1 - together) * (1 + rounds.t_backup))

@@ -33,7 +33,14 @@ def run(tmp_path_factory):
     return write(tmp_path_factory.mktemp("run") / "demo", ARMS, "abc")
 
 
-OVERLAPPED = {"draft_length", "timeline", "fan_out", "saguaro", "end_to_end"}  # of arms that are not in this run
+OVERLAPPED = {
+    "draft_length",
+    "timeline",
+    "fan_out",
+    "saguaro",
+    "batch",
+    "end_to_end",
+}  # of arms that are not in this run
 
 
 @pytest.fixture(scope="module")

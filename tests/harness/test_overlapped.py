@@ -36,7 +36,7 @@ class Faulty(Neural):
 @pytest.fixture(scope="module")
 def overlapped(bench, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "overlapped"
-    arms = "arms=[ar,sd,ssd,pearl,sd_two_cores]"
+    arms = "arms=[ar,sd,ssd,pearl,amusd,sd_two_cores]"
     assert bench.call("run", out, arms, "hardware=cpu_pair", "arms.sd.grid.draft_length=[2,4]", "limit=8") == 0
     assert not multiprocessing.active_children()
     return out
@@ -74,7 +74,9 @@ def test_simulate(overlapped, tmp_path, capsys):
     assert text.startswith("SIMULATED")
     document = json.loads(text.splitlines()[-1])
     assert document["simulated"]
-    assert set(document["against_measured"]) == {"ar", "sd[draft_length=2]", "sd[draft_length=4]", "ssd", "pearl"}
+    simulated = {"ar", "sd[draft_length=2]", "sd[draft_length=4]", "ssd", "pearl", "amusd"}
+    assert set(document["against_measured"]) == simulated
+    assert {row["method"] for row in document["methods"]} == {"ar", "sd", "ssd", "pearl", "amusd", "dsi"}
     # Another machine: a file, with a value of one's own.
     with pytest.raises(SystemExit) as stop:
         main(["simulate", str(overlapped), f"latency={saved}", "latency.draft=0.01"])

@@ -145,7 +145,8 @@ def test_a_killed_server_is_noticed():
     remote = Remote(draft, Uniform(2), timeout_seconds=5.0)
     decoder = Speculative(target, Exact(), remote, 2)
     decode(decoder)
-    os.kill(remote._running.process.pid, signal.SIGKILL)
+    assert isinstance(remote._running, ServerProcess)
+    remote._running.process.kill()
     with pytest.raises(RunError, match="has ended"):
         decode(decoder)
 

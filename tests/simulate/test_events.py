@@ -66,6 +66,57 @@ def test_dsi(k):
     assert Simulation(strings(), machine()).dsi(k) == pytest.approx(tokens / seconds, rel=0.02)
 
 
+def amusd(places, length, draft, verify, least=2):
+    latencies = Latencies("test", "made up", verify={1: [verify]}, draft=[draft])
+    return len(places) / Simulation([np.array(places)], latencies).amusd(length, least)
+
+
+@pytest.mark.parametrize(
+    ("places", "length", "draft", "verify", "seconds"),
+    [
+        # Two tokens by 2, judged by 5, two more meanwhile; the bonus is one of them, so one is left and one is drafted, by 6; ...
+        ([1] * 9, 4, 1.0, 3.0, 5 + 4 + 4),
+        # The draft is never full: asked at 4.5, it ends its token at 5. It sets the pace, a token a second.
+        ([1] * 9, 12, 1.0, 2.5, 4.5 + 3 + 3),
+        # A refused token ends the run: two tokens are drafted behind the correction.
+        ([1, 2, 1, 1, 1, 1], 4, 1.0, 3.0, 5 + (2 + 3) + (1 + 3)),
+        # A bonus that the draft would not have drafted ends it too.
+        ([1, 1, 5, 1, 1, 1], 4, 1.0, 3.0, 5 + (2 + 3)),
+        # Asked in the middle of a token, with a run that is void: that token is waited for, then two are drafted.
+        ([2, 1, 1, 1], 12, 1.0, 2.5, 4.5 + (0.5 + 2 + 2.5)),
+    ],
+)
+def test_amusd_by_hand(places, length, draft, verify, seconds):
+    assert amusd(places, length, draft, verify) == pytest.approx(seconds)
+
+
+def test_amusd_s_exchange_is_between_draft_and_target():
+    latencies = Latencies("t", "made up", verify={1: [3.0]}, draft=[1.0], comm=[0.25], answer=[0.5], host=[0.125])
+    assert 3 / Simulation([np.ones(3, int)], latencies).amusd(4) == pytest.approx(2 + 0.25 + 0.5 + 3 + 0.125)
+
+
+def test_amusd_s_limits():
+    # Nothing passes: each token takes a verification and the least that is waited for.
+    assert amusd([2] * 50, 4, 0.1, 1.0) == pytest.approx(50 * 1.2)
+    # An endless draft at no cost: a full run of 12 is judged by 2 and the bonus, then by the 9 that are left and the bonus.
+    assert amusd([1] * 130, 12, 0.0, 1.0) == pytest.approx(20)
+    # All passes, and the draft is the slower side: its pace, once it runs.
+    assert amusd([1] * 300, 12, 0.5, 1.0) == pytest.approx(300 * 0.5, rel=0.01)
+
+
+@pytest.mark.parametrize("K", [2, 5])
+def test_amusd_that_waits_for_all_it_may_draft_is_sd(K):
+    simulation = Simulation(strings(), machine())
+    assert simulation.amusd(K, least=K) == pytest.approx(simulation.sd(K))
+
+
+def test_both_sides_of_a_round_slow_down_together():
+    slow = [1.0, 2.0]
+    latencies = Latencies("t", "made up", verify={3: slow}, draft=[0.0], tree=[0.5, 0.5, 1.0, 1.0])
+    # Means of 1.5; drawn apart the larger one would be 1.75 on average.
+    assert 1 / Simulation([np.full(20_000, 2)], latencies).ssd(2, (0,) * 3) == pytest.approx(1.5, rel=0.01)
+
+
 def test_rounds_of_a_string():
     assert kept(np.array([1, 1, 3, 1, 1, 1, 2, 1]), 3) == [(2, 3), (3, 2), (1, 1)]
 

@@ -1,0 +1,109 @@
+"""The latencies of a machine, from the rows of a run: what each part of a round took there, in the order of its measurement.
+
+A server answers in the order in which it works: a question that finds it at work waits. That wait is a consequence of the other
+times, which the simulator finds again by itself, so it is none of what an exchange takes: an exchange is counted from where the
+question is there and the server is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sdbench.simulate.events import Latencies
+
+_BLOCK = ["arm", "block", "repeat"]
+
+
+def measured(tables: Mapping[str, pd.DataFrame], name: str = "this run's machine") -> Latencies:
+    """The latencies that a run measured: of the arms without a draft beside the target, and of those with one.
+
+    The host's time of a round is that of the arms that draft nothing; what the others have more counts with their drafted tokens.
+    """
+    rounds, bare = tables["rounds"], "wanted" in tables["rounds"]
+    overlapping = set(rounds.loc[rounds["wanted"].notna(), "arm"]) if bare else set()
+    drafting = set(rounds.loc[rounds["edge"] == "draft>target", "arm"]) - overlapping
+    alone = set(rounds.loc[rounds["edge"] == "target", "arm"])
+    steps = tables["steps"][tables["steps"]["kind"] != "prefill"]
+    verify = steps[(steps["role"] == "target") & (steps["kind"] == "verify")]
+    host = _host(tables, alone) if alone else _host(tables, drafting)
+    own = rounds[rounds["arm"].isin(drafting)]
+    more = max(0.0, _host(tables, drafting) - host) / max(float(own["proposed"].mean()), 1.0) if len(own) else 0.0
+    draft = [value + more for value in steps.loc[(steps["role"] == "draft") & (steps["kind"] == "draft"), "seconds"]]
+    beside: dict[str, Any] = {}
+    if overlapping:
+        beside = _beside(rounds, steps)
+        beside["host_beside"] = [_host(tables, overlapping)]
+        draft = draft or beside["draft_beside"]
+    apart = verify["arm"].isin(overlapping)
+    return Latencies(
+        name,
+        "measured",
+        verify=_by_tokens(verify[~apart]),
+        beside=_by_tokens(verify[apart]),
+        draft=draft,
+        host=[host],
+        **beside,
+    )
+
+
+def _beside(rounds: pd.DataFrame, steps: pd.DataFrame) -> dict[str, Any]:
+    """What the servers took, from the rounds of arms with a draft beside the target."""
+    once = rounds[rounds["wanted"].notna()].drop_duplicates(["arm", "asked"]).sort_values("asked")
+    own = steps[steps["arm"].isin(once["arm"])]
+    drafted = own.loc[own["kind"].eq("backup"), [*_BLOCK, "round"]].value_counts().rename("drafted").reset_index()
+    once = once.merge(drafted, how="left", on=[*_BLOCK, "round"]).fillna({"drafted": 0})
+    served = once["replied"] - once["received"]
+    at_once = once["drafted"] == 0
+    # What serving takes without drafting: of a draft that caches nothing there is no such round.
+    plain = float(served[at_once].mean()) if at_once.any() else 0.0
+    comm = once["received"] - np.fmax(once["asked"], _idle_since(once, own)) + served.where(at_once, plain)
+    found: dict[str, Any] = {
+        "comm": comm.tolist(),
+        "answer": (once["answered"] - once["replied"]).tolist(),
+        # A drafted token of the server, what it does around the forward included.
+        "draft_beside": ((served - plain) / once["drafted"])[~at_once].tolist() + _run(own),
+    }
+    if once["hit"].notna().any():
+        built = (once["built"] - once["replied"]).dropna()
+        tree, glue = (own.loc[own["kind"] == kind, "seconds"] for kind in ("tree", "glue"))
+        extra = max(0.0, float(built.mean() - glue.mean() - len(tree) / len(glue) * tree.mean()))
+        found |= {"tree": tree.tolist(), "glue": [value + extra for value in glue]}
+    return found
+
+
+def _idle_since(once: pd.DataFrame, steps: pd.DataFrame) -> pd.Series:
+    """When the server was done with its work for the question before; nothing where it had none."""
+    built = once.groupby(_BLOCK)["built"].shift()
+    running = steps[steps["kind"] == "run"]
+    ends = (running["begun"] + running["seconds"]).groupby([running[key] for key in [*_BLOCK, "round"]]).max()
+    before = pd.MultiIndex.from_frame(once[_BLOCK].assign(round=once["round"] - 1))
+    return built.fillna(pd.Series(ends.reindex(before).to_numpy(), once.index))
+
+
+def _run(steps: pd.DataFrame) -> list[float]:
+    """Seconds from one token to the next of a draft that never waits."""
+    running = steps[steps["kind"] == "run"]
+    if running.empty:
+        return []
+    return running.groupby([*_BLOCK, "round"])["begun"].diff().dropna().tolist()
+
+
+def _by_tokens(steps: pd.DataFrame) -> dict[int, list[float]]:
+    return {int(n): part["seconds"].tolist() for n, part in steps.groupby("tokens")}  # pyright: ignore
+
+
+def _host(tables: Mapping[str, pd.DataFrame], arms: set[str]) -> float:
+    """Mean seconds of a round of these arms outside any forward and any wait."""
+    of = {name: table[table["arm"].isin(arms)] for name, table in tables.items() if name != "bare"}
+    wall = float(of["sequences"].drop_duplicates(["arm", "block", "repeat"])["block_decode_seconds"].sum())
+    steps = of["steps"][of["steps"]["kind"] != "prefill"]
+    waits = 0.0
+    if "wanted" in of["rounds"]:
+        once = of["rounds"].drop_duplicates(["arm", "asked"])
+        waits = float((once["answered"] - once["wanted"]).sum())
+    forwards = steps[steps["kind"].isin(["verify", "draft"])]["seconds"].sum()
+    return max(0.0, (wall - waits - float(forwards)) / max(int((steps["kind"] == "verify").sum()), 1))
