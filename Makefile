@@ -42,13 +42,13 @@ format: setup  ## Format the code
 models: setup  ## Train the tiny family anew (90 minutes on two cores; resumable)
 	$(BIN)/sdbench train
 
-results: results-default results-front results-ssd results-smollm2 results-verify readme  ## Make all of the reference results anew
+results: results-default results-front results-ssd results-records results-smollm2 results-verify readme  ## Make all of the reference results anew
 
 results-default: setup  ## The default comparison on 100 prompts, into results/default
 	$(BIN)/sdbench run name=default limit=100 out=results/runs/default
 	$(BIN)/python experiments/keep.py results/runs/default default
 
-results-front: setup  ## Speed against quality over thresholds and lengths, into results/front (an hour)
+results-front: setup
 	$(BIN)/sdbench run experiment=pyramidsd/front out=results/runs/front
 	$(BIN)/python experiments/keep.py results/runs/front front
 	$(BIN)/python experiments/pyramidsd/verdict.py results/runs/front results/front
@@ -74,6 +74,18 @@ bench: setup  ## Against transformers and flashspec, greedy and sampled, into re
 	  $(BIN)/python experiments/bench/verdict.py $$out results/$$kept || exit; \
 	done
 
+bench-scaling: setup  ## Time of a step against tokens, batch, context and fan-out; ar, sd, ssd against batch; into results/bench/scaling
+	$(BIN)/python experiments/bench/scaling.py results/bench/scaling
+	for batch in 1 4 16; do \
+	  $(BIN)/sdbench run name=batch 'arms=[ar,sd,ssd]' limit=48 max_new_tokens=64 ignore_eos=true hardware=cpu_pair \
+	    batch_size=$$batch out=results/runs/batch-$$batch || exit; \
+	done
+	$(BIN)/python experiments/bench/batch.py results/bench/scaling results/runs/batch-1 results/runs/batch-4 results/runs/batch-16
+
+results-records: setup
+	$(BIN)/sdbench run name=records tasks=records limit=60 'arms=[ar,sd,lookup,early_exit]' out=results/runs/records
+	$(BIN)/python experiments/keep.py results/runs/records records
+
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
 	for task in spec_bench gsm8k humaneval commonsense_qa; do \
@@ -82,7 +94,7 @@ results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf
 	  $(BIN)/python experiments/keep.py results/runs/smollm2-$$task smollm2-$$task || exit; \
 	done
 
-results-verify: setup  ## Token identity with transformers' generate: 100 prompts of the tiny family, 20 of SmolLM2
+results-verify: setup
 	mkdir -p results/verify
 	$(BIN)/sdbench verify limit=100 'arms=[ar,sd,sd_qualifier,lookup,early_exit,pyramid,psd_fuzzy]' \
 	  | tail -n 1 > results/verify/tiny.json
@@ -118,4 +130,4 @@ verify-docs: setup
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
 
-.PHONY: bench bench-scaling help setup demo test test-all test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean
+.PHONY: bench bench-scaling results-records help setup demo test test-all test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean

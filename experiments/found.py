@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.statistics import RESAMPLES, SEED, Interval, mean_interval
+from sdbench.analysis.bootstrap import RESAMPLES, SEED, Interval, mean_interval
 
 Z_LEVEL, Z_POWER = 1.959963984540054, 0.8416212335729143  # two-sided 5 %; power 80 %
 

@@ -39,8 +39,9 @@ def escape(text: str) -> str:
 
 
 def _table(run: Run) -> str:
-    columns = "".join("l" if column in _LEFT else "r" for column in table.COLUMNS)
     summary = run.summary
+    heads = table.columns(summary)
+    columns = "".join("l" if column in _LEFT else "r" for column in heads)
     caption = (
         f"Run {run.run_id}: {summary['prompts']} prompts, {summary['repeats']} repeat(s), "
         f"baseline {summary['baseline']}."
@@ -53,7 +54,7 @@ def _table(run: Run) -> str:
         rf"\label{{tab:{run.run_id}}}",
         rf"\begin{{tabular}}{{{columns}}}",
         r"\toprule",
-        _row(table.COLUMNS),
+        _row(heads),
         r"\midrule",
         *[_row(cells) for cells in table.rows(summary)],
         r"\bottomrule",

@@ -10,6 +10,7 @@ from sdbench.runs.schema import TABLES
 
 SOURCES = {
     "speedup": ("sequences",),
+    "end_to_end": ("sequences",),
     "tokens_per_target_call": ("sequences",),
     "acceptance": ("rounds",),
     "speed_quality": ("sequences",),

@@ -63,7 +63,7 @@ def _section(run: Run, folder: Path, prefix: str, room: int) -> dict[str, Any]:
         "files": files,
         "packages": run.environment.get("packages", {}),
         "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
-        "columns": [(column, column not in _TEXT_COLUMNS) for column in table.COLUMNS],
+        "columns": [(column, column not in _TEXT_COLUMNS) for column in table.columns(summary)],
         "rows": table.rows(summary),
         "notes": table.footnotes(summary),
         "colours": {arm: variable(style.colour(arm)) for arm in summary["arms"]},

@@ -162,7 +162,7 @@ def _report(out: Path) -> list[Path]:
 
 def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tuple[list[Arm], dict[str, Transformer]]:
     """Decode all blocks that the journal lacks. stack: closes the arms."""
-    finished = journal.finished()
+    finished = folder.journal.finished()
     models = load(plan)
     for model in models.values():
         model.allocate(plan.batch_size, plan.slots)

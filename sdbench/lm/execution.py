@@ -58,6 +58,11 @@ class Execution:
     def __init__(self) -> None:
         self.seconds, self.made, self.loaded = 0.0, 0, 0
 
+    @property
+    def settled(self) -> bool:
+        """Whether no program will be made any more."""
+        return True
+
     def extent(self, extent: int, slots: int) -> int:
         """How many slots a step attends over that needs `extent` of them."""
         return extent
@@ -96,6 +101,10 @@ class Programs(Execution):
     def __init__(self) -> None:
         super().__init__()
         self._programs: dict[tuple[int, ...], Program] = {}
+
+    @property
+    def settled(self) -> bool:
+        return self.frozen
 
     def slots(self, slots: int) -> int:
         return -(-slots // self.granule) * self.granule

@@ -189,7 +189,9 @@ class Beside(ABC):
             return _InProcess(server)
         if self._running is None:
             self._running = self._new_process(make, context.tokens.device)
-        self._running.open(rows, slots, length, context.sampler.sampling, self.model.dtype, self.model.execution.frozen)
+        self._running.open(
+            rows, slots, length, context.sampler.sampling, self.model.dtype, self.model.execution.settled
+        )
         return self._running
 
     @abstractmethod

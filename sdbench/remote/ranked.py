@@ -76,7 +76,9 @@ class Follower(ServerHandle):
         super().__init__(model, seconds, device)
         self.broadcast = broadcast
 
-    def open(self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype) -> None:
+    def open(
+        self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype, frozen: bool = True
+    ) -> None:
         self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
         self.serial = 0
 

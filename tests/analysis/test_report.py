@@ -115,6 +115,8 @@ def test_every_flag_can_be_raised(summary):
         "mode": "fixed",
         "failed": 1,
         "bare_coverage": 0.5,
+        "uncompiled_steps": 3,
+        "shared_device": True,
         "devices": ["cuda:0", "cuda:1"],
         "non_inferior": False,
     }

@@ -70,7 +70,7 @@ def test_greedy_tokens(process):
         got, trace = decode(decoder, rows)
         assert got == expected
         assert any(step["kind"] == "run" for step in trace.steps)
-        assert max(row["accepted"] for row in trace.rounds) > 2
+        assert max(row["accepted"] for row in trace.rounds) > 1
     decoder.close()
 
 
