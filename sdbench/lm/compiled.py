@@ -112,18 +112,26 @@ def _load(step: Step, file: Path) -> Program:
     extra = torch.load(file.with_suffix(".extra.pt"), map_location=device, weights_only=True)
     held = {**extra, **_tensors(step)}
     constants = {name: held[name] for name in loaded.get_constant_fqns()}
-    loaded.load_constants(constants, check_full_update=True, user_managed=True)
-    return _Loaded(loaded.loader, constants)
+    return _Loaded(loaded, constants)
 
 
 class _Loaded:
-    """A loaded program. constants: kept alive for it."""
+    """A loaded program. It knows the addresses of its constants alone: they are kept for it, and told anew when they have moved (to
+    memory that processes share, when the model is given to another one)."""
 
-    def __init__(self, loader: Any, constants: dict[str, Tensor]) -> None:
-        self._run, self._constants = loader.boxed_run, constants
+    def __init__(self, program: Any, constants: dict[str, Tensor]) -> None:
+        self._program, self._constants = program, constants
+        self._run, self._witness = program.loader.boxed_run, next(iter(constants.values()))
+        self._tell()
 
     def __call__(self, inputs: list[Tensor]) -> Tensor:
+        if self._witness.data_ptr() != self._at:
+            self._tell()
         return self._run(inputs)[0]
+
+    def _tell(self) -> None:
+        self._program.load_constants(self._constants, check_full_update=True, user_managed=True)
+        self._at = self._witness.data_ptr()
 
 
 def _tensors(module: nn.Module) -> dict[str, Tensor]:

@@ -153,6 +153,9 @@ def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path
             execution: Execution = model.execution
             assert bool(execution.made) == made
             assert bool(execution.loaded) != made
+    raw.share_memory()  # as when it is given to another process: the weights move
+    for ours, theirs in zip(tree(model), wanted, strict=True):
+        assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max(), "a program follows its weights"
     others = random_model(architecture, layers=2, seed=1)
     model = Transformer("target", others, execution=execution_of("compile"))
     for ours, theirs in zip(tree(model), tree(Transformer("target", others)), strict=True):
