@@ -2,7 +2,6 @@
 
 import json
 import re
-import subprocess
 import sys
 from pathlib import Path
 
@@ -13,11 +12,6 @@ from tests.family import overrides, save_family
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
-
-
-def test_quotations_are_those_of_the_results():
-    checked = subprocess.run([sys.executable, "-m", "experiments.quote", "--check"], cwd=ROOT)
-    assert checked.returncode == 0, "run `make readme`"
 
 
 def test_pictures_are_there():

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,7 +72,8 @@ class Compiled(Programs):
 
 def _compile(lm: Transformer, step: Step, inputs: StepInputs, file: Path) -> None:
     """Make a program and put it into its place, as a whole or not at all."""
-    with torch.inference_mode(False), torch.no_grad(), quiet():
+    with torch.inference_mode(False), torch.no_grad(), quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between parts of torch
         example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
         kinds, layers = len(inputs.masks), lm.layers
         masks = [torch.zeros(*m.shape[:3], _EXAMPLE, dtype=m.dtype, device=m.device) for m in inputs.masks]

@@ -22,14 +22,18 @@ def pieces(tokens: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[st
     decode = tokenizer.backend_tokenizer.decode
     made: list[str] = []
     before: list[int] = []  # the last tokens whose text is whole
-    open_tokens: list[int] = []  # those of an unfinished character
+    open_tokens: list[int] = []  # those of an unfinished character, and what stands before it in them
+    shown = waiting = 0  # characters of the open tokens that were given; tokens that gave none since
     for token in tokens:
         open_tokens.append(token)
         known = decode(before, skip_special_tokens=False) if before else ""
         text = decode([*before, *open_tokens], skip_special_tokens=False)[len(known) :]
-        if text.endswith(_BROKEN) and len(open_tokens) < _LONGEST_CHARACTER:
-            made.append("")
+        whole = text.rstrip(_BROKEN)
+        waiting = 0 if len(whole) > shown else waiting + 1
+        if text != whole and waiting < _LONGEST_CHARACTER:
+            made.append(whole[shown:])
+            shown = len(whole)
             continue
-        made.append(text)
-        before, open_tokens = open_tokens, []
+        made.append(text[shown:])
+        before, open_tokens, shown, waiting = open_tokens, [], 0, 0
     return made

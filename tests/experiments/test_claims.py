@@ -145,6 +145,7 @@ def test_claims_of_ssd(tmp_path):
     assert found["third_over_strongest"] == found["geometric_hits"] == found["fast_large"] == claims.FAILS
 
 
+@pytest.mark.slow
 def test_tables_and_figures_of_both_papers_are_drawn(tmp_path):
     thresholds(tmp_path / "pyramidsd")
     lengths(tmp_path / "pyramidsd")

@@ -23,6 +23,7 @@ from sdbench.harness.config import compose
 MINUTES = 25
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("paper", PAPERS)
 def test_every_profile_and_budget_composes(paper):
     for profile in document(paper)["profiles"]:
@@ -72,6 +73,7 @@ def test_documents_are_what_the_committed_rows_give():
     assert artifact.stale() == []
 
 
+@pytest.mark.slow
 def test_a_changed_document_is_noticed(tmp_path, monkeypatch, capsys):
     changed = tmp_path / "ARTIFACT.md"
     changed.write_text(artifact.text().replace("claim", "clam", 1))

@@ -82,6 +82,7 @@ def test_what_failed_is_listed_and_tried_again(bench, here, capsys, monkeypatch)
     assert not list(here.glob("multirun.yaml")), "Hydra's own file lies with the sweep's"
 
 
+@pytest.mark.slow
 def test_an_experiment_brings_its_own_grid(bench, here, capsys):
     mine = here / "mine" / "experiment"
     mine.mkdir(parents=True)
