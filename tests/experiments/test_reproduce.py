@@ -69,6 +69,7 @@ def test_a_trial_never_replaces_results():
     assert ROOT / "results" / "runs" in trial.kept.parents
 
 
+@pytest.mark.slow  # make verify-docs does the same
 def test_documents_are_what_the_committed_rows_give():
     assert artifact.stale() == []
 

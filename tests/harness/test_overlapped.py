@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 
 import pytest
 
@@ -121,11 +122,19 @@ def test_a_server_that_dies_ends_the_run_and_keeps_what_was_measured(bench, tmp_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    ("sign", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
+)
 def test_a_run_that_is_told_to_end_leaves_no_process(bench, tmp_path, sign, status):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "sdbench", "run", *bench.words(out, "arms=[ar,ssd]", "limit=8", "repeats=1000")]
-    running = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    running = subprocess.Popen(
+        command,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    )
     deadline = time.monotonic() + 90
     while not list((out / "journal").glob("*.json")) and time.monotonic() < deadline:
         assert running.poll() is None, running.stderr.read() if running.stderr else ""
