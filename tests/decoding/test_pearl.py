@@ -84,6 +84,7 @@ def test_greedy_tokens(pair, rows, pre, post):
             assert any(row["accepted"] == row["proposed"] == row["emitted"] == 4 for row in trace.rounds) or rows == 3
 
 
+@pytest.mark.slow
 def test_in_a_process_with_a_measured_window(pair):
     target, draft = pair
     expected, _ = decode(Speculative(target, Exact(), ModelDrafter(draft), 3))

@@ -46,7 +46,7 @@ def test_the_scores_of_a_void_run_are_rejected(monkeypatch):
     assert distance_from_target(decoder, target, 3) > 1e-3
 
 
-@pytest.mark.parametrize("process", [False, True])
+@pytest.mark.parametrize("process", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_greedy_tokens(process):
     near = random_model("llama")
     torch.manual_seed(7)
