@@ -25,11 +25,7 @@ def mirrored_thresholds(cells: Cells, of: str) -> Found:
     pairs = [(grid[a, b], grid[b, a]) for a, b in grid if a < b and (b, a) in grid]
     if not pairs:
         raise NotRun("thresholds")
-    table = run.logs if of == "speed" else run.scores
-    differences = pd.concat([table[below] - table[above] for below, above in pairs], axis=1).mean(axis=1)
-    return (of_logs if of == "speed" else of_values)(
-        differences, f"mean over {len(pairs)} mirrored pairs of thresholds"
-    )
+    return _over_pairs(run, pairs, of, f"mean over {len(pairs)} mirrored pairs of thresholds")
 
 
 def beyond_threshold(cells: Cells, inside: float, beyond: float, of: str) -> Found:
@@ -41,11 +37,14 @@ def beyond_threshold(cells: Cells, inside: float, beyond: float, of: str) -> Fou
         parts += [(grid[beyond, q], grid[inside, q]) for t, q in grid if t == inside and (beyond, q) in grid]
     if not parts:
         raise NotRun("thresholds")
+    return _over_pairs(run, parts, of, f"tau_T {beyond} against {inside}, mean over {len(parts)} pairs")
+
+
+def _over_pairs(run: Results, pairs: list[tuple[str, str]], of: str, said: str) -> Found:
+    """The first arm of each pair against the second, prompt by prompt, mean over the pairs. of: speed or quality."""
     table = run.logs if of == "speed" else run.scores
-    differences = pd.concat([table[loose] - table[tight] for loose, tight in parts], axis=1).mean(axis=1)
-    return (of_logs if of == "speed" else of_values)(
-        differences, f"tau_T {beyond} against {inside}, mean over {len(parts)} pairs"
-    )
+    differences = pd.concat([table[first] - table[second] for first, second in pairs], axis=1).mean(axis=1)
+    return (of_logs if of == "speed" else of_values)(differences, said)
 
 
 def lengths_ratio(cells: Cells, family: str, low: float, high: float) -> Found:

@@ -13,6 +13,7 @@ repeat, is always eager.
 from __future__ import annotations
 
 import shutil
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass
 from time import perf_counter
@@ -93,7 +94,7 @@ class Execution:
         self.frozen = state["frozen"]
 
 
-class Programs(Execution):
+class Programs(Execution, ABC):
     """A mode with programs, one for each shape of a step over a pool."""
 
     granule = 256  # pools are rounded up to so many slots, so that runs of about the same lengths share programs
@@ -131,9 +132,9 @@ class Programs(Execution):
         rows, width = inputs.tokens.shape
         return rows, width, inputs.keep, len(inputs.masks), pool.slots
 
+    @abstractmethod
     def make(self, lm: Transformer, inputs: StepInputs) -> Program:
         """The program for steps of the shape of `inputs`."""
-        raise NotImplementedError
 
 
 class Step(nn.Module):
