@@ -164,11 +164,16 @@ class HashChoices:
     """Choices by inversion of a uniform number that is a hash of the key."""
 
     def choose(self, probs: Float[Tensor, "B V"], key: Key) -> Int[Tensor, " B"]:
-        # Double precision: over a vocabulary of 10^5 a float32 running sum is off by more than many tokens weigh.
-        mass = probs.double().cumsum(-1)
-        level = torch.from_numpy(key.uniform()).to(mass.device, non_blocking=True)[:, None] * mass[:, -1:]
-        # Where level rounds up to the whole mass there is no larger entry: the last entry of positive weight is meant.
-        return torch.minimum((mass <= level).sum(-1), (mass < mass[:, -1:]).sum(-1))
+        return invert(probs, torch.from_numpy(key.uniform()).to(probs.device, non_blocking=True))
+
+
+def invert(probs: Float[Tensor, "*batch V"], uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
+    """The index at which the running sum of `probs` (any total) passes the share `uniform` of it."""
+    # Double precision: over a vocabulary of 10^5 a float32 running sum is off by more than many tokens weigh.
+    mass = probs.double().cumsum(-1)
+    level = uniform[..., None] * mass[..., -1:]
+    # Where level rounds up to the whole mass there is no larger entry: the last entry of positive weight is meant.
+    return torch.minimum((mass <= level).sum(-1), (mass < mass[..., -1:]).sum(-1))
 
 
 class Sampler:
@@ -186,3 +191,20 @@ class Sampler:
         if self.sampling.greedy:
             return scored.logits.argmax(-1)
         return self.choices.choose(scored.probs, key)
+
+    def uniforms(self, keys: Sequence[Key]) -> Float[Tensor, "K B"] | None:
+        """The numbers behind the draws of K keys, for a program that draws by itself (`drawn`); None where choices are no hash."""
+        if not isinstance(self.choices, HashChoices):
+            return None
+        if self.sampling.greedy:
+            return torch.empty(len(keys), 0, dtype=torch.float64)
+        return torch.from_numpy(np.stack([key.uniform() for key in keys]))
+
+
+def drawn(
+    logits: Float[Tensor, "*batch V"], sampling: Sampling, uniform: Float[Tensor, "*batch"]
+) -> Int[Tensor, "*batch"]:
+    """What `Sampler.draw` draws from these logits, given the uniform numbers behind its choices."""
+    if sampling.greedy:
+        return logits.argmax(-1)
+    return invert(warp(logits, sampling), uniform)

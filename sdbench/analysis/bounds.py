@@ -24,7 +24,7 @@ from sdbench.analysis.rows import (
     target_rounds,
 )
 
-_SHAPE = ["role", "rows", "tokens"]
+_SHAPE = ["role", "rows", "tokens", "loop"]
 WHOLE_COVERAGE = 0.99
 """Below this share of step time with a bare forward of its shape, `ModelTime.fraction` is a lower bound; it warns."""
 
@@ -48,8 +48,9 @@ class ModelTime:
 def bare_seconds(steps: pd.DataFrame, bare: pd.DataFrame) -> pd.Series:
     """The median bare forward of each step's shape, in seconds, by the step's index; NaN where none was measured.
 
-    Exact in (role, rows, tokens); linear in the context between the measured ones, and held beyond them.
+    Exact in (role, rows, tokens) and the length of the loop; linear in the context between the measured ones, held beyond them.
     """
+    steps, bare = (table.assign(loop=table["loop"].fillna(1) if "loop" in table else 1) for table in (steps, bare))
     medians = bare.groupby([*_SHAPE, "context"])["seconds"].median().reset_index()
     curves = dict(iter(medians.groupby(_SHAPE)))
     found = pd.Series(np.nan, index=steps.index, dtype=float)

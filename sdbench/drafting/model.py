@@ -44,6 +44,25 @@ class ModelDrafter(Local):
         self.model.read(context, context.length - 1, "prefill", row=row)
 
     def propose(self, context: Context, length: int, key: Key) -> Draft:
+        return self._at_once(context, length, key) or self._step_by_step(context, length, key)
+
+    def _at_once(self, context: Context, length: int, key: Key) -> Draft | None:
+        """All tokens by one program, if there is one."""
+        if not isinstance(self.policy, Fixed):
+            return None
+        whole = self._ranks.whole(context)
+        drawn = self.model.draft(context, length, "draft", key / "draft", keep=2 if whole else 1)
+        if drawn is None:
+            return None
+        tokens, logits = drawn
+        self._ranks.followed(context, logits[:, 0] if whole else None)
+        scores = logits[:, -length:]
+        context.place_many(tokens, context.length)
+        drafted = torch.full((context.rows,), length, device=tokens.device)
+        self._ranks.drafted(context, tokens, drafted, list(scores.unbind(1)))
+        return Draft(tokens, drafted, context.sampler.score(scores), self.density)
+
+    def _step_by_step(self, context: Context, length: int, key: Key) -> Draft:
         tokens, scores = [], []
         going, drafted = None, torch.ones(context.rows, dtype=torch.long, device=self.model.device)
         whole = self._ranks.whole(context)

@@ -1,7 +1,8 @@
 """Bare forwards: the floor that a decode loop is measured against.
 
 A bare forward is the model's own, with its own cache (transformers' DynamicCache), of the same shape as a step that a decoder
-made. In a compiled or captured mode it is the program itself, called with ready inputs. They are timed between the blocks of
+made. In a compiled or captured mode it is the program itself, called with ready inputs; a step of a loop is its even share of the
+loop. They are timed between the blocks of
 the same run, a few at a time, so that whatever slows the machine slows both sides. `model_time_fraction` is their sum along a
 run over its wall time.
 """
@@ -27,7 +28,7 @@ class BareForwards:
 
     def __init__(self, models: Mapping[str, LanguageModel]) -> None:
         self.models = models
-        self.due: dict[tuple[str, int, int, int], int] = {}  # shape -> how often it was timed
+        self.due: dict[tuple[str, int, int, int, int], int] = {}  # shape -> how often it was timed
         self.caches: dict[tuple[str, int, int], DynamicCache] = {}
 
     def see(self, steps: list[dict[str, Any]]) -> None:
@@ -36,30 +37,30 @@ class BareForwards:
             if step["kind"] != "prefill":
                 base = max(GRID, (step["context"] - step["tokens"]) // GRID * GRID)
                 for context in (base, base + GRID):
-                    self.due.setdefault((step["role"], step["rows"], step["tokens"], context), 0)
+                    shape = (step["role"], step["rows"], step["tokens"], context, step.get("loop") or 1)
+                    self.due.setdefault(shape, 0)
 
     @torch.inference_mode()
     def time(self) -> list[dict[str, Any]]:
         """Time the shapes that have been timed least: rows of the table BARE."""
         rows = []
         for shape in sorted(self.due, key=lambda shape: self.due[shape])[:PER_BLOCK]:
-            role, batch, tokens, context = shape
-            seconds = self._forward(role, batch, tokens, context)
+            role, batch, tokens, context, loop = shape
+            seconds = self._forward(role, batch, tokens, context, loop)
             if seconds is not None:
-                rows.append(
-                    {"role": role, "rows": batch, "tokens": tokens, "context": context + tokens, "seconds": seconds}
-                )
+                row = {"role": role, "rows": batch, "tokens": tokens, "context": context + tokens, "seconds": seconds}
+                rows.append({**row, "loop": loop} if loop > 1 else row)
             self.due[shape] += 1
         return rows
 
-    def _forward(self, role: str, batch: int, tokens: int, context: int) -> float | None:
+    def _forward(self, role: str, batch: int, tokens: int, context: int, loop: int) -> float | None:
         model = self.models[role]
         if not isinstance(model, Transformer):
             raise TypeError(f"{role} is no transformer: its own forward cannot be timed")
         if context + tokens > model.max_positions:
             return None
         if model.execution.name != "eager":
-            return self._program(model, batch, tokens, context)
+            return self._program(model, batch, tokens, context, loop)
         key = (role, batch, context)
         if key not in self.caches:
             prompt = torch.arange(context, device=model.device).remainder(model.vocab).expand(batch, -1)
@@ -76,16 +77,16 @@ class BareForwards:
         cache.crop(-tokens)
         return seconds
 
-    def _program(self, model: Transformer, batch: int, tokens: int, context: int) -> float | None:
-        """The program of a shape; None where there is none, or where the pool is too short."""
-        inputs = model.inputs_for(batch, tokens, context)
+    def _program(self, model: Transformer, batch: int, tokens: int, context: int, loop: int) -> float | None:
+        """A step of the program of a shape; None where there is none, or where the pool is too short."""
+        inputs = model.inputs_for(batch, tokens, context, loop)
         if inputs is None or model.execution.run(model, inputs) is None:
             return None
         synchronise(model.device)
         begun = perf_counter()
         model.execution.run(model, inputs)
         synchronise(model.device)
-        return perf_counter() - begun
+        return (perf_counter() - begun) / loop
 
 
 def synchronise(device: torch.device) -> None:

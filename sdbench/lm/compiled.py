@@ -20,14 +20,14 @@ import transformers
 from torch import Tensor, nn
 
 from sdbench.errors import RunError
-from sdbench.lm.execution import Program, Programs, Step, StepInputs, flat
+from sdbench.lm.execution import Program, Programs, StepInputs, flat
 from sdbench.lm.files import cache_folder
 from sdbench.lm.quiet import quiet
 
 if TYPE_CHECKING:
     from sdbench.lm.transformer import Transformer
 
-_FORM = 1  # of what is kept; raised when `Step` changes
+_FORM = 2  # of what is kept; raised when `Step` changes
 _EXAMPLE = 97  # slots attended over by the example that is traced: a number that no other size is likely to equal
 
 
@@ -37,7 +37,7 @@ class Compiled(Programs):
     name = "compile"
 
     def make(self, lm: Transformer, inputs: StepInputs) -> Program:
-        step = Step(lm, inputs.keep)
+        step = inputs.module(lm)
         file = cache_folder() / "compiled" / f"{self._identity(lm, inputs)}.pt2"
         if not file.is_file():
             try:
@@ -70,26 +70,25 @@ class Compiled(Programs):
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _compile(lm: Transformer, step: Step, inputs: StepInputs, file: Path) -> None:
+def _compile(lm: Transformer, step: nn.Module, inputs: StepInputs, file: Path) -> None:
     """Make a program and put it into its place, as a whole or not at all."""
     with torch.inference_mode(False), torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between parts of torch
         example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
         kinds, layers = len(inputs.masks), lm.layers
         masks = [torch.zeros(*m.shape[:3], _EXAMPLE, dtype=m.dtype, device=m.device) for m in inputs.masks]
-        keys, values = example[3 + kinds : 3 + kinds + layers], example[3 + kinds + layers :]
+        first = len(inputs.own)
+        keys, values = example[first + kinds : first + kinds + layers], example[first + kinds + layers :]
         extent = torch.export.Dim("extent", min=2, max=lm.pool.slots)
         free: dict[str, Any] = {
-            "tokens": None,
-            "positions": None,
-            "slots": None,
+            "own": [None] * first,
             "masks": [{3: extent}] * kinds,
             "keys": [None] * layers,
             "values": [None] * layers,
         }
         exported = torch.export.export(
             step,
-            (*example[:3], masks, keys, values),
+            (example[:first], masks, keys, values),
             dynamic_shapes=free,
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
@@ -106,7 +105,7 @@ def _compile(lm: Transformer, step: Step, inputs: StepInputs, file: Path) -> Non
             os.replace(made, file)
 
 
-def _load(step: Step, file: Path) -> Program:
+def _load(step: nn.Module, file: Path) -> Program:
     """Load a program and give it the weights; they are looked at where they are, and so must stay."""
     device = next(step.parameters()).device
     index = device.index if device.type == "cuda" and device.index is not None else -1
@@ -126,10 +125,10 @@ class _Loaded:
         self._run, self._witness = program.loader.boxed_run, next(iter(constants.values()))
         self._tell()
 
-    def __call__(self, inputs: list[Tensor]) -> Tensor:
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
         if self._witness.data_ptr() != self._at:
             self._tell()
-        return self._run(inputs)[0]
+        return self._run(inputs)
 
     def _tell(self) -> None:
         self._program.load_constants(self._constants, check_full_update=True, user_managed=True)

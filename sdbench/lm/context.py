@@ -44,6 +44,10 @@ class Context:
 
     def place_many(self, tokens: Int[Tensor, "B K"], at: np.ndarray) -> None:
         """Write K tentative tokens per row from position at[b] on."""
+        if self.rows == 1:
+            first = int(at[0])
+            self.tokens[:, first : first + tokens.shape[1]] = tokens
+            return
         where = torch.from_numpy(at[:, None] + np.arange(tokens.shape[1])).to(self.tokens.device)
         self.tokens.scatter_(1, where, tokens.to(self.tokens.device))
 

@@ -6,12 +6,12 @@ copied, and works on the pool that was there. The number of slots that a step at
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from sdbench.lm.execution import Program, Programs, Step, StepInputs, flat
+from sdbench.lm.execution import Program, Programs, StepInputs, flat
 from sdbench.lm.pool import SlotPool
 
 if TYPE_CHECKING:
@@ -32,9 +32,10 @@ class CudaGraph(Programs):
     def extent(self, extent: int, slots: int) -> int:
         return min(-(-extent // self.granule) * self.granule, slots)
 
-    def shape(self, pool: SlotPool, inputs: StepInputs) -> tuple[int, ...]:
+    def shape(self, pool: SlotPool, inputs: StepInputs) -> tuple[Any, ...]:
         if pool is not self._pool:  # what was captured over another pool is of no use any more
             self._programs.clear()
+            self._examples.clear()
             self._pool = pool
         return *super().shape(pool, inputs), inputs.masks[0].shape[-1]
 
@@ -47,12 +48,12 @@ class _Captured:
     """A captured step. Its first tensors are its own; the pool's are the pool's."""
 
     def __init__(self, lm: Transformer, inputs: StepInputs) -> None:
-        step, given = Step(lm, inputs.keep), flat(lm, inputs)
-        kinds, layers = len(inputs.masks), lm.layers
-        own = 3 + kinds
+        step, given = inputs.module(lm), flat(lm, inputs)
+        first, layers = len(inputs.own), lm.layers
+        own = first + len(inputs.masks)
         self._inputs = [tensor.clone() for tensor in given[:own]]
         keys, values = given[own : own + layers], given[own + layers :]
-        arguments = (*self._inputs[:3], self._inputs[3:], keys, values)
+        arguments = (self._inputs[:first], self._inputs[first:], keys, values)
         with torch.cuda.device(lm.device):
             aside = torch.cuda.Stream(lm.device)
             aside.wait_stream(torch.cuda.current_stream(lm.device))
@@ -62,10 +63,10 @@ class _Captured:
             torch.cuda.current_stream(lm.device).wait_stream(aside)
             self._graph = torch.cuda.CUDAGraph()
             with torch.cuda.graph(self._graph):
-                self._logits = step(*arguments)
+                self._outputs = step(*arguments)
 
-    def __call__(self, inputs: list[Tensor]) -> Tensor:
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
         for own, given in zip(self._inputs, inputs, strict=False):  # the pool's tensors, behind them, are there already
             own.copy_(given)
         self._graph.replay()
-        return self._logits.clone()
+        return [output.clone() for output in self._outputs]

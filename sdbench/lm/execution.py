@@ -8,6 +8,9 @@ Both fast modes have one *program* for each shape of a step. Programs are made w
 warm-up. Once `frozen`, a step of an unknown shape takes the model's own forward and is marked as `missed`: so nothing is ever
 compiled in the middle of a measurement, and a measurement that did not run as it says shows it. Prefill, whose widths hardly
 repeat, is always eager.
+
+A program is either one step or a *loop*: several steps of which each reads what was chosen from the logits of the one before, as a
+draft does. Its random choices are made inside, by the numbers that the host would have used.
 """
 
 from __future__ import annotations
@@ -15,7 +18,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +28,7 @@ from torch import Tensor, nn
 
 from sdbench.errors import InputError
 from sdbench.lm.pool import SlotPool
+from sdbench.sampling import Sampling, drawn
 
 if TYPE_CHECKING:
     from sdbench.lm.transformer import Transformer
@@ -33,7 +37,7 @@ COMPILERS = ("g++", "clang++")
 MODES = ("eager", "compile", "cudagraph")
 WIDEST = 128  # new tokens a row; a wider step spends its time in products of matrices, and gains nothing
 
-Program = Callable[[list[Tensor]], Tensor]
+Program = Callable[[list[Tensor]], list[Tensor]]
 
 
 @dataclass(frozen=True)
@@ -48,6 +52,57 @@ class StepInputs:
     slots: Int[Tensor, "B T"]
     masks: list[Float[Tensor, "B 1 T E"]]
     keep: int
+
+    @property
+    def own(self) -> list[Tensor]:
+        """The tensors beside the masks."""
+        return [self.tokens, self.positions, self.slots]
+
+    @property
+    def depth(self) -> int:
+        """How many steps it is."""
+        return 1
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        """What two calls must have in common to share a program, the pool aside."""
+        return *self.tokens.shape, self.keep, len(self.masks)
+
+    def calls(self, rows: int, width: int, depth: int) -> bool:
+        """Whether it is `depth` steps, of `width` tokens of so many rows in the first."""
+        return (*self.tokens.shape, self.depth) == (rows, width, depth)
+
+    def module(self, lm: Transformer) -> nn.Module:
+        """The call as a function of tensors."""
+        return Step(lm, self.keep)
+
+
+@dataclass(frozen=True)
+class LoopInputs(StepInputs):
+    """What a loop of several steps is given: T tokens for the first; then `width` in each, chosen from the last `width` logits.
+
+    positions, slots, masks: of all N queries, step after step. keep: logits of the last so many queries of the first step.
+    uniform: the numbers behind the choices of each step, empty at temperature 0.
+    """
+
+    width: int
+    sampling: Sampling
+    uniform: Float[Tensor, "K M"]
+
+    @property
+    def depth(self) -> int:
+        return len(self.uniform)
+
+    @property
+    def own(self) -> list[Tensor]:
+        return [*super().own, self.uniform]
+
+    @property
+    def shape(self) -> tuple[Any, ...]:
+        return *super().shape, self.width, self.depth, *astuple(self.sampling)
+
+    def module(self, lm: Transformer) -> nn.Module:
+        return Loop(lm, self)
 
 
 class Execution:
@@ -72,13 +127,13 @@ class Execution:
         """How many slots a pool is given that needs `slots` of them."""
         return slots
 
-    def run(self, lm: Transformer, inputs: StepInputs) -> Float[Tensor, "B R V"] | None:
-        """The step's logits; None where there is no program for its shape."""
+    def run(self, lm: Transformer, inputs: StepInputs) -> list[Tensor] | None:
+        """The step's logits [B, R, V], of a loop its chosen tokens [B, M, K] too; None where there is no program for its shape."""
         return None
 
-    def kept(self, lm: Transformer, rows: int, width: int) -> int | None:
-        """How many logits the program of a shape gives; None where there is none."""
-        return None
+    def known(self, lm: Transformer) -> list[StepInputs]:
+        """Inputs of each shape that there is a program for, over the model's pool."""
+        return []
 
     def fresh(self) -> Execution:
         """The same mode, without programs: for another model, or in another process."""
@@ -101,7 +156,8 @@ class Programs(Execution, ABC):
 
     def __init__(self) -> None:
         super().__init__()
-        self._programs: dict[tuple[int, ...], Program] = {}
+        self._programs: dict[tuple[Any, ...], Program] = {}
+        self._examples: dict[tuple[Any, ...], StepInputs] = {}
 
     @property
     def settled(self) -> bool:
@@ -110,7 +166,7 @@ class Programs(Execution, ABC):
     def slots(self, slots: int) -> int:
         return -(-slots // self.granule) * self.granule
 
-    def run(self, lm: Transformer, inputs: StepInputs) -> Float[Tensor, "B R V"] | None:
+    def run(self, lm: Transformer, inputs: StepInputs) -> list[Tensor] | None:
         if inputs.tokens.shape[1] > WIDEST or len(lm.pool.keys) < lm.layers:
             return None
         shape = self.shape(lm.pool, inputs)
@@ -120,17 +176,16 @@ class Programs(Execution, ABC):
                 return None
             begun = perf_counter()
             program = self._programs[shape] = self.make(lm, inputs)
+            self._examples[shape] = inputs
             self.seconds += perf_counter() - begun
         return program(flat(lm, inputs))
 
-    def kept(self, lm: Transformer, rows: int, width: int) -> int | None:
-        alike = [shape[2] for shape in self._programs if (*shape[:2], shape[4]) == (rows, width, lm.pool.slots)]
-        return max(alike, default=None)
+    def known(self, lm: Transformer) -> list[StepInputs]:
+        return [given for shape, given in self._examples.items() if shape[0] == lm.pool.slots]
 
-    def shape(self, pool: SlotPool, inputs: StepInputs) -> tuple[int, ...]:
+    def shape(self, pool: SlotPool, inputs: StepInputs) -> tuple[Any, ...]:
         """What two steps must have in common to share a program."""
-        rows, width = inputs.tokens.shape
-        return rows, width, inputs.keep, len(inputs.masks), pool.slots
+        return pool.slots, inputs.shape
 
     @abstractmethod
     def make(self, lm: Transformer, inputs: StepInputs) -> Program:
@@ -143,9 +198,15 @@ class Step(nn.Module):
     def __init__(self, lm: Transformer, keep: int) -> None:
         super().__init__()
         self.model = lm.model
-        self._kinds, self._keep = lm.mask_kinds, keep
+        self._kinds, self._keep, self._vocab = lm.mask_kinds, keep, lm.vocab
 
     def forward(
+        self, own: list[Tensor], masks: list[Tensor], keys: list[Tensor], values: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        tokens, positions, slots = own
+        return (self._logits(tokens, positions, slots, masks, keys, values, self._keep),)
+
+    def _logits(
         self,
         tokens: Tensor,
         positions: Tensor,
@@ -153,6 +214,7 @@ class Step(nn.Module):
         masks: list[Tensor],
         keys: list[Tensor],
         values: list[Tensor],
+        keep: int,
     ) -> Tensor:
         pool = SlotPool.over(keys, values, slots, masks[0].shape[-1])
         mask = masks[0] if len(masks) == 1 else dict(zip(self._kinds, masks, strict=True))
@@ -162,15 +224,36 @@ class Step(nn.Module):
             past_key_values=pool,
             use_cache=True,
             attention_mask=mask,
-            logits_to_keep=self._keep,
-        ).logits
+            logits_to_keep=keep,
+        ).logits[..., : self._vocab]
+
+
+class Loop(Step):
+    """Several steps as one function of tensors."""
+
+    def __init__(self, lm: Transformer, inputs: LoopInputs) -> None:
+        super().__init__(lm, inputs.keep)
+        self._width, self._depth, self._sampling = inputs.width, inputs.depth, inputs.sampling
+
+    def forward(
+        self, own: list[Tensor], masks: list[Tensor], keys: list[Tensor], values: list[Tensor]
+    ) -> tuple[Tensor, ...]:
+        tokens, positions, slots, uniform = own
+        logits, chosen, first, keep = [], [], 0, self._keep
+        for depth in range(self._depth):
+            part = slice(first, first := first + tokens.shape[1])
+            seen = [mask[:, :, part] for mask in masks]
+            logits.append(self._logits(tokens, positions[:, part], slots[:, part], seen, keys, values, keep))
+            level = uniform[depth] if self._sampling.greedy else uniform[depth].view(len(tokens), self._width)
+            tokens, keep = drawn(logits[-1][:, -self._width :], self._sampling, level), self._width
+            chosen.append(tokens)
+        return torch.cat(logits, 1), torch.stack(chosen, 2)
 
 
 def flat(lm: Transformer, inputs: StepInputs) -> list[Tensor]:
-    """The arguments of `Step.forward`, one after the other, their memory in order."""
+    """The arguments of a program, one after the other, their memory in order."""
     keys, values = lm.pool.layers_of(lm.layers)
-    own = [inputs.tokens, inputs.positions, inputs.slots, *inputs.masks]
-    return [*(tensor.contiguous() for tensor in own), *keys, *values]
+    return [*(tensor.contiguous() for tensor in (*inputs.own, *inputs.masks)), *keys, *values]
 
 
 def check_execution(role: str, mode: str, device: str) -> None:

@@ -23,6 +23,7 @@ from sdbench.lm.execution import Execution
 
 if TYPE_CHECKING:
     from sdbench.lm.context import Context
+    from sdbench.sampling import Key, Sampling
 
 FAR = 1 << 30  # the position of a padding query: it sees every slot, and nothing ever sees it
 
@@ -68,6 +69,27 @@ class LanguageModel(ABC):
         the batch is. extent: attend over the first so many slots only (all by default).
         """
 
+    def loop(
+        self,
+        tokens: Int[Tensor, "B T"],
+        positions: Int[Tensor, "B N"],
+        slots: Int[Tensor, "B N"] | None,
+        mask: Bool[Tensor, "B N E"] | None,
+        keep: int,
+        width: int,
+        sampling: Sampling,
+        uniform: Float[Tensor, "K M"],
+        extent: int,
+    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B R V"]] | None:
+        """K steps in one call, each reading what the last one chose; None where the execution has no such programs.
+
+        The first step is of `tokens`; each later one of `width` tokens a row, drawn (`sdbench.sampling.drawn`) from the last
+        `width` logits of the step before it by the numbers `uniform`. positions, slots, mask: of the N = T + (K - 1) width
+        queries, step after step, as in `step`; slots None: one after the other up to `extent`, in every row. Returns what was
+        drawn, the last step's included, and the logits of the first step's last `keep` queries and of all later ones.
+        """
+        return None
+
     @abstractmethod
     def allocate(self, rows: int, slots: int) -> None:
         """Make room for `rows` rows of at least `slots` tokens. All that was held is forgotten."""
@@ -112,6 +134,54 @@ class LanguageModel(ABC):
             return logits
         rows = slice(None) if row is None else slice(row, row + 1)
         active, stop = context.active[rows], stop[rows]
+        tokens, positions, slots, extent = self._laid(context, stop, keep, rows)
+        logits = self.step(tokens, positions, slots, keep=keep, rows=rows, extent=extent)
+        self.known[rows] = np.where(active, stop, self.known[rows])
+        context.trace.end(mark, self.name, kind, int(active.sum()), tokens.shape[1], extent, self.missed)
+        return logits
+
+    def draft(
+        self, context: Context, depth: int, kind: str, key: Key, keep: int = 1
+    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B R V"]] | None:
+        """Read each active row's decided tokens, and draw `depth` more behind them, all in one call; None where that cannot be.
+
+        The choices are named key / 0, key / 1, ... Returns the tokens, which the caller may place, and the logits: of the last
+        `keep` decided positions, then those behind each drawn token but the last, which is not read.
+        """
+        if self.execution.name == "eager":
+            return None
+        uniform = context.sampler.uniforms([key / i for i in range(depth)])
+        if uniform is None:
+            return None
+        mark, more = context.trace.begin(self.device), depth - 1
+        if len(self.known) == 1:
+            length = int(context.length[0])
+            first = min(int(self.known[0]), length - keep)
+            tokens, slots, extent = context.tokens[:, first:length].to(self.device), None, length + more
+            positions = self._positions[None, first:extent]
+        else:
+            tokens, positions, slots, extent = self._laid(context, context.length, keep, slice(None))
+            extent += more
+            if slots is None:
+                positions = self._positions[extent - tokens.shape[1] - more : extent].expand(context.rows, -1)
+            else:
+                on = context.length[:, None] + np.arange(more)
+                behind = [torch.from_numpy(np.where(context.active[:, None], on, far)) for far in (FAR, self.slots)]
+                positions = torch.cat([positions, behind[0].to(self.device)], 1)
+                slots = torch.cat([slots, behind[1].to(self.device)], 1)
+        drawn = self.loop(tokens, positions, slots, None, keep, 1, context.sampler.sampling, uniform, extent)
+        if drawn is None:
+            return None
+        self.known[:] = np.where(context.active, context.length + more, self.known)
+        rows, width = int(context.active.sum()), tokens.shape[1]
+        context.trace.end(mark, self.name, kind, rows, width, extent - more, steps=depth)
+        return drawn[0][:, 0], drawn[1]
+
+    def _laid(
+        self, context: Context, stop: np.ndarray, keep: int, rows: slice
+    ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, "B T"] | None, int]:
+        """What each active row has not read up to stop[b], side by side: tokens, positions, slots (as in `step`) and the extent."""
+        active = context.active[rows]
         start = np.minimum(self.known[rows], stop - keep)
         if len(stop) == 1:
             first, extent, together = int(start[0]), int(stop[0]), True
@@ -122,19 +192,13 @@ class LanguageModel(ABC):
         width = extent - first
         if together:
             tokens = context.tokens[rows, first:extent].to(self.device)
-            positions = self._positions[first:extent].expand(len(stop), -1)
-            slots = None
-        else:
-            grid = stop[:, None] - width + np.arange(width)
-            pad = (grid < start[:, None]) | ~active[:, None]
-            where = torch.from_numpy(np.where(pad, 0, grid)).to(context.tokens.device)
-            tokens = context.tokens[rows].gather(1, where).to(self.device)
-            positions = torch.from_numpy(np.where(pad, FAR, grid)).to(self.device)
-            slots = torch.from_numpy(np.where(pad, self.slots, grid)).to(self.device)
-        logits = self.step(tokens, positions, slots, keep=keep, rows=rows, extent=extent)
-        self.known[rows] = np.where(active, stop, self.known[rows])
-        context.trace.end(mark, self.name, kind, int(active.sum()), width, extent, self.missed)
-        return logits
+            return tokens, self._positions[first:extent].expand(len(stop), -1), None, extent
+        grid = stop[:, None] - width + np.arange(width)
+        pad = (grid < start[:, None]) | ~active[:, None]
+        where = torch.from_numpy(np.where(pad, 0, grid)).to(context.tokens.device)
+        tokens = context.tokens[rows].gather(1, where).to(self.device)
+        positions = torch.from_numpy(np.where(pad, FAR, grid)).to(self.device)
+        return tokens, positions, torch.from_numpy(np.where(pad, self.slots, grid)).to(self.device), extent
 
     def rewind(self, length: np.ndarray) -> None:
         """Forget what lies beyond the first length[b] tokens of each row."""

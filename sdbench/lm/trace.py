@@ -28,7 +28,7 @@ class Trace:
     sequence_round: list[int] = field(default_factory=list)
     round: int = -1
     at_close: list[Callable[[], None]] = field(default_factory=list)
-    _pending: list[tuple[dict[str, Any], Any, Any]] = field(default_factory=list)
+    _pending: list[tuple[list[dict[str, Any]], Any, Any]] = field(default_factory=list)
 
     def begin(self, device: torch.device) -> Any:
         """Start timing a step on `device`; give what it returns to `end`."""
@@ -38,20 +38,39 @@ class Trace:
         event.record(torch.cuda.current_stream(device))
         return perf_counter(), event
 
-    def end(self, mark: Any, role: str, kind: str, rows: int, tokens: int, context: int, missed: bool = False) -> None:
-        """Record a step that `begin` marked the start of. missed: it was eager for want of a compiled program."""
+    def end(
+        self,
+        mark: Any,
+        role: str,
+        kind: str,
+        rows: int,
+        tokens: int,
+        context: int,
+        missed: bool = False,
+        steps: int = 1,
+        width: int = 1,
+    ) -> None:
+        """Record a step that `begin` marked the start of. missed: it was eager for want of a compiled program.
+
+        steps: how many steps one program made, of `width` tokens a row behind the first; each is given an even share of the time.
+        """
         begun, event = mark
         step = {"round": self.round, "role": role, "kind": kind, "rows": rows, "tokens": tokens, "context": context}
         if missed:
             step["missed"] = True
-        self.steps.append(step)
-        step["begun"] = begun
+        made = [step]
+        if steps > 1:
+            step["loop"] = steps
+            later = range(context + width, context + steps * width, width)
+            made += [{**step, "tokens": width, "context": extent} for extent in later]
+        self.steps += made
         if event is None:
-            step["seconds"] = perf_counter() - begun
+            _share(made, begun, perf_counter() - begun)
         else:
             done = torch.cuda.Event(enable_timing=True)
             done.record()
-            self._pending.append((step, event, done))
+            step["begun"] = begun
+            self._pending.append((made, event, done))
 
     def verified(self, row: int, edge: str, inner_round: int, proposed: int, accepted: int, emitted: int) -> None:
         """Record one verification of one row."""
@@ -72,9 +91,16 @@ class Trace:
         """Read the events that are still out, and record what was put off. Once the block's time has been taken."""
         if self._pending:
             torch.cuda.synchronize()
-        for step, start, done in self._pending:
-            step["seconds"] = start.elapsed_time(done) / 1e3
+        for made, start, done in self._pending:
+            _share(made, made[0]["begun"], start.elapsed_time(done) / 1e3)
         self._pending.clear()
         for record in self.at_close:
             record()
         self.at_close.clear()
+
+
+def _share(steps: list[dict[str, Any]], begun: float, seconds: float) -> None:
+    """Give each of the steps of a program an even share of its time."""
+    share = seconds / len(steps)
+    for number, step in enumerate(steps):
+        step["begun"], step["seconds"] = begun + number * share, share

@@ -8,6 +8,7 @@ slot with position j is  seen(i, j) and i - j < window.
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,12 +19,15 @@ from torch.nn.functional import pad
 
 from sdbench.errors import InputError
 from sdbench.lm.architecture import FULL, SLIDING
-from sdbench.lm.execution import Execution, StepInputs
+from sdbench.lm.execution import Execution, LoopInputs, StepInputs
 from sdbench.lm.model import FAR, LanguageModel
 from sdbench.lm.pool import SlotPool
+from sdbench.sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+    from sdbench.lm.context import Context
 
 
 _ALL = slice(None)
@@ -59,13 +63,14 @@ class Transformer(LanguageModel):
             )
         self._kinds: set[str] = kinds
         self._window: int = window or FAR
+        self._layers: int = config.num_hidden_layers  # the config looks its fields up slowly
         # What is added to the score of a slot that is seen, and of one that is not.
         self._added = tuple(torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
         self.pool = SlotPool(0, 0, self.device)
 
     @property
     def layers(self) -> int:
-        return self.config.num_hidden_layers
+        return self._layers
 
     @property
     def mask_kinds(self) -> tuple[str, ...]:
@@ -123,10 +128,10 @@ class Transformer(LanguageModel):
         self.missed = False
         if self.execution.name != "eager" and rows == _ALL and isinstance(keep, int):
             where = self._positions[extent - width : extent].expand_as(positions) if slots is None else slots
-            logits = self.execution.run(self, StepInputs(tokens, positions, where, masks, keep))
-            self.missed = logits is None
-            if logits is not None:
-                return logits[..., : self.vocab]
+            outputs = self.execution.run(self, StepInputs(tokens, positions, where, masks, keep))
+            self.missed = outputs is None
+            if outputs is not None:
+                return outputs[0]
         if slots is None:
             pool.select(rows, None, extent - width, reach)
         else:
@@ -145,15 +150,45 @@ class Transformer(LanguageModel):
             logits = logits.gather(1, keep[:, :, None].expand(-1, -1, self.vocab))
         return logits
 
-    def inputs_for(self, rows: int, width: int, context: int) -> StepInputs | None:
-        """Inputs of a chain of `width` new tokens behind `context`, as an existing program wants them; None if there is none."""
-        keep = self.execution.kept(self, rows, width)
-        if keep is None or rows != self.rows or context + width > self.slots:
+    def loop(
+        self,
+        tokens: Int[Tensor, "B T"],
+        positions: Int[Tensor, "B N"],
+        slots: Int[Tensor, "B N"] | None,
+        mask: Bool[Tensor, "B N E"] | None,
+        keep: int,
+        width: int,
+        sampling: Sampling,
+        uniform: Float[Tensor, "K M"],
+        extent: int,
+    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B R V"]] | None:
+        if self.execution.name == "eager":
+            return None
+        where, queries = slots, positions.shape[1]
+        if where is None:
+            where = self._positions[extent - queries : extent].expand_as(positions)
+        if SLIDING in self._kinds:
+            self.pool.position.scatter_(1, where, positions)
+        if slots is not None:
+            positions = torch.where(positions == FAR, 0, positions)
+        masks = self._masks(positions, slots, mask, _ALL, self.execution.extent(extent, self.slots))
+        given = LoopInputs(tokens, positions, where, masks, keep, width, sampling, uniform.to(self.device))
+        outputs = self.execution.run(self, given)
+        return None if outputs is None else (outputs[1], outputs[0])
+
+    def inputs_for(self, rows: int, width: int, context: int, depth: int = 1) -> StepInputs | None:
+        """Inputs of a chain of `width` new tokens behind `context`, as an existing program wants them; None if there is none.
+
+        depth: how many steps the program makes.
+        """
+        alike = [given for given in self.execution.known(self) if given.calls(rows, width, depth)]
+        given = max(alike, key=lambda given: given.keep, default=None)
+        if given is None or rows != self.rows or (extent := context + given.positions.shape[1]) > self.slots:
             return None
         tokens = torch.ones(rows, width, dtype=torch.long, device=self.device)
-        positions = self._positions[context : context + width].expand(rows, -1)
-        masks = self._masks(positions, None, None, _ALL, self.execution.extent(context + width, self.slots))
-        return StepInputs(tokens, positions, positions, masks, keep)
+        positions = self._positions[context:extent].expand(rows, -1)
+        masks = self._masks(positions, None, None, _ALL, self.execution.extent(extent, self.slots))
+        return replace(given, tokens=tokens, positions=positions, slots=positions, masks=masks)
 
     def _masks(
         self,
@@ -215,9 +250,17 @@ class TruncatedTransformer(Transformer):
         self._allocated(rows, self.pool.slots)
 
     def read(self, context, stop, kind, keep=1, row=None):
+        self._look(context)
+        return super().read(context, stop, kind, keep, row)
+
+    def draft(self, context, depth, kind, key, keep=1):
+        self._look(context)
+        return super().draft(context, depth, kind, key, keep)
+
+    def _look(self, context: Context) -> None:
+        """See what the whole model has read since."""
         self.pool = self._whole.pool
         np.maximum(self.known, np.minimum(self._whole.known, context.length), out=self.known)
-        return super().read(context, stop, kind, keep, row)
 
 
 def _first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedModel:

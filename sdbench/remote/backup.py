@@ -54,6 +54,11 @@ class Neural:
     def draft(self, server: SpeculationServer, missed: np.ndarray) -> BackedUp:
         context = server.context.ahead(server.context.length, missed)
         fan_out = server.counts(server.length, hit=False)
+        length = np.where(missed, server.length, 0)
+        if server.saguaro.plain:
+            drawn = server.model.draft(context, server.length, "backup", server.key() / "draft")
+            if drawn is not None:
+                return BackedUp(drawn[0], length, drawn[1])
         tokens, scores = [], []
         for depth in range(server.length):
             logits = server.model.read(context, context.length + depth, "backup")[:, -1]
@@ -62,7 +67,7 @@ class Neural:
             context.place(token, context.length + depth)
             tokens.append(token)
             scores.append(logits)
-        return BackedUp(torch.stack(tokens, 1), np.where(missed, server.length, 0), torch.stack(scores, 1))
+        return BackedUp(torch.stack(tokens, 1), length, torch.stack(scores, 1))
 
 
 class Lookup:

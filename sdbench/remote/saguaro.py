@@ -30,9 +30,14 @@ class Saguaro:
             raise InputError(f"saguaro.top is {top}; it must be at least 1.")
         self.c, self.top = c, top
 
+    @property
+    def plain(self) -> bool:
+        """Whether it is ordinary sampling, at any temperature."""
+        return self.c == 1
+
     def modify(self, logits: Float[Tensor, "*batch V"], fan_out: int, sampling: Sampling) -> Float[Tensor, "*batch V"]:
         """Logits whose distribution, at the sampling's temperature, is sigma."""
-        if self.c == 1 or sampling.greedy:
+        if self.plain or sampling.greedy:
             return logits
         top = min(self.top or fan_out + 1, logits.shape[-1] - 1)
         shift = sampling.temperature * math.log(self.c) if self.c else -math.inf

@@ -26,7 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sdbench.drafting.ranks import ranks
@@ -301,27 +301,59 @@ class SpeculationServer:
         rows, width = kept.shape
         base = int(context.length[context.active].max()) + K  # where scratch begins: behind every row's own tokens
         first = torch.from_numpy(context.length[:, None] + np.maximum(kept, 0)).to(self.device)
+        # A branch sees its prefix and, behind it, its own tokens: of each depth the one in its column.
         prefix = torch.arange(base, device=self.device) < first[:, :, None]
         if self._itself is None or self._itself.shape[1] != width:
             own = torch.eye(width, dtype=torch.bool, device=self.device).repeat(1, K)
             self._itself = own.expand(rows, -1, -1)
         mask = torch.cat([prefix, self._itself], -1)
-        key = Key(np.repeat(self._streams, width), np.repeat(self._rounds + 1, width))
+        key = Key(np.repeat(self._streams, width), np.repeat(self._rounds + 1, width)) / "draft"
+        tokens, logits = self._tree(roots, first, mask, key) or self._tree_step_by_step(roots, first, mask, key)
+        return _Cache(kept, roots.cpu().numpy(), tokens, logits)
+
+    def _tree(
+        self, roots: Int[Tensor, "B M"], first: Int[Tensor, "B M"], mask: Bool[Tensor, "B M E"], key: Key
+    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B M K V"]] | None:
+        """All depths by one program, if there is one. What lies deeper than a query is not written when it looks."""
+        context, K, width = self.context, self.length, roots.shape[1]
+        execution = self.model.execution
+        uniform = context.sampler.uniforms([key / depth for depth in range(K)])
+        if uniform is None or execution.name == "eager" or not self.saguaro.plain:
+            return None
+        mark, extent = context.trace.begin(self.device), mask.shape[2]
+        deeper = torch.arange(K, device=self.device)
+        positions = (first[:, None] + deeper[:, None]).flatten(1)
+        ends = extent - (K - 1 - deeper) * width
+        seen = mask[:, None] & (torch.arange(extent, device=self.device) < ends[:, None, None])
+        drawn = self.model.loop(
+            roots, positions, None, seen.flatten(1, 2), width, width, context.sampler.sampling, uniform, extent
+        )
+        if drawn is None:
+            return None
+        rows = int(context.active.sum())
+        context.trace.end(mark, self.model.name, "tree", rows, width, extent - (K - 1) * width, steps=K, width=width)
+        tokens, logits = drawn
+        return tokens, logits.unflatten(1, (K, width)).transpose(1, 2)
+
+    def _tree_step_by_step(
+        self, roots: Int[Tensor, "B M"], first: Int[Tensor, "B M"], mask: Bool[Tensor, "B M E"], key: Key
+    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B M K V"]]:
+        context, K, (rows, width) = self.context, self.length, roots.shape
         fan_out, tokens, sampler = self.counts(K, hit=True), roots, context.sampler
         drafted, scores = [], []
         for depth in range(K):
             mark = context.trace.begin(self.device)
-            extent = base + (depth + 1) * width
+            extent = mask.shape[2] - (K - 1 - depth) * width
             logits = self.model.step(tokens, first + depth, None, mask[:, :, :extent], keep=width, extent=extent)
             context.trace.end(
                 mark, self.model.name, "tree", int(context.active.sum()), width, extent, self.model.missed
             )
             logits = self.modified(logits, fan_out[depth])
             scored = sampler.score(logits.flatten(0, 1))
-            tokens = sampler.draw(scored, key / "draft" / depth).view(rows, width)
+            tokens = sampler.draw(scored, key / depth).view(rows, width)
             drafted.append(tokens)
             scores.append(logits)
-        return _Cache(kept, roots.cpu().numpy(), torch.stack(drafted, 2), torch.stack(scores, 2))
+        return torch.stack(drafted, 2), torch.stack(scores, 2)
 
 
 class DraftServer(SpeculationServer):

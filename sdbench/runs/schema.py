@@ -62,7 +62,8 @@ STEPS = {
     "seconds": "float: the step, from its inputs on the host to its logits",
 }
 # Beside these: `begun`, when the step was begun, in seconds of a clock that all processes share; `beside`, whether it ran while the
-# verifier was busy and so off the critical path; `missed`, true where a step ran eagerly in another mode, for want of a program.
+# verifier was busy and so off the critical path; `missed`, true where a step ran eagerly in another mode, for want of a program;
+# `loop`, of how many steps the program was that made it, where that is not one (they share its time evenly; in BARE too).
 
 BARE = {
     "role": "str: as in STEPS",

@@ -8,24 +8,11 @@ import pytest
 import torch
 
 from sdbench.errors import InputError
-from sdbench.lm.execution import Execution, Programs, Step, check_execution, execution_of
+from sdbench.lm.execution import Execution, check_execution, execution_of
 from sdbench.lm.transformer import Transformer
 from tests.conftest import ARCHITECTURES, V, random_model
+from tests.lm.interpreted import Interpreted
 from tests.lm.test_transformer import CLOSE, context
-
-
-class Interpreted(Programs):
-    """Programs that are the traced function itself: what a compiler is given, without the compiler."""
-
-    name = "interpreted"
-
-    def make(self, lm, inputs):
-        self.made += 1
-        step, kinds, layers = Step(lm, inputs.keep), len(inputs.masks), lm.layers
-        own = 3 + kinds
-        return lambda given: step(
-            *given[:3], given[3:own], given[own : own + layers], given[own + layers : own + 2 * layers]
-        )
 
 
 def chain(model: Transformer) -> list[torch.Tensor]:

@@ -1,0 +1,114 @@
+"""Drafting in one call: the tokens, hits and ranks of drafting step by step, in a fast mode that is interpreted or compiled."""
+
+import pytest
+import torch
+
+from sdbench.acceptance import Exact
+from sdbench.decoding import Request, Speculative
+from sdbench.drafting import EarlyExit, ModelDrafter, StopWhenUnsure, Verified
+from sdbench.lm.execution import Execution, execution_of
+from sdbench.lm.trace import Trace
+from sdbench.lm.transformer import Transformer
+from sdbench.remote import Remote, Saguaro, Uniform
+from sdbench.sampling import Choices, HashChoices, Sampling
+from sdbench.stopping import NeverStop
+from tests.conftest import V, random_model
+from tests.lm.interpreted import Interpreted
+
+NEW = 20
+SAMPLINGS = {"greedy": Sampling(), "sampled": Sampling(0.8, top_k=30, top_p=0.95)}
+
+
+def models(architecture, mode: type[Execution] | None, layers=4):
+    """A target, and a draft that agrees with it often."""
+    near = random_model(architecture, layers)
+    torch.manual_seed(7)
+    for weight in near.parameters():
+        weight.data += 0.05 * weight.std().nan_to_num() * torch.randn_like(weight)
+    own = [None, None] if mode is None else [mode(), mode()]
+    return (
+        Transformer("target", random_model(architecture, layers), execution=own[0]),
+        Transformer("draft", near, execution=own[1]),
+    )
+
+
+def decode(decoder, sampling, rows, choices: Choices | None = None):
+    generator = torch.Generator().manual_seed(0)
+    texts = [torch.randint(0, V, (4 + 3 * i,), generator=generator).tolist() for i in range(4)]
+    requests, trace = [Request(text, str(i)) for i, text in enumerate(texts)], Trace()
+    finished = decoder.generate(requests, sampling, NeverStop(), NEW, 3, rows, trace, choices)
+    tokens = {item.request.name: item.tokens for item in finished}
+    trace.close()
+    return tokens, trace
+
+
+ARMS = {
+    "sd": lambda target, draft: Speculative(target, Exact(), ModelDrafter(draft), 3),
+    "early_exit": lambda target, draft: Speculative(target, Exact(), EarlyExit(target, 2), 3),
+    "pyramid": lambda target, draft: Speculative(target, Exact(), Verified(draft, Exact(), EarlyExit(draft, 2), 2), 4),
+    "ssd": lambda target, draft: Speculative(target, Exact(), Remote(draft, Uniform(3), process=False), 3),
+}
+
+
+@pytest.mark.parametrize("arm", ARMS)
+@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("architecture", ["llama", "qwen3-sliding", "gpt2"])
+def test_drafting_at_once_is_drafting_step_by_step(architecture, sampling, rows, arm):
+    wanted, plain = decode(ARMS[arm](*models(architecture, None)), SAMPLINGS[sampling], rows)
+    got, trace = decode(ARMS[arm](*models(architecture, Interpreted)), SAMPLINGS[sampling], rows)
+    assert got == wanted
+    for column in ("accepted", "rank", "hit"):
+        assert [row.get(column) for row in trace.rounds] == [row.get(column) for row in plain.rounds], column
+    looped = [step for step in trace.steps if "loop" in step]
+    assert looped
+    assert not any("loop" in step for step in plain.steps)
+    assert not any(step.get("missed") for step in trace.steps)
+    shape = ["kind", "rows", "tokens", "context"]
+    drafted = [[step[key] for key in shape] for step in trace.steps]
+    assert drafted == [[step[key] for key in shape] for step in plain.steps], "each of its steps is a row of the trace"
+
+
+def test_what_the_host_must_see_is_drafted_step_by_step():
+    """A policy looks at each token, Saguaro sampling bends each law, the oracle makes each choice itself."""
+
+    class Own(HashChoices):
+        pass
+
+    class Foreign:
+        choose = HashChoices().choose
+
+    target, draft = models("llama", Interpreted)
+    sampled = SAMPLINGS["sampled"]
+    unsure = Speculative(target, Exact(), ModelDrafter(draft, StopWhenUnsure(0.2)), 3)
+    bent = Speculative(target, Exact(), Remote(draft, Uniform(2), saguaro=Saguaro(0.5), process=False), 3)
+    for decoder, choices in ((unsure, None), (bent, None), (ARMS["sd"](target, draft), Foreign())):
+        assert not any("loop" in step for step in decode(decoder, sampled, 1, choices)[1].steps)
+    assert any("loop" in step for step in decode(ARMS["sd"](target, draft), sampled, 1, Own())[1].steps)
+
+
+def test_a_loop_that_was_not_learned_is_taken_step_by_step_and_marked():
+    target, draft = models("llama", Interpreted)
+    sampling = SAMPLINGS["greedy"]
+    decode(ARMS["sd"](target, draft), sampling, 1)
+    for model in (target, draft):
+        model.execution.frozen = True
+    other = Speculative(target, Exact(), ModelDrafter(draft), 2)
+    wanted = decode(Speculative(*models("llama", None)[:1]), sampling, 1)[0]
+    got, trace = decode(other, sampling, 1)
+    assert got == wanted
+    drafted = [step for step in trace.steps if step["kind"] == "draft"]
+    assert all(step.get("missed") and "loop" not in step for step in drafted)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("arm", ["sd", "ssd"])
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_compiled_loops_draft_the_same(sampling, arm, tmp_path, monkeypatch):
+    monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
+    wanted, _ = decode(ARMS[arm](*models("llama", None, 2)), SAMPLINGS[sampling], 1)
+    target, draft = models("llama", None, 2)
+    target.execution, draft.execution = execution_of("compile"), execution_of("compile")
+    got, trace = decode(ARMS[arm](target, draft), SAMPLINGS[sampling], 1)
+    assert got == wanted
+    assert any("loop" in step for step in trace.steps)
