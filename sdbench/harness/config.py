@@ -96,7 +96,7 @@ def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "co
     try:
         with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
             composed = hydra_compose(config_name=name, overrides=words, return_hydra_config=True)
-        grid = composed.hydra.sweeper.params
+        grid, experiment = composed.hydra.sweeper.params, composed.hydra.runtime.choices.get("experiment")
         composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
         resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
     except (HydraException, OmegaConfBaseException) as error:
@@ -106,7 +106,9 @@ def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "co
         raise InputError(f"This experiment is a grid ({axes}): run it with -m.")
     assert isinstance(resolved, dict)
     if isinstance(resolved.get("arms"), dict):
-        resolved["arms"] = {arm: forced(knobs, arm) for arm, knobs in resolved["arms"].items()}
+        # An experiment may set knobs of arms that the command line then leaves out: of such an arm there is nothing else.
+        named = {arm: knobs for arm, knobs in resolved["arms"].items() if not experiment or "_target_" in knobs}
+        resolved["arms"] = {arm: forced(knobs, arm) for arm, knobs in named.items()}
     return {str(key): value for key, value in resolved.items()}
 
 

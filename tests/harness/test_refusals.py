@@ -5,6 +5,8 @@ import shutil
 
 import pytest
 
+from sdbench.harness.config import compose
+
 CASES = {
     "unknown arm": (["arms=[ar,nosuch]"], "no arm 'nosuch'"),
     "unknown model family": (["models=nosuch"], "no family of models 'nosuch'"),
@@ -99,3 +101,8 @@ def test_report_of_what_is_no_run(tmp_path, capsys):
         main(["report", str(tmp_path)])
     assert stop.value.code == 2
     assert "not the folder of a run" in capsys.readouterr().err
+
+
+def test_an_experiments_arms_can_be_left_out():
+    """It sets knobs of arms that the command line does not choose."""
+    assert list(compose(["experiment=bench", "arms=[ar,sd]"])["arms"]) == ["ar", "sd"]
