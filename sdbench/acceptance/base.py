@@ -75,13 +75,15 @@ class Law:
     behind n kept ones, made only for the n that was drawn. memory(n[B]) -> [B, M]: what a rule that remembers carries
     on when n were kept and the verifier added its own token, whichever that was; a stage above that cuts the stream
     behind n tokens and puts its own token there goes back to the same. drawn: the number of kept tokens is drawn at
-    temperature 0 too, where a law of zeros and ones would leave nothing to draw.
+    temperature 0 too, where a law of zeros and ones would leave nothing to draw. certain: what happens at temperature 0, from
+    whoever knows it beforehand.
     """
 
     accepted: Float[Tensor, "B K+1"]
     next_token: Callable[[Int[Tensor, " B"]], Float[Tensor, "B V"]]
     memory: Callable[[Int[Tensor, " B"]], Float[Tensor, "B M"]] | None = None
     drawn: bool = False
+    certain: Verdict | None = None
 
 
 @dataclass
@@ -160,7 +162,8 @@ def keep_best(draft: Draft, p: Scored) -> Law:
     best, K = p.logits.argmax(-1), draft.tokens.shape[1]
     kept = draft.tokens.eq(best[:, :K]).cumprod(-1).sum(-1).minimum(draft.length)
     accepted = torch.zeros(len(kept), K + 1, dtype=wide(p.logits), device=kept.device).scatter_(1, kept[:, None], 1.0)
-    return Law(accepted, lambda n: one_hot(at(best, n), p.logits))
+    certain = Verdict(kept, best.gather(1, kept[:, None])[:, 0])
+    return Law(accepted, lambda n: one_hot(at(best, n), p.logits), certain=certain)
 
 
 def wide(values: Tensor) -> torch.dtype:
@@ -230,6 +233,8 @@ def verify(
 
 def draw(law: Law, sampler: Sampler, key: Key) -> Verdict:
     """Draw what happens: the number of kept tokens, then the token behind them. Greedy needs no choice."""
+    if law.certain is not None and sampler.sampling.greedy:
+        return law.certain
     accepted = count(law, sampler, key)
     if sampler.sampling.greedy:
         return Verdict(accepted, law.next_token(accepted).argmax(-1))

@@ -162,6 +162,12 @@ class Beside(ABC):
 
     def _outcome(self, context: Context, key: Key) -> Outcome:
         """What has been decided since the last speculation."""
+        if context.rows == 1:
+            length = int(context.length[0])
+            first = min(int(self._stands[0]), length - 1)
+            if length - first <= NEW_TOKENS:
+                new = context.tokens[:, first:length].cpu().numpy().copy()
+                return Outcome(context.active.copy(), context.length.copy(), np.array([first]), new, key.streams)
         told = np.where(context.active, context.length, 1)
         first = np.where(context.active, np.minimum(self._stands, told - 1), 0)
         width = int((told - first).max())

@@ -77,6 +77,30 @@ class _Cache:
 
 
 @dataclass
+class _Branches:
+    """Where the branches of a fan-out stand. counts: by row, F_0 .. F_K; kept: [B, M] k, -1 where a row has fewer branches; place:
+    [B, M] the same, at least 0; order: [B, M] from 0, which of the F_k tokens; widest: the largest F_k."""
+
+    counts: tuple[tuple[int, ...], ...]
+    kept: np.ndarray
+    place: Int[Tensor, "B M"]
+    order: Int[Tensor, "B M"]
+    widest: int
+
+    @classmethod
+    def of(cls, counts: tuple[tuple[int, ...], ...], device: torch.device) -> _Branches:
+        places = [[k for k, count in enumerate(row) for _ in range(count)] for row in counts]
+        orders = [[rank for count in row for rank in range(count)] for row in counts]
+        width = max(map(len, places))
+        kept = np.array([place + [-1] * (width - len(place)) for place in places], np.int64)
+        order = np.array([rank + [0] * (width - len(rank)) for rank in orders], np.int64)
+        place = torch.from_numpy(np.maximum(kept, 0)).to(device)
+        return cls(
+            counts, kept, place, torch.from_numpy(order).to(device), max([1, *(max(row, default=1) for row in counts)])
+        )
+
+
+@dataclass
 class _Told:
     """An outcome in terms of the speculation that it ends. valid: [B] whether it is one; kept, token: its key; drafted, hit: the
     speculation's length and where it came from."""
@@ -129,6 +153,8 @@ class SpeculationServer:
         self._told: _Told | None = None
         self._itself: Tensor | None = None
         self._refused: Tensor | None = None
+        self._branches: _Branches | None = None
+        self._every = torch.arange(rows, device=self.device)
 
     def admit(self, row: int, tokens: Sequence[int]) -> None:
         """A prompt and its first token take a row."""
@@ -231,9 +257,11 @@ class SpeculationServer:
         cache, length = self._cache, np.where(hit, self.length, 0)
         tokens = logits = None
         if cache is not None and hit.any():
-            rows = torch.arange(len(hit), device=self.device)
-            at = torch.from_numpy(np.maximum(branch, 0)).to(self.device)
-            tokens, logits = cache.tokens[rows, at], cache.logits[rows, at]
+            if len(hit) == 1:
+                tokens, logits = cache.tokens[:, branch[0]], cache.logits[:, branch[0]]
+            else:
+                at = torch.from_numpy(np.maximum(branch, 0)).to(self.device)
+                tokens, logits = cache.tokens[self._every, at], cache.logits[self._every, at]
         if missed.any() or tokens is None or logits is None:
             backed = self.backup.draft(self, missed)
             length = np.where(missed, backed.length, length)
@@ -253,10 +281,9 @@ class SpeculationServer:
         told = self._told
         if told is None or glue is None or refused is None or not told.valid.any():
             return
-        kept = torch.from_numpy(np.where(told.valid, told.kept, 0)).to(self.device)
-        token = torch.from_numpy(np.where(told.valid, told.token, 0)).to(self.device)
-        drafted = torch.from_numpy(told.drafted).to(self.device)
-        order = glue[torch.arange(len(kept), device=self.device), kept]
+        outcomes = np.where(told.valid, np.stack([told.kept, told.token, told.drafted]), 0)
+        kept, token, drafted = torch.from_numpy(outcomes).to(self.device)
+        order = glue[self._every, kept]
         found = ranks(order, token, refused, kept, drafted).tolist()
         for row in np.flatnonzero(told.valid):
             self.fan_out.learn(int(told.drafted[row]), bool(told.hit[row]), int(told.kept[row]), found[row])
@@ -268,30 +295,30 @@ class SpeculationServer:
         Returns k (-1 where a row has fewer branches) and the tokens.
         """
         context, K = self.context, self.length
-        places, orders, widest = [], [], 1
-        for row in range(context.rows):
-            drafted = int(self._drafted[row])
-            counts = self.counts(drafted, bool(self._hit[row])) if context.active[row] else ()
-            places.append([k for k, count in enumerate(counts) for _ in range(count)])
-            orders.append([rank for count in counts for rank in range(count)])
-            widest = max(widest, *counts) if counts else widest
-        width = max(map(len, places))
-        kept = np.array([place + [-1] * (width - len(place)) for place in places], np.int64)
-        rank = np.array([order + [0] * (width - len(order)) for order in orders], np.int64)
+        counts = tuple(
+            self.counts(int(self._drafted[row]), bool(self._hit[row])) if context.active[row] else ()
+            for row in range(context.rows)
+        )
+        if self._branches is None or self._branches.counts != counts:
+            self._branches = _Branches.of(counts, self.device)
+        branches = self._branches
         # s_{k+1} stands in place k + 1; behind the last drafted token none is refused.
         refused = self._refused_tokens()
-        place = refused[..., None]
-        within = torch.from_numpy(np.arange(K) < self._drafted[:, None]).to(self.device)[..., None]
-        open_ = glue.clone()
-        open_[:, :K].scatter_(-1, place, torch.where(within, -torch.inf, glue[:, :K].gather(-1, place)))
-        likely = open_.topk(widest, dim=-1).indices
-        rows = torch.arange(context.rows, device=self.device)[:, None]
-        at, order = torch.from_numpy(np.maximum(kept, 0)).to(self.device), torch.from_numpy(rank).to(self.device)
+        place, open_ = refused[..., None], glue.clone()
+        if (self._drafted == K).all():
+            open_[:, :K].scatter_(-1, place, -torch.inf)
+        else:
+            within = torch.from_numpy(np.arange(K) < self._drafted[:, None]).to(self.device)[..., None]
+            open_[:, :K].scatter_(-1, place, torch.where(within, -torch.inf, glue[:, :K].gather(-1, place)))
+        likely = open_.topk(branches.widest, dim=-1).indices
         self._refused = refused
-        return kept, likely[rows, at, order]
+        return branches.kept.copy(), likely[self._every[:, None], branches.place, branches.order]
 
     def _refused_tokens(self) -> Int[Tensor, "B K"]:
         """The speculation that is being verified."""
+        if self.context.rows == 1:
+            first = int(self.context.length[0])
+            return self.context.tokens[:, first : first + self.length].clone()
         where = torch.from_numpy(self.context.length[:, None] + np.arange(self.length)).to(self.device)
         return self.context.tokens.gather(1, where)
 

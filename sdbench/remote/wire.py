@@ -8,6 +8,8 @@ No key or value ever crosses: the server reads the tokens itself.
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import torch
 from torch import Tensor
@@ -90,6 +92,6 @@ class SpeculationMessage:
         if not all(0 <= token < self.vocab for token in tokens):
             raise MalformedError(f"a token outside the vocabulary of {self.vocab}")
         grid = head[2 + 2 * self.rows :].view(self.rows, self.length)
-        if bool(logits.gather(-1, grid[..., None]).isnan().any()):
+        if math.isnan(logits.gather(-1, grid[..., None]).sum()):
             raise MalformedError("a drafted token without a probability")
         return Speculation(np.array(hit, bool), np.array(drafted), grid, logits)
