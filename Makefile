@@ -24,8 +24,13 @@ demo: setup  ## Run the default comparison: print its table, and where its repor
 test: setup  ## Run the tests (no network, no GPU)
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-test-all: setup  ## Run the slow tests too
-	$(BIN)/python -m pytest -m "slow or not slow"
+test-all: test test-slow  ## Run the slow tests too
+
+test-slow: setup
+	$(BIN)/python -m pytest -m "slow and not timing"
+
+test-timing: setup  # asserts a speed: for a machine that does nothing else
+	$(BIN)/python -m pytest -m timing
 
 test-gpu: setup  ## Run the tests that need CUDA
 	$(BIN)/python -m pytest -m gpu
@@ -130,4 +135,4 @@ verify-docs: setup
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
 
-.PHONY: bench bench-scaling results-records help setup demo test test-all test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean
+.PHONY: bench bench-scaling results-records help setup demo test test-all test-slow test-timing test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean

@@ -19,13 +19,17 @@ FILES = ("summary.json", "environment.json", "sequences.parquet")
 
 def main(run: Path, name: str) -> None:
     kept = Path(__file__).resolve().parents[1] / "results" / name
-    shutil.rmtree(kept, ignore_errors=True)
-    kept.mkdir(parents=True)
-    report([run], kept, page=False)
+    making = kept.with_name(f".{kept.name}")
+    shutil.rmtree(making, ignore_errors=True)
+    making.mkdir(parents=True)
+    report([run], making, page=False)
     for file in FILES:
-        shutil.copy(run / file, kept / file)
+        shutil.copy(run / file, making / file)
     config = without_folders(yaml.safe_load((run / "config.yaml").read_text()))
-    (kept / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    (making / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    # What is there gives way only to what is whole.
+    shutil.rmtree(kept, ignore_errors=True)
+    making.rename(kept)
 
 
 def without_folders(value: Any) -> Any:

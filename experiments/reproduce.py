@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import hashlib
+import shutil
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -105,12 +106,20 @@ def _run(cell: Cell, plan, where: Place, count: str) -> bool:
         out, _, fresh = run(plan)
     except Exception as error:
         print(f"{cell.name} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        shutil.rmtree(
+            where.kept / "cells" / cell.name, ignore_errors=True
+        )  # another measurement's: not to be shown as this one's
         return False
     print(f"[{count}] {cell.name}: {'done' if fresh else 'was finished before'}", flush=True)
     kept = where.kept / "cells" / cell.name
-    if fresh or not kept.is_dir():
+    if not _same(out / "summary.json", kept / "summary.json"):
         keep(out, kept)
     return True
+
+
+def _same(measured: Path, kept: Path) -> bool:
+    """Whether what is kept is of this very measurement: a clone brings the kept cells of another machine."""
+    return kept.is_file() and kept.read_bytes() == measured.read_bytes()
 
 
 def _minutes(seconds: float) -> str:

@@ -122,5 +122,5 @@ def test_a_comparison_on_a_device(tmp_path, capsys):
         main(["run", *words, "hardware=cuda", "arms=[ar,sd,pyramid]"])
     assert stop.value.code == 0
     summary = json.loads(capsys.readouterr().out.strip().splitlines()[-1])["summary"]
-    assert summary["arms"]["sd"]["devices"] == ["cuda"]
+    assert summary["arms"]["sd"]["devices"] == ["cuda:0"]
     assert summary["arms"]["ar"]["model_time_fraction"] > 0

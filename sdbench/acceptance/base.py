@@ -55,6 +55,13 @@ class Draft:
     q: Scored | None
     density: Density
 
+    def to(self, device: torch.device) -> Draft:
+        """The same draft where its verifier is."""
+        if self.tokens.device == device:
+            return self
+        q = None if self.q is None else Scored(self.q.logits.to(device), self.q.sampling)
+        return Draft(self.tokens.to(device), self.length.to(device), q, self.density)
+
     def scored(self, p: Scored) -> Scored:
         """q, for the rules that read it. Deterministic tokens have all their mass on themselves."""
         if self.q is not None:

@@ -84,8 +84,8 @@ def model_time(arm: Tables) -> ModelTime:
 
 
 def uncompiled_steps(steps: pd.DataFrame) -> int:
-    """Decode steps that ran eagerly in another mode, for want of a program of their shape."""
-    decoded = decode_steps(steps)
+    """Steps after prefill, on the critical path or beside it, that ran eagerly in another mode for want of a program."""
+    decoded = steps[steps["kind"] != "prefill"]
     return int(decoded["missed"].eq(True).sum()) if "missed" in decoded else 0
 
 

@@ -85,7 +85,14 @@ def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: 
     folder = Path(out) if out is not None else runs[0].path / "report"
     folder.mkdir(parents=True, exist_ok=True)
     several = len(runs) > 1
-    figures = [Path("figures") / run.run_id if several else Path("figures") for run in runs]
+    # The same run may lie in two folders, measured twice.
+    figures = [
+        Path("figures") / f"{number}-{run.run_id}" if several else Path("figures") for number, run in enumerate(runs, 1)
+    ]
+    for place in figures:  # an earlier report's would be shown as this one's
+        for old in (folder / place).glob("*.svg"):
+            old.unlink()
+            old.with_suffix(".png").unlink(missing_ok=True)
     sections = [_section(run, folder, place) for run, place in zip(runs, figures, strict=True)]
     write_text(folder / "report.md", "# Comparison\n\n" + _batches(runs, folder) + "\n".join(sections))
     write_text(folder / "table.csv", _csv(runs))

@@ -106,11 +106,10 @@ def speedup(sequences: pd.DataFrame, baseline: pd.DataFrame, whole: bool = False
     whole: end to end, as in `log_ratios`.
     """
     values = log_ratios(sequences, baseline, whole).to_numpy()
-    prompts = sequences["prompt_id"].nunique()
-    if prompts < FEWEST_PROMPTS:
-        warnings.warn(
-            f"{prompts} prompts are few: intervals are rough below {FEWEST_PROMPTS}", FewPrompts, stacklevel=2
-        )
+    units = min(sequences["prompt_id"].nunique(), len(values))
+    if units < FEWEST_PROMPTS:
+        what = "prompts" if units == sequences["prompt_id"].nunique() else "blocks"
+        warnings.warn(f"{units} {what} are few: intervals are rough below {FEWEST_PROMPTS}", FewPrompts, stacklevel=2)
     if not len(values):
         return Estimate(float("nan"), None, 0)
     return ratio_estimate(values)

@@ -35,7 +35,7 @@ FLAGS = {
     "Q": "its quality is not shown to be non-inferior to the baseline's within the margin",
     "S": "synthetic prompts: acceptance and speed on real ones may differ much",
     "F": "fixed length: stops were ignored, and what follows an answer counts",
-    "N": f"fewer than {FEWEST_PROMPTS} prompts: the intervals are rough",
+    "N": f"fewer than {FEWEST_PROMPTS} prompts, or blocks decoded together: the intervals are rough",
     "E": "some of its sequences failed; they are left out together with their block",
     "B": "bare forwards were not timed for all its shapes: its model time is a lower bound",
     "U": "some of its steps ran eagerly for want of a compiled program: it is not the mode that it says",
@@ -74,7 +74,7 @@ def flags(arm: Mapping[str, Any]) -> list[str]:
         "Q": inferior,
         "S": arm["synthetic"],
         "F": arm["mode"] == "fixed",
-        "N": arm["prompts"] < FEWEST_PROMPTS,
+        "N": _units(arm) < FEWEST_PROMPTS,
         "E": arm["failed"] > 0,
         "B": arm["bare_coverage"] is not None and 0 < arm["bare_coverage"] < WHOLE_COVERAGE,
         "U": bool(arm.get("uncompiled_steps")),
@@ -82,6 +82,12 @@ def flags(arm: Mapping[str, Any]) -> list[str]:
         "2": len(set(arm["devices"])) > 1,
     }
     return [flag for flag, holds in held.items() if holds]
+
+
+def _units(arm: Mapping[str, Any]) -> int:
+    """What the intervals are drawn from: prompts, or, where a block is decoded together, blocks."""
+    units = arm.get("speedup_units")
+    return arm["prompts"] if units is None else min(arm["prompts"], units)
 
 
 def columns(summary: Mapping[str, Any]) -> list[str]:

@@ -13,6 +13,7 @@ from time import perf_counter
 import numpy as np
 import torch
 
+from sdbench import knobs
 from sdbench.acceptance.base import AcceptanceRule, verify
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding.base import Finished, Request, Row
@@ -36,6 +37,7 @@ class Speculative:
         proposer: Proposer | None = None,
         draft_length: int = 0,
     ) -> None:
+        knobs.whole("draft_length", draft_length)
         if draft_length < 1 and proposer is not None:
             raise InputError(f"draft_length is {draft_length}; a speculative arm must draft at least 1 token.")
         self.target = verifier
@@ -160,6 +162,9 @@ class Batch:
             self.prefill_seconds += finished.prefill_seconds
             return self._release(index)
         method.proposer.admit(context, index)
+        for model in method.proposer.models:  # their prompt is prefill too, and what is only queued has not been done
+            if model.device.type == "cuda":
+                torch.cuda.synchronize(model.device)
         if self.memory is not None and self.fresh_memory is not None:
             self.memory[index] = self.fresh_memory[index]
         row.decoding_since = perf_counter()
@@ -171,7 +176,7 @@ class Batch:
     def _round(self) -> Iterator[Finished]:
         context, method = self.context, self.method
         key = self._begin_round()
-        draft = method.proposer.propose(context, method.draft_length, key)
+        draft = method.proposer.propose(context, method.draft_length, key).to(method.target.device)
         K = draft.tokens.shape[1]
         p = context.sampler.score(method.target.read(context, context.length + K, "verify", keep=K + 1))
         verdict, law = verify(method.rule, draft, p, self.memory, context.sampler, key)

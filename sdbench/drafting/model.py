@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
+from sdbench import knobs
 from sdbench.acceptance.base import Density, Draft
 from sdbench.drafting.base import Local
 from sdbench.drafting.policy import Fixed, LengthPolicy
@@ -98,4 +99,5 @@ class EarlyExit(ModelDrafter):
     """The verifier's own first `layers` layers and its head as the draft (LayerSkip, 2404.16710; works on any model)."""
 
     def __init__(self, model: LanguageModel, layers: int, policy: LengthPolicy | None = None) -> None:
+        knobs.whole("proposer.layers", layers, 1)
         super().__init__(model.truncated(layers), policy)

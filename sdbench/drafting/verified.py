@@ -16,9 +16,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
+from sdbench import knobs
 from sdbench.acceptance.base import AcceptanceRule, Density, Draft, Law, verify
 from sdbench.drafting.base import Proposer
-from sdbench.errors import InputError
 from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Key, Scored
@@ -44,8 +44,7 @@ class Verified:
         draft_length: int,
         truncate: bool = False,
     ) -> None:
-        if draft_length < 1:
-            raise InputError(f"proposer.draft_length is {draft_length}; a stage must draft at least 1 token.")
+        knobs.whole("proposer.draft_length", draft_length, 1)
         self.verifier, self.rule, self.proposer = verifier, rule, proposer
         self.draft_length = draft_length
         self.truncate = truncate or rule.joint
@@ -65,7 +64,8 @@ class Verified:
         return [self.verifier, *self.proposer.models]
 
     def reach(self, length: int) -> int:
-        return length if self.truncate else length + self.proposer.reach(self.draft_length)
+        # Its last inner round begins before `length` tokens, and a row that is there already is drafted behind all the same.
+        return length + 2 * self.proposer.reach(self.draft_length)
 
     def open(self, context: Context, length: int) -> None:
         self.proposer.open(context, self.draft_length)
@@ -92,7 +92,7 @@ class Verified:
         while (short := context.active & (grown - start < length)).any():
             here = context.ahead(grown, short)
             below = key / "inner" / len(self._rounds)
-            draft = self.proposer.propose(here, self.draft_length, below)
+            draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
             K = draft.tokens.shape[1]
             logits = self.verifier.read(here, grown + K, "verify", keep=K + 1)
             p = context.sampler.score(logits)
@@ -146,5 +146,7 @@ class Verified:
     def _remember(self, law: Law | None, accepted: np.ndarray, rows: np.ndarray) -> None:
         if law is None or law.memory is None or self.memory is None:
             return
-        n = torch.from_numpy(np.minimum(accepted, law.accepted.shape[1] - 1)).to(self.memory.device)
-        self.memory = torch.where(torch.from_numpy(rows).to(self.memory.device)[:, None], law.memory(n), self.memory)
+        device = law.accepted.device
+        n = torch.from_numpy(np.minimum(accepted, law.accepted.shape[1] - 1)).to(device)
+        kept = torch.from_numpy(rows).to(device)[:, None]
+        self.memory = torch.where(kept, law.memory(n), self.memory.to(device))

@@ -33,6 +33,15 @@ class Arm:
         return set() if proposer is None else {model.name for model in proposer.models}
 
     @property
+    def programs_beside(self) -> list[dict[str, Any]]:
+        """What its drafts in processes of their own say of their programs."""
+        found, stage = [], getattr(self.decoder, "proposer", None)
+        while stage is not None:
+            found.append(getattr(stage, "programs", None))
+            stage = getattr(stage, "proposer", None)
+        return [programs for programs in found if programs]
+
+    @property
     def peer(self) -> Peer | None:
         """The decoder, if its loop is another library's or a server's."""
         return self.decoder if isinstance(self.decoder, Peer) else None

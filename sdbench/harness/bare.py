@@ -2,7 +2,7 @@
 
 A bare forward is the model's own, with its own cache (transformers' DynamicCache), of the same shape as a step that a decoder
 made. In a compiled or captured mode it is the program itself, called with ready inputs; a step of a loop is its even share of the
-loop. They are timed between the blocks of
+loop, in which tokens are drawn too. They are timed between the blocks of
 the same run, a few at a time, so that whatever slows the machine slows both sides. `model_time_fraction` is their sum along a
 run over its wall time.
 """
@@ -21,6 +21,7 @@ from sdbench.lm.transformer import Transformer
 
 GRID = 64  # contexts are timed at multiples of this many tokens; metrics interpolate between them
 PER_BLOCK = 24  # timings after one block, at most
+CACHE_BYTES = 512 * 2**20  # of the models' own caches, kept for the next block; more are made anew each time
 
 
 class BareForwards:
@@ -61,13 +62,7 @@ class BareForwards:
             return None
         if model.execution.name != "eager":
             return self._program(model, batch, tokens, context, loop)
-        key = (role, batch, context)
-        if key not in self.caches:
-            prompt = torch.arange(context, device=model.device).remainder(model.vocab).expand(batch, -1)
-            # Without the config every layer keeps all its tokens, so that `crop` leaves no trace.
-            self.caches[key] = DynamicCache()
-            model.model(input_ids=prompt, past_key_values=self.caches[key], use_cache=True, logits_to_keep=1)
-        cache = self.caches[key]
+        cache = self._cache(model, batch, context)
         new = torch.ones(batch, tokens, dtype=torch.long, device=model.device)
         synchronise(model.device)
         begun = perf_counter()
@@ -77,6 +72,19 @@ class BareForwards:
         cache.crop(-tokens)
         return seconds
 
+    def _cache(self, model: Transformer, batch: int, context: int) -> DynamicCache:
+        """The model's own cache with so many tokens in each row."""
+        key = (model.name, batch, context)
+        if key not in self.caches:
+            prompt = torch.arange(context, device=model.device).remainder(model.vocab).expand(batch, -1)
+            # Without the config every layer keeps all its tokens, so that `crop` leaves no trace.
+            cache = DynamicCache()
+            model.model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            while self.caches and sum(map(_bytes, self.caches.values())) + _bytes(cache) > CACHE_BYTES:
+                del self.caches[next(iter(self.caches))]
+            self.caches[key] = cache
+        return self.caches[key]
+
     def _program(self, model: Transformer, batch: int, tokens: int, context: int, loop: int) -> float | None:
         """A step of the program of a shape; None where there is none, or where the pool is too short."""
         inputs = model.inputs_for(batch, tokens, context, loop)
@@ -84,9 +92,15 @@ class BareForwards:
             return None
         synchronise(model.device)
         begun = perf_counter()
-        model.execution.run(model, inputs)
+        if model.execution.run(model, inputs) is None:
+            return None
         synchronise(model.device)
         return (perf_counter() - begun) / loop
+
+
+def _bytes(cache: DynamicCache) -> int:
+    held = [getattr(layer, side, None) for layer in cache.layers for side in ("keys", "values")]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
 
 
 def synchronise(device: torch.device) -> None:

@@ -27,6 +27,8 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
     trace = Trace()
     plan.take_cores(arm.threads)
     requests = [Request(tokens, prompt.id, repeat) for prompt, tokens in prompts]
+    # Where shapes are compiled a last, smaller block keeps the shape of the others: its free rows are stepped, and do nothing.
+    eager = plan.config["hardware"]["execution"] == "eager"
     begun = perf_counter()
     finished = list(
         arm.decoder.generate(
@@ -35,7 +37,7 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
             plan.stop,
             plan.max_new_tokens,
             seed=plan.seed,
-            rows=min(plan.batch_size, len(requests)),
+            rows=min(plan.batch_size, len(requests)) if eager else plan.batch_size,
             trace=trace,
         )
     )

@@ -1,13 +1,15 @@
 """Does another job work on the same cores or devices? Speeds that were measured in such company are flagged.
 
 Every run leaves a note of what it uses where the others look, and holds a lock as long as it lives. Whoever comes or goes marks
-those whom it disturbs, so company that came and went within one block is seen too. Only jobs of this bench are known.
+those whom it disturbs, so company that came and went within one block is seen too. Only jobs of this bench are known, and none
+where that place cannot be written.
 """
 
 from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -15,7 +17,8 @@ from pathlib import Path
 
 from filelock import FileLock, Timeout
 
-from sdbench.harness.lease import registry
+from sdbench.errors import InputError
+from sdbench.harness.lease import registry, shared
 
 
 @dataclass(frozen=True)
@@ -50,11 +53,19 @@ class Company:
 
     def __init__(self, use: Use) -> None:
         self.use = use
-        self.folder = registry() / "jobs"
         self.token = secrets.token_hex(8)
+        self.known = True
 
     def __enter__(self) -> Company:
-        self.folder.mkdir(parents=True, exist_ok=True)
+        try:
+            self._enter()
+        except (OSError, InputError) as error:
+            self.known = False
+            print(f"sdbench: whether other jobs share this machine is not known: {error}", file=sys.stderr)
+        return self
+
+    def _enter(self) -> None:
+        self.folder = shared(registry() / "jobs")
         self.life = FileLock(self._file("lock"), mode=0o666)
         with self._together():
             self.life.acquire()
@@ -65,9 +76,10 @@ class Company:
             }
             self._file("json").write_text(json.dumps(document))
             self._mark_others()
-        return self
 
     def __exit__(self, *exception: object) -> None:
+        if not self.known:
+            return
         with self._together():
             self._mark_others()
             self.life.release()
@@ -75,6 +87,8 @@ class Company:
 
     def met(self) -> bool:
         """Whether another job disturbed this one since this was last asked, or does so now."""
+        if not self.known:
+            return False
         with self._together():
             met = self._file("met").exists() or clash(self.use, [use for _, use in self._others()])
             self._file("met").unlink(missing_ok=True)

@@ -106,10 +106,14 @@ def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "co
         raise InputError(f"This experiment is a grid ({axes}): run it with -m.")
     assert isinstance(resolved, dict)
     if isinstance(resolved.get("arms"), dict):
-        # An experiment may set knobs of arms that the command line then leaves out: of such an arm there is nothing else.
-        named = {arm: knobs for arm, knobs in resolved["arms"].items() if not experiment or "_target_" in knobs}
+        named = chosen_arms(resolved["arms"], experiment)
         resolved["arms"] = {arm: forced(knobs, arm) for arm, knobs in named.items()}
     return {str(key): value for key, value in resolved.items()}
+
+
+def chosen_arms(arms: Mapping[str, Any], experiment: str | None) -> dict[str, Any]:
+    """The arms without those that an experiment sets knobs of and the command line leaves out: of these there is nothing else."""
+    return {arm: knobs for arm, knobs in arms.items() if not experiment or "_target_" in knobs}
 
 
 def _sentence(error: Exception, extra: Path | None) -> str:

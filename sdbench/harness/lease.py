@@ -6,13 +6,14 @@ file's, so it ends with the process that holds it. CPUs are not leased: `company
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -23,9 +24,28 @@ POLL_SECONDS = 0.5
 
 
 def registry() -> Path:
-    """The folder where the jobs of this machine meet; SDBENCH_LEASES names another."""
+    """The folder where the jobs of this machine meet, whoever runs them; SDBENCH_LEASES names another.
+
+    Raises:
+        InputError: it is not there, and cannot be made or written.
+    """
     folder = Path(os.environ.get("SDBENCH_LEASES") or Path(tempfile.gettempdir()) / "sdbench-leases")
+    try:
+        return shared(folder)
+    except OSError as error:
+        raise InputError(
+            f"The folder {folder}, where the jobs of this machine meet, cannot be written ({error.strerror}): "
+            "set SDBENCH_LEASES to another."
+        ) from error
+
+
+def shared(folder: Path) -> Path:
+    """A folder in which every user of the machine may leave files. Raises: OSError."""
     folder.mkdir(parents=True, exist_ok=True)
+    with suppress(PermissionError):  # another user's, who has seen to it
+        folder.chmod(0o1777)
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
     return folder
 
 

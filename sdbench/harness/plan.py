@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdbench import knobs
 from sdbench.cores import pin, usable
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm, rehearse
@@ -131,13 +132,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     """Check everything that can be checked without weights. ranks: of a tensor-parallel run. Errors: InputError."""
     if config["hardware"].get("tensor_parallel") and ranks is None:
         raise InputError("hardware.tensor_parallel is for `sdbench run` alone, without -m.")
-    for name in ("repeats", "batch_size"):
-        _whole(config, name, 1)
-    for name in ("warmup", "seed"):
-        _whole(config, name, 0)
-    for name in ("limit", "max_new_tokens"):
-        if config[name] is not None:
-            _whole(config, name, 1)
+    check_settings(config)
     sampling = _sampling(config["sampling"])
     specs = specs_of(config)
     arm_configs = expand_grids(config.get("arms") or {})
@@ -158,8 +153,10 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     if ranks is not None:
         ranks.check(rehearsed, used, family.members["target"].config)
     encoded = [(prompt, encode(prompt, family.tokenizer, chat=config["chat"] is not False)) for prompt in prompts]
+    _check_tokens(encoded, family)
     _check_peers(rehearsed, config, sampling, task)
     max_new_tokens = config["max_new_tokens"] or task.max_new_tokens
+    knobs.whole("tasks.max_new_tokens", max_new_tokens, 1)
     checker = StopChecker(family.eos, task.stop, family.tokenizer)
     return Plan(
         config,
@@ -207,17 +204,42 @@ def load_role(plan: Plan, role: str) -> Transformer:
     return Transformer(role, weights, plan.family.vocab, execution_of(hardware["execution"]))
 
 
-def _whole(config: Mapping[str, Any], name: str, least: int) -> None:
-    value = config[name]
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} is {value!r}; it must be a whole number of at least {least}.")
+def check_settings(config: Mapping[str, Any]) -> None:
+    """Refuse single values of the config that are none."""
+    for name in ("repeats", "batch_size"):
+        knobs.whole(name, config[name], 1)
+    for name in ("warmup", "seed"):
+        knobs.whole(name, config[name])
+    for name in ("limit", "max_new_tokens"):
+        if config[name] is not None:
+            knobs.whole(name, config[name], 1)
+    knobs.switch("ignore_eos", config["ignore_eos"])
+    if config["chat"] is not None:
+        knobs.switch("chat", config["chat"])
+    knobs.between("margin", config["margin"], 0, 1)
+    knobs.between("verify.alpha", config["verify"]["alpha"], 0, 1)
+    knobs.number("verify.epsilon", config["verify"]["epsilon"])
+    hardware = config["hardware"]
+    knobs.whole("hardware.threads", hardware["threads"], 1)
+    if hardware.get("pin") is not None:
+        knobs.switch("hardware.pin", hardware["pin"])
 
 
 def _sampling(entry: Mapping[str, Any]) -> Sampling:
     for name, value in entry.items():
-        if not isinstance(value, (int, float)) or isinstance(value, bool):
-            raise InputError(f"sampling.{name} is {value!r}; it must be a number.")
+        knobs.number(f"sampling.{name}", value)
+    knobs.whole("sampling.top_k", entry["top_k"])
     return Sampling(**entry)
+
+
+def _check_tokens(prompts: list[tuple[Prompt, list[int]]], family: Family) -> None:
+    """Refuse a prompt with a token that a model has no embedding of."""
+    for prompt, tokens in prompts:
+        if max(tokens) >= family.vocab:
+            raise InputError(
+                f"The prompt '{prompt.id}' holds token {max(tokens)}, but the family's embeddings have {family.vocab} entries: "
+                "the tokenizer is larger than a model; resize the embeddings, or take the tokenizer that belongs to them."
+            )
 
 
 def _baseline(wanted: str | None, arms: Mapping[str, Any]) -> str:

@@ -6,6 +6,7 @@ journal. What is in the journal is never done again: a run that was stopped is t
 
 from __future__ import annotations
 
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,7 @@ from sdbench.harness.plan import Plan, load, load_role
 from sdbench.harness.progress import Progress
 from sdbench.lm.execution import programs_of
 from sdbench.lm.model import LanguageModel
+from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.runs.environment import environment
 from sdbench.runs.identity import run_id
@@ -41,7 +43,8 @@ WARMUP_TOKENS = 24
 def folder_of(plan: Plan) -> RunFolder:
     """The run's folder, claimed for it: what a run of the same content has left there is taken up."""
     identity = run_id(plan.config, plan.identities, plan.prompts_sha256)
-    return claim(Path(plan.config["out"] or Path("results") / "runs" / f"{plan.config['name']}-{identity}"), identity)
+    out = plan.config["out"] or Path("results") / "runs" / f"{plan.config['name']}-{identity}"
+    return claim(Path(str(out)), identity)
 
 
 def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, Any], bool]:
@@ -61,9 +64,11 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
         plan.ranks.join()
         plan.ranks.shared(None if folder.finished else folder.journal.finished())
     if folder.finished:
+        if not (out / "report" / "report.html").is_file():  # stopped while it was drawn
+            _report(out)
         return out, load_run(out).summary, False
     plan.take_cores()
-    with held(out), _leased(plan), _failures(folder):
+    with held(out), leased(plan), _failures(folder):
         folder.plan(len(plan.blocks) * config["repeats"])
         attempt = 1 + (folder.failure or {}).get("attempt", 0)
         found = {
@@ -73,7 +78,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
             "task": provenance(plan.task),
             "attempt": attempt,
         }
-        folder.describe(config, {**environment(), **found})
+        folder.describe(config, _environment(folder, found))
         folder.ask(_prompts(plan))
         try:
             tracker.start(config, out.name, out, folder.measurement)
@@ -94,6 +99,20 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
     return out, summary, True
 
 
+def _environment(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Where the run works, and, of a run that is taken up, at which other revisions parts of it were made."""
+    now, before = environment(), folder.environment
+    earlier: list[str] = before.get("earlier_revisions") or []
+    was, here = ((one.get("git") or {}).get("sha") for one in (before, now))
+    if was and was != here and folder.journal.finished():
+        earlier = [*earlier, was]
+        print(
+            f"sdbench: parts of this run were measured at revision {was[:8]}, the rest will be at {(here or 'unknown')[:8]}.",
+            file=sys.stderr,
+        )
+    return {**now, **found, **({"earlier_revisions": earlier} if earlier else {})}
+
+
 def _prompts(plan: Plan) -> dict[str, dict[str, Any]]:
     """What the models read, token for token, and what the scorer compares with, by the prompts' ids."""
     decode = plan.family.tokenizer.backend_tokenizer.decode
@@ -104,7 +123,7 @@ def _prompts(plan: Plan) -> dict[str, dict[str, Any]]:
 
 
 @contextmanager
-def _leased(plan: Plan) -> Iterator[None]:
+def leased(plan: Plan) -> Iterator[None]:
     """Hold the GPUs that the plan's models work on, and put the models there. (Ranks have theirs from their launcher.)"""
     if plan.ranks:
         yield
@@ -113,6 +132,8 @@ def _leased(plan: Plan) -> Iterator[None]:
     present = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if wanted else []
     with lease(wanted, present) as given:
         plan.place(given)
+        if plan.devices["target"].startswith("cuda"):
+            torch.cuda.set_device(plan.devices["target"])
         yield
 
 
@@ -185,7 +206,7 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
                 plan.take_cores(arm.threads)
                 arm.peer.open(plan.batch_size, plan.slots)
         _warm_up(plan, arms)
-        _freeze(folder, views)
+        _freeze(folder, views, arms)
     shown = plan.ranks is None or plan.ranks.first
     bar = Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo), shown)
     with ExitStack() as around:
@@ -220,16 +241,25 @@ def _warm_up(plan: Plan, arms: list[Arm]) -> None:
         eager = plan.config["hardware"]["execution"] == "eager"
         new = min(WARMUP_TOKENS, plan.max_new_tokens) if eager else plan.max_new_tokens
         plan.take_cores(arm.threads)
-        for _ in arm.decoder.generate(requests, plan.sampling, plan.stop, new, plan.seed, plan.batch_size):
-            pass
+        for _ in range(2):  # a method that measures its own draft length does so here, and is then warmed up with that
+            length, trace = getattr(arm.decoder, "draft_length", None), Trace()
+            decoded = arm.decoder.generate(
+                requests, plan.sampling, plan.stop, new, seed=plan.seed, rows=plan.batch_size, trace=trace
+            )
+            for _ in decoded:
+                pass
+            trace.close()
+            if getattr(arm.decoder, "draft_length", None) == length:
+                break
 
 
-def _freeze(folder: RunFolder | Unwritten, models: Mapping[str, LanguageModel]) -> None:
+def _freeze(folder: RunFolder | Unwritten, models: Mapping[str, LanguageModel], arms: list[Arm]) -> None:
     """From here on nothing is compiled: what was is said in the folder, apart from what is measured."""
-    executions = [model.execution for model in models.values()]
-    for execution in executions:
-        execution.frozen = True
-    folder.add_to_environment(programs=programs_of(executions))
+    for model in models.values():
+        model.execution.freeze(model)
+    own = programs_of([model.execution for model in models.values()])
+    beside = [programs for arm in arms for programs in arm.programs_beside]
+    folder.add_to_environment(programs={name: round(sum(one[name] for one in (own, *beside)), 3) for name in own})
 
 
 def _devices(plan: Plan, role: str, apart: bool) -> list[str]:

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError, RunError
-from sdbench.harness.config import config_dir, normalised, searching
+from sdbench.harness.config import chosen_arms, config_dir, normalised, searching
 
 LEDGER, GROUP = "SDBENCH_LEDGER", "SDBENCH_SWEEP"
 SWEEPS = Path("results") / "runs" / "sweeps"  # Hydra's own files, and a cluster's logs
@@ -41,7 +41,7 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     import hydra
 
     _check_launcher(overrides)
-    words = [*normalised(overrides), *searching(extra)]
+    words = [*normalised(overrides, extra), *searching(extra)]
     group = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
     folder = (SWEEPS / group).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,6 +90,8 @@ def job(composed: Any) -> None:
     try:
         config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
         assert isinstance(config, dict)
+        if isinstance(config.get("arms"), dict):
+            config["arms"] = chosen_arms(config["arms"], hydra.runtime.choices.get("experiment"))
         if config["tracker"].get("group", "") is None:
             config["tracker"]["group"] = f"{config['name']}-{os.environ[GROUP]}"
         plan = prepare({str(key): value for key, value in config.items()})
@@ -102,7 +104,12 @@ def job(composed: Any) -> None:
         # The others go on: what failed is listed at the end, and done again when the sweep is.
         line["reason"] = f"{type(error).__name__}: {error}"
         print(f"sdbench: {line['reason']}", file=sys.stderr)
-    Path(os.environ[LEDGER], f"{hydra.job.num:05d}.json").write_text(json.dumps(line))
+    try:
+        Path(os.environ[LEDGER], f"{hydra.job.num:05d}.json").write_text(json.dumps(line))
+    except (
+        OSError
+    ) as error:  # a full disk: the next cell may yet find room, and the sweep given again takes this one up
+        print(f"sdbench: the outcome of {' '.join(line['overrides'])} could not be noted: {error}", file=sys.stderr)
 
 
 def _check_launcher(overrides: Sequence[str]) -> None:

@@ -7,6 +7,7 @@ PREDICTED, round by round (`sdbench.simulate.events`), and the best is named wit
 
 from __future__ import annotations
 
+import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -52,7 +53,12 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
         probe = load(out)
     rows = sorted(_predicted(probe), key=lambda row: -row["tokens_per_second"])
     base = next(row["tokens_per_second"] for row in rows if row["arm"] == "ar")
-    rows = [{**row, "speedup": row["tokens_per_second"] / base} for row in rows]
+    words = [shlex.quote(word) for word in overrides if not word.startswith("limit=")]
+    words += [] if extra is None else ["--config-dir", shlex.quote(str(extra))]
+    rows = [
+        {**row, "speedup": row["tokens_per_second"] / base, "command": " ".join([row["command"], *words])}
+        for row in rows
+    ]
     best = rows[0]
     return {
         "predicted_only": True,

@@ -26,6 +26,7 @@ from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
 from sdbench.harness.arms import Arm, make
 from sdbench.harness.identity import gap
 from sdbench.harness.plan import Plan, load
+from sdbench.harness.run import leased
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling, warp
@@ -38,8 +39,8 @@ class Finding:
     """What the checks of one arm gave.
 
     oracle_tv: total variation from the target's law on tabular models (None for a peer, whose loop is not ours to
-    enumerate). identical, ties, mismatches: prompts, greedy.
-    z_scores: of the distribution test, when sampling. lossless: no check refutes it.
+    enumerate). identical, ties, mismatches: prompts, greedy. z_scores: of the distribution test, when sampling; infinite (in JSON
+    null) where the target can do but one thing and the arm did another. lossless: no check refutes it.
     """
 
     arm: str
@@ -55,21 +56,24 @@ class Finding:
         far = (
             self.z_scores is not None
             and self.z_limit is not None
-            and max(map(abs, self.z_scores.values())) > self.z_limit
+            and max(map(abs, self.z_scores.values()), default=0.0) > self.z_limit
         )
         return (self.oracle_tv is None or self.oracle_tv < LOSSLESS) and not self.mismatches and not far
 
     def document(self) -> dict[str, Any]:
-        return {"lossless": self.lossless, **{key: value for key, value in asdict(self).items() if key != "arm"}}
+        found = {"lossless": self.lossless, **{key: value for key, value in asdict(self).items() if key != "arm"}}
+        if self.z_scores is not None:  # JSON has no infinity
+            found["z_scores"] = {name: z if math.isfinite(z) else None for name, z in self.z_scores.items()}
+        return found
 
 
 def verify(plan: Plan) -> list[Finding]:
     """Check every arm of a plan on its prompts."""
     plan.take_cores()
     findings = {name: Finding(name, tv) for name, tv in _oracle(plan).items()}
-    models = load(plan)
-    arms = make(plan.arm_configs, models)
-    with ExitStack() as stack:
+    with leased(plan), ExitStack() as stack:
+        models = load(plan)
+        arms = make(plan.arm_configs, models)
         for arm in arms:
             stack.callback(arm.decoder.close)
             if arm.peer:
@@ -173,10 +177,17 @@ def _distribution(finding: Finding, arm: Arm, models: dict[str, Transformer], pl
             total = above.setdefault(name, [0.0, 0.0])
             total[0] += float((inside - mass).sum())
             total[1] += float((mass * (1 - mass)).sum())
-    finding.z_scores = {name: total / math.sqrt(variance) for name, (total, variance) in above.items() if variance > 0}
+    finding.z_scores = {name: _z(total, variance) for name, (total, variance) in above.items()}
     # Two-sided, shared between the sets that were tried.
     tried = max(len(finding.z_scores), 1)
     finding.z_limit = NormalDist().inv_cdf(1 - plan.config["verify"]["alpha"] / (2 * tried))
+
+
+def _z(total: float, variance: float) -> float:
+    """A z-score. Where nothing can vary (top_k=1) one token out of place is beyond any chance."""
+    if variance > 0:
+        return total / math.sqrt(variance)
+    return math.copysign(math.inf, total) if abs(total) > 0.5 else 0.0
 
 
 def _plain(model: LanguageModel, ids: torch.Tensor, kept: int, sampling: Sampling) -> torch.Tensor:

@@ -64,7 +64,7 @@ class Compiled(Programs):
             "versions": [torch.__version__, transformers.__version__],
             "machine": [device.type, machine, torch.get_num_threads()],
             "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype)],
-            "shape": self.shape(lm.pool, inputs),
+            "shape": [lm.pool.slots, inputs.shape],
             "layers": lm.layers,
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
@@ -113,16 +113,16 @@ def _load(step: nn.Module, file: Path) -> Program:
     extra = torch.load(file.with_suffix(".extra.pt"), map_location=device, weights_only=True)
     held = {**extra, **_tensors(step)}
     constants = {name: held[name] for name in loaded.get_constant_fqns()}
-    return _Loaded(loaded, constants)
+    return _Loaded(loaded, constants, next(tensor for name, tensor in constants.items() if name not in extra))
 
 
 class _Loaded:
     """A loaded program. It knows the addresses of its constants alone: they are kept for it, and told anew when they have moved (to
     memory that processes share, when the model is given to another one)."""
 
-    def __init__(self, program: Any, constants: dict[str, Tensor]) -> None:
+    def __init__(self, program: Any, constants: dict[str, Tensor], witness: Tensor) -> None:
         self._program, self._constants = program, constants
-        self._run, self._witness = program.loader.boxed_run, next(iter(constants.values()))
+        self._run, self._witness = program.loader.boxed_run, witness  # a weight: these are what moves
         self._tell()
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:

@@ -6,7 +6,8 @@ copied, and works on the pool that was there. The number of slots that a step at
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor
@@ -15,6 +16,7 @@ from sdbench.lm.execution import Program, Programs, StepInputs, flat
 from sdbench.lm.pool import SlotPool
 
 if TYPE_CHECKING:
+    from sdbench.lm.model import LanguageModel
     from sdbench.lm.transformer import Transformer
 
 _REHEARSALS = 3  # before capture: libraries allocate at their first calls
@@ -39,6 +41,15 @@ class CudaGraph(Programs):
             self._pool = pool
         return *super().shape(pool, inputs), inputs.masks[0].shape[-1]
 
+    def freeze(self, lm: LanguageModel) -> None:
+        model = cast("Transformer", lm)
+        # What a prompt longer than those of the warm-up will ask for is captured now.
+        for given in [] if self.frozen else self.known(model):
+            for extent in range(self.granule, model.pool.slots + self.granule, self.granule):
+                masks = [mask.new_zeros(*mask.shape[:3], min(extent, model.pool.slots)) for mask in given.masks]
+                self.run(model, replace(given, masks=masks))
+        super().freeze(lm)
+
     def make(self, lm: Transformer, inputs: StepInputs) -> Program:
         self.made += 1
         return _Captured(lm, inputs)
@@ -62,7 +73,7 @@ class _Captured:
                     step(*arguments)
             torch.cuda.current_stream(lm.device).wait_stream(aside)
             self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph):
+            with torch.cuda.graph(self._graph, stream=aside):  # the default stream of captures is one device's
                 self._outputs = step(*arguments)
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:

@@ -31,6 +31,7 @@ from sdbench.lm.pool import SlotPool
 from sdbench.sampling import Sampling, drawn
 
 if TYPE_CHECKING:
+    from sdbench.lm.model import LanguageModel
     from sdbench.lm.transformer import Transformer
 
 COMPILERS = ("g++", "clang++")
@@ -119,6 +120,10 @@ class Execution:
         """Whether no program will be made any more."""
         return True
 
+    def freeze(self, lm: LanguageModel) -> None:
+        """Make no programs from here on."""
+        self.frozen = True
+
     def extent(self, extent: int, slots: int) -> int:
         """How many slots a step attends over that needs `extent` of them."""
         return extent
@@ -184,8 +189,8 @@ class Programs(Execution, ABC):
         return [given for shape, given in self._examples.items() if shape[0] == lm.pool.slots]
 
     def shape(self, pool: SlotPool, inputs: StepInputs) -> tuple[Any, ...]:
-        """What two steps must have in common to share a program."""
-        return pool.slots, inputs.shape
+        """What two steps must have in common to share a program (which may be compiled for a number of threads)."""
+        return pool.slots, torch.get_num_threads(), inputs.shape
 
     @abstractmethod
     def make(self, lm: Transformer, inputs: StepInputs) -> Program:

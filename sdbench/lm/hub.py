@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
 
 
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
 def place_of(spec: ModelSpec, source: Source) -> tuple[str, dict[str, Any]]:
     """What to give to a `from_pretrained`: the folder or hub id, and options."""
     if source.kind == "gguf":
@@ -62,6 +65,10 @@ def read_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerFast:
     from transformers import AutoTokenizer
 
     place, options = place_of(spec, source)
+    folder = Path(place)
+    if source.kind != "hub" and folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZERS):
+        # Some classes would make an empty one.
+        raise InputError(f"{place} ({spec.role}) holds no tokenizer: it needs one of {', '.join(TOKENIZERS)}.")
     with readable(spec, source, "tokenizer"), quiet():
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
 

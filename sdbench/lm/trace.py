@@ -34,9 +34,10 @@ class Trace:
         """Start timing a step on `device`; give what it returns to `end`."""
         if device.type != "cuda":
             return perf_counter(), None
+        stream = torch.cuda.current_stream(device)
         event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(device))
-        return perf_counter(), event
+        event.record(stream)
+        return perf_counter(), (event, stream)
 
     def end(
         self,
@@ -54,7 +55,7 @@ class Trace:
 
         steps: how many steps one program made, of `width` tokens a row behind the first; each is given an even share of the time.
         """
-        begun, event = mark
+        begun, started = mark
         step = {"round": self.round, "role": role, "kind": kind, "rows": rows, "tokens": tokens, "context": context}
         if missed:
             step["missed"] = True
@@ -64,11 +65,12 @@ class Trace:
             later = range(context + width, context + steps * width, width)
             made += [{**step, "tokens": width, "context": extent} for extent in later]
         self.steps += made
-        if event is None:
+        if started is None:
             _share(made, begun, perf_counter() - begun)
         else:
+            event, stream = started  # of the model's device, which need not be the current one
             done = torch.cuda.Event(enable_timing=True)
-            done.record()
+            done.record(stream)
             step["begun"] = begun
             self._pending.append((made, event, done))
 
@@ -89,9 +91,8 @@ class Trace:
 
     def close(self) -> None:
         """Read the events that are still out, and record what was put off. Once the block's time has been taken."""
-        if self._pending:
-            torch.cuda.synchronize()
         for made, start, done in self._pending:
+            done.synchronize()
             _share(made, made[0]["begun"], start.elapsed_time(done) / 1e3)
         self._pending.clear()
         for record in self.at_close:

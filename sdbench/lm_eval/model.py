@@ -74,6 +74,9 @@ class ArmLM(_HF):
         self.models = load(self.plan)
         (self.arm,) = make(self.plan.arm_configs, self.models)
         self.rows = int(batch_size)
+        if self.arm.peer:
+            self.arm.peer.check(self.rows, self.plan.sampling, ())
+            self.arm.peer.open(self.rows, self.plan.family.context or self.plan.slots)
         self.unseen: set[str] = set()
         self.counts: Counter[str] = Counter()
         tokenizer = self.plan.family.tokenizer

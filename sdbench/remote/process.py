@@ -14,6 +14,7 @@ import tempfile
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -181,10 +182,7 @@ class ServerProcess(ServerHandle):
         """End the process, at the latest in `STOP_SECONDS` and a little."""
         self._finalizer()
         if self._store:
-            import torch.distributed as dist
-
-            if dist.is_initialized():
-                dist.destroy_process_group()
+            self.transport = PipeTransport(self.pipe, self.waiter)  # lets go of the group
             self._store.cleanup()
 
     def _ended(self) -> str:
@@ -211,11 +209,15 @@ def _end(process: Any, pipe: Any) -> None:
 
 
 def join_group(backend: str, store: str, rank: int) -> Any:
-    """A group of the two processes."""
+    """A group of the two processes, no part of any other: each server has its own."""
     import torch.distributed as dist
 
-    dist.init_process_group(backend, init_method=f"file://{store}", rank=rank, world_size=2)
-    return dist.group.WORLD
+    limit, file_store = timedelta(seconds=START_SECONDS), dist.FileStore  # pyright: ignore[reportPrivateImportUsage]
+    meeting = file_store(store, 2)
+    meeting.set_timeout(limit)
+    if backend == "nccl":
+        return dist.ProcessGroupNCCL(meeting, rank, 2, dist.ProcessGroupNCCL.Options())
+    return dist.ProcessGroupGloo(meeting, rank, 2, limit)
 
 
 def _main(
@@ -269,7 +271,9 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
             continue
         command, *words = pickle.loads(data)
         if command == "open":
-            rows, slots, length, sampling, dtype, server.model.execution.frozen = words
+            rows, slots, length, sampling, dtype, frozen = words
+            if frozen:
+                server.model.execution.freeze(server.model)
             server.open(rows, slots, length, Sampler(sampling))
             outcomes = OutcomeMessage(rows)
             speculations = SpeculationMessage(rows, length, server.model.vocab, dtype, server.device)

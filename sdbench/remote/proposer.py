@@ -98,6 +98,7 @@ class Beside(ABC):
         self.process, self.timeout_seconds, self.on_fault = process, timeout_seconds, on_fault
         self.core, self.threads = core, threads
         self.fault: str | None = None
+        self.programs: dict[str, Any] | None = None  # of the server's process
         self.launch: Launch = ServerProcess
         self._running: ServerHandle | None = None
         self._server: _Server | None = None
@@ -116,6 +117,8 @@ class Beside(ABC):
     def open(self, context: Context, length: int) -> None:
         """A session begins: the server makes room."""
         rows, slots = context.tokens.shape
+        # As much room as the model was given here, so that the server's pool, and its programs, stay from block to block.
+        slots = max(slots, min(self.model.slots, self.model.max_positions))
         self.fault, self._server, self._length = None, None, length
         self._stands = np.ones(rows, np.int64)
         self._sent: list[_Sent] = []
@@ -234,6 +237,7 @@ class Beside(ABC):
         measured = None if server is None else self._guarded(server.measured)
         if measured is None:
             return
+        self.programs = measured["programs"] if self.process else None
         for step in measured["steps"]:
             prefill = step["kind"] == "prefill"
             batch_round = -1 if prefill or step["round"] < 0 else self._sent[step["round"]].batch_round

@@ -147,6 +147,8 @@ class ServingRank:
         role, make = pickle.loads(pipe.recv_bytes())
         with self.lock:  # arms that share a model load it once
             model = self.models(role)
+        if model.device.type == "cuda":
+            torch.cuda.set_device(model.device)  # each thread has a current device of its own
         serve(pipe, make(model.bare()), GroupTransport(pipe, self.group, 0))
 
 

@@ -31,6 +31,7 @@ from torch import Tensor
 
 from sdbench.drafting.ranks import ranks
 from sdbench.lm.context import Context
+from sdbench.lm.execution import programs_of
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
 from sdbench.remote.backup import Backup, Neural
@@ -168,6 +169,12 @@ class SpeculationServer:
         self.model.known[row] = 0
         # All but the last decided token: that one rides in the first drafting step.
         self.model.read(context, context.length - 1, "prefill", row=row)
+        self._finished()
+
+    def _finished(self) -> None:
+        """Wait for what a GPU still owes."""
+        if self.device.type == "cuda":
+            torch.cuda.current_stream(self.device).synchronize()
 
     def serve(self, outcome: Outcome) -> Speculation:
         """The speculation for an outcome: held, or made by the back-up."""
@@ -206,9 +213,10 @@ class SpeculationServer:
         self.build()
 
     def measured(self) -> dict[str, Any]:
-        """What was recorded since `open`: `steps`, as in a trace, their `round` the index of what was `served`."""
+        """What was recorded since `open`: `steps`, as in a trace, their `round` the index of what was `served`; and `programs`."""
         self.context.trace.close()
-        return {"steps": self.context.trace.steps, "served": self.served}
+        programs = programs_of([self.model.execution])
+        return {"steps": self.context.trace.steps, "served": self.served, "programs": programs}
 
     def key(self) -> Key:
         """The name of the choices of the speculation being made, by row: the row's stream and how often it was served."""
@@ -227,6 +235,7 @@ class SpeculationServer:
 
     def _log(self, hit: np.ndarray, received: float) -> None:
         """Record an answer that is ready: which rows it was held for, and when it was asked for and made."""
+        self._finished()
         self.served.append(
             {"hit": hit.tolist(), "received": received, "replied": perf_counter(), "ranks": [None] * len(hit)}
         )

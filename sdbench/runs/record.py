@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -88,6 +89,11 @@ class RunFolder:
         write_text(self.path / _CONFIG, yaml.safe_dump(dict(config), sort_keys=False, allow_unicode=True))
         write_text(self.path / _ENVIRONMENT, _json(environment))
 
+    @property
+    def environment(self) -> dict[str, Any]:
+        """What `environment.json` says; nothing if there is none yet."""
+        return _read_json(self.path / _ENVIRONMENT) if (self.path / _ENVIRONMENT).is_file() else {}
+
     def add_to_environment(self, **facts: Any) -> None:
         """Add to `environment.json` what is known only later."""
         file = self.path / _ENVIRONMENT
@@ -110,8 +116,9 @@ class RunFolder:
         write_text(self.path / _SUMMARY, _json(summary))
 
     def fail(self, reason: str, **details: Any) -> None:
-        """Write `failed.json`. The blocks that were finished stay, and a restart builds on them."""
-        write_text(self.path / _FAILED, _json({"run_id": self.run_id, "reason": reason, **details}))
+        """Write `failed.json`, if there is room for it. The blocks that were finished stay, and a restart builds on them."""
+        with suppress(OSError):  # a full disk may be the very reason
+            write_text(self.path / _FAILED, _json({"run_id": self.run_id, "reason": reason, **details}))
 
 
 @dataclass(frozen=True)
@@ -158,6 +165,13 @@ def claim(directory: Path | str, run_id: str) -> RunFolder:
         InputError: the folder belongs to another run, or holds something that is no run. Nothing is then written.
     """
     path = Path(directory)
+    try:
+        return _claim(path, run_id)
+    except OSError as error:
+        raise InputError(f"out={path} cannot be written ({error.strerror}); choose another folder") from error
+
+
+def _claim(path: Path, run_id: str) -> RunFolder:
     if path.exists() and not path.is_dir():
         raise InputError(f"out={path} is a file; choose a folder")
     if (path / _OWNER).is_file():
@@ -165,15 +179,12 @@ def claim(directory: Path | str, run_id: str) -> RunFolder:
         if other != run_id:
             raise InputError(f"out={path} belongs to run {other}; choose another folder or delete it")
         return RunFolder(path, run_id)
-    # Hidden files (.hydra, .DS_Store) are put there by others without asking.
-    if path.is_dir() and any(not entry.name.startswith(".") for entry in path.iterdir()):
+    # Hidden files (.hydra, .DS_Store) are put there by others without asking, unfinished ones by whoever was killed.
+    if path.is_dir() and any(not entry.name.startswith(".") and entry.suffix != ".tmp" for entry in path.iterdir()):
         raise InputError(f"out={path} is not empty and is no run; choose another folder")
     owner = {"schema_version": SCHEMA_VERSION, "run_id": run_id, "measurement": secrets.token_hex(4)}
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-        write_text(path / _OWNER, _json(owner))
-    except (PermissionError, NotADirectoryError) as error:
-        raise InputError(f"out={path} cannot be written ({error.strerror}); choose another folder") from error
+    path.mkdir(parents=True, exist_ok=True)
+    write_text(path / _OWNER, _json(owner))
     return RunFolder(path, run_id)
 
 

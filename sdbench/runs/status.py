@@ -56,6 +56,13 @@ def run_folders(places: Sequence[Path]) -> list[RunFolder]:
 
 def state_of(folder: RunFolder) -> State:
     """How far one run is."""
+    try:
+        return _state_of(folder)
+    except InputError as error:  # of one damaged run; the others are listed all the same
+        return State(str(folder.path), folder.run_id, FAILED, 0, None, str(error))
+
+
+def _state_of(folder: RunFolder) -> State:
     plan = folder.planned
     failure = folder.failure
     if folder.finished:

@@ -32,13 +32,13 @@ class DatasetTask(ABC):
         path: str | None = None,
         hub: Mapping[str, Any] | None = None,
         category: str | Sequence[str] | None = None,
-        stop: Sequence[str] | None = None,
+        stop: str | Sequence[str] | None = None,
         max_new_tokens: int | None = None,
     ) -> None:
         self.path = path
         self.hub = self.default_hub if hub is None else dict(hub)
         self.category = category
-        self.stop = self.default_stop if stop is None else tuple(stop)
+        self.stop = self.default_stop if stop is None else (stop,) if isinstance(stop, str) else tuple(stop)
         self.max_new_tokens = self.default_max_new_tokens if max_new_tokens is None else max_new_tokens
 
     @abstractmethod

@@ -32,11 +32,16 @@ def encode(
         options = {"date_string": FIXED_DATE, **(template_options or {})}
         # A chat whose last turn is the assistant's is an answer that was begun.
         begun = turns[-1]["role"] == "assistant"
-        text = str(
-            tokenizer.apply_chat_template(
-                turns, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun, **options
+        try:
+            text = str(
+                tokenizer.apply_chat_template(
+                    turns, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun, **options
+                )
             )
-        )
+        except Exception as error:  # a template is a program: it may refuse, or fail, in any way
+            raise InputError(
+                f"The chat template refuses the prompt {prompt.id} ({error}); chat=false gives it as plain text."
+            ) from error
         # The template writes the special tokens that it wants, BOS included.
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:

@@ -47,6 +47,7 @@ class Row:
         value = self.get(field, str)
         if not value.strip():
             raise InputError(f"{self.where}: the field '{field}' is empty.")
+        self._written(field, value)
         return value
 
     def first(self, field: str) -> str:
@@ -54,7 +55,17 @@ class Row:
         turns = self.get(field, list)
         if not turns or not isinstance(turns[0], str) or not turns[0].strip():
             raise InputError(f"{self.where}: the field '{field}' should be a list that opens with a text.")
+        self._written(field, turns[0])
         return turns[0]
+
+    def _written(self, field: str, value: str) -> None:
+        """Refuse text that is none: JSON can name half of a character."""
+        try:
+            value.encode()
+        except UnicodeEncodeError as error:
+            raise InputError(
+                f"{self.where}: the field '{field}' holds half of a character (a lone surrogate, place {error.start + 1})."
+            ) from error
 
     def inner(self, field: str) -> Row:
         """A field that is an object, as a row of its own."""

@@ -83,8 +83,23 @@ def test_several_runs_are_kept_apart(tmp_path):
     assert (tmp_path / "both" / "report.tex").read_text().count("toprule") == 2
     assert "## one" in text
     assert "## other" in text
-    assert (tmp_path / "both" / "figures" / "abc" / "speedup.png").is_file()
-    assert (tmp_path / "both" / "figures" / "def" / "speedup.png").is_file()
+    assert (tmp_path / "both" / "figures" / "1-abc" / "speedup.png").is_file()
+    assert (tmp_path / "both" / "figures" / "2-def" / "speedup.png").is_file()
+
+
+def test_one_run_measured_twice_has_figures_of_each(tmp_path):
+    one, other = (write(tmp_path / name, [AR, SD], "abc") for name in ("one", "other"))
+    report([one, other], tmp_path / "both", page=False)
+    assert len(list((tmp_path / "both" / "figures").glob("*/speedup.png"))) == 2
+
+
+def test_an_earlier_reports_figures_are_not_shown(tmp_path):
+    run = write(tmp_path / "one", [AR, SD], "abc")
+    stale = tmp_path / "out" / "figures" / "timeline.svg"
+    stale.parent.mkdir(parents=True)
+    stale.write_text("<svg xmlns='http://www.w3.org/2000/svg'><text>of another run</text></svg>")
+    report([run], tmp_path / "out")
+    assert "of another run" not in (tmp_path / "out" / "report.html").read_text()
 
 
 def test_no_run_is_refused(tmp_path):

@@ -71,9 +71,33 @@ def test_tokens_do_not_depend_on_batch_size_when_sampling():
         outputs = []
         for rows in (1, 2, 5):
             finished = decoder.generate(
-                requests, Sampling(0.8, top_k=20, top_p=0.95), NeverStop(), NEW, seed=11, rows=rows
+                requests, Sampling(0.8, top_k=20, top_p=0.95), NeverStop(), 10, seed=11, rows=rows
             )
             outputs.append({item.request.name: item.tokens for item in finished})
         assert outputs[0] == outputs[1] == outputs[2]
-        other_seed = decoder.generate(requests, Sampling(0.8, top_k=20, top_p=0.95), NeverStop(), NEW, seed=12)
+        other_seed = decoder.generate(requests, Sampling(0.8, top_k=20, top_p=0.95), NeverStop(), 10, seed=12)
         assert {item.request.name: item.tokens for item in other_seed} != outputs[0]
+
+
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_pyramid_that_overshoots_at_the_end_has_room(rows):
+    """Every length of the answer, so that inner rounds begin at every distance from the end of the buffer."""
+    target = Transformer("target", random_model("llama"))
+    near = random_model("llama")
+    torch.manual_seed(7)
+    for weight in near.parameters():
+        weight.data += 0.02 * weight.std().nan_to_num() * torch.randn_like(weight)
+    qualifier, draft = Transformer("qualifier", near), Transformer("draft", near)
+    texts = prompts(3)
+    for truncate in (False, True):
+        pyramid = Speculative(target, Exact(), Verified(qualifier, Exact(), ModelDrafter(draft), 5, truncate), 3)
+        for new in (2, 4, 5, 7, 9):
+            requests = [Request(text, str(i)) for i, text in enumerate(texts)]
+            wanted, got = (
+                {
+                    item.request.name: item.tokens
+                    for item in decoder.generate(requests, Sampling(), NeverStop(), new, rows=rows)
+                }
+                for decoder in (Speculative(target), pyramid)
+            )
+            assert got == wanted

@@ -116,3 +116,17 @@ def test_a_run_in_company_says_so(bench, tmp_path, capsys):
     assert json.loads((tmp_path / "out" / "shared.json").read_text()) == {"blocks": [[0, 0], [1, 0]]}
     assert bench.call("run", tmp_path / "alone", "arms=[ar]", "limit=1", "max_new_tokens=4") == 0
     assert not load(tmp_path / "alone").summary["shared_device"]
+
+
+def test_where_jobs_cannot_meet_a_run_goes_on(bench, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("SDBENCH_LEASES", "/dev/null/nowhere")
+    assert bench.call("run", tmp_path / "out", "arms=[ar]", "limit=1", "max_new_tokens=2") == 0
+    assert "is not known" in capsys.readouterr().err
+    with pytest.raises(InputError, match="set SDBENCH_LEASES"), lease(["fake"], PRESENT):
+        pass
+
+
+def test_every_user_may_meet_there(tmp_path):
+    assert leases.registry().stat().st_mode & 0o1777 == 0o1777
+    with Company(use([0])) as company:
+        assert company.folder.stat().st_mode & 0o1777 == 0o1777

@@ -122,9 +122,8 @@ def test_a_server_that_dies_ends_the_run_and_keeps_what_was_measured(bench, tmp_
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-@pytest.mark.parametrize(
-    ("sign", "status"), [(signal.SIGINT, 130), pytest.param(signal.SIGTERM, 143, marks=pytest.mark.slow)]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize(("sign", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_run_that_is_told_to_end_leaves_no_process(bench, tmp_path, sign, status):
     out = tmp_path / "out"
     command = [sys.executable, "-m", "sdbench", "run", *bench.words(out, "arms=[ar,ssd]", "limit=8", "repeats=1000")]

@@ -34,6 +34,20 @@ CASES = {
     "no such device": (["hardware.device=cuda"], "CUDA"),
     "no such dtype": (["hardware.dtype=float7"], "float7"),
     "no such execution": (["hardware.execution=fast"], "execution"),
+    "margin": (["margin=3"], "margin is 3"),
+    "margin of the wrong type": (["margin=abc"], "margin is 'abc'"),
+    "false alarms": (["verify.alpha=0"], "verify.alpha is 0"),
+    "a word for a switch": (["ignore_eos=no"], "true or false"),
+    "a word for the template": (["chat=no"], "true or false"),
+    "no threads": (["hardware.threads=0"], "hardware.threads is 0"),
+    "half a token": (["arms=[sd]", "arms.sd.draft_length=2.5"], "whole number"),
+    "half a layer": (["arms=[early_exit]", "arms.early_exit.proposer.layers=1.5"], "whole number"),
+    "half a top_k": (["sampling.top_k=2.5"], "whole number"),
+    "no new tokens of a task": (["max_new_tokens=null", "tasks.max_new_tokens=0"], "tasks.max_new_tokens is 0"),
+    "new tokens of the wrong type": (
+        ["max_new_tokens=null", "tasks.max_new_tokens=abc"],
+        "tasks.max_new_tokens is 'abc'",
+    ),
     "no prompts file": (["tasks.path=/no/such/file.jsonl"], "/no/such/file.jsonl"),
 }
 
@@ -106,3 +120,35 @@ def test_report_of_what_is_no_run(tmp_path, capsys):
 def test_an_experiments_arms_can_be_left_out():
     """It sets knobs of arms that the command line does not choose."""
     assert list(compose(["experiment=bench", "arms=[ar,sd]"])["arms"]) == ["ar", "sd"]
+
+
+def test_half_a_character_is_named(bench, tmp_path, capsys):
+    """JSON can write a lone surrogate, as of an emoji that was cut."""
+    broken = tmp_path / "broken.jsonl"
+    broken.write_text('{"prompt": "fine"}\n{"prompt": "cut \\ud83d"}\n')
+    assert bench.call("run", tmp_path / "out", f"tasks.path={broken}") == 2
+    assert "line 2" in (said := capsys.readouterr().err)
+    assert "surrogate" in said
+
+
+def test_a_model_without_a_tokenizer_is_named(bench, tmp_path, capsys):
+    """Some classes of transformers would make an empty one, and go on."""
+    bare = shutil.copytree(bench.paths["target"], tmp_path / "bare")
+    for file in [*bare.glob("tokenizer*"), *bare.glob("vocab*"), *bare.glob("special*")]:
+        file.unlink()
+    assert bench.call("run", tmp_path / "out", "arms=[ar]", f"models.target.path={bare}") == 2
+    assert "holds no tokenizer" in capsys.readouterr().err
+
+
+def test_a_tokenizer_larger_than_the_model_is_named(bench, tmp_path, capsys):
+    """A token was added, and the embedding was not resized."""
+    from transformers import AutoTokenizer
+
+    grown = shutil.copytree(bench.paths["target"], tmp_path / "grown")
+    tokenizer = AutoTokenizer.from_pretrained(grown)
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.save_pretrained(grown)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "something <new>"}\n')
+    assert bench.call("run", tmp_path / "out", "arms=[ar]", f"models.target.path={grown}", f"tasks.path={prompts}") == 2
+    assert "larger than" in capsys.readouterr().err

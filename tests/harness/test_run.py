@@ -141,6 +141,21 @@ def test_verify_tells_lossless_from_lossy(bench, tmp_path, capsys):
     assert arms["psd_fuzzy"]["mismatches"] > 0
 
 
+def test_verify_where_the_target_can_do_but_one_thing(bench, tmp_path, capsys):
+    """With top_k=1 nothing varies: a token out of place is beyond any chance."""
+    words = ["sampling.temperature=1", "sampling.top_k=1", "max_new_tokens=12"]
+    assert bench.call("verify", tmp_path / "out", "arms=[sd]", *words) == 0
+    assert bench.call("verify", tmp_path / "out", "arms=[psd_fuzzy]", *words) == 1
+    assert not last_line(capsys)["arms"]["psd_fuzzy"]["lossless"]
+
+
+def test_a_report_that_was_cut_off_is_written(bench, finished, capsys):
+    page = finished / "report" / "report.html"
+    page.unlink()
+    assert bench.call("run", finished, "arms=[ar,sd,psd_fuzzy]") == 0
+    assert page.is_file()
+
+
 def test_verify_when_sampling(bench, tmp_path, capsys):
     words = ["arms=[sd,fsd]", "sampling.temperature=1", "repeats=15", "max_new_tokens=24", "batch_size=4"]
     assert bench.call("verify", tmp_path / "out", *words) == 1

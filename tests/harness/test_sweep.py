@@ -14,8 +14,10 @@ import pytest
 import yaml
 
 from sdbench.cli import main
+from sdbench.errors import InputError
 from sdbench.harness import run as running
-from sdbench.harness.config import config_dir
+from sdbench.harness.config import compose, config_dir
+from sdbench.harness.plan import prepare
 from sdbench.runs.record import load
 from sdbench.runs.status import status
 
@@ -205,3 +207,20 @@ def test_slurms_script_asks_for_what_the_config_says(tmp_path, monkeypatch):
     script = executor._executor._make_submission_file_text("true", "0")
     for flag in ("--exclusive\n", "--cpus-per-task=2\n", "--time=240\n", "--mem=32GB\n", "--job-name=sdbench\n"):
         assert f"#SBATCH {flag}" in script
+
+
+@pytest.mark.parametrize("name", ["pyramidsd/sweep", "ssd/sweep"])
+def test_the_shipped_grids_are_grids_and_each_point_composes(name):
+    with pytest.raises(InputError, match="run it with -m"):
+        compose([f"experiment={name}"])
+    document = yaml.safe_load((config_dir() / "experiment" / f"{name}.yaml").read_text())
+    point = [f"{key}={str(values).split(',')[0]}" for key, values in document["hydra"]["sweeper"]["params"].items()]
+    plan = prepare(compose([f"experiment={name}", *point, "hydra.sweeper.params=null", "limit=1", "tracker=none"]))
+    assert len(plan.arm_configs) > 10
+
+
+def test_a_sweep_of_an_experiment_can_leave_arms_out(bench, here, capsys):
+    words = [*bench.words(here / "unused"), "experiment=ssd/table", "arms=[ar]", "hardware=cpu", "batch_size=1,2"]
+    words += ["limit=2", "max_new_tokens=2", "out=null", "-m"]
+    assert call("run", *words) == 0
+    assert len(last_line(capsys)["runs"]) == 2

@@ -54,6 +54,7 @@ def test_the_tiny_family_is_tuned():
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 def test_the_choice_is_within_ten_percent_of_the_best_of_a_sweep(tmp_path):
     from sdbench.harness.config import compose
     from sdbench.harness.plan import prepare

@@ -113,7 +113,7 @@ def test_hits_are_what_the_ranks_say():
     assert checked > 20
 
 
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 3])
 def test_a_pyramid_over_it_gives_the_greedy_tokens(rows):
     target, draft = pair("llama")
     qualifier = Transformer("qualifier", random_model("llama", layers=2))
