@@ -126,3 +126,29 @@ def _same(one: Path, other: Path) -> None:
         pd.testing.assert_frame_equal(ours, theirs)
         assert not ours.duplicated(columns[:3]).any()
         assert json.loads((one / "cells" / name / "summary.json").read_text())["prompts"] == 2
+
+
+def test_cells_of_another_machine_give_way(tmp_path, monkeypatch):
+    """A clone brings the kept cells of the machine that they were measured on; what a stopped run left unkept is kept at last."""
+    from experiments.plan import Cell
+
+    out, place = tmp_path / "run", reproduce.Place(tmp_path / "runs", tmp_path / "kept")
+    theirs = place.kept / "cells" / "one"
+    for folder, speed in ((out, 2.0), (theirs, 1.0)):
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text(json.dumps({"speed": speed}))
+    kept = []
+    monkeypatch.setattr(reproduce, "keep", lambda run, cell: kept.append((run, cell)))
+    monkeypatch.setattr("sdbench.harness.run.run", lambda plan: (out, {}, False))
+    assert reproduce._run(Cell("one", ()), None, place, "1/1")
+    assert kept == [(out, theirs)]
+    (theirs / "summary.json").write_text((out / "summary.json").read_text())
+    assert reproduce._run(Cell("one", ()), None, place, "1/1")
+    assert len(kept) == 1, "this very measurement is kept already"
+
+    def broken(plan):
+        raise RuntimeError("no")
+
+    monkeypatch.setattr("sdbench.harness.run.run", broken)
+    assert not reproduce._run(Cell("one", ()), None, place, "1/1")
+    assert not theirs.exists(), "another measurement is not shown in place of one that failed"
