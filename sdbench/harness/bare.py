@@ -2,14 +2,15 @@
 
 A bare forward is the model's own, with its own cache (transformers' DynamicCache), of the same shape as a step that a decoder
 made. In a compiled or captured mode it is the program itself, called with ready inputs; a step of a loop is its even share of the
-loop, in which tokens are drawn too. They are timed between the blocks of
-the same run, a few at a time, so that whatever slows the machine slows both sides. `model_time_fraction` is their sum along a
-run over its wall time.
+loop, in which tokens are drawn too. They are timed between the blocks of the same run, a few at a time and the models in turn, so
+that whatever slows the machine, or fills its caches, does so on both sides. `model_time_fraction` is their sum along a run over
+its wall time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import zip_longest
 from time import perf_counter
 from typing import Any
 
@@ -45,7 +46,7 @@ class BareForwards:
     def time(self) -> list[dict[str, Any]]:
         """Time the shapes that have been timed least: rows of the table BARE."""
         rows = []
-        for shape in sorted(self.due, key=lambda shape: self.due[shape])[:PER_BLOCK]:
+        for shape in _in_turn(sorted(self.due, key=lambda shape: self.due[shape])[:PER_BLOCK]):
             role, batch, tokens, context, loop = shape
             seconds = self._forward(role, batch, tokens, context, loop)
             if seconds is not None:
@@ -96,6 +97,14 @@ class BareForwards:
             return None
         synchronise(model.device)
         return (perf_counter() - begun) / loop
+
+
+def _in_turn(shapes: list[tuple[str, int, int, int, int]]) -> list[tuple[str, int, int, int, int]]:
+    """The models in turn, as in a round: a model that has just run would find its weights in the processor's caches."""
+    by_role: dict[str, list[tuple[str, int, int, int, int]]] = {}
+    for shape in shapes:
+        by_role.setdefault(shape[0], []).append(shape)
+    return [shape for turn in zip_longest(*by_role.values()) for shape in turn if shape is not None]
 
 
 def _bytes(cache: DynamicCache) -> int:
