@@ -1,6 +1,6 @@
 """Where the time of a round goes, part by part: what is a forward, and what is the loop around it.
 
-python experiments/bench/profile.py OUT [overrides of `sdbench run`: hardware.execution=compile, sampling.temperature=0.7, ...]
+python experiments/bench/rounds.py OUT [overrides of `sdbench run`: hardware.execution=compile, sampling.temperature=0.7, ...]
 
 The parts are timed by clocks around the calls of the very decoder that is measured elsewhere, so they include what the clocks cost
 (a microsecond each). Forwards are what the trace says. Medians over the rounds, after a warm-up that makes the programs.
