@@ -27,7 +27,7 @@ test: setup  ## Run the tests (no network, no GPU)
 test-all: test test-slow  ## Run the slow tests too
 
 test-slow: setup
-	$(BIN)/python -m pytest -m "slow and not timing"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not timing"
 
 test-timing: setup  # asserts a speed: for a machine that does nothing else
 	$(BIN)/python -m pytest -m timing
