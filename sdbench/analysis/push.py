@@ -41,11 +41,9 @@ def push(
             continue
         try:
             gone = _push(folder, mode, project, entity)
-        except InputError as error:
-            document["failed"].append({"out": out, "reason": str(error)})
-            continue
         except Exception as error:  # the library may raise anything
-            document["failed"].append({"out": out, "reason": f"{type(error).__name__}: {error}"})
+            reason = str(error) if isinstance(error, InputError) else f"{type(error).__name__}: {error}"
+            document["failed"].append({"out": out, "reason": reason})
             continue
         if gone is None:
             document["skipped"].append(out)

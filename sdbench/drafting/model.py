@@ -45,13 +45,14 @@ class ModelDrafter(Local):
         self.model.read(context, context.length - 1, "prefill", row=row)
 
     def propose(self, context: Context, length: int, key: Key) -> Draft:
-        return self._at_once(context, length, key) or self._step_by_step(context, length, key)
+        # Behind a draft that was kept whole the first step reads its last token too: its logits say how the bonus ranks.
+        whole = self._ranks.whole(context)
+        return self._at_once(context, length, key, whole) or self._step_by_step(context, length, key, whole)
 
-    def _at_once(self, context: Context, length: int, key: Key) -> Draft | None:
+    def _at_once(self, context: Context, length: int, key: Key, whole: bool) -> Draft | None:
         """All tokens by one program, if there is one."""
         if not isinstance(self.policy, Fixed):
             return None
-        whole = self._ranks.whole(context)
         drawn = self.model.draft(context, length, "draft", key / "draft", keep=2 if whole else 1)
         if drawn is None:
             return None
@@ -63,12 +64,10 @@ class ModelDrafter(Local):
         self._ranks.drafted(context, tokens, drafted, list(scores.unbind(1)))
         return Draft(tokens, drafted, context.sampler.score(scores), self.density)
 
-    def _step_by_step(self, context: Context, length: int, key: Key) -> Draft:
+    def _step_by_step(self, context: Context, length: int, key: Key, whole: bool) -> Draft:
         tokens, scores = [], []
         going, drafted = None, torch.ones(context.rows, dtype=torch.long, device=self.model.device)
-        whole = self._ranks.whole(context)
         for depth in range(length):
-            # Behind a draft that was kept whole the first step reads its last token too: its logits say how the bonus ranks.
             both = self.model.read(context, context.length + depth, "draft", keep=2 if whole and depth == 0 else 1)
             logits = both[:, -1]
             if depth == 0:
