@@ -56,7 +56,7 @@ results-default: setup  ## The default comparison on 100 prompts, into results/d
 results-front: setup
 	$(BIN)/sdbench run experiment=pyramidsd/front out=results/runs/front
 	$(BIN)/python experiments/keep.py results/runs/front front
-	$(BIN)/python experiments/pyramidsd/verdict.py results/runs/front results/front
+	$(BIN)/python -m experiments.pyramidsd.verdict results/runs/front results/front
 
 results-ssd: setup  ## Drafting beside the target, on two cores, into results/ssd-* (half an hour)
 	for part in speed fan_out saguaro; do \

@@ -30,18 +30,21 @@ class Cells:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.used: set[str] = set()  # which cells were asked for
         self._read: dict[str, Results] = {}
 
     @property
     def names(self) -> list[str]:
         """The cells that were kept."""
-        return sorted(path.parent.name for path in (self.folder / "cells").glob("*/summary.json"))
+        kept = [path.parent.name for path in (self.folder / "cells").glob("*/summary.json")]
+        return sorted(name for name in kept if not name.startswith("."))  # what was begun to be kept is not kept
 
     def __getitem__(self, name: str) -> Results:
         if name not in self._read:
             if name not in self.names:
                 raise NotRun(name)
             self._read[name] = read(self.folder / "cells" / name)
+        self.used.add(name)
         return self._read[name]
 
     def starting(self, name: str) -> dict[str, Results]:
@@ -57,6 +60,18 @@ class Cells:
         if not path.is_file():
             raise NotRun(name)
         return pd.read_parquet(path)
+
+
+def arms_of(run: Results, family: str) -> list[str]:
+    """The arms of a family that count: a void arm wrote other tokens than it should have.
+
+    Raises:
+        NotRun: there is none.
+    """
+    arms = [arm for arm in run.members(family) if not run.summary["arms"][arm].get("void")]
+    if not arms:
+        raise NotRun(family)
+    return arms
 
 
 def keep(run_folder: Path, kept: Path) -> None:

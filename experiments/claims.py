@@ -2,14 +2,14 @@
 
 `experiments/<paper>/claims.yaml` says what is claimed, where that was read and how sure it is, and which measure tests it: the name
 of a function of the runs. A claim holds when the whole 95 % interval lies on its side of the bound (less the tolerance), fails when
-the whole interval lies on the other side, and is undecided when the bound lies within it or fewer than ten units were measured. A
-claim that no run of ours can test says why.
+the whole interval lies on the other side, and is undecided when the bound lies within it or fewer than ten units were measured, and
+where it is about a speed that was measured while another job ran on the device. A claim that no run of ours can test says why.
 """
 
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -100,10 +100,16 @@ def judge(paper: str, cells: Cells) -> list[Judged]:
         if not claim.measure:
             judged.append(Judged(claim, NOT_TESTED))
             continue
+        cells.used.clear()
         try:
             found = measure_of(paper, claim.measure)(cells, **claim.arguments)
         except NotRun:
             judged.append(Judged(claim, NOT_RUN))
+            continue
+        disturbed = [name for name in sorted(cells.used) if cells[name].summary.get("shared_device")]
+        if found.timed and disturbed:
+            note = f"{found.note}; another job ran on the device during {', '.join(disturbed)}"
+            judged.append(Judged(claim, UNDECIDED, replace(found, note=note)))
         else:
             judged.append(Judged(claim, decide(found, claim), found))
     return judged

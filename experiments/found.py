@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from experiments.cells import NotRun
 from sdbench.analysis.bootstrap import RESAMPLES, SEED, Interval, mean_interval
 
 Z_LEVEL, Z_POWER = 1.959963984540054, 0.8416212335729143  # two-sided 5 %; power 80 %
@@ -20,13 +21,14 @@ Z_LEVEL, Z_POWER = 1.959963984540054, 0.8416212335729143  # two-sided 5 %; power
 @dataclass(frozen=True)
 class Found:
     """value; ci95 (None with fewer than two units); n: units; ratio: whether value is a ratio (1 is no effect) or a difference
-    (0 is none); note: what was compared."""
+    (0 is none); note: what was compared; timed: whether it comes from a clock."""
 
     value: float
     ci95: Interval | None
     n: int
     ratio: bool = True
     note: str = ""
+    timed: bool = False
 
     @property
     def detectable(self) -> float | None:
@@ -40,10 +42,10 @@ class Found:
 
 
 def of_logs(values: pd.Series, note: str = "") -> Found:
-    """The geometric mean of ratios, from the logarithm of each unit's."""
+    """The geometric mean of ratios of speeds, from the logarithm of each unit's."""
     found = of_values(values, note)
     ends = None if found.ci95 is None else (math.exp(found.ci95[0]), math.exp(found.ci95[1]))
-    return Found(math.exp(found.value), ends, found.n, True, note)
+    return Found(math.exp(found.value), ends, found.n, True, note, timed=True)
 
 
 def of_values(values: pd.Series, note: str = "") -> Found:
@@ -68,7 +70,13 @@ def best(logs: pd.DataFrame, arms: list[str]) -> tuple[pd.Series, str]:
     """log speed of the fastest of some arms, chosen on one half of the units and read on the other, both ways; and its names.
 
     Chosen and read on the same units, the winner of a large grid looks faster than it is.
+
+    Raises:
+        NotRun: none of the arms has a speed.
     """
+    arms = [arm for arm in arms if arm in logs and logs[arm].notna().any()]
+    if not arms:
+        raise NotRun("an arm with a speed")
     halves = [logs.index[start::2] for start in (0, 1)]
     parts, names = [], []
     for ours, others in (halves, halves[::-1]):

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
-from experiments.cells import Cells
+from experiments.cells import Cells, arms_of
 from experiments.found import Found, best, of_logs, of_values
 
 
@@ -16,8 +17,8 @@ def fastest_against(cells: Cells, cell: str, arms: Sequence[str], against: Seque
     runs = cells.starting(cell)
     parts, notes = [], []
     for name, run in runs.items():
-        ours, which = best(run.logs, [arm for family in arms for arm in run.members(family)])
-        theirs, other = best(run.logs, [arm for family in against for arm in run.members(family)])
+        ours, which = best(run.logs, [arm for family in arms for arm in arms_of(run, family)])
+        theirs, other = best(run.logs, [arm for family in against for arm in arms_of(run, family)])
         parts.append((ours - theirs).rename(lambda unit, name=name: f"{name}/{unit}"))
         notes.append(f"{which} over {other}" + (f" ({name})" if len(runs) > 1 else ""))
     return of_logs(pd.concat(parts), "; ".join(notes))
@@ -32,4 +33,4 @@ def model_error(cells: Cells, parts: Sequence[str], families: Sequence[str]) -> 
             predicted, measured = found["predicted_tokens_per_second"], found["tokens_per_second"]
             if predicted and measured:
                 errors[name, arm] = abs(predicted / measured - 1)
-    return of_values(pd.Series(errors, dtype=float), "over arms")
+    return replace(of_values(pd.Series(errors, dtype=float), "over arms"), timed=True)

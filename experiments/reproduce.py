@@ -59,6 +59,7 @@ def reproduce(options: argparse.Namespace, overrides: list[str]) -> int:
     """Every cell that is not finished, then tables, figures and verdicts. 1 if a cell failed: the others are done all the same."""
     from sdbench.harness.config import compose
     from sdbench.harness.plan import prepare
+    from sdbench.harness.run import folder_of
 
     claims.read_claims(options.paper)  # what cannot be judged is refused before hours are spent
     planned = cells(options.paper, options.profile, options.budget)
@@ -80,10 +81,22 @@ def reproduce(options: argparse.Namespace, overrides: list[str]) -> int:
         print(f"{len(ready)} cells, about {_minutes(total)} on the machine of the kept results")
     if options.dry_run:
         return 0
+    folders = [folder_of(plan) for _, plan in ready]  # a folder of other content is refused before hours are spent
     failed = [
-        cell.name for index, (cell, plan) in enumerate(ready, 1) if not _run(cell, plan, where, f"{index}/{len(ready)}")
+        cell.name
+        for index, ((cell, plan), folder) in enumerate(zip(ready, folders, strict=True), 1)
+        if not _run(cell, plan, folder, where, f"{index}/{len(ready)}")
     ]
     kept = Cells(where.kept)
+    if kept.names:
+        _write(options, kept, where)
+    for name in failed:
+        print(f"failed: {name} (its folder says why; the same command tries it again)", file=sys.stderr)
+    return 1 if failed else 0
+
+
+def _write(options: argparse.Namespace, kept: Cells, where: Place) -> None:
+    """Tables, figures, verdicts, and what quotes them."""
     write_tables(options.paper, kept)
     draw(options.paper, kept)
     claims.write(options.paper, kept, options.profile)
@@ -92,18 +105,21 @@ def reproduce(options: argparse.Namespace, overrides: list[str]) -> int:
         quote.write()
     print((where.kept / "report.md").read_text(encoding="utf-8"))
     print(f"results: {where.kept}")
-    for name in failed:
-        print(f"failed: {name} (its folder says why; the same command tries it again)", file=sys.stderr)
-    return 1 if failed else 0
 
 
-def _run(cell: Cell, plan, where: Place, count: str) -> bool:
-    """Run or take up one cell and keep it; False if it failed."""
+def _run(cell: Cell, plan, folder, where: Place, count: str) -> bool:
+    """Run or take up one cell and keep it; False if it failed.
+
+    Raises:
+        InputError: it cannot be begun (another process is at it); what was kept of it stays.
+    """
     from sdbench.harness.run import run
 
     print(f"[{count}] {cell.name}", flush=True)
     try:
-        out, _, fresh = run(plan)
+        out, _, fresh = run(plan, folder)
+    except InputError:
+        raise
     except Exception as error:
         print(f"{cell.name} failed: {type(error).__name__}: {error}", file=sys.stderr, flush=True)
         shutil.rmtree(

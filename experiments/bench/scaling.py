@@ -25,7 +25,7 @@ from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
 from sdbench.lm.execution import execution_of
 from sdbench.lm.fit import count
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, synchronise
 from sdbench.lm.pool import SlotPool
 from sdbench.lm.transformer import Transformer
 
@@ -86,8 +86,7 @@ class Stepper:
         extent = self.shape.context + self.shape.tokens
         begun = perf_counter()
         self.model.step(self.tokens, self.positions, None, self.mask, keep=self.shape.tokens, extent=extent)
-        if self.model.device.type == "cuda":
-            torch.cuda.synchronize(self.model.device)
+        synchronise(self.model.device)
         self.seconds.append(perf_counter() - begun)
 
 

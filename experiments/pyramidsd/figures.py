@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.cells import Cells, NotRun
+from experiments.cells import Cells, NotRun, arms_of
 from experiments.figures import dots, heat, predicted
 from experiments.pyramidsd.measures import LD, LQ, QUALIFIER, TARGET
 from sdbench.analysis import plots, style
@@ -15,7 +15,7 @@ from sdbench.analysis.results import Results
 def _table(run: Results, family: str, columns: str, rows: str, metric: str) -> pd.DataFrame:
     """A metric of a family's arms by two of their knobs."""
     points = [
-        (run.knob(arm, rows), run.knob(arm, columns), run.summary["arms"][arm][metric]) for arm in run.members(family)
+        (run.knob(arm, rows), run.knob(arm, columns), run.summary["arms"][arm][metric]) for arm in arms_of(run, family)
     ]
     table = pd.DataFrame(points, columns=["row", "column", "value"]).pivot_table(
         index="row", columns="column", values="value"
@@ -74,8 +74,8 @@ def seeds(cells: Cells) -> Figure:
 def acceptance_and_forwards(cells: Cells) -> Figure:
     """Acceptance per edge, and forwards of each model per answer, at each family's fastest point."""
     run, counts = cells["thresholds"], cells.counts("thresholds")
-    speeds = run.arms["speedup"]
-    arms = [max(run.members(family), key=lambda arm: speeds[arm]) for family in dict.fromkeys(run.arms["family"])]
+    speeds = run.arms["speedup"].astype(float).fillna(0.0)
+    arms = [max(arms_of(run, family), key=lambda arm: speeds[arm]) for family in dict.fromkeys(run.arms["family"])]
     edges = list(dict.fromkeys(edge for arm in arms for edge in run.summary["arms"][arm]["edges"]))
     forwards = counts.groupby("arm")[[name for name in counts if name.startswith("forwards_")]].mean().reindex(arms)
     made = style.figure(7.4, 3.2)

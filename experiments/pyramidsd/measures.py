@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
-from experiments.cells import Cells, NotRun
+from experiments.cells import Cells, NotRun, arms_of
 from experiments.found import Found, best, of_logs, of_statistic, of_values
 from sdbench.analysis.results import Results
 
@@ -14,7 +14,7 @@ LQ, LD = "draft_length", "proposer.draft_length"
 
 def _grid(run: Results, family: str, first: str, second: str) -> dict[tuple[float, float], str]:
     """The arms of a family by two of their knobs."""
-    return {(run.knob(arm, first), run.knob(arm, second)): arm for arm in run.members(family)}
+    return {(run.knob(arm, first), run.knob(arm, second)): arm for arm in arms_of(run, family)}
 
 
 def mirrored_thresholds(cells: Cells, of: str) -> Found:
@@ -33,7 +33,7 @@ def beyond_threshold(cells: Cells, inside: float, beyond: float, of: str) -> Fou
     run = cells["thresholds"]
     parts = []
     for family in ("psd_fuzzy", "psd_assisted"):
-        grid = {(run.knob(arm, TARGET), run.knob(arm, QUALIFIER)): arm for arm in run.members(family)}
+        grid = {(run.knob(arm, TARGET), run.knob(arm, QUALIFIER)): arm for arm in arms_of(run, family)}
         parts += [(grid[beyond, q], grid[inside, q]) for t, q in grid if t == inside and (beyond, q) in grid]
     if not parts:
         raise NotRun("thresholds")
@@ -50,7 +50,7 @@ def _over_pairs(run: Results, pairs: list[tuple[str, str]], of: str, said: str) 
 def lengths_ratio(cells: Cells, family: str, low: float, high: float) -> Found:
     """The fastest arm whose l_D / l_Q lies within [low, high] against the fastest whose does not."""
     run = cells["lengths"]
-    ratios = {arm: run.knob(arm, LD) / run.knob(arm, LQ) for arm in run.members(family)}
+    ratios = {arm: run.knob(arm, LD) / run.knob(arm, LQ) for arm in arms_of(run, family)}
     within = [arm for arm, value in ratios.items() if low - 1e-9 <= value <= high + 1e-9]
     without = [arm for arm in ratios if arm not in within]
     if not within or not without:
@@ -62,7 +62,7 @@ def lengths_ratio(cells: Cells, family: str, low: float, high: float) -> Found:
 def longest_against_shorter(cells: Cells, family: str) -> Found:
     """The fastest arm with the longest buffer l_Q against the fastest with a shorter one."""
     run = cells["lengths"]
-    by_length = {arm: run.knob(arm, LQ) for arm in run.members(family)}
+    by_length = {arm: run.knob(arm, LQ) for arm in arms_of(run, family)}
     if len(set(by_length.values())) < 2:
         raise NotRun("lengths")
     longest = max(by_length.values())
@@ -78,9 +78,7 @@ def spread_over_seeds(cells: Cells, arm: str, other: str) -> Found:
     run = cells["seeds"]
     tables = []
     for family in (arm, other):
-        name = next(iter(run.members(family)), None)
-        if name is None:
-            raise NotRun("seeds")
+        name = arms_of(run, family)[0]
         scores = run.of(name).pivot_table(index="prompt_id", columns="repeat", values="score")
         tables.append(scores.add_prefix(f"{name}/"))
     if any(table.shape[1] < 2 for table in tables):
@@ -98,7 +96,7 @@ def spread_over_thresholds(cells: Cells, family: str, other: str) -> Found:
     """Standard deviation of a family's quality over its thresholds, less that of another: unlike the range, it does not grow with
     how many thresholds there are."""
     run = cells["thresholds"]
-    ours, theirs = run.members(family), run.members(other)
+    ours, theirs = arms_of(run, family), arms_of(run, other)
     if min(len(ours), len(theirs)) < 2 or run.scores.empty:
         raise NotRun("thresholds")
 
@@ -112,5 +110,5 @@ def spread_over_thresholds(cells: Cells, family: str, other: str) -> Found:
 def quality_against(cells: Cells, cell: str, family: str, against: str) -> Found:
     """Quality of a family, mean over its grid, less that of another."""
     scores = cells[cell].scores
-    ours, theirs = (scores[cells[cell].members(name)].mean(axis=1) for name in (family, against))
+    ours, theirs = (scores[arms_of(cells[cell], name)].mean(axis=1) for name in (family, against))
     return of_values(ours - theirs, f"mean over the grid of {family}, against {against}")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.cells import Cells
+from experiments.cells import Cells, arms_of
 from experiments.measures import fastest_against
 
 ARMS = {"SD": "sd", "FSD": "fsd", "PSD_A": "psd_assisted", "PSD_F": "psd_fuzzy"}
@@ -19,7 +19,7 @@ def beside(cells: Cells) -> pd.DataFrame:
     table = pd.read_csv(Path(__file__).with_name("published.csv"))
     rows = []
     for method in table["method"]:
-        quality = [run.summary["arms"][arm]["quality"] for arm in run.members(ARMS[method])]
+        quality = [run.summary["arms"][arm]["quality"] for arm in arms_of(run, ARMS[method])]
         found = fastest_against(cells, "thresholds", [ARMS[method]], ["sd"])
         low, high = found.ci95 or (None, None)
         known = [value for value in quality if value is not None]

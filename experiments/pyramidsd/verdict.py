@@ -4,10 +4,11 @@
 2. Is a pyramid (either PyramidSD variant) faster than fuzzy speculative decoding at equal quality? For each threshold of `fsd`: the
    fastest PyramidSD arm whose quality is non-inferior to that `fsd` arm's.
 
-Speeds are compared prompt by prompt (geometric mean of the paired ratios, bootstrap 95 % interval over prompts). Quality is
-non-inferior when the lower end of the paired difference to the target's own answers lies above minus the margin.
+Speeds are compared prompt by prompt (geometric mean of the paired ratios, bootstrap 95 % interval over prompts); the fastest of
+several arms is chosen on one half of the prompts and read on the other, both ways. Quality is non-inferior when the lower end of
+the paired difference lies above minus the margin; each such test stands at its own level, however many there are.
 
-python experiments/pyramidsd/verdict.py RUN_FOLDER OUT_FOLDER
+python -m experiments.pyramidsd.verdict RUN_FOLDER OUT_FOLDER
 """
 
 from __future__ import annotations
@@ -17,53 +18,53 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from sdbench.analysis.metrics import prompt_scores
-from sdbench.analysis.rows import of_arm
-from sdbench.analysis.statistics import non_inferiority, speedup
-from sdbench.runs.record import Run, load
+from experiments.cells import NotRun
+from experiments.found import best, of_logs
+from sdbench.analysis.compare import speed_verdict
+from sdbench.analysis.results import Results, read
+from sdbench.analysis.statistics import non_inferiority
 
 MODEL_TOLERANCE = 0.10
 
 
-def fastest(run: Run, arms: list[str]) -> str | None:
-    """The arm of the highest speed-up, None if there are no arms."""
-    return max(arms, key=lambda name: run.summary["arms"][name]["speedup"], default=None)
+def compare(run: Results, arms: list[str], others: list[str]) -> dict[str, Any]:
+    """The fastest of some arms against the fastest of others, and the verdict: faster, slower or indistinguishable."""
+    try:
+        (ours, name), (theirs, other) = best(run.logs, arms), best(run.logs, others)
+    except NotRun:
+        return {"arm": None, "against": None, "ratio": None, "ci95": None, "verdict": "undecided"}
+    found = of_logs(ours - theirs)
+    return {
+        "arm": name,
+        "against": other,
+        "ratio": found.value,
+        "ci95": found.ci95,
+        "verdict": speed_verdict(found.ci95),
+    }
 
 
-def compare(run: Run, name: str | None, other: str | None) -> dict[str, Any]:
-    """The paired speed ratio of two arms, and the verdict: faster, slower or indistinguishable."""
-    if name is None or other is None:
-        return {"arm": name, "against": other, "ratio": None, "ci95": None, "verdict": "undecided"}
-    found = speedup(*(of_arm(run.tables, arm)["sequences"] for arm in (name, other)))
-    assert found.ci95 is not None
-    low, high = found.ci95
-    verdict = "faster" if low > 1 else "slower" if high < 1 else "indistinguishable"
-    return {"arm": name, "against": other, "ratio": found.value, "ci95": [low, high], "verdict": verdict}
-
-
-def not_worse(run: Run, name: str, other: str) -> bool:
+def not_worse(run: Results, name: str, other: str) -> bool:
     """Whether an arm's quality is non-inferior to another's."""
-    scores = (prompt_scores(of_arm(run.tables, arm)["sequences"]) for arm in (name, other))
-    return non_inferiority(*scores, margin=run.config["margin"]).non_inferior
+    return non_inferiority(run.scores[name], run.scores[other], margin=run.config["margin"]).non_inferior
 
 
-def verdicts(run: Run) -> dict[str, Any]:
+def verdicts(run: Results) -> dict[str, Any]:
     """Both answers, and how far the throughput model is off for each arm."""
-    arms = run.summary["arms"]
+    arms = {name: arm for name, arm in run.summary["arms"].items() if not arm.get("void")}
     lossless = [name for name, arm in arms.items() if arm["lossless"]]
     sound = [name for name, arm in arms.items() if not arm["lossless"] and arm["non_inferior"]]
     pyramids = [name for name in arms if name.startswith("psd_")]
-    matches = []
+    matches = {}
     for fuzzy in (name for name in arms if name.startswith("fsd")):
-        equal = [name for name in pyramids if not_worse(run, name, fuzzy)]
-        matches.append(compare(run, fastest(run, equal), fuzzy))
-    model = {name: arm["predicted_tokens_per_second"] / arm["tokens_per_second"] - 1 for name, arm in arms.items()}
+        matches[fuzzy] = compare(run, [name for name in pyramids if not_worse(run, name, fuzzy)], [fuzzy])
+    speeds = {name: (arm["predicted_tokens_per_second"], arm["tokens_per_second"]) for name, arm in arms.items()}
+    model = {name: said / measured - 1 for name, (said, measured) in speeds.items() if said and measured}
     return {
         "margin": run.config["margin"],
         "non_inferior": sound,
-        "lossy_against_lossless": compare(run, fastest(run, sound), fastest(run, lossless)),
+        "lossy_against_lossless": compare(run, sound, lossless),
         "pyramid_against_fsd": matches,
-        "any_pyramid_against_lossless": compare(run, fastest(run, pyramids), fastest(run, lossless)),
+        "any_pyramid_against_lossless": compare(run, pyramids, lossless),
         "model_error": model,
         "model_worst": max(model.items(), key=lambda item: abs(item[1])),
         "model_tolerance": MODEL_TOLERANCE,
@@ -91,8 +92,8 @@ def text(found: dict[str, Any], prompts: int) -> str:
             f"- Fastest lossy arm of non-inferior quality against the fastest lossless arm: "
             f"{sentence(found['lossy_against_lossless'])}",
             *(
-                f"- Fastest PyramidSD arm of a quality non-inferior to `{match['against']}`: {sentence(match)}"
-                for match in found["pyramid_against_fsd"]
+                f"- Fastest PyramidSD arm of a quality non-inferior to `{fuzzy}`: {sentence(match)}"
+                for fuzzy, match in found["pyramid_against_fsd"].items()
             ),
             f"- Fastest PyramidSD arm, whatever its quality, against the fastest lossless arm: "
             f"{sentence(found['any_pyramid_against_lossless'])}",
@@ -105,7 +106,7 @@ def text(found: dict[str, Any], prompts: int) -> str:
 
 
 def main(run_folder: Path, out: Path) -> None:
-    run = load(run_folder)
+    run = read(run_folder)
     found = verdicts(run)
     (out / "verdict.json").write_text(json.dumps(found, indent=2) + "\n")
     (out / "verdict.md").write_text(text(found, run.summary["prompts"]))

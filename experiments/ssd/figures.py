@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.cells import Cells
+from experiments.cells import Cells, arms_of
 from experiments.figures import dots, predicted
 from experiments.found import of_logs, of_values
 from experiments.ssd.measures import BUDGET, PER_LENGTH, C, rates
@@ -53,7 +53,7 @@ def fan_out(cells: Cells) -> Figure:
     made = style.figure(7.0, 2.9)
     left, right = made.subplots(1, 2)
     for family in ("ssd", "ssd_uniform"):
-        for index, arm in enumerate(run.members(family)):
+        for index, arm in enumerate(arms_of(run, family)):
             budget = run.knob(arm, BUDGET) or run.knob(arm, PER_LENGTH) * (run.knob(arm, "draft_length") + 1)
             shown = {"ssd": "geometric", "ssd_uniform": "uniform"}[family] if index == 0 else None
             x = budget * (0.98 if family == "ssd" else 1.02)
@@ -75,11 +75,11 @@ def saguaro(cells: Cells) -> Figure:
     panels = made.subplots(1, 3)
     for axes, of in zip(panels, ("hit", "acceptance"), strict=False):
         found = rates(cells, "saguaro", of)
-        for arm in run.members("ssd"):
+        for arm in arms_of(run, "ssd"):
             one = of_values(found[arm])
             dots(axes, run.knob(arm, C), one.value, one.ci95, "ssd")
         axes.set_ylabel({"hit": "hit rate", "acceptance": "acceptance rate"}[of])
-    for arm in run.members("ssd"):
+    for arm in arms_of(run, "ssd"):
         _speed(panels[2], run.knob(arm, C), run, arm, "ssd")
     panels[2].set_ylabel(f"speed-up over {run.summary['baseline']} (×)")
     for axes in panels:
@@ -93,7 +93,8 @@ def backup(cells: Cells) -> Figure:
     made = style.figure(4.2, 2.9)
     axes = made.subplots()
     for run in cells.starting("batch").values():
-        found = of_logs(run.logs["ssd"] - run.logs["ssd_fast_backup"])
+        ours, theirs = (run.logs[arms_of(run, family)[0]] for family in ("ssd", "ssd_fast_backup"))
+        found = of_logs(ours - theirs)
         dots(axes, run.config["batch_size"], found.value, found.ci95, "ssd")
     axes.axhline(1.0, color="#555555", linewidth=0.8, linestyle=(0, (4, 3)))
     axes.set_xscale("log", base=2)
@@ -108,7 +109,7 @@ def draft_length(cells: Cells) -> Figure:
     made = style.figure(4.2, 2.9)
     axes = made.subplots()
     for family in ("sd", "ssd"):
-        for index, arm in enumerate(run.members(family)):
+        for index, arm in enumerate(arms_of(run, family)):
             _speed(axes, run.knob(arm, "draft_length"), run, arm, family, family if index == 0 else None)
     axes.set_xlabel("K (tokens)")
     axes.set_ylabel("speed over sd at the shortest K (×)")

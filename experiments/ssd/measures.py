@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pandas as pd
 
-from experiments.cells import Cells, NotRun
+from experiments.cells import Cells, NotRun, arms_of
 from experiments.found import Found, best, of_logs, of_values
 from experiments.measures import fastest_against
 
@@ -16,18 +18,16 @@ def best_task(cells: Cells, arms: list[str], against: list[str]) -> Found:
     """`fastest_against` on the task where it is largest: what "up to" says."""
     found = {name: fastest_against(cells, name, arms, against) for name in cells.starting("table")}
     name = max(found, key=lambda cell: found[cell].value)
-    return Found(
-        found[name].value, found[name].ci95, found[name].n, True, f"{name.removeprefix('table-')}: {found[name].note}"
-    )
+    return replace(found[name], note=f"{name.removeprefix('table-')}: {found[name].note}")
 
 
 def same_length(cells: Cells) -> Found:
     """SSD over speculative decoding of the same draft length, mean over the lengths."""
     run = cells["draft_length"]
-    plain = {run.knob(arm, "draft_length"): arm for arm in run.members("sd")}
+    plain = {run.knob(arm, "draft_length"): arm for arm in arms_of(run, "sd")}
     pairs = [
         (arm, plain[run.knob(arm, "draft_length")])
-        for arm in run.members("ssd")
+        for arm in arms_of(run, "ssd")
         if run.knob(arm, "draft_length") in plain
     ]
     if not pairs:
@@ -39,7 +39,7 @@ def same_length(cells: Cells) -> Found:
 def longest_draft(cells: Cells) -> Found:
     """SSD at the longest draft length over SSD at the best shorter one of the run."""
     run = cells["draft_length"]
-    by_length = {run.knob(arm, "draft_length"): arm for arm in run.members("ssd")}
+    by_length = {run.knob(arm, "draft_length"): arm for arm in arms_of(run, "ssd")}
     longest = max(by_length)
     others = [arm for length, arm in by_length.items() if length != longest]
     if not others:
@@ -59,9 +59,9 @@ def geometric_against_uniform(cells: Cells, of: str) -> Found:
     """Geometric against uniform fan-out at equal budgets, mean over the budgets. of: hit (a difference of rates) or speed."""
     run = cells["shapes"]
     uniform = {
-        run.knob(arm, PER_LENGTH) * (run.knob(arm, "draft_length") + 1): arm for arm in run.members("ssd_uniform")
+        run.knob(arm, PER_LENGTH) * (run.knob(arm, "draft_length") + 1): arm for arm in arms_of(run, "ssd_uniform")
     }
-    pairs = [(arm, uniform[run.knob(arm, BUDGET)]) for arm in run.members("ssd") if run.knob(arm, BUDGET) in uniform]
+    pairs = [(arm, uniform[run.knob(arm, BUDGET)]) for arm in arms_of(run, "ssd") if run.knob(arm, BUDGET) in uniform]
     if not pairs:
         raise NotRun("shapes")
     table = run.logs if of == "speed" else rates(cells, "shapes", of)
@@ -80,7 +80,7 @@ def highest_hit_rate(cells: Cells, cell: str) -> Found:
 def least_against_one(cells: Cells, of: str) -> Found:
     """Saguaro sampling at the smallest C against C = 1. of: hit, acceptance (differences of rates) or speed (a ratio)."""
     run = cells["saguaro"]
-    by_c = {run.knob(arm, C): arm for arm in run.members("ssd")}
+    by_c = {run.knob(arm, C): arm for arm in arms_of(run, "ssd")}
     least = min(by_c)
     if 1.0 not in by_c or least == 1.0:
         raise NotRun("saguaro")
@@ -96,5 +96,6 @@ def neural_against_fast(cells: Cells, largest: bool) -> Found:
     size = max(sizes) if largest else min(sizes)
     if largest and len(sizes) < 2:
         raise NotRun("batch")
-    logs = sizes[size].logs
-    return of_logs(logs["ssd"] - logs["ssd_fast_backup"], f"batch size {size}")
+    run = sizes[size]
+    ours, theirs = (run.logs[arms_of(run, family)[0]] for family in ("ssd", "ssd_fast_backup"))
+    return of_logs(ours - theirs, f"batch size {size}")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from experiments.cells import Cells
+from experiments.cells import Cells, arms_of
 from experiments.measures import fastest_against
 
 
@@ -22,7 +22,7 @@ def beside(cells: Cells) -> pd.DataFrame:
     for name, run in cells.starting("table").items():
         over = {other: fastest_against(cells, name, ["ssd"], [other]) for other in ("sd", "ar")}
         fastest = {
-            family: max(run.members(family), key=lambda arm: run.logs[arm].mean()) for family in ("ar", "sd", "ssd")
+            family: max(arms_of(run, family), key=lambda arm: run.logs[arm].mean()) for family in ("ar", "sd", "ssd")
         }
         rows.append(
             {

@@ -21,7 +21,7 @@ from sdbench.drafting.base import Proposer
 from sdbench.drafting.nothing import Nothing
 from sdbench.errors import InputError
 from sdbench.lm.context import Context
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, synchronise
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Choices, Key, Sampler, Sampling, stream
 from sdbench.stopping import Stop
@@ -163,8 +163,7 @@ class Batch:
             return self._release(index)
         method.proposer.admit(context, index)
         for model in method.proposer.models:  # their prompt is prefill too, and what is only queued has not been done
-            if model.device.type == "cuda":
-                torch.cuda.synchronize(model.device)
+            synchronise(model.device)
         if self.memory is not None and self.fresh_memory is not None:
             self.memory[index] = self.fresh_memory[index]
         row.decoding_since = perf_counter()

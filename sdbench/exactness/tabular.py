@@ -52,6 +52,10 @@ class TabularModel(LanguageModel):
         self.held = torch.full((rows, slots + 1), -1)
         self.position = torch.full((rows, slots + 1), -1)
 
+    def move(self, rows: Int[Tensor, " R"], source: Int[Tensor, "R K"], target: Int[Tensor, "R K"]) -> None:
+        for held in (self.held, self.position):
+            held[rows[:, None], target] = held[rows[:, None], source]
+
     def truncated(self, layers: int) -> TabularModel:
         return TabularModel(f"{self.name}[{layers}]", self.vocab, self.seed + 1000 * layers, self.sharpness)
 

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, synchronise
 from sdbench.lm.transformer import Transformer
 
 GRID = 64  # contexts are timed at multiples of this many tokens; metrics interpolate between them
@@ -110,9 +110,3 @@ def _in_turn(shapes: list[tuple[str, int, int, int, int]]) -> list[tuple[str, in
 def _bytes(cache: DynamicCache) -> int:
     held = [getattr(layer, side, None) for layer in cache.layers for side in ("keys", "values")]
     return sum(tensor.numel() * tensor.element_size() for tensor in held if tensor is not None)
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for the device's work; the CPU never owes any."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

@@ -28,6 +28,12 @@ if TYPE_CHECKING:
 FAR = 1 << 30  # the position of a padding query: it sees every slot, and nothing ever sees it
 
 
+def synchronise(device: torch.device) -> None:
+    """Wait for what a GPU still owes; the CPU never owes anything."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
 class LanguageModel(ABC):
     """A model over a vocabulary of V tokens, with N slots for each of B rows.
 
@@ -89,6 +95,10 @@ class LanguageModel(ABC):
         drawn, the last step's included, and the logits of the first step's last `keep` queries and of all later ones.
         """
         return None
+
+    @abstractmethod
+    def move(self, rows: Int[Tensor, " R"], source: Int[Tensor, "R K"], target: Int[Tensor, "R K"]) -> None:
+        """Take what some rows hold at slots `source` to slots `target`: a branch of a tree becomes the row's own."""
 
     @abstractmethod
     def allocate(self, rows: int, slots: int) -> None:

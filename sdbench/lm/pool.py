@@ -62,6 +62,13 @@ class SlotPool:
             values.scatter_(2, where.expand_as(value), value)
         return keys[:, :, : self._extent], values[:, :, : self._extent]
 
+    def move(self, rows: Int[Tensor, " R"], source: Int[Tensor, "R K"], target: Int[Tensor, "R K"]) -> None:
+        """Copy what some rows hold at slots `source` to slots `target`, which may overlap."""
+        rows = rows[:, None]
+        self.position[rows, target] = self.position[rows, source]
+        for held in (*self.keys.values(), *self.values.values()):
+            held[rows, :, target] = held[rows, :, source]
+
     @property
     def bytes(self) -> int:
         """Bytes that the layers in use hold."""

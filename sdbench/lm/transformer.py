@@ -103,6 +103,9 @@ class Transformer(LanguageModel):
         other.execution = self.execution.fresh()
         return other
 
+    def move(self, rows: Int[Tensor, " R"], source: Int[Tensor, "R K"], target: Int[Tensor, "R K"]) -> None:
+        self.pool.move(rows, source, target)
+
     def truncated(self, layers: int) -> TruncatedTransformer:
         return TruncatedTransformer(self, layers)
 

@@ -24,11 +24,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class BackedUp:
-    """tokens: [B, K]; length: [B], how many of them count; logits: [B, K, V], what they were drawn from."""
+    """tokens: [B, K]; length: [B], how many of them count; logits: [B, K, V], what they were drawn from.
+
+    behind: [B, K, V], the draft's own logits in their places, where it has read all but the last of them; else None.
+    """
 
     tokens: Int[Tensor, "B K"]
     length: np.ndarray
     logits: Float[Tensor, "B K V"]
+    behind: Float[Tensor, "B K V"] | None = None
 
 
 class Backup(Protocol):
@@ -58,16 +62,17 @@ class Neural:
         if server.saguaro.plain:
             drawn = server.model.draft(context, server.length, "backup", server.key() / "draft")
             if drawn is not None:
-                return BackedUp(drawn[0], length, drawn[1])
-        tokens, scores = [], []
+                return BackedUp(drawn[0], length, drawn[1], drawn[1])
+        tokens, scores, behind = [], [], []
         for depth in range(server.length):
-            logits = server.model.read(context, context.length + depth, "backup")[:, -1]
-            logits = server.modified(logits, fan_out[depth])
+            behind.append(server.model.read(context, context.length + depth, "backup")[:, -1])
+            logits = server.modified(behind[-1], fan_out[depth])
             token = context.sampler.draw(context.sampler.score(logits), server.key() / "draft" / depth)
             context.place(token, context.length + depth)
             tokens.append(token)
             scores.append(logits)
-        return BackedUp(torch.stack(tokens, 1), length, torch.stack(scores, 1))
+        own = torch.stack(behind, 1)
+        return BackedUp(torch.stack(tokens, 1), length, own if server.saguaro.plain else torch.stack(scores, 1), own)
 
 
 class Lookup:

@@ -21,22 +21,24 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from time import perf_counter
 from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdbench.drafting.ranks import ranks
 from sdbench.lm.context import Context
 from sdbench.lm.execution import programs_of
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, synchronise
 from sdbench.lm.trace import Trace
 from sdbench.remote.backup import Backup, Neural
 from sdbench.remote.fanout import FanOut, Geometric, Listed
 from sdbench.remote.saguaro import Saguaro
+from sdbench.remote.tree import Drafted, Tree
 from sdbench.sampling import Key, Sampler
 
 
@@ -68,37 +70,37 @@ class Speculation:
 
 @dataclass
 class _Cache:
-    """The speculations that are held. kept: [B, M] k, -1 where a row has fewer branches; token: [B, M] t, both on the host; tokens:
-    [B, M, K] and logits: [B, M, K, V], what was drafted behind them."""
+    """The speculations that are held. kept: [B, M] k, -1 where a row has fewer branches; token: [B, M] t, both on the host;
+    drafted: what was drafted behind them."""
 
     kept: np.ndarray
     token: np.ndarray
-    tokens: Int[Tensor, "B M K"]
-    logits: Float[Tensor, "B M K V"]
+    drafted: Drafted
 
 
 @dataclass
 class _Branches:
-    """Where the branches of a fan-out stand. counts: by row, F_0 .. F_K; kept: [B, M] k, -1 where a row has fewer branches; place:
-    [B, M] the same, at least 0; order: [B, M] from 0, which of the F_k tokens; widest: the largest F_k."""
+    """Where the branches of a fan-out stand. kept: [B, M] k, -1 where a row has fewer branches; place: [B, M] the same, at least 0;
+    order: [B, M] from 0, which of the F_k tokens; widest: the largest F_k."""
 
-    counts: tuple[tuple[int, ...], ...]
     kept: np.ndarray
     place: Int[Tensor, "B M"]
     order: Int[Tensor, "B M"]
     widest: int
 
-    @classmethod
-    def of(cls, counts: tuple[tuple[int, ...], ...], device: torch.device) -> _Branches:
-        places = [[k for k, count in enumerate(row) for _ in range(count)] for row in counts]
-        orders = [[rank for count in row for rank in range(count)] for row in counts]
-        width = max(map(len, places))
-        kept = np.array([place + [-1] * (width - len(place)) for place in places], np.int64)
-        order = np.array([rank + [0] * (width - len(rank)) for rank in orders], np.int64)
-        place = torch.from_numpy(np.maximum(kept, 0)).to(device)
-        return cls(
-            counts, kept, place, torch.from_numpy(order).to(device), max([1, *(max(row, default=1) for row in counts)])
-        )
+
+@lru_cache(maxsize=64)  # fan-outs come again and again: behind hits, behind misses
+def _branches(counts: tuple[tuple[int, ...], ...], device: torch.device) -> _Branches:
+    """counts: by row, F_0 .. F_K."""
+    places = [[k for k, count in enumerate(row) for _ in range(count)] for row in counts]
+    orders = [[rank for count in row for rank in range(count)] for row in counts]
+    width = max(map(len, places))
+    kept = np.array([place + [-1] * (width - len(place)) for place in places], np.int64)
+    order = np.array([rank + [0] * (width - len(rank)) for rank in orders], np.int64)
+    place = torch.from_numpy(np.maximum(kept, 0)).to(device)
+    return _Branches(
+        kept, place, torch.from_numpy(order).to(device), max([1, *(max(row, default=1) for row in counts)])
+    )
 
 
 @dataclass
@@ -151,10 +153,10 @@ class SpeculationServer:
         self._hit = np.zeros(rows, bool)
         self._glue: Tensor | None = None
         self._cache: _Cache | None = None
+        self._behind: Tensor | None = None
         self._told: _Told | None = None
-        self._itself: Tensor | None = None
+        self._tree = Tree(self.model, self.saguaro, length)
         self._refused: Tensor | None = None
-        self._branches: _Branches | None = None
         self._every = torch.arange(rows, device=self.device)
 
     def admit(self, row: int, tokens: Sequence[int]) -> None:
@@ -169,12 +171,7 @@ class SpeculationServer:
         self.model.known[row] = 0
         # All but the last decided token: that one rides in the first drafting step.
         self.model.read(context, context.length - 1, "prefill", row=row)
-        self._finished()
-
-    def _finished(self) -> None:
-        """Wait for what a GPU still owes."""
-        if self.device.type == "cuda":
-            torch.cuda.current_stream(self.device).synchronize()
+        synchronise(self.device)
 
     def serve(self, outcome: Outcome) -> Speculation:
         """The speculation for an outcome: held, or made by the back-up."""
@@ -190,8 +187,9 @@ class SpeculationServer:
         self._take(outcome)
         missed = outcome.active & ~hit
         if missed.any() and self.backup.whole_batch:
-            missed, hit = outcome.active.copy(), np.zeros_like(hit)
-        speculation = self._speculation(hit, missed, branch)
+            missed, hit, branch = outcome.active.copy(), np.zeros_like(hit), np.full_like(branch, -1)
+        speculation, self._behind = self._speculation(hit, missed, branch)
+        self._hits = branch
         context.place_many(speculation.tokens, context.length)
         self._drafted, self._hit, self._latest = speculation.length, hit, outcome.active
         self._log(hit, received)
@@ -200,11 +198,13 @@ class SpeculationServer:
     def build(self) -> None:
         """Draft for the outcomes that the speculation just served may come to."""
         before, context, K = self._glue, self.context, self.length
-        # Behind a shorter draft stands what is left of an earlier one: read, and looked at by nobody.
-        self._glue = self.model.read(context, context.length + K, "glue", keep=K + 1)
-        refused = self._refused
+        self._glue, refused = self._read(), self._refused
         kept, roots = self._fork(self._glue)
-        self._cache = self._grow(kept, roots) if kept.size else None
+        self._cache = None
+        if kept.size:
+            key, fan_out = Key(self._streams, self._rounds + 1) / "draft", self.counts(K, hit=True)
+            drafted = self._tree.grow(context, kept, roots, key, fan_out)
+            self._cache = _Cache(kept, roots.cpu().numpy(), drafted)
         self.served[-1]["built"] = perf_counter()
         self._learn(before, refused)
 
@@ -235,7 +235,7 @@ class SpeculationServer:
 
     def _log(self, hit: np.ndarray, received: float) -> None:
         """Record an answer that is ready: which rows it was held for, and when it was asked for and made."""
-        self._finished()
+        synchronise(self.device)
         self.served.append(
             {"hit": hit.tolist(), "received": received, "replied": perf_counter(), "ranks": [None] * len(hit)}
         )
@@ -262,25 +262,48 @@ class SpeculationServer:
         self._streams = outcome.streams
         self._rounds = self._rounds + outcome.active
 
-    def _speculation(self, hit: np.ndarray, missed: np.ndarray, branch: np.ndarray) -> Speculation:
-        cache, length = self._cache, np.where(hit, self.length, 0)
-        tokens = logits = None
-        if cache is not None and hit.any():
-            if len(hit) == 1:
-                tokens, logits = cache.tokens[:, branch[0]], cache.logits[:, branch[0]]
-            else:
-                at = torch.from_numpy(np.maximum(branch, 0)).to(self.device)
-                tokens, logits = cache.tokens[self._every, at], cache.logits[self._every, at]
-        if missed.any() or tokens is None or logits is None:
-            backed = self.backup.draft(self, missed)
-            length = np.where(missed, backed.length, length)
-            if tokens is None or logits is None:
-                tokens, logits = backed.tokens, backed.logits
-            else:
-                held = torch.from_numpy(hit).to(self.device)
-                tokens = torch.where(held[:, None], tokens, backed.tokens)
-                logits = torch.where(held[:, None, None], logits, backed.logits.to(logits.dtype))
-        return Speculation(hit, length, tokens, logits)
+    def _speculation(
+        self, hit: np.ndarray, missed: np.ndarray, branch: np.ndarray
+    ) -> tuple[Speculation, Float[Tensor, "B K V"] | None]:
+        """The speculation, and the draft's own logits in the places of its tokens, where it has them of all rows."""
+        length, held = np.where(hit, self.length, 0), None
+        if self._cache is not None and hit.any():
+            drafted = self._cache.drafted
+            at = (slice(None), int(branch[0])) if len(hit) == 1 else (self._every, self._here(np.maximum(branch, 0)))
+            held = drafted.tokens[at], drafted.logits[at], drafted.behind[at]
+            if not missed.any():
+                return Speculation(hit, length, *held[:2]), held[2]
+        backed = self.backup.draft(self, missed)
+        length = np.where(missed, backed.length, length)
+        if held is None:
+            return Speculation(hit, length, backed.tokens, backed.logits), backed.behind
+        ours = self._here(hit)[:, None]
+        tokens = torch.where(ours, held[0], backed.tokens)
+        logits = torch.where(ours[..., None], held[1], backed.logits.to(held[1].dtype))
+        behind = None if backed.behind is None else torch.where(ours[..., None], held[2], backed.behind)
+        return Speculation(hit, length, tokens, logits), behind
+
+    def _here(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self.device)
+
+    def _read(self) -> Float[Tensor, "B K+1 V"]:
+        """The draft's logits behind the outcome's token and behind each token of the speculation: GLUE.
+
+        What was drafted was read for it, but for its last token: a branch of the tree moves to the row's own slots. On a GPU, where
+        a step of one token takes as long as one of K + 1, all is read again.
+        """
+        context, K = self.context, self.length
+        if self._behind is None or self.device.type != "cpu":
+            # Behind a shorter draft stands what is left of an earlier one: read, and looked at by nobody.
+            return self.model.read(context, context.length + K, "glue", keep=K + 1)
+        rows = np.flatnonzero(context.active & (self._hits >= 0))
+        if len(rows) and self._cache is not None:
+            source = self._cache.drafted.slots(self._hits)[rows]
+            first = context.length[rows] - 1
+            target = first[:, None] + np.arange(K)
+            self.model.move(self._here(rows), self._here(source), self._here(target))
+            self.model.known[rows] = first + K
+        return torch.cat([self._behind, self.model.read(context, context.length + K, "glue")], 1)
 
     def _learn(self, glue: Float[Tensor, "B K+1 V"] | None, refused: Int[Tensor, "B K"] | None) -> None:
         """Where the outcome that was told last stood in the draft's order: for the fan-out, and for the record.
@@ -291,7 +314,7 @@ class SpeculationServer:
         if told is None or glue is None or refused is None or not told.valid.any():
             return
         outcomes = np.where(told.valid, np.stack([told.kept, told.token, told.drafted]), 0)
-        kept, token, drafted = torch.from_numpy(outcomes).to(self.device)
+        kept, token, drafted = self._here(outcomes)
         order = glue[self._every, kept]
         found = ranks(order, token, refused, kept, drafted).tolist()
         for row in np.flatnonzero(told.valid):
@@ -308,16 +331,14 @@ class SpeculationServer:
             self.counts(int(self._drafted[row]), bool(self._hit[row])) if context.active[row] else ()
             for row in range(context.rows)
         )
-        if self._branches is None or self._branches.counts != counts:
-            self._branches = _Branches.of(counts, self.device)
-        branches = self._branches
+        branches = _branches(counts, self.device)
         # s_{k+1} stands in place k + 1; behind the last drafted token none is refused.
         refused = self._refused_tokens()
         place, open_ = refused[..., None], glue.clone()
         if (self._drafted == K).all():
             open_[:, :K].scatter_(-1, place, -torch.inf)
         else:
-            within = torch.from_numpy(np.arange(K) < self._drafted[:, None]).to(self.device)[..., None]
+            within = self._here(np.arange(K) < self._drafted[:, None])[..., None]
             open_[:, :K].scatter_(-1, place, torch.where(within, -torch.inf, glue[:, :K].gather(-1, place)))
         likely = open_.topk(branches.widest, dim=-1).indices
         self._refused = refused
@@ -328,68 +349,7 @@ class SpeculationServer:
         if self.context.rows == 1:
             first = int(self.context.length[0])
             return self.context.tokens[:, first : first + self.length].clone()
-        where = torch.from_numpy(self.context.length[:, None] + np.arange(self.length)).to(self.device)
-        return self.context.tokens.gather(1, where)
-
-    def _grow(self, kept: np.ndarray, roots: Int[Tensor, "B M"]) -> _Cache:
-        """Draft K tokens behind every branch: one forward per depth for all of them."""
-        context, K = self.context, self.length
-        rows, width = kept.shape
-        base = int(context.length[context.active].max()) + K  # where scratch begins: behind every row's own tokens
-        first = torch.from_numpy(context.length[:, None] + np.maximum(kept, 0)).to(self.device)
-        # A branch sees its prefix and, behind it, its own tokens: of each depth the one in its column.
-        prefix = torch.arange(base, device=self.device) < first[:, :, None]
-        if self._itself is None or self._itself.shape[1] != width:
-            own = torch.eye(width, dtype=torch.bool, device=self.device).repeat(1, K)
-            self._itself = own.expand(rows, -1, -1)
-        mask = torch.cat([prefix, self._itself], -1)
-        key = Key(np.repeat(self._streams, width), np.repeat(self._rounds + 1, width)) / "draft"
-        tokens, logits = self._tree(roots, first, mask, key) or self._tree_step_by_step(roots, first, mask, key)
-        return _Cache(kept, roots.cpu().numpy(), tokens, logits)
-
-    def _tree(
-        self, roots: Int[Tensor, "B M"], first: Int[Tensor, "B M"], mask: Bool[Tensor, "B M E"], key: Key
-    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B M K V"]] | None:
-        """All depths by one program, if there is one. What lies deeper than a query is not written when it looks."""
-        context, K, width = self.context, self.length, roots.shape[1]
-        execution = self.model.execution
-        uniform = context.sampler.uniforms([key / depth for depth in range(K)])
-        if uniform is None or execution.name == "eager" or not self.saguaro.plain:
-            return None
-        mark, extent = context.trace.begin(self.device), mask.shape[2]
-        deeper = torch.arange(K, device=self.device)
-        positions = (first[:, None] + deeper[:, None]).flatten(1)
-        ends = extent - (K - 1 - deeper) * width
-        seen = mask[:, None] & (torch.arange(extent, device=self.device) < ends[:, None, None])
-        drawn = self.model.loop(
-            roots, positions, None, seen.flatten(1, 2), width, width, context.sampler.sampling, uniform, extent
-        )
-        if drawn is None:
-            return None
-        rows = int(context.active.sum())
-        context.trace.end(mark, self.model.name, "tree", rows, width, extent - (K - 1) * width, steps=K, width=width)
-        tokens, logits = drawn
-        return tokens, logits.unflatten(1, (K, width)).transpose(1, 2)
-
-    def _tree_step_by_step(
-        self, roots: Int[Tensor, "B M"], first: Int[Tensor, "B M"], mask: Bool[Tensor, "B M E"], key: Key
-    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B M K V"]]:
-        context, K, (rows, width) = self.context, self.length, roots.shape
-        fan_out, tokens, sampler = self.counts(K, hit=True), roots, context.sampler
-        drafted, scores = [], []
-        for depth in range(K):
-            mark = context.trace.begin(self.device)
-            extent = mask.shape[2] - (K - 1 - depth) * width
-            logits = self.model.step(tokens, first + depth, None, mask[:, :, :extent], keep=width, extent=extent)
-            context.trace.end(
-                mark, self.model.name, "tree", int(context.active.sum()), width, extent, self.model.missed
-            )
-            logits = self.modified(logits, fan_out[depth])
-            scored = sampler.score(logits.flatten(0, 1))
-            tokens = sampler.draw(scored, key / depth).view(rows, width)
-            drafted.append(tokens)
-            scores.append(logits)
-        return torch.stack(drafted, 2), torch.stack(scores, 2)
+        return self.context.tokens.gather(1, self._here(self.context.length[:, None] + np.arange(self.length)))
 
 
 class DraftServer(SpeculationServer):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 
 import numpy as np
@@ -9,7 +10,7 @@ import pandas as pd
 import pytest
 
 from experiments import claims, tables
-from experiments.cells import Cells
+from experiments.cells import Cells, NotRun
 from experiments.figures import draw
 from experiments.found import Found, best, of_logs, of_values
 from experiments.plan import PAPERS
@@ -198,3 +199,26 @@ def test_claims_say_how_they_are_tested():
         claims.Claim("x", "y", "z", "quite", measure="model_error", at_least=1)
     with pytest.raises(ValueError, match="one of at_least and at_most"):
         claims.Claim("x", "y", "z", "read", measure="model_error")
+
+
+def test_speeds_in_company_decide_nothing_and_void_arms_do_not_count(tmp_path):
+    thresholds(tmp_path)
+    path = tmp_path / "cells" / "thresholds" / "summary.json"
+    summary = json.loads(path.read_text())
+    path.write_text(json.dumps(summary | {"shared_device": True}))
+    judged = {one.claim.id: one for one in claims.judge("pyramidsd", Cells(tmp_path))}
+    assert judged["fuzzy_over_sd"].verdict == claims.UNDECIDED
+    assert "another job" in judged["fuzzy_over_sd"].found.note
+    for name in list(summary["arms"]):
+        if name.startswith("psd_fuzzy"):
+            summary["arms"][name]["void"] = True
+    path.write_text(json.dumps(summary))
+    assert verdicts("pyramidsd", tmp_path)["fuzzy_over_sd"] == claims.NOT_RUN
+
+
+def test_what_has_no_speed_is_not_run(tmp_path):
+    with pytest.raises(NotRun):
+        best(pd.DataFrame({"ar": [0.0, 0.0], "sd": [math.nan, math.nan]}), ["sd"])
+    (tmp_path / "cells" / ".half").mkdir(parents=True)
+    (tmp_path / "cells" / ".half" / "summary.json").write_text("{}")
+    assert Cells(tmp_path).names == []

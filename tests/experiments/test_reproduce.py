@@ -139,16 +139,24 @@ def test_cells_of_another_machine_give_way(tmp_path, monkeypatch):
         (folder / "summary.json").write_text(json.dumps({"speed": speed}))
     kept = []
     monkeypatch.setattr(reproduce, "keep", lambda run, cell: kept.append((run, cell)))
-    monkeypatch.setattr("sdbench.harness.run.run", lambda plan: (out, {}, False))
-    assert reproduce._run(Cell("one", ()), None, place, "1/1")
+    monkeypatch.setattr("sdbench.harness.run.run", lambda plan, folder: (out, {}, False))
+    assert reproduce._run(Cell("one", ()), None, None, place, "1/1")
     assert kept == [(out, theirs)]
     (theirs / "summary.json").write_text((out / "summary.json").read_text())
-    assert reproduce._run(Cell("one", ()), None, place, "1/1")
+    assert reproduce._run(Cell("one", ()), None, None, place, "1/1")
     assert len(kept) == 1, "this very measurement is kept already"
 
-    def broken(plan):
+    def refused(plan, folder):
+        raise InputError("another process is at it")
+
+    monkeypatch.setattr("sdbench.harness.run.run", refused)
+    with pytest.raises(InputError):
+        reproduce._run(Cell("one", ()), None, None, place, "1/1")
+    assert theirs.exists(), "what could not be begun takes nothing away"
+
+    def broken(plan, folder):
         raise RuntimeError("no")
 
     monkeypatch.setattr("sdbench.harness.run.run", broken)
-    assert not reproduce._run(Cell("one", ()), None, place, "1/1")
+    assert not reproduce._run(Cell("one", ()), None, None, place, "1/1")
     assert not theirs.exists(), "another measurement is not shown in place of one that failed"

@@ -1,0 +1,127 @@
+"""The tree of a speculation server: K tokens behind every likely outcome of every row, one forward for each depth.
+
+A branch (k, t) sees its row's tokens up to the first k of the speculation and, behind them, its own: t and what was drafted behind
+it. Keys and values of the branches are scratch, behind all that the rows hold: of depth d, M slots from base + d M on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sdbench.lm.context import Context
+from sdbench.lm.model import LanguageModel
+from sdbench.remote.saguaro import Saguaro
+from sdbench.sampling import Key
+
+
+@dataclass(frozen=True)
+class Drafted:
+    """What was drafted behind M branches. tokens: [B, M, K]; logits: [B, M, K, V], what they were drawn from; behind: [B, M, K, V],
+    the draft's own logits in their places; base: the slot where the scratch begins."""
+
+    base: int
+    tokens: Int[Tensor, "B M K"]
+    logits: Float[Tensor, "B M K V"]
+    behind: Float[Tensor, "B M K V"]
+
+    def slots(self, branch: np.ndarray) -> np.ndarray:
+        """[B, K] where a branch of each row lies: its root, and all that was drafted behind it but the last."""
+        _, width, length = self.tokens.shape
+        return self.base + np.arange(length) * width + branch[:, None]
+
+
+class Tree:
+    """model: the draft; saguaro: what is drawn from; length: K."""
+
+    def __init__(self, model: LanguageModel, saguaro: Saguaro, length: int) -> None:
+        self.model, self.saguaro, self.length = model, saguaro, length
+        self._last = model.max_positions - 1
+        self._itself: Bool[Tensor, "B M K*M"] | None = None
+
+    def grow(
+        self, context: Context, kept: np.ndarray, roots: Int[Tensor, "B M"], key: Key, fan_out: tuple[int, ...]
+    ) -> Drafted:
+        """Draft behind the branches: `roots` after kept[B, M] tokens of the speculation (-1 where a row has fewer branches).
+
+        key: of the rows' draws, the same in all branches of a row. fan_out: what will be cached behind each drafted token.
+        """
+        device, K, (rows, width) = roots.device, self.length, roots.shape
+        # Scratch begins behind the speculation of every row, and behind what a row holds that is not decoded just now.
+        base = max(int(context.length[context.active].max()) + K, int(self.model.known.max()))
+        first = torch.from_numpy(context.length[:, None] + np.maximum(kept, 0)).to(device)
+        prefix = torch.arange(base, device=device) < first[:, :, None]
+        if self._itself is None or self._itself.shape[:2] != (rows, width):
+            own = torch.eye(width, dtype=torch.bool, device=device).repeat(1, K)
+            self._itself = own.expand(rows, -1, -1)
+        mask = torch.cat([prefix, self._itself], -1)
+        key = Key(np.repeat(key.streams, width), np.repeat(key.rounds, width), key.path)
+        positions = first[:, None] + torch.arange(K, device=device)[:, None]
+        if int(context.length.max()) + 2 * K > self._last:
+            positions = positions.clamp(max=self._last)  # beyond the model's reach nothing will be decoded
+        drafted = self._at_once(context, roots, positions, mask, key)
+        return Drafted(base, *(drafted or self._step_by_step(context, roots, positions, mask, key, fan_out)))
+
+    def _at_once(
+        self,
+        context: Context,
+        roots: Int[Tensor, "B M"],
+        positions: Int[Tensor, "B K M"],
+        mask: Bool[Tensor, "B M E"],
+        key: Key,
+    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B M K V"], Float[Tensor, "B M K V"]] | None:
+        """All depths by one program, if there is one. What lies deeper than a query is not written when it looks."""
+        K, width, device = self.length, roots.shape[1], roots.device
+        if self.model.execution.name == "eager" or not self.saguaro.plain:
+            return None
+        uniform = context.sampler.uniforms([key / depth for depth in range(K)])
+        if uniform is None:
+            return None
+        mark, extent = context.trace.begin(device), mask.shape[2]
+        ends = extent - torch.arange(K - 1, -1, -1, device=device) * width
+        seen = mask[:, None] & (torch.arange(extent, device=device) < ends[:, None, None])
+        drawn = self.model.loop(
+            roots,
+            positions.flatten(1),
+            None,
+            seen.flatten(1, 2),
+            width,
+            width,
+            context.sampler.sampling,
+            uniform,
+            extent,
+        )
+        if drawn is None:
+            return None
+        rows = int(context.active.sum())
+        context.trace.end(mark, self.model.name, "tree", rows, width, extent - (K - 1) * width, steps=K, width=width)
+        logits = drawn[1].unflatten(1, (K, width)).transpose(1, 2)
+        return drawn[0], logits, logits
+
+    def _step_by_step(
+        self,
+        context: Context,
+        roots: Int[Tensor, "B M"],
+        positions: Int[Tensor, "B K M"],
+        mask: Bool[Tensor, "B M E"],
+        key: Key,
+        fan_out: tuple[int, ...],
+    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B M K V"], Float[Tensor, "B M K V"]]:
+        K, (rows, width), sampler, tokens = self.length, roots.shape, context.sampler, roots
+        active, drafted, scores, behind = int(context.active.sum()), [], [], []
+        for depth in range(K):
+            mark = context.trace.begin(roots.device)
+            extent = mask.shape[2] - (K - 1 - depth) * width
+            logits = self.model.step(tokens, positions[:, depth], None, mask[:, :, :extent], keep=width, extent=extent)
+            context.trace.end(mark, self.model.name, "tree", active, width, extent, self.model.missed)
+            behind.append(logits)
+            logits = self.saguaro.modify(logits, fan_out[depth], sampler.sampling)
+            tokens = sampler.draw(sampler.score(logits.flatten(0, 1)), key / depth).view(rows, width)
+            drafted.append(tokens)
+            scores.append(logits)
+        own = torch.stack(behind, 2)
+        return torch.stack(drafted, 2), own if self.saguaro.plain else torch.stack(scores, 2), own
