@@ -18,9 +18,9 @@ import yaml
 from experiments.cells import Cells, NotRun
 from experiments.found import Found
 from experiments.plan import PAPERS, ROOT
+from sdbench.analysis.statistics import FEWEST_UNITS
 
 HOLDS, FAILS, UNDECIDED, NOT_RUN, NOT_TESTED = "holds", "fails", "undecided", "not run", "not tested"
-FEWEST_UNITS = 10  # a bootstrap over fewer covers too little to decide anything
 SURE = ("read", "agreed", "one source", "conflicting", "inferred")
 """How sure it is that the paper claims it: its abstract, notes that agree, one note, notes that disagree, our own reading."""
 

@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class RunError(RuntimeError):
     """What was started cannot go on: one sentence that says why. What was measured is kept. Exit status 1."""
+
+
+class ScoringError(RunError):
+    """One answer cannot be scored: it counts as failed, and the run goes on."""

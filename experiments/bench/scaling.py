@@ -133,7 +133,7 @@ def latency_file(rows: pd.DataFrame, name: str) -> dict[str, Any]:
     """What `sdbench simulate` reads: medians in milliseconds; the draft's time per token from its single-token step."""
     chain = rows[(rows["curve"] == "tokens") & (rows["role"] == "target")]
     single = rows[(rows["role"] == "draft") & (rows["curve"] == "batch") & (rows["rows"] == 1)]
-    wide = rows[(rows["curve"] == "fan-out") & (rows["tokens"] == 12)]
+    wide = rows[rows["curve"] == "fan-out"]
     file: dict[str, Any] = {
         "name": name,
         "source": "measured, experiments/bench/scaling.py (steps alone: no host, no exchange)",
@@ -142,7 +142,7 @@ def latency_file(rows: pd.DataFrame, name: str) -> dict[str, Any]:
         "draft": round(1e3 * float(single["seconds"].iloc[0]), 4) if len(single) else 0.0,
     }
     if len(wide):
-        file["tree"] = round(1e3 * float(wide["seconds"].iloc[0]), 4)
+        file["tree"] = {int(n): round(1e3 * float(part.iloc[0]), 4) for n, part in wide.groupby("tokens")["seconds"]}
         file["glue"] = file["draft"]
     return file
 

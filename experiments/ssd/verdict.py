@@ -47,8 +47,9 @@ def verdicts(run: Run) -> dict[str, Any]:
         "predicted": {
             name: arm["predicted_tokens_per_second"] / arm["tokens_per_second"] - 1
             for name, arm in arms.items()
-            if arm["speculation"] or arm["overlapped"]
+            if (arm["speculation"] or arm["overlapped"]) and arm["predicted_tokens_per_second"]
         },
+        "corollary_9": {name: arm["speculation"].get("corollary_9") for name, arm in caches.items()},
         "hit_rates": {name: _hits(arm, arms, by_length, greedy) for name, arm in caches.items()},
         "simulated": _simulated(run) if greedy else {},
     }
@@ -94,6 +95,13 @@ def text(found: dict[str, Any], arms: Any) -> str:
         parts.append(head + "\n".join(rows))
     off = "; ".join(f"`{name}` {value:+.1%}" for name, value in found["predicted"].items())
     parts.append(f"Predicted against measured speed (theorem 7; PEARL's form), on each arm's own times: {off}.")
+    between = "; ".join(
+        f"`{name}` over `{row['over']}` {row['low']:.2f}x to {row['high']:.2f}x, measured {row['measured']:.2f}x"
+        for name, row in found["corollary_9"].items()
+        if row
+    )
+    if between:
+        parts.append(f"Corollary 9 (ratios of totals): {between}.")
     if found["simulated"]:
         off = "; ".join(f"`{name}` {value:+.1%}" for name, value in found["simulated"].items())
         parts.append(f"Simulated against measured speed: {off}.")

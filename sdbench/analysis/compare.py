@@ -1,7 +1,9 @@
 """A verdict between two arms, of one run or of two: is the second faster, and is it as good?
 
-Speed: faster, slower, or indistinguishable, as the 95 % interval of the speed ratio lies above 1, below 1, or over it. Quality:
-as good if the interval of the difference lies above -margin; worse if it lies below 0 and that is not shown; else undecided.
+Speed: faster or slower if the 95 % interval of the speed ratio lies above or below 1 and the paired test, adjusted for how many
+pairs of arms are asked about (Holm), says so too, over ten units at least; else indistinguishable. A void arm's speed counts for
+nothing. Quality: as good if the interval of the difference lies above -margin; worse if it lies below 0 and that is not shown; else
+undecided.
 Two arms of one run decoded the same prompts in turn and are paired. Arms of two runs are paired by prompt where the prompts'
 SHA-256 is the same, else held against each other as two groups; on other hardware their speeds are not compared at all.
 """
@@ -24,6 +26,7 @@ from sdbench.errors import InputError
 FASTER, SLOWER, INDISTINGUISHABLE = "faster", "slower", "indistinguishable"
 AS_GOOD, WORSE, UNDECIDED = "as good", "worse", "undecided"
 REFUSED = "not compared"
+LEVEL = 0.05
 
 
 def compare(words: Sequence[str], arms: str | None = None, margin: float | None = None) -> dict[str, Any]:
@@ -41,6 +44,9 @@ def compare(words: Sequence[str], arms: str | None = None, margin: float | None 
         adjusted = holm({str(index): item[part].get("p") for index, item in enumerate(found)})
         for index, item in enumerate(found):
             item[part]["p_holm"] = adjusted[str(index)]
+    for speed in (item["speed"] for item in found if "ci95" in item["speed"]):
+        least = speed["n"] if isinstance(speed["n"], int) else min(speed["n"])
+        speed["verdict"] = speed_verdict(speed["ci95"], least, speed["p_holm"])
     return {"comparisons": found}
 
 
@@ -53,6 +59,10 @@ def comparison(first: Side, second: Side, margin: float | None = None) -> dict[s
     for side in (first, second):
         if side.summary.get("shared_device"):
             notes.append(f"another job ran on the device of {side.name}: its speed is not to be trusted")
+        if side.summary.get("simulated_acceptance"):
+            notes.append(f"what {side.name} accepts was forced, not tested")
+        if side.summary.get("degenerate"):
+            notes.append(f"{side.name} repeats itself: its speed is worth nothing")
     if first.summary["mode"] != second.summary["mode"]:
         notes.append("one decoded to a fixed length, the other to its natural stops")
     limit = first.config["margin"] if margin is None else margin
@@ -67,6 +77,9 @@ def comparison(first: Side, second: Side, margin: float | None = None) -> dict[s
 
 
 def _speed(first: Side, second: Side, apart: Differences) -> dict[str, Any]:
+    void = [side.name for side in (first, second) if side.summary.get("void")]
+    if void:
+        return {"verdict": REFUSED, "reason": f"{' and '.join(void)} wrote other greedy tokens than the baseline: void"}
     if apart.hardware is not None:
         return {"verdict": REFUSED, "reason": apart.hardware}
     base, other = first.sequences.assign(arm="first"), second.sequences.assign(arm="second")
@@ -84,7 +97,7 @@ def _speed(first: Side, second: Side, apart: Differences) -> dict[str, Any]:
         interval = None if gap.ci95 is None else (float(np.exp(gap.ci95[0])), float(np.exp(gap.ci95[1])))
         n = [len(group) for group in groups]
     return {
-        "verdict": speed_verdict(interval),
+        "verdict": INDISTINGUISHABLE,  # until it is known how many comparisons there are
         "ratio": value,
         "ci95": interval,
         "ci95_bca": bca,
@@ -96,6 +109,8 @@ def _speed(first: Side, second: Side, apart: Differences) -> dict[str, Any]:
 
 
 def _quality(first: Side, second: Side, apart: Differences, margin: float) -> dict[str, Any]:
+    if apart.scoring is not None:
+        return {"verdict": REFUSED, "reason": apart.scoring, "margin": margin}
     base, other = (metrics.prompt_scores(side.sequences) for side in (first, second))
     n: int | list[int]
     if apart.pairing is None:
@@ -121,9 +136,11 @@ def _quality(first: Side, second: Side, apart: Differences, margin: float) -> di
     }
 
 
-def speed_verdict(interval: Sequence[float] | None) -> str:
-    """Of the 95 % interval of the speed ratio."""
-    if interval is None or interval[0] <= 1 <= interval[1]:
+def speed_verdict(interval: Sequence[float] | None, units: int, p: float | None) -> str:
+    """Of the 95 % interval of the speed ratio, the number of units, and the (adjusted) p of no difference."""
+    if interval is None or interval[0] <= 1 <= interval[1] or units < statistics.FEWEST_UNITS:
+        return INDISTINGUISHABLE
+    if p is not None and p >= LEVEL:
         return INDISTINGUISHABLE
     return FASTER if interval[0] > 1 else SLOWER
 

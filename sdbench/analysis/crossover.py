@@ -100,8 +100,9 @@ def _points(summaries: Sequence[Summary]) -> tuple[dict[str, str], dict[str, lis
     for summary in summaries:
         for name, arm in summary["arms"].items():
             cache = arm.get("speculation")
-            if not cache or cache.get("rows") is None or cache["tokens_per_round_on_miss"] is None:
-                continue
+            tokens = [None] if not cache else [cache[f"tokens_per_round_on_{what}"] for what in ("hit", "miss")]
+            if not cache or cache.get("rows") is None or None in tokens or not 0 < cache["hit_rate"] < 1:
+                continue  # without hits, or without misses, there is nothing to weigh against each other
             backup = str((arm["config"]["proposer"].get("backup") or {}).get("_target_", "Neural"))
             kind = "neural" if backup.endswith("Neural") else "fast"
             rest = [arm["config"]["draft_length"], arm["config"]["proposer"].get("fan_out")]

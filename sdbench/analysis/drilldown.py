@@ -124,8 +124,11 @@ def _numbers(run: Run) -> dict[tuple[str, str], list[float | None]]:
         counted = sequences.assign(emitted=emitted_tokens(sequences), decoded=decode_tokens(sequences))
         for prompt, rows in counted.groupby("prompt_id"):
             seconds = rows["decode_seconds"].sum()
+            tokens = rows[
+                "decoded" if rows["prefill_seconds"].any() else "emitted"
+            ].sum()  # of a peer there is only the whole
             values = [
-                rows["decoded"].sum() / seconds if seconds else None,
+                tokens / seconds if seconds else None,
                 gains.get(rows[unit].iloc[0]),
                 rows["score"].astype(float).mean(),
                 rows["emitted"].mean(),

@@ -3,7 +3,8 @@
 Where every prompt is right or wrong, only the prompts on which two arms disagree say anything: b that only the first has
 right, c that only the second has. McNemar's test (1947) asks whether b of b + c is a fair coin, here exactly. The interval
 of the difference is Bonett and Price's (2012), a Wald interval with one pair added to each kind of disagreement: unlike a
-bootstrap it is not empty where the two arms agree on every prompt. Other scores get the percentile bootstrap.
+bootstrap it is not empty where the two arms agree on every prompt. Other scores get the percentile bootstrap, and that interval
+where all differences are the same, of which a bootstrap learns nothing.
 """
 
 from __future__ import annotations
@@ -51,7 +52,12 @@ def paired_scores(scores: pd.Series, baseline_scores: pd.Series) -> PairedScores
         interval = disagreement_interval(lost, won, len(values))
         return PairedScores(float(values.mean()), interval, mcnemar(lost, won), MCNEMAR, values)
     p = bootstrap_p(values) if len(values) > 1 else None
-    return PairedScores(float(values.mean()), mean_interval(values), p, BOOTSTRAP, values)
+    interval = mean_interval(values)
+    if interval is not None and not np.ptp(values):
+        alike = disagreement_interval(0, 0, len(values))
+        assert alike is not None
+        interval = values[0] + alike[0], values[0] + alike[1]
+    return PairedScores(float(values.mean()), interval, p, BOOTSTRAP, values)
 
 
 def binary(values: np.ndarray) -> bool:

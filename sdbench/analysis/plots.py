@@ -128,7 +128,11 @@ def acceptance(summary: Summary) -> Figure | None:
 
 def speed_quality(summary: Summary) -> Figure | None:
     """Quality against speed-up with both 95 % intervals, the Pareto front, and PyramidSD's arms with a dark rim."""
-    arms = {name: arm for name, arm in _with(summary, "speedup").items() if arm["quality"] is not None}
+    arms = {
+        name: arm
+        for name, arm in _with(summary, "speedup").items()
+        if arm["quality"] is not None and not arm.get("void")
+    }
     if not arms:
         return None
     made = style.figure(_WIDTH, 3.9 if len(arms) <= _MANY else 4.7)

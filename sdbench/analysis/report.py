@@ -191,7 +191,14 @@ def _lengths(run: Run) -> str:
         keys = ("tokens_per_second", "predicted_tokens_per_second", "oracle_length_tokens_per_second")
         cells = [table.NOTHING if arm[key] is None else f"{arm[key]:.1f}" for key in keys]
         lines.append(f"| {name} | {' | '.join(cells)} |")
-    return "### Bounds\n\n" + "\n".join(lines)
+    found = {name: (arm.get("speculation") or {}).get("corollary_9") for name, arm in run.summary["arms"].items()}
+    between = [
+        f"- `{name}` over `{row['over']}`: {row['low']:.2f}× to {row['high']:.2f}× by corollary 9, measured {row['measured']:.2f}× "
+        "(ratio of totals)."
+        for name, row in found.items()
+        if row
+    ]
+    return "\n".join(["### Bounds", "", *lines, *(["", *between] if between else [])])
 
 
 def _csv(runs: Sequence[Run]) -> str:

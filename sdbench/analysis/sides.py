@@ -17,6 +17,8 @@ from sdbench.errors import InputError
 from sdbench.runs.record import open_run
 from sdbench.runs.tables import read_parquet
 
+MEASURES = ("metric", "filter", "reference_field", "scorer")  # a task's keys that say what its scores are
+
 
 @dataclass(frozen=True)
 class Side:
@@ -36,8 +38,14 @@ class Side:
 
     @property
     def task(self) -> str:
-        """What the prompts are taken from."""
-        return str(self.config["tasks"].get("_target_"))
+        """What the prompts are taken from: the kind of task, and what it is told to read."""
+        told = [str(value) for key in ("task", "path") if (value := self.config["tasks"].get(key)) is not None]
+        return " ".join([str(self.config["tasks"].get("_target_")), *told])
+
+    @property
+    def measure(self) -> str:
+        """What its scores are."""
+        return ", ".join(f"{key} {value}" for key in MEASURES if (value := self.config["tasks"].get(key)) is not None)
 
     @property
     def machine(self) -> str:
@@ -61,13 +69,14 @@ class Side:
 class Differences:
     """What tells two sides apart besides the method, one clause each.
 
-    hardware: why their speeds cannot be held against each other; pairing: why their prompts cannot be paired; noted: the
-    rest. None and empty for two arms of one run.
+    hardware: why their speeds cannot be held against each other; scoring: why their scores cannot; pairing: why their prompts
+    cannot be paired; noted: the rest. None and empty for two arms of one run.
     """
 
-    hardware: str | None
-    pairing: str | None
-    noted: tuple[str, ...]
+    hardware: str | None = None
+    scoring: str | None = None
+    pairing: str | None = None
+    noted: tuple[str, ...] = ()
 
 
 def sides(words: Sequence[str], arms: str | None) -> list[tuple[Side, Side]]:
@@ -109,7 +118,7 @@ def tell_apart(first: Side, second: Side) -> Differences:
         InputError: they cannot be compared at all: other tasks, or other targets.
     """
     if first.folder.resolve() == second.folder.resolve():
-        return Differences(None, None, ())
+        return Differences()
     if first.task != second.task:
         raise InputError(
             f"The runs have different tasks ({first.task} and {second.task}): there is nothing to compare."
@@ -127,7 +136,10 @@ def tell_apart(first: Side, second: Side) -> Differences:
         one, other = (side.config["hardware"].get(key) for side in (first, second))
         if one != other:
             noted.append(f"hardware.{key} is {one} and {other}")
-    return Differences(_hardware(first, second), _pairing(first, second), tuple(noted))
+    scoring = None
+    if first.measure != second.measure:
+        scoring = f"the scores differ ({first.measure or 'the default'}; {second.measure or 'the default'})"
+    return Differences(_hardware(first, second), scoring, _pairing(first, second), tuple(noted))
 
 
 def _hardware(first: Side, second: Side) -> str | None:

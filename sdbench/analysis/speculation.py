@@ -6,6 +6,7 @@ of a sequence follows no outcome, so it cannot; `outcome_hit_rate` leaves it out
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -34,10 +35,16 @@ def speculates(rounds: pd.DataFrame) -> bool:
 
 
 def speculation(arm: Tables) -> dict[str, Any] | None:
-    """Everything about the cache of an arm; None where it has none."""
+    """Everything about the cache of an arm; None where it has none.
+
+    Blocks whose draft was lost tell of no rounds, and are left out.
+    """
     rounds = arm["rounds"]
     if not speculates(rounds):
         return None
+    told = rounds.loc[rounds["asked"].notna(), ["block", "repeat"]].drop_duplicates()
+    arm = {name: table if name == "bare" else table.merge(told, on=["block", "repeat"]) for name, table in arm.items()}
+    rounds = arm["rounds"]
     cached = rounds[rounds["hit"].notna()].copy()
     cached["hit"] = cached["hit"].astype(bool)
     cached["tokens"] = cached["accepted"] + 1
@@ -68,16 +75,18 @@ def speculation(arm: Tables) -> dict[str, Any] | None:
         "tokens_per_round_on_hit": fed.e_hit,
         "tokens_per_round_on_miss": fed.e_miss,
         "seconds": times,
-        "theorem_7_tokens_per_second": _per_second(fed, rows),
+        # Of a cache under another stage the rounds are that stage's, not the target's.
+        "theorem_7_tokens_per_second": _per_second(fed, rows) if cached["edge"].str.endswith(">target").all() else None,
         "best_draft_length": best_draft_length(times["verify"], times["glue"], times["tree"]),
         "timeline": _timeline(arm, cached),
     }
 
 
-def overlapped(arm: Tables) -> dict[str, Any] | None:
+def overlapped(arm: Tables, both: bool = True) -> dict[str, Any] | None:
     """PEARL's times, and its published form on them and on the host's time, in which neither side works.
 
-    None for an arm without a draft beside the target, or with a cache.
+    None for an arm without a draft beside the target, or with a cache. The form is that of both verifications: nothing is predicted
+    where one was switched off.
     """
     rounds = arm["rounds"]
     running = arm["steps"]["kind"].eq("run").any()  # a draft that never waits works in no rounds
@@ -102,16 +111,36 @@ def overlapped(arm: Tables) -> dict[str, Any] | None:
         "window": window,
         "seconds": {"verify": verify, "host": host, "draft_block": block, "wait": ratio(wait, count)},
         "tokens_per_round": ratio(float(rounds["emitted"].sum()), len(rounds)),
-        "predicted_tokens_per_round": tokens,
-        "predicted_tokens_per_second": rows * tokens / (max(verify, block) + host),
+        "predicted_tokens_per_round": tokens if both else None,
+        "predicted_tokens_per_second": rows * tokens / (max(verify, block) + host) if both else None,
     }
 
 
-def bounds_over_sd(spec: dict[str, Any], e_sd: float) -> dict[str, float]:
-    """Corollary 9: the speed-up over synchronous drafting at the same length lies between these."""
-    t_sd = spec["seconds"]["backup"] / spec["seconds"]["verify"]
-    low, high = corollary_9(spec["hit_rate"], spec["tokens_per_round_on_hit"], e_sd, t_sd)
-    return {"low": low, "high": high}
+def bounds_over_sd(arm: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Corollary 9: between what the speed-up over synchronous drafting at the same length lies, on the time that this one drafted.
+
+    arm, others: of a summary. None without a cache, or where no arm drafts synchronously at the same length.
+    """
+    spec, length = arm["speculation"], arm["config"].get("draft_length")
+    if not spec or spec["theorem_7_tokens_per_second"] is None or spec["tokens_per_round_on_hit"] is None:
+        return None
+    for name, other in others.items():
+        drafting = (other["seconds_per_round"] or {}).get("draft draft")
+        plain = (
+            list(other["edges"]) == ["draft>target"] and other["lossless"] and other["config"].get("threads") is None
+        )
+        if plain and drafting and other["config"].get("draft_length") == length and not other["speculation"]:
+            t_sd = drafting / spec["seconds"]["verify"]
+            low, high = corollary_9(
+                spec["hit_rate"], spec["tokens_per_round_on_hit"], other["tokens_per_target_call"], t_sd
+            )
+            return {
+                "over": name,
+                "low": low,
+                "high": high,
+                "measured": ratio(arm["tokens_per_second"], other["tokens_per_second"]),
+            }
+    return None
 
 
 def ranks(rounds: pd.DataFrame) -> dict[str, Any] | None:

@@ -97,7 +97,7 @@ def draft_length(summary: Summary) -> Figure | None:
     swept: dict[str, list[tuple[int, float]]] = {}
     for name, arm in summary["arms"].items():
         length = arm["config"].get("draft_length")
-        if isinstance(length, int) and arm["speedup"] is not None:
+        if isinstance(length, int) and arm["speedup"] is not None and not arm.get("void"):
             rest = re.sub(r"draft_length=\d+,?", "", name, count=1).replace("[]", "").replace(",]", "]")
             swept.setdefault(rest, []).append((length, arm["speedup"]))
     lines = {name: sorted(points) for name, points in swept.items() if len(points) > 1}

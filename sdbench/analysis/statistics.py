@@ -18,6 +18,8 @@ from sdbench.analysis.power import detectable_speedup
 from sdbench.analysis.rows import decode_tokens, emitted_tokens, ratio
 
 FEWEST_PROMPTS = 40
+FEWEST_UNITS = 10
+"""A bootstrap over fewer units covers too little to decide anything."""
 MARGIN = 0.03
 """Default non-inferiority margin: 3 points of score."""
 
@@ -87,12 +89,18 @@ def log_ratios(sequences: pd.DataFrame, baseline: pd.DataFrame, whole: bool = Fa
     """log(tokens per second of the arm / of the baseline) of each unit, mean over its repeats, by unit.
 
     Pairs are made by (unit, repeat); one that either arm lacks, or that gave no token, is left out. whole: end to end on both
-    sides, all tokens over prefill and decoding, in place of what came after the first token.
+    sides, all tokens over prefill and decoding, in place of what came after the first token; so it is too where one of them cannot
+    tell the two apart.
     """
-    unit = unit_column(pd.concat([sequences, baseline]))
+    unit, whole = unit_column(pd.concat([sequences, baseline])), whole or _whole_only(sequences, baseline)
     sides = [_speeds(side, unit, whole) for side in (sequences, baseline)]
     paired = pd.concat(sides, axis=1, keys=["arm", "base"]).dropna()
     return (paired["arm"] / paired["base"]).map(np.log).groupby(level=0).mean()
+
+
+def _whole_only(sequences: pd.DataFrame, baseline: pd.DataFrame) -> bool:
+    """Whether one of two arms cannot tell prefill from decoding, as a peer, whose prefill is 0 and whose decoding is the whole."""
+    return (sequences["prefill_seconds"] > 0).any() != (baseline["prefill_seconds"] > 0).any()
 
 
 def log_speeds(sequences: pd.DataFrame) -> pd.Series:
@@ -130,8 +138,8 @@ def ratio_estimate(log_ratios: np.ndarray) -> Estimate:
 
 def speedup_totals(sequences: pd.DataFrame, baseline: pd.DataFrame) -> float:
     """Ratio of totals: all tokens / all seconds of the arm over those of the baseline, for the units that both have."""
-    unit = unit_column(pd.concat([sequences, baseline]))
-    ours, theirs = _totals(sequences, unit), _totals(baseline, unit)
+    unit, whole = unit_column(pd.concat([sequences, baseline])), _whole_only(sequences, baseline)
+    ours, theirs = _totals(sequences, unit, whole), _totals(baseline, unit, whole)
     both = ours.index.intersection(theirs.index)
     ours, theirs = ours.loc[both].sum(), theirs.loc[both].sum()
     return ratio(ratio(ours["tokens"], ours["seconds"]), ratio(theirs["tokens"], theirs["seconds"]))

@@ -25,7 +25,8 @@ class ArmMeta(TypedDict):
     lossless: whether its output has the target's law; devices: where its models are; mode: `natural` or `fixed`
     (ignore_eos);
     memory_bytes: weights and pools; config: its resolved knobs; synthetic: the prompts are made up (random, repeated).
-    end_to_end_only: its prefill cannot be told from its decoding (a peer); simulated_acceptance: what is accepted was
+    end_to_end_only: its prefill cannot be told from its decoding (a peer); lost_draft_blocks: blocks that went on
+    without a draft, whose process was lost; simulated_acceptance: what is accepted was
     forced, not tested; identity: sequences whose greedy tokens are the baseline's, part at a tie, or do not match.
     """
 
@@ -36,6 +37,7 @@ class ArmMeta(TypedDict):
     config: Mapping[str, Any]
     synthetic: NotRequired[bool]
     end_to_end_only: NotRequired[bool]
+    lost_draft_blocks: NotRequired[int]
     simulated_acceptance: NotRequired[bool]
     identity: NotRequired[Mapping[str, int] | None]
 
@@ -85,6 +87,9 @@ def summarise(
             }
             for name, meta in arms_meta.items()
         }
+    for arm in arms.values():
+        if arm["speculation"]:
+            arm["speculation"]["corollary_9"] = speculation.bounds_over_sd(arm, arms)
     _adjust(arms, baseline)
     if prompts < statistics.FEWEST_PROMPTS:
         message = f"{prompts} prompts are few: intervals are rough below {statistics.FEWEST_PROMPTS}"
@@ -138,7 +143,8 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
     # Where acceptance is forced the text is nobody's answer: nothing is said of it.
     repetition = math.nan if simulated else degenerate.degenerate_rate(sequences)
     cache = speculation.speculation(arm)
-    beside = speculation.overlapped(arm)
+    knobs = meta["config"]
+    beside = speculation.overlapped(arm, knobs.get("pre_verify", True) and knobs.get("post_verify", True))
     if cache is not None:
         predicted = cache["theorem_7_tokens_per_second"]
     elif beside is not None:
@@ -181,6 +187,7 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "end_to_end_only": peer,
         "simulated_acceptance": simulated,
         "identity": None if identity is None else dict(identity),
+        "lost_draft_blocks": meta.get("lost_draft_blocks", 0),
         "void": identity is not None and identity["mismatches"] > 0,
         "prompts": int(sequences["prompt_id"].nunique()),
         "sequences": len(sequences),

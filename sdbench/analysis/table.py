@@ -39,6 +39,7 @@ FLAGS = {
     "E": "some of its sequences failed; they are left out together with their block",
     "B": "bare forwards were not timed for all its shapes: its model time is a lower bound",
     "U": "some of its steps ran eagerly for want of a compiled program: it is not the mode that it says",
+    "X": "its draft was lost in some blocks, which went on without: its speed is not the method's",
     "C": "company: another job ran on the same device or cores meanwhile; its speed is not to be trusted",
     "2": "uses more than one device",
 }
@@ -78,6 +79,7 @@ def flags(arm: Mapping[str, Any]) -> list[str]:
         "E": arm["failed"] > 0,
         "B": arm["bare_coverage"] is not None and 0 < arm["bare_coverage"] < WHOLE_COVERAGE,
         "U": bool(arm.get("uncompiled_steps")),
+        "X": bool(arm.get("lost_draft_blocks")),
         "C": arm.get("shared_device", False),
         "2": len(set(arm["devices"])) > 1,
     }

@@ -20,6 +20,7 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
+from sdbench import knobs
 from sdbench.acceptance.base import AcceptanceRule, Draft, count
 from sdbench.decoding.base import Finished, Request
 from sdbench.decoding.speculative import Batch, Speculative
@@ -50,6 +51,10 @@ class Pearl(Speculative):
         if not isinstance(proposer, RemoteDrafter):
             raise InputError("pearl needs a proposer that drafts beside the verifier: sdbench.remote.RemoteDrafter.")
         super().__init__(verifier, rule, proposer, FIRST_WINDOW if draft_length is None else draft_length)
+        knobs.switch("pre_verify", pre_verify)
+        knobs.switch("post_verify", post_verify)
+        if self.rule.start(1) is not None:
+            raise InputError("pearl takes no rule that remembers: its rounds end without the verifier's own token.")
         if not (pre_verify or post_verify):
             raise InputError("pearl without pre_verify and post_verify overlaps nothing; that is the arm sd.")
         self.measures = draft_length is None
@@ -84,7 +89,8 @@ class _PearlBatch(Batch):
         assert isinstance(proposer, RemoteDrafter)
         g, key, active = method.draft_length, self._begin_round(), context.active.copy()
         drafting = active & ((self.pending == 0) | method.post_verify)
-        judging = active & ((self.pending > 0) | method.pre_verify)
+        # Without its draft the target goes on alone.
+        judging = active & ((self.pending > 0) | method.pre_verify | (proposer.fault is not None))
         ahead = context.ahead(context.length + self.pending, drafting)
         if drafting.any():
             proposer.ask(ahead, key)
@@ -136,8 +142,6 @@ class _PearlBatch(Batch):
         context, method, sampler = self.context, self.method, self.context.sampler
         if draft.tokens.shape[1]:
             law = method.rule.law(draft, p, self.memory)
-            if law.memory is not None:
-                raise InputError("pearl takes no rule that remembers: its rounds end without the verifier's own token.")
             accepted = count(law, sampler, key)
             kept = np.array(accepted.tolist())
             follows = law.next_token(accepted)

@@ -12,6 +12,7 @@ from sdbench.exactness.tabular import TabularModel
 from sdbench.harness.build import Roles, build
 from sdbench.lm.model import LanguageModel
 from sdbench.peers.base import Peer
+from sdbench.remote.proposer import Beside
 
 
 @dataclass
@@ -33,13 +34,24 @@ class Arm:
         return set() if proposer is None else {model.name for model in proposer.models}
 
     @property
-    def programs_beside(self) -> list[dict[str, Any]]:
-        """What its drafts in processes of their own say of their programs."""
+    def beside(self) -> list[Beside]:
+        """Its drafts with a process of their own."""
         found, stage = [], getattr(self.decoder, "proposer", None)
         while stage is not None:
-            found.append(getattr(stage, "programs", None))
+            if isinstance(stage, Beside):
+                found.append(stage)
             stage = getattr(stage, "proposer", None)
-        return [programs for programs in found if programs]
+        return found
+
+    @property
+    def programs_beside(self) -> list[dict[str, Any]]:
+        """What its drafts in processes of their own say of their programs."""
+        return [draft.programs for draft in self.beside if draft.programs]
+
+    @property
+    def fault(self) -> str | None:
+        """Why the last block went on without a draft, if it did."""
+        return next((draft.fault for draft in self.beside if draft.fault), None)
 
     @property
     def peer(self) -> Peer | None:
@@ -66,8 +78,13 @@ class Arm:
 
     @property
     def memory_bytes(self) -> int | None:
-        """Weights and slots of the models that it steps; a peer's caches are its own."""
-        return None if self.peer else sum({model.name: model.bytes for model in self.decoder.models}.values())
+        """Weights and slots of the models that it steps, where it steps them, and what is held of speculations; a peer's caches are
+        its own."""
+        if self.peer:
+            return None
+        held = {model.name: model.bytes for model in self.decoder.models}
+        held |= {draft.name: draft.bytes for draft in self.beside if draft.bytes is not None}
+        return sum(held.values())
 
 
 def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageModel]) -> list[Arm]:

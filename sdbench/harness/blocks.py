@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
+from sdbench.analysis.rows import ERROR
 from sdbench.decoding.base import Request
+from sdbench.errors import ScoringError
 from sdbench.harness.arms import Arm
 from sdbench.harness.plan import Plan
 from sdbench.lm.trace import Trace
@@ -41,7 +44,7 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
             trace=trace,
         )
     )
-    wall = perf_counter() - begun
+    wall = perf_counter() - begun - trace.outside
     trace.close()
     decode_seconds = wall - sum(item.prefill_seconds for item in finished)
     by_id = {prompt.id: prompt for prompt, _ in prompts}
@@ -49,7 +52,12 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
     sequences = []
     for item in finished:
         prompt = by_id[item.request.name]
-        text = plan.checker.text_of(item.tokens, item.reason)
+        text, reason = plan.checker.text_of(item.tokens, item.reason), item.reason
+        try:
+            score = None if arm.simulated else plan.task.score(prompt, text)
+        except ScoringError as error:
+            score, reason = None, ERROR
+            print(f"sdbench: {error} It counts as failed.", file=sys.stderr)
         sequences.append(
             {
                 **common,
@@ -59,8 +67,8 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
                 "tokens": item.tokens,
                 "pieces": pieces(item.tokens, plan.family.tokenizer),
                 "text": text,
-                "finish_reason": item.reason,
-                "score": None if arm.simulated else plan.task.score(prompt, text),
+                "finish_reason": reason,
+                "score": score,
                 "first_token_seconds": item.first_token_seconds,
                 "prefill_seconds": item.prefill_seconds,
                 "decode_seconds": item.decode_seconds,

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from functools import partial
@@ -86,7 +87,8 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
                 arms, models = _measure(plan, folder, stack)
             tables = folder.journal.tables()
             same = identities(plan, arms, models.get("target"), tables["sequences"])
-            meta = {arm.name: _meta(plan, arm, same[arm.name]) for arm in arms}
+            lost = Counter(fault["arm"] for fault in folder.faults)
+            meta = {arm.name: _meta(plan, arm, same[arm.name], lost[arm.name]) for arm in arms}
             with warnings.catch_warnings():
                 # The table says it under its flags, in place of a warning among the progress.
                 warnings.simplefilter("ignore", FewPrompts)
@@ -110,7 +112,8 @@ def _environment(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:
             f"sdbench: parts of this run were measured at revision {was[:8]}, the rest will be at {(here or 'unknown')[:8]}.",
             file=sys.stderr,
         )
-    return {**now, **found, **({"earlier_revisions": earlier} if earlier else {})}
+    kept = {"earlier_revisions": earlier, "faults": before.get("faults")}
+    return {**now, **found, **{key: value for key, value in kept.items() if value}}
 
 
 def _prompts(plan: Plan) -> dict[str, dict[str, Any]]:
@@ -171,6 +174,9 @@ class Unwritten:
     def note_shared(self, block: int, repeat: int) -> None:
         return None
 
+    def note_fault(self, arm: str, block: int, repeat: int, said: str) -> None:
+        return None
+
     def add_to_environment(self, **facts: Any) -> None:
         return None
 
@@ -217,6 +223,8 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": []}
             for arm in rotated(arms, block + repeat):
                 part = decode(plan, arm, plan.blocks[block], block, repeat)
+                if arm.fault:
+                    folder.note_fault(arm.name, block, repeat, arm.fault)
                 if plan.ranks:
                     plan.ranks.agree(part["sequences"])
                 progress.decoded(arm.name, part["sequences"])
@@ -270,7 +278,7 @@ def _devices(plan: Plan, role: str, apart: bool) -> list[str]:
     return [f"{device} ({role}'s own core)" if apart and device == "cpu" else device]
 
 
-def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None) -> Any:
+def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int) -> Any:
     return {
         "lossless": arm.decoder.lossless,
         "devices": sorted({name for role in arm.roles for name in _devices(plan, role, role in arm.apart)}),
@@ -281,6 +289,7 @@ def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None) -> Any:
         "end_to_end_only": arm.peer is not None,
         "simulated_acceptance": arm.simulated,
         "identity": identity,
+        "lost_draft_blocks": lost,
     }
 
 

@@ -36,7 +36,10 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
     strings = places(tables["rounds"][tables["rounds"]["arm"] == arm])
     own = measured(tables)
     if save is not None:
-        save.write_text(yaml.safe_dump(_file(own), sort_keys=False))
+        try:
+            save.write_text(yaml.safe_dump(_file(own), sort_keys=False))
+        except OSError as error:
+            raise InputError(f"--save {save} cannot be written ({error.strerror}).") from error
     latencies = _latencies(words, own)
     simulation = Simulation(strings, latencies)
     return {
@@ -50,10 +53,16 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
 
 
 def _tested(run: Run) -> dict[str, Any]:
-    """The run's tables without peers, which tell of no steps, and without arms whose acceptance was forced."""
-    arms = run.summary["arms"].items()
-    others = [name for name, arm in arms if arm.get("end_to_end_only") or arm.get("simulated_acceptance")]
+    """The run's tables without peers, which tell of no steps, and without arms whose acceptance was forced, whose tokens are not
+    the target's, or that were given more threads."""
+    others = [name for name, arm in run.summary["arms"].items() if not _counts(arm)]
     return {key: table if key == "bare" else table[~table["arm"].isin(others)] for key, table in run.tables.items()}
+
+
+def _counts(arm: Mapping[str, Any]) -> bool:
+    """Whether an arm says something of the target's tokens, at the speed of one thread set for all."""
+    apart = arm.get("end_to_end_only") or arm.get("simulated_acceptance") or arm["config"].get("threads") is not None
+    return bool(arm["lossless"]) and not apart
 
 
 def _recorded(rounds: Any) -> str:
@@ -91,7 +100,7 @@ def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dic
     plain = {name for name, entry in arms.items() if _kind(entry["config"]) == "ar"} | {arm}
     for name, entry in arms.items():
         kind, config = _kind(entry["config"]), entry["config"]
-        if kind is None or entry.get("end_to_end_only") or entry.get("simulated_acceptance"):
+        if kind is None or not _counts(entry):
             continue
         its = {
             key: table if key == "bare" else table[table["arm"].isin(plain | {name})] for key, table in tables.items()
@@ -105,9 +114,9 @@ def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dic
         elif kind == "pearl":
             speed = simulation.pearl(length)
         elif kind == "amusd":
-            speed = simulation.amusd(length, config["proposer"]["least"])
+            speed = simulation.amusd(length, config["proposer"].get("least", 2))
         else:
-            fan_out = config["proposer"]["fan_out"]
+            fan_out = config["proposer"].get("fan_out") or {}
             if "per_length" in fan_out:
                 counts = (fan_out["per_length"],) * (length + 1)
             elif "budget" in fan_out:
@@ -127,7 +136,7 @@ def _kind(config: Mapping[str, Any]) -> str | None:
     if config.get("threads") is not None:
         return None
     if str(config["_target_"]).endswith(".Pearl"):
-        return "pearl" if config["pre_verify"] and config["post_verify"] else None
+        return "pearl" if config.get("pre_verify", True) and config.get("post_verify", True) else None
     if not proposer:
         return "ar"
     if drafts.endswith(".ModelDrafter"):
@@ -153,7 +162,10 @@ def _latencies(words: Sequence[str], own: Latencies) -> Latencies:
                 values[key.removeprefix("latency.")] = float(value)
             except ValueError as error:
                 raise InputError(f"{key} is '{value}'; it must be a number of milliseconds.") from error
-    return Latencies.of(values) if words else own
+    if not words:
+        return own
+    # Single values are laid over the run's own; a file stands for itself.
+    return Latencies.of(values if any(word.startswith("latency=") for word in words) else {**_file(own), **values})
 
 
 def _read(name: str) -> dict[str, Any]:
@@ -178,11 +190,13 @@ def _file(latencies: Latencies) -> dict[str, Any]:
         return round(1e3 * float(np.median(list(times))), 4)
 
     values: dict[str, Any] = {"name": latencies.name, "source": "measured by a run (medians)", "published": False}
-    for name in ("verify", "beside"):
+    for name in ("verify", "beside", "tree"):
         table = getattr(latencies, name)
         if table:
             values[name] = {n: middle(times) for n, times in sorted(table.items())}
-    for name in ("draft", "draft_beside", "host", "host_beside", "glue", "tree", "comm", "answer"):
+    if latencies.tree:
+        values["leaves"] = latencies.leaves
+    for name in ("draft", "draft_beside", "host", "host_beside", "glue", "comm", "answer"):
         if times := getattr(latencies, name):
             values[name] = middle(times)
     return values

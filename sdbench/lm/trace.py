@@ -28,6 +28,7 @@ class Trace:
     sequence_round: list[int] = field(default_factory=list)
     round: int = -1
     at_close: list[Callable[[], None]] = field(default_factory=list)
+    outside: float = 0.0  # seconds that are nobody's decoding: a process was started
     _pending: list[tuple[list[dict[str, Any]], Any, Any]] = field(default_factory=list)
 
     def begin(self, device: torch.device) -> Any:

@@ -56,18 +56,28 @@ def _run() -> None:
     setup_logging()
     commands = HarnessCLI()
     arguments = commands.parse_args()
-    if getattr(arguments, "model", None) == MODEL and not arguments.device:
+    running = getattr(arguments, "command", None) == "run"
+    file = _file(arguments) if running else {}
+    if running and (arguments.model or file.get("model")) == MODEL and not (arguments.device or file.get("device")):
         arguments.device = PROFILE  # lm-eval's own default is a GPU, be there one or not
-    if "include_path" in arguments and arguments.include_path is None:
-        arguments.include_path = str(OWN)
-    wanted = getattr(arguments, "tasks", None)
+    if not running and "include_path" in arguments and arguments.include_path is None:
+        arguments.include_path = str(OWN)  # what runs has it anyway
+    wanted = getattr(arguments, "tasks", None) or file.get("tasks")
     # lm-eval makes its task manager by this name, and takes none from outside.
     original: Any = lm_eval.tasks.TaskManager
-    lm_eval.tasks.TaskManager = _manager(wanted) if getattr(arguments, "command", None) == "run" else original
+    lm_eval.tasks.TaskManager = _manager(wanted) if running else original
     try:
         commands.execute(arguments)
     finally:
         lm_eval.tasks.TaskManager = original
+
+
+def _file(arguments: Any) -> dict[str, Any]:
+    """What lm-eval's own `--config FILE` says; the command line comes before it."""
+    from lm_eval.config.evaluate_config import EvaluatorConfig
+
+    path = getattr(arguments, "config", None)
+    return EvaluatorConfig.load_yaml_config(path) if path else {}
 
 
 def _manager(wanted: str | Sequence[str] | None):

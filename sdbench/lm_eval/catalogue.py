@@ -64,7 +64,7 @@ class Catalogue(TaskManager):
         super().__init__(
             include_path=[*sorted(folders), OWN, *include_path], include_defaults=False, metadata=dict(metadata or {})
         )
-        if not all(self._complete(name) for name in names):
+        if not names or not all(self._complete(name) for name in names):
             super().__init__(include_path=[OWN, *include_path], metadata=dict(metadata or {}))
         self._factory = Factory(metadata, settings)
 

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from sdbench.errors import InputError
 from sdbench.tasks.rows import DATA_FOLDER, rows_of
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ class Copy:
         for split, file in self.files.items():
             rows = [_as_on_the_hub(row.fields) for row in rows_of(self.dataset, str(file), None, None)]
             # MMLU's subjects are parts of the hub's set; a copy holds all of them in one file.
-            splits[split] = Dataset.from_list(
-                [row for row in rows if row.get("subject", self.part) == self.part] or rows
-            )
+            own = [row for row in rows if self.part is None or row.get("subject", self.part) == self.part]
+            if not own:
+                raise InputError(f"{file} has no rows of the part '{self.part}' of {self.dataset}.")
+            splits[split] = Dataset.from_list(own)
         return splits
 
 

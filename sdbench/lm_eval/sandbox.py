@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sdbench.errors import RunError
-from sdbench.lm_eval.confined import PASSED
+from sdbench.lm_eval.confined import PASSED, READY
 
 CHILD = Path(__file__).with_name("confined.py")
 STARTED = 400  # bytes of a report
@@ -62,12 +62,14 @@ def run(program: str, limits: Limits | None = None) -> Outcome:
             said = report.read(STARTED).decode(errors="replace")
     if late:
         return Outcome(False, f"killed after {limits.wall_seconds:g} s")
+    ready, said = said.startswith(READY), said.removeprefix(READY)
     if said:
         return Outcome(said == PASSED, said)
     if child.returncode == -signal.SIGXCPU or child.returncode == -signal.SIGKILL:
         return Outcome(False, f"killed after {limits.cpu_seconds} s of CPU time, or for its memory")
-    if child.returncode > 0 and "filter of system calls" in complaint:
-        raise RunError(f"Generated code cannot be confined on this machine ({complaint.strip().splitlines()[-1]}).")
+    if not ready:
+        said = (complaint.strip().splitlines() or [f"status {child.returncode}"])[-1]
+        raise RunError(f"Generated code cannot be confined on this machine ({said}).")
     return Outcome(False, f"ended without a report, status {child.returncode}")
 
 

@@ -16,7 +16,7 @@ from functools import cached_property
 from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
-from sdbench.errors import InputError, RunError
+from sdbench.errors import InputError, RunError, ScoringError
 from sdbench.tasks.base import Message, Prompt, check_limit, select
 from sdbench.tasks.rows import DATA_FOLDER
 
@@ -91,7 +91,8 @@ class LmEvalTask:
         return found
 
     def score(self, prompt: Prompt, text: str) -> float:
-        """The task's own metric of the text that answers a prompt. Errors: RunError if it cannot tell."""
+        """The task's own metric of the text that answers a prompt. Errors: ScoringError if it cannot tell of this answer, RunError
+        if it can of none."""
         from lm_eval.api.instance import Instance
 
         task, index, document = self._asked[prompt.id]
@@ -102,8 +103,10 @@ class LmEvalTask:
             task.apply_filters()
             chosen = self.filter or next(iter(answer.filtered_resps))
             values = task.process_results(document, [answer.filtered_resps[chosen]])
+        except RunError:
+            raise
         except Exception as error:  # whatever a task's own module raises
-            raise RunError(f"{self.name} cannot score an answer to {prompt.id} ({_first_line(error)}).") from error
+            raise ScoringError(f"{self.name} cannot score an answer to {prompt.id} ({_first_line(error)}).") from error
         value = values.get(self.metric or next(iter(values)))
         if not isinstance(value, (int, float)):
             raise RunError(
@@ -130,11 +133,7 @@ class LmEvalTask:
         from sdbench.lm_eval.catalogue import Catalogue
 
         catalogue = Catalogue([self.task], settings=self.settings)
-        if catalogue.unsafe(self.task) and not self.run_code:
-            raise InputError(
-                f"{self.name} is scored by running the code that the model writes: allow it with tasks.run_code=true (each answer "
-                "runs in a sandboxed process)."
-            )
+        self._allow(catalogue.unsafe(self.task))
         try:
             with _quiet():
                 tasks = catalogue.tasks(self.task)
@@ -142,9 +141,17 @@ class LmEvalTask:
             raise
         except Exception as error:  # the hub, the network and the task's own module each raise kinds of their own
             raise InputError(_unreadable(self.name, catalogue, self.task, error)) from error
-        for task in tasks.values():
+        for task in tasks.values():  # a path, or a group, says what it does only now
+            self._allow(bool(getattr(task.config, "unsafe_code", False)))
             self._check(task)
         return tasks
+
+    def _allow(self, runs_code: bool) -> None:
+        if runs_code and not self.run_code:
+            raise InputError(
+                f"{self.name} is scored by running the code that the model writes: allow it with tasks.run_code=true (each answer "
+                "runs in a sandboxed process)."
+            )
 
     def _check(self, task: LmTask) -> None:
         """Refuse what is no mean of scores of single texts; set the examples as `lm_eval.simple_evaluate` does."""

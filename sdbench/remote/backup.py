@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sdbench import knobs
 from sdbench.drafting.lookup import PromptLookup
-from sdbench.errors import InputError
 
 if TYPE_CHECKING:
     from sdbench.remote.server import SpeculationServer
@@ -53,6 +53,7 @@ class Neural:
     """
 
     def __init__(self, whole_batch: bool = False) -> None:
+        knobs.switch("backup.whole_batch", whole_batch)
         self.whole_batch = whole_batch
 
     def draft(self, server: SpeculationServer, missed: np.ndarray) -> BackedUp:
@@ -101,8 +102,7 @@ class Random:
     whole_batch = False
 
     def __init__(self, length: int = 1) -> None:
-        if length < 1:
-            raise InputError(f"backup.length is {length}; it must be at least 1 (backup Undrafted drafts none).")
+        knobs.whole("backup.length", length, 1)  # Undrafted drafts none
         self.length = length
 
     def draft(self, server: SpeculationServer, missed: np.ndarray) -> BackedUp:

@@ -12,11 +12,13 @@ that is the best there is.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Protocol
 
 import numpy as np
 
+from sdbench import knobs
 from sdbench.errors import InputError
 
 PRIOR_ACCEPTANCE, PRIOR_EXPONENT = 0.8, 1.0  # of no paper: where online estimation starts
@@ -40,8 +42,7 @@ class Uniform:
     """The same number at every accepted length."""
 
     def __init__(self, per_length: int = 3) -> None:
-        if per_length < 1:
-            raise InputError(f"fan_out.per_length is {per_length}; it must be at least 1.")
+        knobs.whole("fan_out.per_length", per_length, 1)
         self.per_length = per_length
 
     def counts(self, length: int, vocab: int, hit: bool) -> tuple[int, ...]:
@@ -78,12 +79,11 @@ class Geometric:
     """
 
     def __init__(self, budget: int = 24, acceptance: float | None = None, exponent: float | None = None) -> None:
-        if budget < 1:
-            raise InputError(f"fan_out.budget is {budget}; it must be at least 1.")
-        if acceptance is not None and not 0 < acceptance < 1:
-            raise InputError(f"fan_out.acceptance is {acceptance}; it must lie in (0, 1).")
-        if exponent is not None and not exponent > 0:
-            raise InputError(f"fan_out.exponent is {exponent}; it must be positive.")
+        knobs.whole("fan_out.budget", budget, 1)
+        if acceptance is not None:
+            knobs.between("fan_out.acceptance", acceptance, 0, 1)
+        if exponent is not None:
+            knobs.between("fan_out.exponent", exponent, 0, math.inf)
         self.budget, self.acceptance, self.exponent = budget, acceptance, exponent
         self._seen = {True: _Outcomes(), False: _Outcomes()}
         self._made: dict[tuple[int, int, bool, int], tuple[int, ...]] = {}
@@ -110,8 +110,7 @@ class Learned:
     """
 
     def __init__(self, budget: int = 24) -> None:
-        if budget < 1:
-            raise InputError(f"fan_out.budget is {budget}; it must be at least 1.")
+        knobs.whole("fan_out.budget", budget, 1)
         self.budget = budget
         self._seen: dict[tuple[int, bool], list[tuple[int, int]]] = {}
         self._made: dict[tuple[int, int, bool], tuple[int, tuple[int, ...]]] = {}

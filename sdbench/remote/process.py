@@ -15,7 +15,6 @@ import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from datetime import timedelta
-from functools import partial
 from time import perf_counter
 from typing import Any
 
@@ -84,7 +83,7 @@ class ServerHandle(ABC):
         try:
             self.pipe.send_bytes(self._outcome.pack(self.serial, outcome).data)
         except OSError as error:
-            raise self._fault(PeerGoneError()) from error
+            raise self._fault(self._last_words()) from error
 
     def hear(self) -> Speculation:
         """The speculation for the outcome that was told."""
@@ -110,7 +109,7 @@ class ServerHandle(ABC):
         try:
             self.pipe.send_bytes(pickle.dumps(words))
         except OSError as error:
-            raise self._fault(PeerGoneError()) from error
+            raise self._fault(self._last_words()) from error
         return self._answer(self._patience)
 
     def _answer(self, seconds: float) -> Any:
@@ -124,6 +123,13 @@ class ServerHandle(ABC):
         if kind != "done":
             raise ServerFaultError(f"The draft's process failed: {value}.")
         return value
+
+    def _last_words(self) -> Exception:
+        """Why a process ended that takes no messages any more: what it still said, if it did."""
+        try:
+            return UnexpectedMessageError(receive_bytes(self.pipe)) if self.pipe.poll(0) else PeerGoneError()
+        except (PeerGoneError, OSError):
+            return PeerGoneError()
 
     def _fault(self, error: Exception) -> ServerFaultError:
         """One sentence on what went wrong; the process is ended, for its state is unknown."""
@@ -257,17 +263,48 @@ def serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
             return
 
 
+class _Inbox:
+    """What the verifier has sent, in its order: the next message may be looked at before its turn. outcomes: how one is read."""
+
+    def __init__(self, pipe: Any) -> None:
+        self.pipe, self.waiter = pipe, Waiter(pipe)
+        self.outcomes: OutcomeMessage | None = None
+        self._next: bytes | None = None
+
+    def ready(self) -> bool:
+        return self._next is not None or self.waiter.ready()
+
+    def outcome(self) -> Outcome | None:
+        if self._next is None and self.waiter.ready():
+            self._next = receive_bytes(self.pipe)
+        return self.read(self._next)[1] if self._next is not None and self.is_outcome(self._next) else None
+
+    def take(self) -> bytes:
+        """The next message, waited for if need be."""
+        data, self._next = self._next, None
+        if data is None:
+            self.waiter.wait(None)
+            data = receive_bytes(self.pipe)
+        return data
+
+    def is_outcome(self, data: bytes) -> bool:
+        return self.outcomes is not None and data.startswith(HEAD)
+
+    def read(self, data: bytes) -> tuple[int, Outcome]:
+        """The serial number of an outcome, and itself."""
+        assert self.outcomes is not None
+        return self.outcomes.unpack(data)
+
+
 def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
-    outcomes = speculations = None
-    waiter = Waiter(pipe)
+    speculations, inbox = None, _Inbox(pipe)
     _done(pipe, perf_counter())
     while True:
-        waiter.wait(None)
-        data = receive_bytes(pipe)
-        if outcomes is not None and speculations is not None and data.startswith(HEAD):
-            serial, outcome = outcomes.unpack(data)
+        data = inbox.take()
+        if speculations is not None and inbox.is_outcome(data):
+            serial, outcome = inbox.read(data)
             transport.send(speculations.pack(serial, server.serve(outcome)))
-            server.work(partial(pipe.poll, 0))
+            server.work(inbox)
             continue
         command, *words = pickle.loads(data)
         if command == "open":
@@ -275,7 +312,7 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
             if frozen:
                 server.model.execution.freeze(server.model)
             server.open(rows, slots, length, Sampler(sampling))
-            outcomes = OutcomeMessage(rows)
+            inbox.outcomes = OutcomeMessage(rows)
             speculations = SpeculationMessage(rows, length, server.model.vocab, dtype, server.device)
             _done(pipe)
         elif command == "admit":

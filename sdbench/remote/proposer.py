@@ -6,6 +6,7 @@ speculative one, so any rule, and a pyramid, works over it.
 
 from __future__ import annotations
 
+import math
 import sys
 import warnings
 from abc import ABC, abstractmethod
@@ -18,6 +19,7 @@ from typing import Any, Protocol, TypeVar
 import numpy as np
 import torch
 
+from sdbench import knobs
 from sdbench.acceptance.base import Density, Draft
 from sdbench.cores import usable
 from sdbench.drafting.ranks import places_of
@@ -92,13 +94,17 @@ class Beside(ABC):
     ) -> None:
         if on_fault not in ON_FAULT:
             raise InputError(f"on_fault is '{on_fault}'; it must be one of {', '.join(ON_FAULT)}.")
-        if not timeout_seconds > 0:
-            raise InputError(f"timeout_seconds is {timeout_seconds}; it must be positive.")
+        knobs.switch("proposer.process", process)
+        knobs.between("proposer.timeout_seconds", timeout_seconds, 0, math.inf)
+        knobs.whole("proposer.threads", threads, 1)
+        if core is not None:
+            knobs.whole("proposer.core", core)
         self.model = model
         self.process, self.timeout_seconds, self.on_fault = process, timeout_seconds, on_fault
         self.core, self.threads = core, threads
         self.fault: str | None = None
         self.programs: dict[str, Any] | None = None  # of the server's process
+        self.bytes: int | None = None  # that it holds: weights, slots, speculations
         self.launch: Launch = ServerProcess
         self._running: ServerHandle | None = None
         self._server: _Server | None = None
@@ -197,7 +203,9 @@ class Beside(ABC):
             server.open(rows, slots, length, context.sampler)
             return _InProcess(server)
         if self._running is None:
+            begun = perf_counter()
             self._running = self._new_process(make, context.tokens.device)
+            context.trace.outside += perf_counter() - begun
         self._running.open(
             rows, slots, length, context.sampler.sampling, self.model.dtype, self.model.execution.settled
         )
@@ -237,7 +245,8 @@ class Beside(ABC):
         measured = None if server is None else self._guarded(server.measured)
         if measured is None:
             return
-        self.programs = measured["programs"] if self.process else None
+        if self.process:
+            self.programs, self.bytes = measured["programs"], measured["bytes"]
         for step in measured["steps"]:
             prefill = step["kind"] == "prefill"
             batch_round = -1 if prefill or step["round"] < 0 else self._sent[step["round"]].batch_round

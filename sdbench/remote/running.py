@@ -16,10 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdbench.errors import InputError
+from sdbench import knobs
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.proposer import Beside
-from sdbench.remote.server import Outcome, Speculation, SpeculationServer
+from sdbench.remote.server import Caller, Outcome, Speculation, SpeculationServer
 from sdbench.sampling import Key, Sampler
 
 
@@ -65,10 +65,10 @@ class RunningServer(SpeculationServer):
         self._log(survived, received)
         return speculation
 
-    def work(self, called: Callable[[], bool] | None = None) -> None:
-        """Draft on until called, or as far as a draft may reach."""
+    def work(self, caller: Caller | None = None) -> None:
+        """Draft on until the caller says something, or as far as a draft may reach."""
         active = self.context.active
-        while active.any() and self._ahead[active].min() < self.length and not (called is not None and called()):
+        while active.any() and self._ahead[active].min() < self.length and not (caller is not None and caller.ready()):
             self._draft("run")
 
     def _draft(self, kind: str) -> None:
@@ -108,8 +108,7 @@ class FreeRunning(Beside):
         threads: int = 1,
     ) -> None:
         super().__init__(model, process, timeout_seconds, on_fault, core, threads)
-        if least < 1:
-            raise InputError(f"least is {least}; an answer must hold at least 1 token.")
+        knobs.whole("proposer.least", least, 1)
         self.least = least
 
     def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdbench import knobs
 from sdbench.errors import InputError
 from sdbench.sampling import Sampling
 
@@ -24,10 +25,11 @@ class Saguaro:
     code, github tanishqkumar/ssd)."""
 
     def __init__(self, c: float = 1.0, top: int | None = None) -> None:
+        knobs.number("saguaro.c", c)
         if not 0 <= c <= 1:
             raise InputError(f"saguaro.c is {c}; it must lie in [0, 1].")
-        if top is not None and top < 1:
-            raise InputError(f"saguaro.top is {top}; it must be at least 1.")
+        if top is not None:
+            knobs.whole("saguaro.top", top, 1)
         self.c, self.top = c, top
 
     @property

@@ -19,11 +19,11 @@ and C = 1 even the tokens are those of synchronous speculative decoding.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -40,6 +40,18 @@ from sdbench.remote.fanout import FanOut, Geometric, Listed
 from sdbench.remote.saguaro import Saguaro
 from sdbench.remote.tree import Drafted, Tree
 from sdbench.sampling import Key, Sampler
+
+
+class Caller(Protocol):
+    """The verifier, as a server at work sees it."""
+
+    def ready(self) -> bool:
+        """Whether it has said something."""
+        ...
+
+    def outcome(self) -> Outcome | None:
+        """What it has said, if that is an outcome; it will be served all the same."""
+        ...
 
 
 @dataclass
@@ -178,45 +190,66 @@ class SpeculationServer:
         received = perf_counter()
         context = self.context
         context.trace.round = len(self.served)
-        kept = outcome.length - 1 - self._decided
-        # An outcome of the last speculation: its own tokens and one more. (A stage above may have cut and added otherwise.)
-        own = (outcome.first == outcome.length - 1) & (kept >= 0) & (kept <= self._drafted)
-        self._told = _Told(outcome.active & own & self._latest, kept, outcome.tokens[:, 0], self._drafted, self._hit)
-        branch = self._find(self._told)
+        told = self._told = self._ended(outcome)
+        cache = self._cache
+        branch = np.full(context.rows, -1) if cache is None else _branch(told, cache.kept, cache.token)
         hit = branch >= 0
         self._take(outcome)
         missed = outcome.active & ~hit
         if missed.any() and self.backup.whole_batch:
             missed, hit, branch = outcome.active.copy(), np.zeros_like(hit), np.full_like(branch, -1)
-        speculation, self._behind = self._speculation(hit, missed, branch)
         self._hits = branch
+        speculation, self._behind = self._speculation(hit, missed, branch)
         context.place_many(speculation.tokens, context.length)
         self._drafted, self._hit, self._latest = speculation.length, hit, outcome.active
         self._log(hit, received)
         return speculation
 
-    def build(self) -> None:
-        """Draft for the outcomes that the speculation just served may come to."""
+    def build(self, caller: Caller | None = None) -> None:
+        """Draft for the outcomes that the speculation just served may come to.
+
+        caller: an outcome that comes meanwhile, and that no branch is for, ends the work: what it built would hold nothing.
+        """
         before, context, K = self._glue, self.context, self.length
         self._glue, refused = self._read(), self._refused
         kept, roots = self._fork(self._glue)
         self._cache = None
         if kept.size:
             key, fan_out = Key(self._streams, self._rounds + 1) / "draft", self.counts(K, hit=True)
-            drafted = self._tree.grow(context, kept, roots, key, fan_out)
-            self._cache = _Cache(kept, roots.cpu().numpy(), drafted)
+            token, vain = roots.cpu().numpy(), None
+            if caller is not None and self.device.type == "cpu":  # on a GPU the whole tree is queued at once
+                vain = partial(self._vain, caller, kept, token)
+            drafted = self._tree.grow(context, kept, roots, key, fan_out, vain)
+            if drafted.depth == K:
+                self._cache = _Cache(kept, token, drafted)
         self.served[-1]["built"] = perf_counter()
         self._learn(before, refused)
 
-    def work(self, called: Callable[[], bool] | None = None) -> None:
-        """What is to be done when an answer has gone out. called: whether the next outcome is there."""
-        self.build()
+    def _vain(self, caller: Caller, kept: np.ndarray, token: np.ndarray) -> bool:
+        """Whether an outcome is there that none of these branches is for."""
+        outcome = caller.outcome()
+        return outcome is not None and not (_branch(self._ended(outcome), kept, token) >= 0).any()
+
+    def work(self, caller: Caller | None = None) -> None:
+        """What is to be done when an answer has gone out, until the caller has the next outcome."""
+        self.build(caller)
 
     def measured(self) -> dict[str, Any]:
-        """What was recorded since `open`: `steps`, as in a trace, their `round` the index of what was `served`; and `programs`."""
+        """What was recorded since `open`: `steps`, as in a trace, their `round` the index of what was `served`; `programs`; and the
+        `bytes` that are held of weights, slots and speculations."""
         self.context.trace.close()
-        programs = programs_of([self.model.execution])
-        return {"steps": self.context.trace.steps, "served": self.served, "programs": programs}
+        cached = self._cache.drafted if self._cache is not None else None
+        held = (
+            {}
+            if cached is None
+            else {part.data_ptr(): part.nbytes for part in (cached.tokens, cached.logits, cached.behind)}
+        )
+        return {
+            "steps": self.context.trace.steps,
+            "served": self.served,
+            "programs": programs_of([self.model.execution]),
+            "bytes": self.model.bytes + sum(held.values()),
+        }
 
     def key(self) -> Key:
         """The name of the choices of the speculation being made, by row: the row's stream and how often it was served."""
@@ -240,13 +273,12 @@ class SpeculationServer:
             {"hit": hit.tolist(), "received": received, "replied": perf_counter(), "ranks": [None] * len(hit)}
         )
 
-    def _find(self, told: _Told) -> np.ndarray:
-        """Which branch of the cache each row's outcome is, [B]; -1 for none."""
-        cache = self._cache
-        if cache is None:
-            return np.full(len(told.kept), -1)
-        equal = (cache.kept == told.kept[:, None]) & (cache.token == told.token[:, None]) & told.valid[:, None]
-        return np.where(equal.any(1), equal.argmax(1), -1)
+    def _ended(self, outcome: Outcome) -> _Told:
+        """How an outcome ends the last speculation."""
+        kept = outcome.length - 1 - self._decided
+        # Its own tokens and one more. (A stage above may have cut and added otherwise.)
+        own = (outcome.first == outcome.length - 1) & (kept >= 0) & (kept <= self._drafted)
+        return _Told(outcome.active & own & self._latest, kept, outcome.tokens[:, 0], self._drafted, self._hit)
 
     def _take(self, outcome: Outcome) -> None:
         """Bring tokens, lengths and what the model knows up to an outcome."""
@@ -283,6 +315,17 @@ class SpeculationServer:
         behind = None if backed.behind is None else torch.where(ours[..., None], held[2], backed.behind)
         return Speculation(hit, length, tokens, logits), behind
 
+    def _adopt(self) -> None:
+        """The branches that hit become their rows' own: what was read for them moves to the rows' slots."""
+        context, rows = self.context, np.flatnonzero(self.context.active & (self._hits >= 0))
+        if len(rows) and self._cache is not None:
+            drafted = self._cache.drafted
+            first = context.length[rows] - 1
+            target = first[:, None] + np.arange(drafted.depth)
+            self.model.move(self._here(rows), self._here(drafted.slots(self._hits)[rows]), self._here(target))
+            self.model.known[rows] = first + drafted.depth
+        self._hits = np.full(context.rows, -1)
+
     def _here(self, values: np.ndarray) -> Tensor:
         return torch.from_numpy(values).to(self.device)
 
@@ -296,13 +339,7 @@ class SpeculationServer:
         if self._behind is None or self.device.type != "cpu":
             # Behind a shorter draft stands what is left of an earlier one: read, and looked at by nobody.
             return self.model.read(context, context.length + K, "glue", keep=K + 1)
-        rows = np.flatnonzero(context.active & (self._hits >= 0))
-        if len(rows) and self._cache is not None:
-            source = self._cache.drafted.slots(self._hits)[rows]
-            first = context.length[rows] - 1
-            target = first[:, None] + np.arange(K)
-            self.model.move(self._here(rows), self._here(source), self._here(target))
-            self.model.known[rows] = first + K
+        self._adopt()
         return torch.cat([self._behind, self.model.read(context, context.length + K, "glue")], 1)
 
     def _learn(self, glue: Float[Tensor, "B K+1 V"] | None, refused: Int[Tensor, "B K"] | None) -> None:
@@ -352,6 +389,12 @@ class SpeculationServer:
         return self.context.tokens.gather(1, self._here(self.context.length[:, None] + np.arange(self.length)))
 
 
+def _branch(told: _Told, kept: np.ndarray, token: np.ndarray) -> np.ndarray:
+    """Which branch (kept, token: [B, M]) each row's outcome is, [B]; -1 for none."""
+    equal = (kept == told.kept[:, None]) & (token == told.token[:, None]) & told.valid[:, None]
+    return np.where(equal.any(1), equal.argmax(1), -1)
+
+
 class DraftServer(SpeculationServer):
     """A draft that drafts behind what it is told, when it is told, and holds nothing: for methods that overlap otherwise."""
 
@@ -361,5 +404,5 @@ class DraftServer(SpeculationServer):
     def counts(self, length: int, hit: bool) -> tuple[int, ...]:
         return (0,) * (length + 1)
 
-    def work(self, called: Callable[[], bool] | None = None) -> None:
+    def work(self, caller: Caller | None = None) -> None:
         return None

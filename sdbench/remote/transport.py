@@ -101,6 +101,10 @@ class Waiter:
         if sentinel is not None:
             self._selector.register(sentinel, selectors.EVENT_READ)
 
+    def ready(self) -> bool:
+        """Whether there is something to be received now."""
+        return bool(self._selector.select(0))
+
     def wait(self, seconds: float | None) -> None:
         """Return when the pipe has a message. Raises: PeerSilentError after `seconds`, PeerGoneError if there will be none.
 

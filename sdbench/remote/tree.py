@@ -6,6 +6,7 @@ it. Keys and values of the branches are scratch, behind all that the rows hold: 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,18 +22,21 @@ from sdbench.sampling import Key
 
 @dataclass(frozen=True)
 class Drafted:
-    """What was drafted behind M branches. tokens: [B, M, K]; logits: [B, M, K, V], what they were drawn from; behind: [B, M, K, V],
-    the draft's own logits in their places; base: the slot where the scratch begins."""
+    """What was drafted behind M branches: D tokens, K unless the tree was left. tokens: [B, M, D]; logits: [B, M, D, V], what
+    they were drawn from; behind: [B, M, D, V], the draft's own logits in their places; base: the slot where the scratch begins."""
 
     base: int
-    tokens: Int[Tensor, "B M K"]
-    logits: Float[Tensor, "B M K V"]
-    behind: Float[Tensor, "B M K V"]
+    tokens: Int[Tensor, "B M D"]
+    logits: Float[Tensor, "B M D V"]
+    behind: Float[Tensor, "B M D V"]
+
+    @property
+    def depth(self) -> int:
+        return self.tokens.shape[2]
 
     def slots(self, branch: np.ndarray) -> np.ndarray:
-        """[B, K] where a branch of each row lies: its root, and all that was drafted behind it but the last."""
-        _, width, length = self.tokens.shape
-        return self.base + np.arange(length) * width + branch[:, None]
+        """[B, D] where a branch of each row lies: its root, and all that was drafted behind it but the last."""
+        return self.base + np.arange(self.depth) * self.tokens.shape[1] + branch[:, None]
 
 
 class Tree:
@@ -44,11 +48,18 @@ class Tree:
         self._itself: Bool[Tensor, "B M K*M"] | None = None
 
     def grow(
-        self, context: Context, kept: np.ndarray, roots: Int[Tensor, "B M"], key: Key, fan_out: tuple[int, ...]
+        self,
+        context: Context,
+        kept: np.ndarray,
+        roots: Int[Tensor, "B M"],
+        key: Key,
+        fan_out: tuple[int, ...],
+        vain: Callable[[], bool] | None = None,
     ) -> Drafted:
         """Draft behind the branches: `roots` after kept[B, M] tokens of the speculation (-1 where a row has fewer branches).
 
         key: of the rows' draws, the same in all branches of a row. fan_out: what will be cached behind each drafted token.
+        vain: asked between two depths, whether to leave it at that.
         """
         device, K, (rows, width) = roots.device, self.length, roots.shape
         # Scratch begins behind the speculation of every row, and behind what a row holds that is not decoded just now.
@@ -64,7 +75,7 @@ class Tree:
         if int(context.length.max()) + 2 * K > self._last:
             positions = positions.clamp(max=self._last)  # beyond the model's reach nothing will be decoded
         drafted = self._at_once(context, roots, positions, mask, key)
-        return Drafted(base, *(drafted or self._step_by_step(context, roots, positions, mask, key, fan_out)))
+        return Drafted(base, *(drafted or self._step_by_step(context, roots, positions, mask, key, fan_out, vain)))
 
     def _at_once(
         self,
@@ -110,6 +121,7 @@ class Tree:
         mask: Bool[Tensor, "B M E"],
         key: Key,
         fan_out: tuple[int, ...],
+        vain: Callable[[], bool] | None,
     ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B M K V"], Float[Tensor, "B M K V"]]:
         K, (rows, width), sampler, tokens = self.length, roots.shape, context.sampler, roots
         active, drafted, scores, behind = int(context.active.sum()), [], [], []
@@ -123,5 +135,7 @@ class Tree:
             tokens = sampler.draw(sampler.score(logits.flatten(0, 1)), key / depth).view(rows, width)
             drafted.append(tokens)
             scores.append(logits)
+            if vain is not None and depth + 1 < K and vain():
+                break
         own = torch.stack(behind, 2)
         return torch.stack(drafted, 2), own if self.saguaro.plain else torch.stack(scores, 2), own

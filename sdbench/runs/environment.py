@@ -10,6 +10,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from sdbench.cores import usable
+
 PACKAGES = (
     "sdbench",
     "torch",
@@ -82,10 +84,8 @@ def cpu_model() -> str:
 
 
 def usable_cores() -> int | None:
-    """Cores that this process may use, where the system says so."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count()
+    """Cores that this process might use before it pinned itself to some of them, where the system says so."""
+    return len(usable()) or os.cpu_count()
 
 
 def ram_bytes() -> int | None:

@@ -99,6 +99,17 @@ class RunFolder:
         file = self.path / _ENVIRONMENT
         write_text(file, _json({**_read_json(file), **facts}))
 
+    @property
+    def faults(self) -> list[dict[str, Any]]:
+        """The blocks that went on without a draft: arm, block, repeat, and why."""
+        return self.environment.get("faults") or []
+
+    def note_fault(self, arm: str, block: int, repeat: int, said: str) -> None:
+        """A block went on without a draft."""
+        where = {"arm": arm, "block": block, "repeat": repeat}
+        others = [fault for fault in self.faults if {**fault, **where} != fault]
+        self.add_to_environment(faults=[*others, {**where, "said": said}])
+
     def ask(self, prompts: Mapping[str, Mapping[str, Any]]) -> None:
         """Write `prompts.json`: by prompt id the `text` that the models read, and the `reference` (None: there is none)."""
         write_text(self.path / _PROMPTS, _json(prompts))

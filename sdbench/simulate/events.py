@@ -6,16 +6,17 @@ draft length, how many tokens a round keeps, and for any fan-out, whether the ne
 
     ar      T(1)
     sd      K t_d + T(K + 1)
-    ssd     T_ask + T_b [on a miss] + max(T_back + T(K + 1), t_glue + K t_tree)     (as coded by the authors: no interruption)
+    ssd     T_ask + T_b [on a miss] + max(T_back + T(K + 1), t_glue + K t_tree(branches))
     pearl   max(g t_d and the exchange, T(n)) and the host's time,  n the tokens that the target reads
     amusd   the token that the draft is at, T_ask, t_d for each token that an answer lacks of the least, T_back + T(K + 1)
 
     dsi     from one rejection to the next: the drafting of the block that holds it, and T(k)     (servers enough to verify at once)
 
 with the target's time T(n) over n tokens, its host's included but for pearl. Nobody waits for what is built, or drafted, behind
-the last round. Times are numbers, or samples of measured ones in the order of their measurement. Each round draws a moment, and all
-of its times are those of that moment: the mean of a maximum is more than the maximum of means, but less than it would be if the
-two sides did not slow down together.
+the last round. Where a tree is left that turns out to be in vain, a miss waits for no more than the depth that the draft is at (the
+authors' code waits for all). Times are numbers, or samples of measured ones in the order of their measurement. Each round draws a
+moment, and all of its times are those of that moment: the mean of a maximum is more than the maximum of means, but less than it
+would be if the two sides did not slow down together.
 """
 
 from __future__ import annotations
@@ -40,8 +41,8 @@ class Latencies:
     verify: the target's forward over n tokens, by n; what lies between is interpolated. beside: the same while a draft works
     beside it. host, host_beside: of the target's process in a round, outside the forward and the draft. draft, draft_beside: one
     drafted token of one row, in the target's process and in a server's. glue, tree: of a server's reading of a speculation, and
-    of one depth of its branches. comm: from the question to an idle server to its answer, where nothing has to be drafted.
-    answer: the answer's way back, while the server works on.
+    of one depth of its branches, by how many there are. leaves: whether a tree in vain is left. comm: from the question to an
+    idle server to its answer, where nothing has to be drafted. answer: the answer's way back, while the server works on.
     """
 
     name: str
@@ -53,7 +54,8 @@ class Latencies:
     host_beside: Times = ()
     draft_beside: Times = ()
     glue: Times = (0.0,)
-    tree: Times = ()
+    tree: Mapping[int, Times] = field(default_factory=dict)
+    leaves: bool = False
     comm: Times = (0.0,)
     answer: Times = (0.0,)
     published: bool = False
@@ -72,6 +74,7 @@ class Latencies:
             "name",
             "source",
             "published",
+            "leaves",
             "verify",
             "beside",
             "draft",
@@ -89,19 +92,27 @@ class Latencies:
         for name in ("name", "source", "verify", "draft"):
             if values.get(name) is None:
                 raise InputError(f"The latency file lacks '{name}'; give it there, or as latency.{name}=MILLISECONDS.")
-        tables: Any = {
-            name: {int(n): seconds(value, name) for n, value in (values.get(name) or {}).items()}
-            for name in ("verify", "beside")
-        }
+        tables: Any = {}
+        for name in ("verify", "beside", "tree"):
+            table = values.get(name)
+            if isinstance(table, (int, float)) and name == "tree":
+                table = {1: table}  # the same for any number of branches
+            if table is not None and not (isinstance(table, Mapping) and all(str(n).isdigit() for n in table)):
+                raise InputError(
+                    f"The latency file's '{name}' is {table!r}; it must map numbers of tokens to milliseconds."
+                )
+            tables[name] = {int(n): seconds(value, name) for n, value in (table or {}).items()}
+        if not tables["verify"]:
+            raise InputError("The latency file's 'verify' is empty; it must map numbers of tokens to milliseconds.")
         rest: Any = {
             name: seconds(values[name], name)
-            for name in ("host", "host_beside", "draft_beside", "glue", "tree", "comm", "answer", "draft")
+            for name in ("host", "host_beside", "draft_beside", "glue", "comm", "answer", "draft")
             if values.get(name) is not None
         }
         return Latencies(**rest, **tables, **{key: values[key] for key in _SAID if key in values})
 
 
-_SAID = ("name", "source", "published")
+_SAID = ("name", "source", "published", "leaves")
 
 
 def places(rounds: pd.DataFrame) -> list[np.ndarray]:
@@ -134,6 +145,7 @@ class Simulation:
         self._drafting = latencies.draft_beside or latencies.draft  # one token of a server
         self._moment = 0.0
         self._between: dict[tuple[int, bool], float] = {}  # verifications of lengths that were not measured
+        self._wide: dict[int, float] = {}  # trees of numbers of branches that were not measured
 
     def ar(self) -> float:
         return self._speed(lambda string: sum(self._verify(1) for _ in self._rounds(string)))
@@ -152,19 +164,22 @@ class Simulation:
         own = self.latencies
         if not own.tree:
             raise InputError(f"The latencies of {own.name} hold no 'tree': ssd cannot be simulated.")
+        branches = sum(counts)
 
         def decode(string: np.ndarray) -> float:
-            seconds, held, built = 0.0, False, 0.0
+            seconds, held, late = 0.0, False, 0.0
             rounds = kept(string, length)
             for accepted, place in self._rounds(rounds):
                 # What the last round left to be built is waited for now.
-                seconds += built + self._draw(own.comm)
+                seconds += late + self._draw(own.comm)
                 if not held:
                     seconds += self._draw(self._drafting, length)
                 verified = self._draw(own.answer) + self._verify(length + 1, beside=True)
-                built = max(0.0, self._draw(own.glue) + self._draw(own.tree, length) - verified)
                 seconds += verified
                 held = place - (accepted < length) <= counts[accepted]
+                built = self._draw(own.glue) + np.cumsum(self._grown(branches, length))
+                left = built[built >= verified] if own.leaves and not held else built[-1:]
+                late = max(0.0, float(left[0] if len(left) else built[-1]) - verified)
             return seconds
 
         return self._speed(decode)
@@ -249,11 +264,28 @@ class Simulation:
 
     def _times(self, times: Times, count: int) -> Times:
         """So many successive samples from about the moment."""
+        if not times:
+            raise InputError(
+                f"The latencies of {self.latencies.name} lack the times of a draft: run an arm such as sd too."
+            )
         groups = max(len(times) // max(count, 1), 1)
         first = int(self._moment * groups) * count
         if first + count <= len(times):
             return times[first : first + count]
         return [times[index % len(times)] for index in range(first, first + count)]
+
+    def _grown(self, branches: int, length: int) -> Times:
+        """The depths of a tree, one after the other: between the numbers of branches that were measured, and beyond, on a line."""
+        table = self.latencies.tree
+        if branches in table or len(table) == 1:
+            return self._times(table.get(branches) or next(iter(table.values())), length)
+        if branches not in self._wide:
+            known = sorted(table)
+            means = [float(np.mean(table[n])) for n in known]
+            near = min(max(int(np.searchsorted(known, branches)), 1), len(known) - 1)
+            slope = (means[near] - means[near - 1]) / (known[near] - known[near - 1])
+            self._wide[branches] = max(0.0, means[near] + slope * (branches - known[near]))
+        return [self._wide[branches]] * length
 
     def _draw(self, times: Times, count: int = 1) -> float:
         return sum(self._times(times, count))
@@ -261,7 +293,7 @@ class Simulation:
     def _verify(self, tokens: int, beside: bool = False, host: float | None = None) -> float:
         """The target's round: its forward over so many tokens, and its host (measured, if not given)."""
         own = self.latencies
-        table = own.beside if beside and own.beside else own.verify
+        table = own.beside if (beside and own.beside) or not own.verify else own.verify
         if host is None:
             host = self._draw(own.host_beside if beside and own.host_beside else own.host)
         if tokens in table:

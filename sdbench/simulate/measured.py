@@ -69,9 +69,17 @@ def _beside(rounds: pd.DataFrame, steps: pd.DataFrame) -> dict[str, Any]:
     }
     if once["hit"].notna().any():
         built = (once["built"] - once["replied"]).dropna()
-        tree, glue = (own.loc[own["kind"] == kind, "seconds"] for kind in ("tree", "glue"))
-        extra = max(0.0, float(built.mean() - glue.mean() - len(tree) / len(glue) * tree.mean()))
-        found |= {"tree": tree.tolist(), "glue": [value + extra for value in glue]}
+        tree, glue = (own[own["kind"] == kind] for kind in ("tree", "glue"))
+        extra = max(0.0, float(built.mean() - glue["seconds"].mean() - tree["seconds"].sum() / len(glue)))
+        at_once = "loop" in tree and bool(tree["loop"].notna().any())  # a tree of one program is not left
+        widths = _by_tokens(tree)
+        if found["draft_beside"]:
+            widths.setdefault(1, found["draft_beside"])  # a tree of one branch is a draft
+        found |= {
+            "tree": widths,
+            "glue": [value + extra for value in glue["seconds"]],
+            "leaves": not at_once,
+        }
     return found
 
 

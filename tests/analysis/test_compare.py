@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -82,9 +83,36 @@ def test_quality_has_three_verdicts(run):
     assert [quality_verdict(ci, 0.03) for ci in ((-0.02, -0.01), (-0.05, -0.01), (-0.05, 0.01), None)] == [
         "as good", "worse", "undecided", "undecided",
     ]  # fmt: skip
-    assert [speed_verdict(ci) for ci in ((1.01, 2), (0.5, 0.9), (0.9, 1.1), None)] == [
+    assert [speed_verdict(ci, 40, 0.01) for ci in ((1.01, 2), (0.5, 0.9), (0.9, 1.1), None)] == [
         "faster", "slower", "indistinguishable", "indistinguishable",
     ]  # fmt: skip
+    # Two units span an interval whatever the truth is; and one of many comparisons is not as sure as one alone.
+    assert speed_verdict((1.6, 2.0), 2, 0.1) == speed_verdict((1.01, 2), 40, 0.06) == "indistinguishable"
+
+
+def test_void_arms_have_no_speed_and_forced_ones_say_so(make):
+    tables, summary = recorded(0, 80)
+    folder = claim(Path(make("marked")).with_name("again"), "again")
+    folder.describe(CONFIG, ENVIRONMENT)
+    marked = json.loads(json.dumps(summary))
+    marked["arms"]["sd"]["void"] = True
+    marked["arms"]["twin"] |= {"simulated_acceptance": True, "degenerate": True}
+    folder.finish(tables, marked)
+    found = one(str(folder.path), arms="ar,sd")["speed"]
+    assert found["verdict"] == "not compared"
+    assert "void" in found["reason"]
+    notes = one(str(folder.path), arms="ar,twin")["notes"]
+    assert any("forced" in note for note in notes)
+    assert any("repeats itself" in note for note in notes)
+
+
+def test_one_metric_is_not_held_against_another(run, make):
+    other = make("m", config={"tasks": {"_target_": "made.Up", "metric": "exact"}})
+    found = one(f"{run}:ar", f"{other}:sd")
+    assert found["quality"]["verdict"] == "not compared"
+    assert found["speed"]["verdict"] == "faster"
+    with pytest.raises(InputError, match="different tasks"):
+        compare([f"{run}:ar", make("g", config={"tasks": {"_target_": "made.Up", "task": "gsm8k"}})])
 
 
 def test_two_runs_on_the_same_prompts_are_paired(run, make):

@@ -131,6 +131,7 @@ def test_every_flag_can_be_raised(summary):
         "failed": 1,
         "bare_coverage": 0.5,
         "uncompiled_steps": 3,
+        "lost_draft_blocks": 1,
         "shared_device": True,
         "devices": ["cuda:0", "cuda:1"],
         "non_inferior": False,

@@ -52,7 +52,11 @@ def test_what_was_measured(overlapped):
     assert len(arm["devices"]) == 2
     spec = arm["speculation"]
     assert spec["theorem_7_tokens_per_second"] > 0
-    assert spec["seconds"]["wait_on_hit"] < spec["seconds"]["wait_on_miss"]
+    assert spec["seconds"]["serve_on_hit"] < spec["seconds"]["backup"]
+    bounds = spec["corollary_9"]
+    assert bounds["over"] == f"sd[draft_length={arm['config']['draft_length']}]"
+    assert 0 < bounds["low"] < bounds["high"]
+    assert arm["memory_bytes"] > arms["sd[draft_length=4]"]["memory_bytes"]
     assert 0 < arm["model_time_fraction"] <= 1.05
     assert arms["sd[draft_length=4]"]["hit_rate"] is None
     assert arms["sd[draft_length=4]"]["ranks"]["outcomes"] > 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from sdbench.errors import RunError
 from sdbench.lm_eval import confined
 from sdbench.lm_eval.code_eval import SandboxedCodeEval, pass_at
 from sdbench.lm_eval.sandbox import Limits, run
@@ -23,6 +24,30 @@ def test_right_and_wrong_solutions():
     wrong = run("def double(x): return x\n" + tests, LIMITS)
     assert not wrong.passed
     assert wrong.reason == "AssertionError: twice two"
+
+
+@linux
+def test_what_ends_before_the_answer_runs_is_no_wrong_answer(monkeypatch, tmp_path):
+    broken = tmp_path / "confined.py"
+    broken.write_text("raise OSError('no filter of system calls')\n")
+    monkeypatch.setattr("sdbench.lm_eval.sandbox.CHILD", broken)
+    with pytest.raises(RunError, match=r"cannot be confined on this machine .*no filter"):
+        run("pass", LIMITS)
+
+
+@linux
+def test_a_hard_limit_below_ours_is_kept():
+    import resource
+
+    low = resource.getrlimit(resource.RLIMIT_NOFILE)
+    code = (
+        "import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (20, 20))\n"
+        "from sdbench.lm_eval.sandbox import Limits, run\n"
+        "print(run('assert 1 + 1 == 2', Limits(cpu_seconds=5, wall_seconds=30, memory_bytes=1 << 29)).passed)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert said.stdout.strip() == "True", said.stderr
+    assert resource.getrlimit(resource.RLIMIT_NOFILE) == low
 
 
 @pytest.mark.parametrize("leave", ["import os; os._exit(0)", "import sys; sys.exit(0)", "raise SystemExit", "def ("])

@@ -12,6 +12,7 @@ import pytest
 from sdbench.errors import InputError
 from sdbench.harness.build import build
 from sdbench.harness.config import choices, compose
+from sdbench.lm_eval.catalogue import SHIPPED as FOLDER
 from sdbench.tasks import encode
 from sdbench.tasks.base import Message, Prompt
 from sdbench.tasks.texts import generate
@@ -146,6 +147,8 @@ def test_the_authors_solutions_pass():
         (["tasks=lm_eval/gsm8k", "+tasks.settings.repeats=4"], "4 answers together"),
         (["tasks=lm_eval/gsm8k", "+tasks.settings.generation_kwargs={num_beams: 4}"], "num_beams=4"),
         (["tasks=lm_eval/any"], "tasks.task=NAME"),
+        # A path is in no index, and a group is no task: both say what they do only when they are read.
+        (["tasks=lm_eval/any", f"tasks.task={FOLDER}/humaneval/humaneval.yaml"], "tasks.run_code=true"),
     ],
 )
 def test_refusals(words, reason, data):
@@ -155,6 +158,13 @@ def test_refusals(words, reason, data):
 
     with pytest.raises(InputError, match=reason):
         planned()
+
+
+def test_a_subject_that_a_copy_lacks_is_not_asked_with_anothers_questions(data):
+    write(data, "mmlu_test.jsonl", mmlu_rows(["anatomy"]))
+    write(data, "mmlu_dev.jsonl", mmlu_rows(["anatomy"]))
+    with pytest.raises(InputError, match="no rows of the part"):
+        build(compose(["tasks=lm_eval/mmlu"])["tasks"], {}, "tasks").prompts(2)
 
 
 def test_a_set_that_is_not_here_says_where_to_put_it(monkeypatch):

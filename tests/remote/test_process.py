@@ -13,13 +13,13 @@ import pytest
 import torch
 
 from sdbench.acceptance import Exact
-from sdbench.decoding import Request, Speculative
+from sdbench.decoding import Pearl, Request, Speculative
 from sdbench.drafting import ModelDrafter, Verified
 from sdbench.errors import RunError
 from sdbench.exactness import TabularModel
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
-from sdbench.remote import Neural, Remote, Uniform
+from sdbench.remote import Neural, Remote, RemoteDrafter, Uniform
 from sdbench.remote.process import ServerProcess
 from sdbench.remote.server import SpeculationServer
 from sdbench.sampling import Sampling
@@ -137,6 +137,33 @@ def test_or_the_run_goes_on_without_a_draft(capfd):
     again, trace = decode(decoder, Sampling(), requests=REQUESTS[:1])
     assert again["0"] == expected["0"]
     assert trace.rounds[0]["proposed"] == 2
+    decoder.close()
+
+
+def test_pearl_goes_on_alone_too_without_a_first_verification():
+    """With nothing pending and nobody who drafts a round must still decode."""
+    target, draft = models()
+    remote = RemoteDrafter(draft, timeout_seconds=5.0, on_fault="continue")
+    decoder = Pearl(target, remote, draft_length=3, pre_verify=False)
+    expected, _ = decode(Speculative(target), Sampling())
+    assert decode(decoder, Sampling())[0] == expected
+    assert isinstance(remote._running, ServerProcess)
+    assert remote._running.process.pid
+    os.kill(remote._running.process.pid, signal.SIGKILL)
+    assert decode(decoder, Sampling())[0] == expected
+    assert remote.fault is not None
+    decoder.close()
+
+
+def test_starting_a_process_anew_is_nobodys_decoding():
+    target, draft = models()
+    decoder = Speculative(target, Exact(), Remote(draft, Uniform(1)), 2)
+    begun = time.perf_counter()
+    _, first = decode(decoder, Sampling(), requests=REQUESTS[:1])
+    took = time.perf_counter() - begun
+    _, second = decode(decoder, Sampling(), requests=REQUESTS[:1])
+    assert 0.3 < first.outside < took
+    assert second.outside == 0
     decoder.close()
 
 

@@ -10,7 +10,8 @@ from sdbench.drafting import ModelDrafter, Verified
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.remote import Geometric, Listed, Lookup, Neural, Random, Remote, Undrafted, Uniform
-from sdbench.sampling import Sampling
+from sdbench.remote.server import Outcome, SpeculationServer
+from sdbench.sampling import Sampler, Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
 
@@ -131,3 +132,72 @@ def test_a_fan_out_that_does_not_fit_is_refused_before_anything_runs():
     target, draft = pair("llama")
     with pytest.raises(InputError, match="needs 5"):
         Speculative(target, Exact(), Remote(draft, Listed([1, 2]), process=False), 4).reach()
+
+
+class Overtaken:
+    """A caller that has the next outcome ready before the first depth is done."""
+
+    def __init__(self, outcome):
+        self.told = outcome
+
+    def ready(self):
+        return True
+
+    def outcome(self):
+        return self.told
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize("hits", [True, False])
+def test_a_tree_in_vain_is_left_and_nothing_is_lost(sampling, hits):
+    """An outcome that no branch is for ends the tree; one that a branch is for does not. Either way the answer is the same."""
+
+    def served(overtaken):
+        server = SpeculationServer(pair("llama")[1], Uniform(2))
+        server.open(1, 64, 3, Sampler(SAMPLINGS[sampling]))
+        server.admit(0, [5, 3, 8])
+        streams = np.array([7], np.uint64)
+        first = server.serve(Outcome(np.array([True]), np.array([4]), np.array([3]), np.array([[9]]), streams))
+        server.build()
+        assert server._cache is not None
+        held = server._cache.token[0].tolist()
+        told = held[-1] if hits else min(set(range(V)) - set(held))
+        second = Outcome(np.array([True]), np.array([8]), np.array([7]), np.array([[told]]), streams)
+        server.build(Overtaken(second) if overtaken else None)
+        kept = server._cache is not None
+        answer = server.serve(second)
+        server.build()
+        assert server._cache is not None
+        return (
+            kept,
+            answer.hit.tolist(),
+            first.tokens.tolist(),
+            answer.tokens.tolist(),
+            server._cache.drafted.tokens.tolist(),
+        )
+
+    whole, left = served(False), served(True)
+    assert whole[1] == left[1] == [hits]
+    assert whole[0]
+    assert left[0] is hits
+    assert whole[2:] == left[2:]
+
+
+def test_glue_reads_one_token_where_the_branch_was_read_already():
+    target, draft = pair("qwen3-sliding")
+    _, trace = decode(Speculative(target, Exact(), Remote(draft, Uniform(3), process=False), 3), Sampling(), 3)
+    assert {step["tokens"] for step in trace.steps if step["kind"] == "glue"} == {1}
+    _, trace = decode(Speculative(target, Exact(), Remote(draft, Uniform(3), Lookup(), process=False), 3), Sampling())
+    assert {step["tokens"] for step in trace.steps if step["kind"] == "glue"} > {1}, "what nobody read is read now"
+
+
+def test_the_last_positions_of_a_model_that_learned_them():
+    """A tree reaches beyond what will ever be decoded, but not beyond the table of positions."""
+    target, draft = pair("gpt2")
+    prompt = [Request([3] * (draft.max_positions - 8), "long")]
+    ssd = Speculative(target, Exact(), Remote(draft, Uniform(2), process=False), 4)
+    tokens = {}
+    for name, decoder in (("ar", Speculative(target)), ("ssd", ssd)):
+        (finished,) = decoder.generate(prompt, Sampling(), NeverStop(), 3, rows=1)
+        tokens[name] = finished.tokens
+    assert tokens["ssd"] == tokens["ar"]

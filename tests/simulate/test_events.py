@@ -39,7 +39,7 @@ def test_ssd_is_theorem_7(K, budget, tree):
     # A bonus passes with chance a, whatever the power law says of the refused: held if it is among the first F_K.
     law = hit_probability([*counts[:-1], 0], A, R)
     bonus = A**K * (A + (1 - A) * (1 - max(counts[-1] - 1, 1) ** -R))
-    simulation = Simulation(strings(), machine(tree=[tree], glue=[0.05]))
+    simulation = Simulation(strings(), machine(tree={1: [tree]}, glue=[0.05]))
     rounds = Rounds(law + bonus, 1.0, 1.0, 0.05 + K * tree, 0.1 * K)
     wanted = theorem_7(rounds) * expected_tokens(A, K)
     if rounds.t_primary > 1:
@@ -49,7 +49,7 @@ def test_ssd_is_theorem_7(K, budget, tree):
 
 
 def test_ssd_without_hits_is_sd_and_with_all_hides_the_draft():
-    simulation = Simulation(strings(), machine(tree=[0.1]))
+    simulation = Simulation(strings(), machine(tree={1: [0.1]}))
     assert simulation.ssd(4, (0,) * 5) == pytest.approx(simulation.sd(4))
     assert simulation.ssd(4, (10**7,) * 5) == pytest.approx(expected_tokens(A, 4), rel=0.01)
 
@@ -112,7 +112,7 @@ def test_amusd_that_waits_for_all_it_may_draft_is_sd(K):
 
 def test_both_sides_of_a_round_slow_down_together():
     slow = [1.0, 2.0]
-    latencies = Latencies("t", "made up", verify={3: slow}, draft=[0.0], tree=[0.5, 0.5, 1.0, 1.0])
+    latencies = Latencies("t", "made up", verify={3: slow}, draft=[0.0], tree={1: [0.5, 0.5, 1.0, 1.0]})
     # Means of 1.5; drawn apart the larger one would be 1.75 on average.
     assert 1 / Simulation([np.full(20_000, 2)], latencies).ssd(2, (0,) * 3) == pytest.approx(1.5, rel=0.01)
 
