@@ -135,8 +135,19 @@ def test_figures_are_read_by_keyboard(browser):
     assert browser.texts("#tip") == []
 
 
+def test_tokens_are_read_by_keyboard(browser):
+    text = "article[data-arm=sd] .tokens"
+    right, escape = "\ue014", "\ue00c"
+    for place in (1, 2):
+        browser.type(text, right)
+        assert browser.texts("#tip")[0].startswith(f"token {place}")
+    browser.type(text, escape)
+    assert browser.texts("#tip") == []
+    assert re.match(r"Prompt 1 of \d+: ", browser.texts(".showing")[0])
+
+
 def test_everything_that_acts_is_reached_by_tab(browser):
-    acting = "[...document.querySelectorAll('button, select, input, a, summary, svg')]"
+    acting = "[...document.querySelectorAll('button, select, input, a, summary, svg, .tokens')]"
     out_of_reach = f"{acting}.filter(e => e.checkVisibility() && e.tabIndex < 0).length"
     assert browser.run(out_of_reach) == 0
 

@@ -35,6 +35,36 @@ document.addEventListener("pointermove", (event) => {
 });
 document.addEventListener("scroll", () => say(""), { passive: true, capture: true });
 
+// Within `host` the arrow keys go from mark to mark, and speak the tip of each.
+function readByArrows(host, marksOf) {
+  let here = null;
+  const leave = () => {
+    here?.classList.remove("here");
+    here = null;
+    say("");
+  };
+  host.addEventListener("keydown", (event) => {
+    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
+    if (event.key === "Escape") leave();
+    if (!step) return;
+    event.preventDefault();
+    const marks = marksOf();
+    if (!marks.length) return;
+    const next = here ? marks.indexOf(here) + step : step > 0 ? 0 : -1;
+    leave();
+    here = marks.at(next % marks.length);
+    here.classList.add("here");
+    here.scrollIntoView({ block: "nearest" });
+    const tell = () => {
+      const box = here?.getBoundingClientRect();
+      if (box) say(here.dataset.tip, box.x + box.width / 2, box.y);
+    };
+    tell();
+    requestAnimationFrame(tell); // scrolling takes tips away
+  });
+  host.addEventListener("blur", leave);
+}
+
 // ---- figures
 
 function prepareFigure(svg) {
@@ -43,28 +73,8 @@ function prepareFigure(svg) {
     mark.dataset.tip = title.textContent;
     title.remove();
   }
-  let here = null;
-  const leave = () => {
-    here?.classList.remove("here");
-    here = null;
-    say("");
-  };
-  svg.addEventListener("keydown", (event) => {
-    const step = { ArrowRight: 1, ArrowDown: 1, ArrowLeft: -1, ArrowUp: -1 }[event.key];
-    if (event.key === "Escape") leave();
-    if (!step) return;
-    event.preventDefault();
-    // An interval and its point say the same: once is enough.
-    const marks = [...new Map(all(".mark:not(.dim)", svg).map((mark) => [mark.dataset.tip, mark])).values()];
-    if (!marks.length) return;
-    const next = here ? marks.indexOf(here) + step : step > 0 ? 0 : -1;
-    leave();
-    here = marks.at(next % marks.length);
-    here.classList.add("here");
-    const box = here.getBoundingClientRect();
-    say(here.dataset.tip, box.x + box.width / 2, box.y);
-  });
-  svg.addEventListener("blur", leave);
+  // An interval and its point say the same: once is enough.
+  readByArrows(svg, () => [...new Map(all(".mark:not(.dim)", svg).map((mark) => [mark.dataset.tip, mark])).values()]);
 }
 
 // ---- tables
@@ -151,7 +161,8 @@ function parting(ours, theirs) {
 
 function tokensOf(data, ids, code, leaves) {
   const told = decode(code);
-  const text = element("p", { className: "tokens" });
+  const text = element("p", { className: "tokens", tabIndex: 0 });
+  readByArrows(text, () => all(".token", text));
   ids.forEach((id, place) => {
     const { letter, round } = told[place];
     const token = element("span", { className: `token o-${letter}`, textContent: data.pieces[id] });
@@ -169,6 +180,7 @@ function prepareRun(section) {
   const pick = section.querySelector(".pick-prompt");
   const [back, forth] = [section.querySelector(".previous"), section.querySelector(".next")];
   const panel = section.querySelector(".drilldown");
+  const showing = section.querySelector(".showing");
   const colours = Object.fromEntries(
     all(".summary tbody tr", section).map((row) => [row.dataset.arm, row.querySelector(".swatch").style.background]),
   );
@@ -199,6 +211,7 @@ function prepareRun(section) {
   function show() {
     const prompt = data.prompts[Number(pick.value)];
     panel.replaceChildren();
+    showing.textContent = prompt ? `Prompt ${pick.selectedIndex + 1} of ${pick.length}: ${prompt.id}` : "";
     if (!prompt) return;
     const question = element("div", { className: "question" }, element("h3", { textContent: `Prompt ${prompt.id}` }));
     if (prompt.prompt != null) question.append(element("pre", { textContent: prompt.prompt }));
