@@ -44,6 +44,17 @@ class Arm:
         return found
 
     @property
+    def trees(self) -> dict[str, int]:
+        """By role, how many tokens of speculations a server holds of each row."""
+        found: dict[str, int] = {}
+        stage, length = getattr(self.decoder, "proposer", None), getattr(self.decoder, "draft_length", 0)
+        while stage is not None:
+            if isinstance(stage, Beside):
+                found[stage.name] = stage.tree(length)
+            stage, length = getattr(stage, "proposer", None), getattr(stage, "draft_length", 0)
+        return found
+
+    @property
     def programs_beside(self) -> list[dict[str, Any]]:
         """What its drafts in processes of their own say of their programs."""
         return [draft.programs for draft in self.beside if draft.programs]

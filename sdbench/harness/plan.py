@@ -181,8 +181,17 @@ def memory(config: dict[str, Any], slots: int) -> Fit:
     hardware = config["hardware"]
     arms = rehearse(expand_grids(config.get("arms") or {}), list(config["models"]))
     specs = {role: spec for role, spec in specs_of(config).items() if any(role in arm.roles for arm in arms)}
+    trees: dict[str, int] = {}
+    for role, tokens in (tree for arm in arms for tree in arm.trees.items()):
+        trees[role] = max(trees.get(role, 0), tokens)
     return fit(
-        specs, slots, config["batch_size"], hardware["dtype"], hardware["device"], memory=hardware["memory_bytes"]
+        specs,
+        slots,
+        config["batch_size"],
+        hardware["dtype"],
+        hardware["device"],
+        hardware["memory_bytes"],
+        trees,
     )
 
 

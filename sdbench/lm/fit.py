@@ -33,13 +33,14 @@ RESERVED_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is: parameters in all; those that can be quantised, in linear layers other than the head; and
-    numbers (keys and values) kept per token.
+    """How large a model is: parameters in all; those that can be quantised, in linear layers other than the head; numbers (keys and
+    values) kept per token; and its vocabulary (0: not known).
     """
 
     parameters: int
     quantizable: int
     cache_values: int
+    vocab: int = 0
 
 
 @dataclass(frozen=True)
@@ -102,13 +103,16 @@ def fit(
     dtype: str = "float32",
     device: str = "cpu",
     memory: int | Mapping[str, int] | None = None,
+    trees: Mapping[str, int] | None = None,
 ) -> Fit:
     """Reckon what a family takes.
 
+    trees: by role, how many tokens of speculations a row holds: a slot, and logits, for each.
     slots: of each row's pool, in tokens. batch: rows. dtype, device: the hardware's, for specs without their own.
     memory: bytes that each device has (a number for all, or one per device; None: asked of the machine).
     """
-    roles = tuple(_role_memory(role, spec, slots, batch, dtype, device) for role, spec in specs.items())
+    tokens = {role: (slots, (trees or {}).get(role, 0)) for role in specs}
+    roles = tuple(_role_memory(role, spec, *tokens[role], batch, dtype, device) for role, spec in specs.items())
     devices = []
     for name in dict.fromkeys(role.device for role in roles):
         parts = [part for role in roles if role.device == name for part in (role.weight_bytes, role.cache_bytes)]
@@ -146,6 +150,7 @@ def count(config: PreTrainedConfig) -> Size:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         quantizable=sum(part.weight.numel() for part in linear),
         cache_values=2 * text.num_hidden_layers * heads * width,
+        vocab=text.vocab_size,
     )
 
 
@@ -164,7 +169,7 @@ def device_memory(name: str) -> int | None:
         return None
 
 
-def _role_memory(role: str, spec: ModelSpec, slots: int, batch: int, dtype: str, device: str) -> RoleMemory:
+def _role_memory(role: str, spec: ModelSpec, slots: int, tree: int, batch: int, dtype: str, device: str) -> RoleMemory:
     device = spec.device or device
     size = size_of(spec)
     if size is None:
@@ -174,4 +179,4 @@ def _role_memory(role: str, spec: ModelSpec, slots: int, batch: int, dtype: str,
     if spec.quantization is not None:
         packed = scheme_of(role, spec.quantization).weight_bytes
         weights = (size.parameters - size.quantizable) * item + int(size.quantizable * packed)
-    return RoleMemory(role, device, weights, size.cache_values * slots * batch * item)
+    return RoleMemory(role, device, weights, (size.cache_values * (slots + tree) + size.vocab * tree) * batch * item)

@@ -173,6 +173,11 @@ class _Outcomes:
             self.exponent = fit_exponent(self.ranks)
 
 
+def widest(fan_out: FanOut, length: int, vocab: int) -> int:
+    """The most branches behind a speculation of up to `length` tokens."""
+    return max(sum(fan_out.counts(n, vocab, hit)) for n in range(length + 1) for hit in (True, False))
+
+
 def capped(counts: Sequence[int], vocab: int) -> tuple[int, ...]:
     """No more than there are: the drafted token itself, at all places but the last, cannot be the verifier's."""
     return (*(min(count, vocab - 1) for count in counts[:-1]), min(counts[-1], vocab))

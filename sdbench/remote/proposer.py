@@ -27,7 +27,7 @@ from sdbench.errors import InputError
 from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.backup import Backup
-from sdbench.remote.fanout import FanOut, Geometric
+from sdbench.remote.fanout import FanOut, Geometric, widest
 from sdbench.remote.process import ServerFaultError, ServerHandle, ServerProcess
 from sdbench.remote.saguaro import Saguaro
 from sdbench.remote.server import DraftServer, Outcome, Speculation, SpeculationServer
@@ -119,6 +119,10 @@ class Beside(ABC):
 
     def reach(self, length: int) -> int:
         return length
+
+    def tree(self, length: int) -> int:
+        """How many tokens the server holds of speculations for each row, drafts of `length` tokens being asked."""
+        return 0
 
     def open(self, context: Context, length: int) -> None:
         """A session begins: the server makes room."""
@@ -302,6 +306,9 @@ class Remote(Beside):
         for hit in (True, False):
             self.fan_out.counts(length, self.model.vocab, hit)  # a fan-out that does not fit the length is refused here
         return length
+
+    def tree(self, length: int) -> int:
+        return length * widest(self.fan_out, length, sys.maxsize)
 
     def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
         return partial(SpeculationServer, fan_out=self.fan_out, backup=self.backup, saguaro=self.saguaro)

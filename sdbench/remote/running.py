@@ -26,6 +26,8 @@ from sdbench.sampling import Key, Sampler
 class RunningServer(SpeculationServer):
     """least: tokens that are waited for before an answer."""
 
+    holds = False
+
     def __init__(self, model: LanguageModel, least: int = 2) -> None:
         super().__init__(model)
         self.least = least

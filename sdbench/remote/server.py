@@ -36,7 +36,7 @@ from sdbench.lm.execution import programs_of
 from sdbench.lm.model import LanguageModel, synchronise
 from sdbench.lm.trace import Trace
 from sdbench.remote.backup import Backup, Neural
-from sdbench.remote.fanout import FanOut, Geometric, Listed
+from sdbench.remote.fanout import FanOut, Geometric, Listed, widest
 from sdbench.remote.saguaro import Saguaro
 from sdbench.remote.tree import Drafted, Tree
 from sdbench.sampling import Key, Sampler
@@ -128,7 +128,9 @@ class _Told:
 
 
 class SpeculationServer:
-    """model: the draft; fan_out, backup, saguaro: see there."""
+    """model: the draft; fan_out, backup, saguaro: see there. holds: whether it drafts ahead for outcomes."""
+
+    holds = True
 
     def __init__(
         self,
@@ -147,7 +149,7 @@ class SpeculationServer:
     def open(self, rows: int, slots: int, length: int, sampler: Sampler) -> None:
         """Begin anew with `rows` empty rows of `slots` tokens, `length` of them drafted ahead at a time."""
         self.length = length
-        branches = max(sum(self.counts(n, hit)) for n in range(length + 1) for hit in (True, False))
+        branches = widest(self.fan_out, length, self.model.vocab) if self.holds else 0
         self.model.allocate(rows, slots + length * branches)
         self.context = Context(
             torch.zeros(rows, slots, dtype=torch.long, device=self.device),
@@ -397,6 +399,8 @@ def _branch(told: _Told, kept: np.ndarray, token: np.ndarray) -> np.ndarray:
 
 class DraftServer(SpeculationServer):
     """A draft that drafts behind what it is told, when it is told, and holds nothing: for methods that overlap otherwise."""
+
+    holds = False
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__(model, Listed([1]), Neural())

@@ -68,6 +68,19 @@ def test_what_was_measured(overlapped):
     assert {"timeline", "fan_out", "draft_length", "predicted"} <= names
 
 
+def test_the_memory_of_a_server_is_reckoned_with(bench):
+    from sdbench.harness.config import compose
+    from sdbench.harness.plan import memory
+
+    def draft(*words):
+        config = compose(["models=tiny", "batch_size=2", *words])
+        return next(role.cache_bytes for role in memory(config, 100).roles if role.role == "draft")
+
+    plain, cached = draft("arms=[ar,sd]"), draft("arms=[ar,ssd]", "arms.ssd.proposer.fan_out.budget=12")
+    tokens = 4 * 12  # K tokens behind each branch: keys and values of one layer of 192, and logits over 1,024
+    assert cached - plain == tokens * (2 * 192 + 1024) * 2 * 4
+
+
 def test_simulate(overlapped, tmp_path, capsys):
     from sdbench.cli import main
 
