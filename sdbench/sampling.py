@@ -131,9 +131,16 @@ class Key:
 
     def uniform(self) -> np.ndarray:
         """[B] float64 numbers in [0, 1): a stateless hash of the key."""
-        digest = hashlib.blake2b(repr(self.path).encode(), digest_size=8).digest()
-        word = np.frombuffer(digest, np.uint64)
-        bits = _mix(_mix(self.streams ^ _mix(self.rounds.astype(np.uint64))) ^ word)
+        return self._uniforms([self.path])[0]
+
+    def uniforms(self, count: int) -> np.ndarray:
+        """[count, B], the numbers of key / 0, key / 1, ..."""
+        return self._uniforms([(*self.path, index) for index in range(count)])
+
+    def _uniforms(self, paths: Sequence[tuple[int | str, ...]]) -> np.ndarray:
+        digests = [hashlib.blake2b(repr(path).encode(), digest_size=8).digest() for path in paths]
+        words = np.frombuffer(b"".join(digests), np.uint64)[:, None]
+        bits = _mix(_mix(self.streams ^ _mix(self.rounds.astype(np.uint64))) ^ words)
         return (bits >> np.uint64(11)).astype(np.float64) * 2.0**-53
 
 
@@ -192,13 +199,16 @@ class Sampler:
             return scored.logits.argmax(-1)
         return self.choices.choose(scored.probs, key)
 
-    def uniforms(self, keys: Sequence[Key]) -> Float[Tensor, "K B"] | None:
-        """The numbers behind the draws of K keys, for a program that draws by itself (`drawn`); None where choices are no hash."""
+    def uniforms(self, key: Key, count: int) -> Float[Tensor, "K B"] | None:
+        """The numbers behind the draws of key / 0, key / 1, ..., for a program that draws by itself (`drawn`).
+
+        None where choices are no hash.
+        """
         if not isinstance(self.choices, HashChoices):
             return None
         if self.sampling.greedy:
-            return torch.empty(len(keys), 0, dtype=torch.float64)
-        return torch.from_numpy(np.stack([key.uniform() for key in keys]))
+            return torch.empty(count, 0, dtype=torch.float64)
+        return torch.from_numpy(key.uniforms(count))
 
 
 def drawn(

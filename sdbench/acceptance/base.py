@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
+from functools import cached_property
 from typing import Protocol
 
 import torch
@@ -166,11 +167,25 @@ def keep_best(draft: Draft, p: Scored) -> Law:
 
     Whatever the draft is, the stream is then the verifier's greedy one.
     """
-    best, K = p.logits.argmax(-1), draft.tokens.shape[1]
-    kept = draft.tokens.eq(best[:, :K]).cumprod(-1).sum(-1).minimum(draft.length)
-    accepted = torch.zeros(len(kept), K + 1, dtype=wide(p.logits), device=kept.device).scatter_(1, kept[:, None], 1.0)
-    certain = Verdict(kept, best.gather(1, kept[:, None])[:, 0])
-    return Law(accepted, lambda n: one_hot(at(best, n), p.logits), certain=certain)
+    best = p.logits.argmax(-1)
+    kept = draft.tokens.eq(best[:, :-1]).cumprod(-1).sum(-1).minimum(draft.length)
+    return _Known(best, Verdict(kept, best.gather(1, kept[:, None])[:, 0]), p.logits)
+
+
+class _Known(Law):
+    """The law of what is known beforehand: zeros and ones, written out for who asks. best: [B, K+1], what follows each place."""
+
+    def __init__(self, best: Int[Tensor, "B K+1"], certain: Verdict, like: Float[Tensor, "B T V"]) -> None:
+        self.certain, self.memory, self.drawn = certain, None, False
+        self._kept = certain.accepted
+        self.next_token = lambda n: one_hot(at(best, n), like)
+        self._shape, self._type = best.shape, wide(like)
+
+    @cached_property
+    def accepted(self) -> Float[Tensor, "B K+1"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return torch.zeros(self._shape, dtype=self._type, device=self._kept.device).scatter_(
+            1, self._kept[:, None], 1.0
+        )
 
 
 def wide(values: Tensor) -> torch.dtype:

@@ -188,7 +188,7 @@ class Batch:
         told = outcome.tolist()
         accepted = np.array([line[0] for line in told])
         context.place(verdict.next_token, context.length + accepted)
-        context.length[:] = np.where(context.active, context.length + accepted + 1, context.length)
+        np.add(context.length, accepted + 1, out=context.length, where=context.active)
         # The target's own last token has been read by nobody yet.
         method.target.rewind(context.length - 1)
         method.proposer.commit(context.length - 1)

@@ -53,10 +53,12 @@ class RankLog:
         """The outcome of the last draft is in `context`; behind: the draft's logits behind its last token, if it was kept whole."""
         if self._last is not None:
             self._last.places = self._going_on(context, self._last)
-            at = torch.from_numpy(context.length - 1).to(context.tokens.device)[:, None]
-            self._kept.append(
-                (self._last, context.length - 1 - self._last.start, context.tokens.gather(1, at)[:, 0], behind)
-            )
+            kept, last = context.length - 1 - self._last.start, context.length - 1
+            if context.rows == 1:
+                token = context.tokens[:, int(last[0])].clone()
+            else:
+                token = context.tokens.gather(1, torch.from_numpy(last).to(context.tokens.device)[:, None])[:, 0]
+            self._kept.append((self._last, kept, token, behind))
 
     @staticmethod
     def _going_on(context: Context, last: _Drafted) -> dict[int, tuple[int, int, int]]:

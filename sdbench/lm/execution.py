@@ -18,7 +18,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -100,7 +100,8 @@ class LoopInputs(StepInputs):
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        return *super().shape, self.width, self.depth, *astuple(self.sampling)
+        drawn = self.sampling
+        return *super().shape, self.width, self.depth, drawn.temperature, drawn.top_k, drawn.top_p
 
     def module(self, lm: Transformer) -> nn.Module:
         return Loop(lm, self)

@@ -160,7 +160,7 @@ class LanguageModel(ABC):
         """
         if self.execution.name == "eager":
             return None
-        uniform = context.sampler.uniforms([key / i for i in range(depth)])
+        uniform = context.sampler.uniforms(key, depth)
         if uniform is None:
             return None
         mark, more = context.trace.begin(self.device), depth - 1
@@ -182,9 +182,9 @@ class LanguageModel(ABC):
         drawn = self.loop(tokens, positions, slots, None, keep, 1, context.sampler.sampling, uniform, extent)
         if drawn is None:
             return None
-        self.known[:] = np.where(context.active, context.length + more, self.known)
-        rows, width = int(context.active.sum()), tokens.shape[1]
-        context.trace.end(mark, self.name, kind, rows, width, extent - more, steps=depth)
+        np.copyto(self.known, context.length + more, where=context.active)
+        rows = np.count_nonzero(context.active)
+        context.trace.end(mark, self.name, kind, rows, tokens.shape[1], extent - more, steps=depth)
         return drawn[0][:, 0], drawn[1]
 
     def _laid(

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _ALL = slice(None)
+_BANDED = 16  # queries; wider steps, as in prefill, make their mask
 
 
 class Transformer(LanguageModel):
@@ -67,6 +68,7 @@ class Transformer(LanguageModel):
         # What is added to the score of a slot that is seen, and of one that is not.
         self._added = tuple(torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
         self.pool = SlotPool(0, 0, self.device)
+        self._bands: dict[int, list[Tensor]] = {}
 
     @property
     def layers(self) -> int:
@@ -98,6 +100,11 @@ class Transformer(LanguageModel):
             self.pool = SlotPool(rows, self.execution.slots(slots), self.device)
         self._allocated(rows, self.pool.slots)
 
+    def _allocated(self, rows: int, slots: int) -> None:
+        if slots != self.slots:
+            self._bands = {}
+        super()._allocated(rows, slots)
+
     def bare(self) -> Self:
         other = super().bare()
         other.execution = self.execution.fresh()
@@ -127,7 +134,7 @@ class Transformer(LanguageModel):
             pool.position[rows].scatter_(1, where, positions)
         if slots is not None:
             positions = torch.where(positions == FAR, 0, positions)
-        masks = self._masks(positions, slots, mask, rows, reach)
+        masks = self._masks(positions, slots, mask, rows, reach, extent - width)
         self.missed = False
         if self.execution.name != "eager" and rows == _ALL and isinstance(keep, int):
             where = self._positions[extent - width : extent].expand_as(positions) if slots is None else slots
@@ -174,7 +181,7 @@ class Transformer(LanguageModel):
             self.pool.position.scatter_(1, where, positions)
         if slots is not None:
             positions = torch.where(positions == FAR, 0, positions)
-        masks = self._masks(positions, slots, mask, _ALL, self.execution.extent(extent, self.slots))
+        masks = self._masks(positions, slots, mask, _ALL, self.execution.extent(extent, self.slots), extent - queries)
         given = LoopInputs(tokens, positions, where, masks, keep, width, sampling, uniform.to(self.device))
         outputs = self.execution.run(self, given)
         return None if outputs is None else (outputs[1], outputs[0])
@@ -190,7 +197,7 @@ class Transformer(LanguageModel):
             return None
         tokens = torch.ones(rows, width, dtype=torch.long, device=self.device)
         positions = self._positions[context:extent].expand(rows, -1)
-        masks = self._masks(positions, None, None, _ALL, self.execution.extent(extent, self.slots))
+        masks = self._masks(positions, None, None, _ALL, self.execution.extent(extent, self.slots), context)
         return replace(given, tokens=tokens, positions=positions, slots=positions, masks=masks)
 
     def _masks(
@@ -200,8 +207,19 @@ class Transformer(LanguageModel):
         mask: Bool[Tensor, "B T N"] | None,
         rows: slice,
         extent: int,
+        first: int,
     ) -> list[Float[Tensor, "B 1 T E"]]:
-        """What each query sees, as numbers to be added (0 or -inf), for each kind of layers in turn."""
+        """What each query sees, as numbers to be added (0 or -inf), for each kind of layers in turn.
+
+        first: where the queries begin that stand one behind the other (slots None).
+        """
+        if mask is None and slots is None and positions.shape[1] <= _BANDED:
+            # The chain of a few tokens is the same band wherever it stands: cut from one that was made once.
+            start = self.slots - first
+            cut = [band.narrow(3, start, extent) for band in self._bands_of(positions.shape[1])]
+            if self.device.type != "cpu":
+                cut = [part.contiguous() for part in cut]  # kernels there want rows that begin at round addresses
+            return cut if len(positions) == 1 else [part.expand(len(positions), -1, -1, -1) for part in cut]
         if mask is None:
             # A chain's slot is its position; what lies behind the query is stale, or its own successors in this step.
             seen = self._positions[:extent] <= positions[:, :, None]
@@ -221,6 +239,15 @@ class Transformer(LanguageModel):
                 near = near | padding
             masks.append(torch.where(near, *self._added)[:, None])
         return masks
+
+    def _bands_of(self, width: int) -> list[Float[Tensor, "1 1 T 2N"]]:
+        """The masks of `width` queries at positions N, N + 1, ... over 2 N places."""
+        if width not in self._bands:
+            query = torch.arange(width, device=self.device)[:, None] + self.slots
+            place = torch.arange(2 * self.slots, device=self.device)
+            seen = {FULL: place <= query, SLIDING: (place <= query) & (query - place < self._window)}
+            self._bands[width] = [torch.where(seen[kind], *self._added)[None, None] for kind in self.mask_kinds]
+        return self._bands[width]
 
 
 class TruncatedTransformer(Transformer):

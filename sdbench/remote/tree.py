@@ -89,7 +89,7 @@ class Tree:
         K, width, device = self.length, roots.shape[1], roots.device
         if self.model.execution.name == "eager" or not self.saguaro.plain:
             return None
-        uniform = context.sampler.uniforms([key / depth for depth in range(K)])
+        uniform = context.sampler.uniforms(key, K)
         if uniform is None:
             return None
         mark, extent = context.trace.begin(device), mask.shape[2]
