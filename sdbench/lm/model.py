@@ -183,7 +183,7 @@ class LanguageModel(ABC):
         if drawn is None:
             return None
         np.copyto(self.known, context.length + more, where=context.active)
-        rows = np.count_nonzero(context.active)
+        rows = int(np.count_nonzero(context.active))
         context.trace.end(mark, self.name, kind, rows, tokens.shape[1], extent - more, steps=depth)
         return drawn[0][:, 0], drawn[1]
 
