@@ -56,7 +56,7 @@ def paired_scores(scores: pd.Series, baseline_scores: pd.Series) -> PairedScores
     if interval is not None and not np.ptp(values):
         alike = disagreement_interval(0, 0, len(values))
         assert alike is not None
-        interval = values[0] + alike[0], values[0] + alike[1]
+        interval = float(values[0]) + alike[0], float(values[0]) + alike[1]
     return PairedScores(float(values.mean()), interval, p, BOOTSTRAP, values)
 
 
