@@ -208,7 +208,7 @@ def test_a_chat_template_survives_the_folder(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SDBENCH_SMOLLM2" not in os.environ, reason="SDBENCH_SMOLLM2 names no GGUF file of SmolLM2-135M")
+@pytest.mark.skipif(not os.environ.get("SDBENCH_SMOLLM2"), reason="SDBENCH_SMOLLM2 names no GGUF file of SmolLM2-135M")
 def test_a_real_gguf_file(tmp_path, monkeypatch):
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
     file = Path(os.environ["SDBENCH_SMOLLM2"])

@@ -201,8 +201,8 @@ def test_code_is_run_only_when_asked_for(data, capsys):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SDBENCH_SMOLLM2" not in os.environ, reason="SDBENCH_SMOLLM2 names no GGUF file of SmolLM2-135M")
-@pytest.mark.skipif("SDBENCH_DATA" not in os.environ, reason="SDBENCH_DATA names no folder with gsm8k_test.jsonl")
+@pytest.mark.skipif(not os.environ.get("SDBENCH_SMOLLM2"), reason="SDBENCH_SMOLLM2 names no GGUF file of SmolLM2-135M")
+@pytest.mark.skipif(not os.environ.get("SDBENCH_DATA"), reason="SDBENCH_DATA names no folder with gsm8k_test.jsonl")
 def test_smollm2_on_gsm8k():
     """Texts and scores of 20 problems, five worked examples each, example by example."""
     path = Path(os.environ["SDBENCH_SMOLLM2"]).resolve()

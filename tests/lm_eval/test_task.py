@@ -122,7 +122,7 @@ def test_all_of_mmlu(data):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("SDBENCH_DATA" not in os.environ, reason="SDBENCH_DATA names no folder with humaneval.jsonl.gz")
+@pytest.mark.skipif(not os.environ.get("SDBENCH_DATA"), reason="SDBENCH_DATA names no folder with humaneval.jsonl.gz")
 def test_the_authors_solutions_pass():
     """All 164 of HumanEval's own solutions pass their tests inside the sandbox."""
     task = made("humaneval", "tasks.run_code=true")
