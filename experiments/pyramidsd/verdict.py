@@ -39,7 +39,7 @@ def compare(run: Results, arms: list[str], others: list[str]) -> dict[str, Any]:
         "against": other,
         "ratio": found.value,
         "ci95": found.ci95,
-        "verdict": speed_verdict(found.ci95),
+        "verdict": speed_verdict(found.ci95, found.n, None),
     }
 
 

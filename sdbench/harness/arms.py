@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,31 +28,26 @@ class Arm:
     @property
     def apart(self) -> set[str]:
         """Roles whose model works in a process of its own."""
-        proposer = getattr(self.decoder, "proposer", None)
-        while proposer is not None and not getattr(proposer, "process", False):
-            proposer = getattr(proposer, "proposer", None)
-        return set() if proposer is None else {model.name for model in proposer.models}
+        apart = (stage for stage, _ in self._proposers if getattr(stage, "process", False))
+        return {model.name for stage in apart for model in stage.models}
 
     @property
     def beside(self) -> list[Beside]:
         """Its drafts with a process of their own."""
-        found, stage = [], getattr(self.decoder, "proposer", None)
-        while stage is not None:
-            if isinstance(stage, Beside):
-                found.append(stage)
-            stage = getattr(stage, "proposer", None)
-        return found
+        return [stage for stage, _ in self._proposers if isinstance(stage, Beside)]
 
     @property
     def trees(self) -> dict[str, int]:
         """By role, how many tokens of speculations a server holds of each row."""
-        found: dict[str, int] = {}
-        stage, length = getattr(self.decoder, "proposer", None), getattr(self.decoder, "draft_length", 0)
-        while stage is not None:
-            if isinstance(stage, Beside):
-                found[stage.name] = stage.tree(length)
-            stage, length = getattr(stage, "proposer", None), getattr(stage, "draft_length", 0)
-        return found
+        return {stage.name: stage.tree(length) for stage, length in self._proposers if isinstance(stage, Beside)}
+
+    @property
+    def _proposers(self) -> Iterator[tuple[Any, int]]:
+        """Its proposers, from the outermost one in, and how many tokens each is asked for."""
+        stage = self.decoder
+        while (proposer := getattr(stage, "proposer", None)) is not None:
+            yield proposer, getattr(stage, "draft_length", 0)
+            stage = proposer
 
     @property
     def programs_beside(self) -> list[dict[str, Any]]:
@@ -72,12 +67,8 @@ class Arm:
     @property
     def simulated(self) -> bool:
         """Whether any stage forces what is accepted in place of testing it."""
-        stage = self.decoder
-        while stage is not None:
-            if getattr(getattr(stage, "rule", None), "simulated", False):
-                return True
-            stage = getattr(stage, "proposer", None)
-        return False
+        stages = [self.decoder, *(stage for stage, _ in self._proposers)]
+        return any(getattr(getattr(stage, "rule", None), "simulated", False) for stage in stages)
 
     @property
     def views(self) -> list[str]:

@@ -7,6 +7,7 @@ the last token, and both sides of a comparison with it are taken end to end. Its
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 
@@ -18,7 +19,7 @@ from sdbench.sampling import Choices, Sampling
 from sdbench.stopping import Stop, StopState
 
 
-class Peer:
+class Peer(ABC):
     """A decoder that wraps another library or server. one_row: it decodes one sequence at a time.
 
     Seconds of its sequences: prefill is 0 and decode_seconds is the whole; target_calls counts the forward over the prompt too.
@@ -42,9 +43,11 @@ class Peer:
 
     def open(self, rows: int, slots: int) -> None:
         """Get ready what takes long and must not be timed: rows of at most `slots` tokens are to come."""
+        return None
 
     def close(self) -> None:
         """Nothing more will be decoded."""
+        return None
 
     def reach(self) -> int:
         """The most tokens that are held beyond the decided ones."""
@@ -73,10 +76,11 @@ class Peer:
         if trace is None:
             kept.close()  # a server's counters are read then: what nobody asked for must not be counted as the next one's
 
+    @abstractmethod
     def _decode(
         self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace
     ) -> list[Finished]:
-        raise NotImplementedError
+        """Decode these sequences at a time; what is known of their rounds goes into the trace."""
 
 
 class Growing:

@@ -7,6 +7,7 @@ answer before it does. NOT MEASURED YET: no GPU was at hand; the protocol is tes
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Generator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
@@ -72,9 +73,9 @@ class Serving(Peer):
             raise RunError(f"The server at {self.server.url} ended an answer without a reason.")
         return last
 
+    @abstractmethod
     def _pieces(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> Pieces:
         """(new tokens, what the server says of the request, why it ended) of each event."""
-        raise NotImplementedError
 
     def _account(self, grown: list[Growing], told: list[dict[str, Any]], rows: list[int], trace: Trace) -> None:
         """Put the server's own account of these answers into the trace, when nothing is timed any more."""
@@ -88,8 +89,9 @@ class Serving(Peer):
             # Every forward of the target gives one token beside those that it accepts.
             growing.finished.target_calls = max(1, len(growing.finished.tokens) - counts.accepted)
 
+    @abstractmethod
     def _counts(self, told: list[dict[str, Any]]) -> list[Counts | None]:
-        raise NotImplementedError
+        """What the server counted of each answer; None where it does not say."""
 
 
 class VLLM(Serving):

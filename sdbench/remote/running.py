@@ -32,9 +32,6 @@ class RunningServer(SpeculationServer):
         super().__init__(model)
         self.least = least
 
-    def counts(self, length: int, hit: bool) -> tuple[int, ...]:
-        return (0,) * (length + 1)
-
     def open(self, rows: int, slots: int, length: int, sampler: Sampler) -> None:
         super().open(rows, slots, length, sampler)
         self._ahead = np.zeros(rows, np.int64)

@@ -262,7 +262,7 @@ class SpeculationServer:
 
     def counts(self, length: int, hit: bool) -> tuple[int, ...]:
         """The fan-out behind a speculation of `length` tokens."""
-        return self.fan_out.counts(length, self.model.vocab, hit)
+        return self.fan_out.counts(length, self.model.vocab, hit) if self.holds else (0,) * (length + 1)
 
     def modified(self, logits: Float[Tensor, "*batch V"], fan_out: int) -> Float[Tensor, "*batch V"]:
         """What is drafted from where `fan_out` tokens will be cached."""
@@ -404,9 +404,6 @@ class DraftServer(SpeculationServer):
 
     def __init__(self, model: LanguageModel) -> None:
         super().__init__(model, Listed([1]), Neural())
-
-    def counts(self, length: int, hit: bool) -> tuple[int, ...]:
-        return (0,) * (length + 1)
 
     def work(self, caller: Caller | None = None) -> None:
         return None

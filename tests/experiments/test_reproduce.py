@@ -16,7 +16,9 @@ import pytest
 from experiments import artifact, reproduce
 from experiments.cells import Cells
 from experiments.plan import BUDGETS, PAPERS, ROOT, cells, document, total_seconds
+from experiments.pyramidsd import verdict
 from experiments.tables import TIMED, arms
+from sdbench.analysis.results import read
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
 
@@ -160,3 +162,11 @@ def test_cells_of_another_machine_give_way(tmp_path, monkeypatch):
     monkeypatch.setattr("sdbench.harness.run.run", broken)
     assert not reproduce._run(Cell("one", ()), None, None, place, "1/1")
     assert not theirs.exists(), "another measurement is not shown in place of one that failed"
+
+
+def test_the_fronts_verdict_is_what_its_kept_rows_give():
+    kept = ROOT / "results" / "front"
+    found = verdict.verdicts(read(kept))
+    assert json.loads(json.dumps(found)) == json.loads((kept / "verdict.json").read_text())
+    prompts = len(read(kept).scores)
+    assert verdict.text(found, prompts) == (kept / "verdict.md").read_text()
