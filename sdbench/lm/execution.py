@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -133,6 +134,11 @@ class Execution:
         """How many slots a pool is given that needs `slots` of them."""
         return slots
 
+    def rows(self, active: np.ndarray) -> slice:
+        """Which rows a step computes: from the first that is decoded to the last. At the end of a run rows stand empty."""
+        going = active.nonzero()[0]
+        return slice(int(going[0]), int(going[-1]) + 1) if len(going) else slice(None)
+
     def run(self, lm: Transformer, inputs: StepInputs) -> list[Tensor] | None:
         """The step's logits [B, R, V], of a loop its chosen tokens [B, M, K] too; None where there is no program for its shape."""
         return None
@@ -171,6 +177,9 @@ class Programs(Execution, ABC):
 
     def slots(self, slots: int) -> int:
         return -(-slots // self.granule) * self.granule
+
+    def rows(self, active: np.ndarray) -> slice:
+        return slice(None)  # each number of rows would be a shape of its own
 
     def run(self, lm: Transformer, inputs: StepInputs) -> list[Tensor] | None:
         if inputs.tokens.shape[1] > WIDEST or len(lm.pool.keys) < lm.layers:

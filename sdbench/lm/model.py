@@ -129,7 +129,8 @@ class LanguageModel(ABC):
     ) -> Float[Tensor, "B R V"]:
         """Read each active row's tokens up to `stop[B]`; logits of its last `keep` positions.
 
-        Rows that need fewer tokens than others are padded on the left. row: read this row alone.
+        Rows that need fewer tokens than others are padded on the left; of rows that are not decoded the logits mean nothing.
+        row: read this row alone, and give its logits alone.
         """
         mark = context.trace.begin(self.device)
         if len(self.known) == 1:
@@ -142,11 +143,15 @@ class LanguageModel(ABC):
             self.known[0] = extent
             context.trace.end(mark, self.name, kind, 1, extent - first, extent, self.missed)
             return logits
-        rows = slice(None) if row is None else slice(row, row + 1)
+        rows = self.execution.rows(context.active) if row is None else slice(row, row + 1)
         active, stop = context.active[rows], stop[rows]
         tokens, positions, slots, extent = self._laid(context, stop, keep, rows)
         logits = self.step(tokens, positions, slots, keep=keep, rows=rows, extent=extent)
         self.known[rows] = np.where(active, stop, self.known[rows])
+        if row is None and len(stop) < context.rows:
+            every = logits.new_zeros(context.rows, *logits.shape[1:])
+            every[rows] = logits
+            logits = every
         context.trace.end(mark, self.name, kind, int(active.sum()), tokens.shape[1], extent, self.missed)
         return logits
 

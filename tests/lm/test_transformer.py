@@ -39,9 +39,10 @@ def test_chain_equals_the_plain_forward(raw):
         assert (logits - plain[:, stop - keep : stop]).abs().max() < CLOSE * plain.abs().max()
 
 
+@pytest.mark.parametrize("idle", [0, 1, 2])
 @torch.inference_mode()
-def test_ragged_rows_and_rewinding(raw):
-    """Rows of different lengths, one of which is rewound over stale slots and one not active at all."""
+def test_ragged_rows_and_rewinding(raw, idle):
+    """Rows of different lengths, rewound over stale slots, and one of them, wherever it stands, not active at all."""
     text = torch.randint(0, V, (3, 30), generator=torch.Generator().manual_seed(2))
     plain = raw(text).logits
     model = Transformer("target", raw)
@@ -52,11 +53,15 @@ def test_ragged_rows_and_rewinding(raw):
         model.read(here, np.full(3, length), "prefill", row=row)
     model.read(wrong, np.array([19, 16, 25]), "draft")
     model.rewind(np.array([15, 9, 20]))
-    here.active[2] = False
-    logits = model.read(here, np.array([18, 16, 25]), "verify", keep=3)
-    for row, stop in ((0, 18), (1, 16)):
-        assert (logits[row] - plain[row, stop - 3 : stop]).abs().max() < CLOSE * plain.abs().max()
-    assert model.known.tolist() == [18, 16, 20]
+    here.active[idle] = False
+    stops, known = [18, 16, 25], [18, 16, 25]
+    known[idle] = (15, 9, 20)[idle]
+    logits = model.read(here, np.array(stops), "verify", keep=3)
+    assert logits.shape == (3, 3, V)
+    for row, stop in enumerate(stops):
+        if row != idle:
+            assert (logits[row] - plain[row, stop - 3 : stop]).abs().max() < CLOSE * plain.abs().max()
+    assert model.known.tolist() == known
 
 
 @torch.inference_mode()
