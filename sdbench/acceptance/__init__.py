@@ -2,6 +2,7 @@
 
 from sdbench.acceptance.base import (
     AcceptanceRule,
+    Decided,
     Density,
     Draft,
     Law,
@@ -35,6 +36,7 @@ __all__ = [
     "Cactus",
     "Cascade",
     "Consultant",
+    "Decided",
     "Density",
     "Divergence",
     "Draft",

@@ -20,7 +20,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from functools import cached_property
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -83,15 +83,15 @@ class Law:
     behind n kept ones, made only for the n that was drawn. memory(n[B]) -> [B, M]: what a rule that remembers carries
     on when n were kept and the verifier added its own token, whichever that was; a stage above that cuts the stream
     behind n tokens and puts its own token there goes back to the same. drawn: the number of kept tokens is drawn at
-    temperature 0 too, where a law of zeros and ones would leave nothing to draw. certain: what happens at temperature 0, from
-    whoever knows it beforehand.
+    temperature 0 too, where a law of zeros and ones would leave nothing to draw. best: [B, K+1], of a law of zeros and ones: what
+    follows each place; the drafted tokens are kept up to the first that differs from it.
     """
 
     accepted: Float[Tensor, "B K+1"]
     next_token: Callable[[Int[Tensor, " B"]], Float[Tensor, "B V"]]
     memory: Callable[[Int[Tensor, " B"]], Float[Tensor, "B M"]] | None = None
     drawn: bool = False
-    certain: Verdict | None = None
+    best: Int[Tensor, "B K+1"] | None = None
 
 
 @dataclass
@@ -100,6 +100,20 @@ class Verdict:
 
     accepted: Int[Tensor, " B"]
     next_token: Int[Tensor, " B"]
+
+
+@dataclass(frozen=True)
+class Decided:
+    """A verdict on the host, in lists of B: drafted tokens that were proposed, and accepted; and the tokens that each row's stream
+    gains, which are the accepted ones and the verifier's own."""
+
+    proposed: list[int]
+    accepted: list[int]
+    tokens: list[list[int]]
+
+    @property
+    def next_token(self) -> list[int]:
+        return [gained[-1] for gained in self.tokens]
 
 
 class AcceptanceRule(Protocol):
@@ -167,25 +181,23 @@ def keep_best(draft: Draft, p: Scored) -> Law:
 
     Whatever the draft is, the stream is then the verifier's greedy one.
     """
-    best = p.logits.argmax(-1)
-    kept = draft.tokens.eq(best[:, :-1]).cumprod(-1).sum(-1).minimum(draft.length)
-    return _Known(best, Verdict(kept, best.gather(1, kept[:, None])[:, 0]), p.logits)
+    return _Known(draft, p.logits)
 
 
 class _Known(Law):
-    """The law of what is known beforehand: zeros and ones, written out for who asks. best: [B, K+1], what follows each place."""
+    """The law of zeros and ones of what is known beforehand, written out for who asks."""
 
-    def __init__(self, best: Int[Tensor, "B K+1"], certain: Verdict, like: Float[Tensor, "B T V"]) -> None:
-        self.certain, self.memory, self.drawn = certain, None, False
-        self._kept = certain.accepted
-        self.next_token = lambda n: one_hot(at(best, n), like)
-        self._shape, self._type = best.shape, wide(like)
+    def __init__(self, draft: Draft, logits: Float[Tensor, "B K+1 V"]) -> None:
+        best = logits.argmax(-1)
+        self.memory, self.drawn, self.best = None, False, best
+        self.next_token = lambda n: one_hot(at(best, n), logits)
+        self._draft, self._best, self._type = draft, best, wide(logits)
 
     @cached_property
     def accepted(self) -> Float[Tensor, "B K+1"]:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return torch.zeros(self._shape, dtype=self._type, device=self._kept.device).scatter_(
-            1, self._kept[:, None], 1.0
-        )
+        draft, best = self._draft, self._best
+        kept = draft.tokens.eq(best[:, :-1]).cumprod(-1).sum(-1).minimum(draft.length)
+        return torch.zeros(best.shape, dtype=self._type, device=best.device).scatter_(1, kept[:, None], 1.0)
 
 
 def wide(values: Tensor) -> torch.dtype:
@@ -242,21 +254,48 @@ def verify(
     memory: Float[Tensor, "B M"] | None,
     sampler: Sampler,
     key: Key,
-) -> tuple[Verdict, Law | None]:
-    """Apply a rule to a draft: what happens, and the law that it was drawn from.
+) -> tuple[Decided, Law | None]:
+    """Apply a rule to a draft: what happens, and the law that it was drawn from. It is the one place that waits for the device.
 
     Where nothing was drafted and nothing is remembered there is nothing to decide, so no law: p's own token follows.
     """
     if draft.tokens.shape[1] == 0 and memory is None:
-        return Verdict(draft.length, sampler.draw(p[:, 0], key / "next")), None
+        (tokens,) = fetched(sampler.draw(p[:, 0], key / "next"))
+        none = [0] * len(tokens)
+        return Decided(none, none, [[token] for token in tokens]), None
     law = rule.law(draft, p, memory)
-    return draw(law, sampler, key), law
+    if law.best is not None and sampler.sampling.greedy:
+        best, drafted, proposed = fetched(law.best, draft.tokens, draft.length)
+        accepted = [_alike(*line) for line in zip(best, drafted, proposed, strict=True)]
+        following = [line[n] for line, n in zip(best, accepted, strict=True)]
+    else:
+        verdict = draw(law, sampler, key)
+        accepted, following, drafted, proposed = fetched(
+            verdict.accepted, verdict.next_token, draft.tokens, draft.length
+        )
+    gained = [[*line[:n], token] for line, n, token in zip(drafted, accepted, following, strict=True)]
+    return Decided(proposed, accepted, gained), law
+
+
+def _alike(best: list[int], drafted: list[int], length: int) -> int:
+    """How many of the first `length` drafted tokens are the best ones, up to the first that is not."""
+    kept = 0
+    while kept < length and drafted[kept] == best[kept]:
+        kept += 1
+    return kept
+
+
+def fetched(*tensors: Int[Tensor, "B ..."]) -> list[list[Any]]:
+    """Tensors of one device as lists, with one wait for it."""
+    if tensors[0].device.type == "cpu":
+        return [tensor.tolist() for tensor in tensors]
+    whole = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
+    parts = whole.split([tensor.numel() for tensor in tensors])
+    return [part.view(tensor.shape).tolist() for part, tensor in zip(parts, tensors, strict=True)]
 
 
 def draw(law: Law, sampler: Sampler, key: Key) -> Verdict:
     """Draw what happens: the number of kept tokens, then the token behind them. Greedy needs no choice."""
-    if law.certain is not None and sampler.sampling.greedy:
-        return law.certain
     accepted = count(law, sampler, key)
     if sampler.sampling.greedy:
         return Verdict(accepted, law.next_token(accepted).argmax(-1))

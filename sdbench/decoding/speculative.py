@@ -178,24 +178,20 @@ class Batch:
         draft = method.proposer.propose(context, method.draft_length, key).to(method.target.device)
         K = draft.tokens.shape[1]
         p = context.sampler.score(method.target.read(context, context.length + K, "verify", keep=K + 1))
-        verdict, law = verify(method.rule, draft, p, self.memory, context.sampler, key)
+        # The round's one synchronisation is in the verdict: what was kept, and the tokens themselves, for the stop rule.
+        decided, law = verify(method.rule, draft, p, self.memory, context.sampler, key)
+        accepted = np.array(decided.accepted)
         if law is not None and law.memory is not None:
-            self.memory = law.memory(verdict.accepted)
-        # The round's one synchronisation: what was kept, and the tokens themselves, for the stop rule.
-        outcome = torch.cat(
-            [verdict.accepted[:, None], draft.length[:, None], draft.tokens, verdict.next_token[:, None]], 1
-        )
-        told = outcome.tolist()
-        accepted = np.array([line[0] for line in told])
-        context.place(verdict.next_token, context.length + accepted)
+            self.memory = law.memory(torch.from_numpy(accepted).to(draft.tokens.device))
+        context.place(torch.tensor(decided.next_token), context.length + accepted)
         np.add(context.length, accepted + 1, out=context.length, where=context.active)
         # The target's own last token has been read by nobody yet.
         method.target.rewind(context.length - 1)
         method.proposer.commit(context.length - 1)
         for index, row in enumerate(self.rows):
             if row is not None:
-                n = told[index][0]
-                yield from self._verified(index, told[index][1], n, [*told[index][2 : 2 + n], told[index][-1]])
+                proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]
+                yield from self._verified(index, proposed, kept, tokens)
 
     def _begin_round(self) -> Key:
         """Number a new round of the batch; the name of its choices."""

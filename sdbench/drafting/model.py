@@ -57,21 +57,20 @@ class ModelDrafter(Local):
         if drawn is None:
             return None
         tokens, logits = drawn
-        self._ranks.followed(context, logits[:, 0] if whole else None)
-        scores = logits[:, -length:]
         context.place_many(tokens, context.length)
         drafted = torch.full((context.rows,), length, device=tokens.device)
-        self._ranks.drafted(context, tokens, drafted, list(scores.unbind(1)))
-        return Draft(tokens, drafted, context.sampler.score(scores), self.density)
+        draft = Draft(tokens, drafted, context.sampler.score(logits[:, -length:]), self.density)
+        self._ranks.drafted(context, draft, logits[:, 0] if whole else None)
+        return draft
 
     def _step_by_step(self, context: Context, length: int, key: Key, whole: bool) -> Draft:
         tokens, scores = [], []
-        going, drafted = None, torch.ones(context.rows, dtype=torch.long, device=self.model.device)
+        going, drafted, behind = None, torch.ones(context.rows, dtype=torch.long, device=self.model.device), None
         for depth in range(length):
             both = self.model.read(context, context.length + depth, "draft", keep=2 if whole and depth == 0 else 1)
             logits = both[:, -1]
-            if depth == 0:
-                self._ranks.followed(context, both[:, 0] if whole else None)
+            if depth == 0 and whole:
+                behind = both[:, 0]
             scored = context.sampler.score(logits)
             token = context.sampler.draw(scored, key / "draft" / depth)
             context.place(token, context.length + depth)
@@ -86,9 +85,9 @@ class ModelDrafter(Local):
                 if self.model.device.type == "cpu" and not going[torch.from_numpy(context.active)].any():
                     break
             drafted = drafted + (1 if going is None else going)
-        chain = torch.stack(tokens, 1)
-        self._ranks.drafted(context, chain, drafted, [score.logits[:, 0] for score in scores])
-        return Draft(chain, drafted, Scored.cat(scores, 1), self.density)
+        draft = Draft(torch.stack(tokens, 1), drafted, Scored.cat(scores, 1), self.density)
+        self._ranks.drafted(context, draft, behind)
+        return draft
 
     def commit(self, length: np.ndarray) -> None:
         self.model.rewind(length)

@@ -14,19 +14,19 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sdbench.acceptance.base import Draft
 from sdbench.lm.context import Context
 from sdbench.lm.trace import Trace
 
 
 @dataclass
 class _Drafted:
-    """A draft: where it stands in the trace (by row), where it began, and what it was drawn from."""
+    """A draft: where it stands in the trace (by row), where it began, and what was drawn; kept: how much of it was."""
 
     places: dict[int, tuple[int, int, int]]
     start: np.ndarray
-    tokens: Int[Tensor, "B K"]
-    length: Int[Tensor, " B"]
-    logits: list[Tensor]
+    draft: Draft
+    kept: np.ndarray | None = None
 
 
 class RankLog:
@@ -35,44 +35,38 @@ class RankLog:
     def __init__(self, proposer: str) -> None:
         self.proposer = proposer
         self._last: _Drafted | None = None
-        self._kept: list[tuple[_Drafted, np.ndarray, Tensor, Tensor | None]] = []
+        self._kept: list[tuple[_Drafted, Tensor, Tensor | None]] = []
 
     def open(self, trace: Trace) -> None:
         self._last, self._kept = None, []
         trace.at_close.append(lambda: self._record(trace))
 
     def whole(self, context: Context) -> bool:
-        """Whether some row kept all of its last draft: then the distribution behind it is wanted too."""
+        """What has become of the last draft stands in `context`: whether some row kept all of it, so that the distribution behind
+        its last token is wanted too."""
         last = self._last
         if last is None:
             return False
-        kept = context.length - 1 - last.start
-        return any(kept[row] == len(last.logits) for row in self._going_on(context, last))
+        sequence, active = context.trace.sequence, context.active
+        # The rows that still hold the sequence which the draft was for.
+        last.places = {row: at for row, at in last.places.items() if sequence[row] == at[0] and active[row]}
+        kept = last.kept = context.length - 1 - last.start
+        return any(kept[row] == last.draft.tokens.shape[1] for row in last.places)
 
-    def followed(self, context: Context, behind: Float[Tensor, "B V"] | None) -> None:
-        """The outcome of the last draft is in `context`; behind: the draft's logits behind its last token, if it was kept whole."""
-        if self._last is not None:
-            self._last.places = self._going_on(context, self._last)
-            kept, last = context.length - 1 - self._last.start, context.length - 1
-            if context.rows == 1:
-                token = context.tokens[:, int(last[0])].clone()
-            else:
-                token = context.tokens.gather(1, torch.from_numpy(last).to(context.tokens.device)[:, None])[:, 0]
-            self._kept.append((self._last, kept, token, behind))
+    def drafted(self, context: Context, draft: Draft, behind: Float[Tensor, "B V"] | None) -> None:
+        """A new draft; behind: the draft's logits behind the last token of the one before, if that was kept whole."""
+        last = self._last
+        if last is not None:
+            self._kept.append((last, self._added(context), behind))
+        self._last = _Drafted(places_of(context, last.places if last is not None else {}), context.length.copy(), draft)
 
     @staticmethod
-    def _going_on(context: Context, last: _Drafted) -> dict[int, tuple[int, int, int]]:
-        """The places of the rows that still hold the sequence which the draft was for."""
-        sequence = context.trace.sequence
-        return {row: place for row, place in last.places.items() if sequence[row] == place[0] and context.active[row]}
-
-    def drafted(
-        self, context: Context, tokens: Int[Tensor, "B K"], length: Int[Tensor, " B"], logits: list[Tensor]
-    ) -> None:
-        """A new draft: logits are K times [B, V]."""
-        before = self._last.places if self._last is not None else {}
-        places = places_of(context, before)
-        self._last = _Drafted(places, context.length.copy(), tokens, length, logits)
+    def _added(context: Context) -> Int[Tensor, " B"]:
+        """The last decided token of each row."""
+        last = context.length - 1
+        if context.rows == 1:
+            return context.tokens[:, int(last[0])].clone()
+        return context.tokens.gather(1, torch.from_numpy(last).to(context.tokens.device)[:, None])[:, 0]
 
     def _record(self, trace: Trace) -> None:
         verified = {
@@ -80,9 +74,12 @@ class RankLog:
             for row in trace.rounds
             if row["edge"].partition(">")[0] == self.proposer
         }
-        for draft, kept, token, behind in self._kept:
-            orders, chosen = [*draft.logits, *([behind] if behind is not None else [])], []
-            for index, place in draft.places.items():
+        for ended, token, behind in self._kept:
+            draft, kept, chosen = ended.draft, ended.kept, []
+            assert draft.q is not None
+            assert kept is not None
+            orders = [*draft.q.logits.unbind(1), *([behind] if behind is not None else [])]
+            for index, place in ended.places.items():
                 row, n = verified.get(place), int(kept[index])
                 # A stage above may have cut or added: then the token is no outcome of this draft.
                 if row is not None and row["accepted"] == n and n < len(orders):

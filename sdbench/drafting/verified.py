@@ -96,10 +96,9 @@ class Verified:
             K = draft.tokens.shape[1]
             logits = self.verifier.read(here, grown + K, "verify", keep=K + 1)
             p = context.sampler.score(logits)
-            verdict, law = verify(self.rule, draft, p, self.memory, context.sampler, below)
-            accepted, drafted = torch.stack([verdict.accepted, draft.length.to(verdict.accepted.device)]).tolist()
-            accepted = np.array(accepted)
-            here.place(verdict.next_token, np.where(short, grown + accepted, grown))
+            decided, law = verify(self.rule, draft, p, self.memory, context.sampler, below)
+            accepted, drafted = np.array(decided.accepted), decided.proposed
+            here.place(torch.tensor(decided.next_token), np.where(short, grown + accepted, grown))
             self._remember(law, accepted, short)
             before, grown = grown, np.where(short, grown + accepted + 1, grown)
             for row in np.flatnonzero(short):

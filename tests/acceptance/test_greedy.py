@@ -22,7 +22,7 @@ from sdbench.acceptance import (
     Typical,
     draw,
 )
-from sdbench.acceptance.base import Memoryless, tokenwise
+from sdbench.acceptance.base import Memoryless, tokenwise, verify
 from sdbench.sampling import Key, Sampler, Sampling
 
 from .definitions import cascade, fsd_js, fuzzy, relaxed, rollback
@@ -134,3 +134,22 @@ def test_greedy_rules_follow_the_verifier_over_any_draft(rule):
                 for emitted in (*chain[:kept], token):
                     assert emitted == top(p(context))
                     context += (emitted,)
+
+
+@pytest.mark.parametrize("rule", [Exact(), Match(), Cactus(1.0)])
+def test_what_is_decided_is_what_the_law_says(rule):
+    """Greedy decisions are made of lists on the host: over every draft, whole or short, they are the law's."""
+    key, sampler = Key(torch.zeros(0).numpy(), torch.zeros(0).numpy()), Sampler(GREEDY)
+    for world, length in itertools.product(WORLDS.values(), range(3)):
+        drafts = list(itertools.product(range(world[0].V), repeat=2))
+        draft, scored = tensors(world, drafts, GREEDY)
+        draft.length = torch.full((len(drafts),), length)
+        decided, law = verify(rule, draft, scored, None, sampler, key)
+        said = draw(law, sampler, key)
+        assert decided.proposed == [length] * len(drafts)
+        assert decided.accepted == said.accepted.tolist()
+        assert decided.next_token == said.next_token.tolist()
+        assert decided.tokens == [
+            [*chain[:n], token] for chain, n, token in zip(drafts, decided.accepted, decided.next_token, strict=True)
+        ]
+        assert max(decided.accepted) == length  # some draft was kept whole

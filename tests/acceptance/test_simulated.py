@@ -64,11 +64,11 @@ def test_a_recording_is_replayed_and_begins_anew(sampling):
     draft, p = draft_of([4, 4, 2], 4, sampling)
     memory, replayed = rule.start(3), []
     for number in range(6):
-        verdict, law = verify(rule, draft, p, memory, sampler, key(3, number))
+        decided, law = verify(rule, draft, p, memory, sampler, key(3, number))
         assert law is not None
         assert law.memory is not None
-        memory = law.memory(verdict.accepted)
-        replayed.append(verdict.accepted.tolist())
+        memory = law.memory(torch.tensor(decided.accepted))
+        replayed.append(decided.accepted)
     whole = [3, 0, 4, 1, 3, 0]
     assert replayed == [[n, n, min(n, 2)] for n in whole]
 
