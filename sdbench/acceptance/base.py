@@ -260,9 +260,10 @@ def verify(
     Where nothing was drafted and nothing is remembered there is nothing to decide, so no law: p's own token follows.
     """
     if draft.tokens.shape[1] == 0 and memory is None:
-        (tokens,) = fetched(sampler.draw(p[:, 0], key / "next"))
+        own = p.logits.argmax(-1) if sampler.sampling.greedy else sampler.draw(p[:, 0], key / "next")[:, None]
+        (tokens,) = fetched(own)
         none = [0] * len(tokens)
-        return Decided(none, none, [[token] for token in tokens]), None
+        return Decided(none, none, tokens), None
     law = rule.law(draft, p, memory)
     if law.best is not None and sampler.sampling.greedy:
         best, drafted, proposed = fetched(law.best, draft.tokens, draft.length)

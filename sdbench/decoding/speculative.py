@@ -180,14 +180,17 @@ class Batch:
         p = context.sampler.score(method.target.read(context, context.length + K, "verify", keep=K + 1))
         # The round's one synchronisation is in the verdict: what was kept, and the tokens themselves, for the stop rule.
         decided, law = verify(method.rule, draft, p, self.memory, context.sampler, key)
-        accepted = np.array(decided.accepted)
         if law is not None and law.memory is not None:
-            self.memory = law.memory(torch.from_numpy(accepted).to(draft.tokens.device))
-        context.place(torch.tensor(decided.next_token), context.length + accepted)
-        np.add(context.length, accepted + 1, out=context.length, where=context.active)
+            self.memory = law.memory(torch.tensor(decided.accepted, device=draft.tokens.device))
+        ends = [length + kept for length, kept in zip(context.length.tolist(), decided.accepted, strict=True)]
+        context.place(decided.next_token, ends)
+        for index, row in enumerate(self.rows):
+            if row is not None:
+                context.length[index] = ends[index] + 1
         # The target's own last token has been read by nobody yet.
-        method.target.rewind(context.length - 1)
-        method.proposer.commit(context.length - 1)
+        read = context.length - 1
+        method.target.rewind(read)
+        method.proposer.commit(read)
         for index, row in enumerate(self.rows):
             if row is not None:
                 proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]

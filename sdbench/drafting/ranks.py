@@ -7,9 +7,10 @@ refused token left out; behind a draft kept whole it is the order behind its las
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
-import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -21,12 +22,19 @@ from sdbench.lm.trace import Trace
 
 @dataclass
 class _Drafted:
-    """A draft: where it stands in the trace (by row), where it began, and what was drawn; kept: how much of it was."""
+    """A draft, and by row where the decoding stood when it was made: the sequence, its round, whether it goes on, its length."""
 
-    places: dict[int, tuple[int, int, int]]
-    start: np.ndarray
+    sequence: list[int]
+    round: list[int]
+    active: list[bool]
+    length: list[int]
     draft: Draft
-    kept: np.ndarray | None = None
+
+    def kept(self, after: _Drafted) -> dict[int, int]:
+        """How many tokens of it were kept, by the next draft, of the rows that then still held their sequence."""
+        same = zip(self.sequence, after.sequence, self.active, after.active, strict=True)
+        going = [index for index, (was, now, *active) in enumerate(same) if was == now and all(active)]
+        return {index: after.length[index] - 1 - self.length[index] for index in going}
 
 
 class RankLog:
@@ -34,39 +42,22 @@ class RankLog:
 
     def __init__(self, proposer: str) -> None:
         self.proposer = proposer
-        self._last: _Drafted | None = None
-        self._kept: list[tuple[_Drafted, Tensor, Tensor | None]] = []
+        self._drafts: list[tuple[_Drafted, Tensor, Tensor | None]] = []
 
     def open(self, trace: Trace) -> None:
-        self._last, self._kept = None, []
+        self._drafts = []
         trace.at_close.append(lambda: self._record(trace))
 
     def whole(self, context: Context) -> bool:
-        """What has become of the last draft stands in `context`: whether some row kept all of it, so that the distribution behind
-        its last token is wanted too."""
-        last = self._last
-        if last is None:
+        """Whether some row kept all of its last draft, so that the distribution behind its last token is wanted too."""
+        if not self._drafts:
             return False
-        sequence, active = context.trace.sequence, context.active
-        # The rows that still hold the sequence which the draft was for.
-        last.places = {row: at for row, at in last.places.items() if sequence[row] == at[0] and active[row]}
-        kept = last.kept = context.length - 1 - last.start
-        return any(kept[row] == last.draft.tokens.shape[1] for row in last.places)
+        last = self._drafts[-1][0]
+        return last.draft.tokens.shape[1] in last.kept(_stands(context, last.draft)).values()
 
     def drafted(self, context: Context, draft: Draft, behind: Float[Tensor, "B V"] | None) -> None:
         """A new draft; behind: the draft's logits behind the last token of the one before, if that was kept whole."""
-        last = self._last
-        if last is not None:
-            self._kept.append((last, self._added(context), behind))
-        self._last = _Drafted(places_of(context, last.places if last is not None else {}), context.length.copy(), draft)
-
-    @staticmethod
-    def _added(context: Context) -> Int[Tensor, " B"]:
-        """The last decided token of each row."""
-        last = context.length - 1
-        if context.rows == 1:
-            return context.tokens[:, int(last[0])].clone()
-        return context.tokens.gather(1, torch.from_numpy(last).to(context.tokens.device)[:, None])[:, 0]
+        self._drafts.append((_stands(context, draft), context.last(), behind))
 
     def _record(self, trace: Trace) -> None:
         verified = {
@@ -74,13 +65,14 @@ class RankLog:
             for row in trace.rounds
             if row["edge"].partition(">")[0] == self.proposer
         }
-        for ended, token, behind in self._kept:
-            draft, kept, chosen = ended.draft, ended.kept, []
+        places: dict[int, tuple[int, int, int]] = {}
+        for (ended, *_), (after, token, behind) in pairwise(self._drafts):
+            places = places_of(ended.sequence, ended.round, ended.active, places)
+            draft, chosen = ended.draft, []
             assert draft.q is not None
-            assert kept is not None
             orders = [*draft.q.logits.unbind(1), *([behind] if behind is not None else [])]
-            for index, place in ended.places.items():
-                row, n = verified.get(place), int(kept[index])
+            for index, n in ended.kept(after).items():
+                row = verified.get(places[index])
                 # A stage above may have cut or added: then the token is no outcome of this draft.
                 if row is not None and row["accepted"] == n and n < len(orders):
                     chosen.append((index, n, row))
@@ -92,19 +84,27 @@ class RankLog:
             found = ranks(order, token.to(rows.device)[rows], draft.tokens[rows], ns, draft.length[rows]).tolist()
             for (_, _, row), rank in zip(chosen, found, strict=True):
                 row["rank"] = rank
-        self._kept = []
+        self._drafts = []
 
 
-def places_of(context: Context, before: dict[int, tuple[int, int, int]]) -> dict[int, tuple[int, int, int]]:
+def _stands(context: Context, draft: Draft) -> _Drafted:
+    trace = context.trace
+    return _Drafted([*trace.sequence], [*trace.sequence_round], context.active.tolist(), context.length.tolist(), draft)
+
+
+def places_of(
+    sequence: Sequence[int], rounds: Sequence[int], active: Sequence[bool], before: Mapping[int, tuple[int, int, int]]
+) -> dict[int, tuple[int, int, int]]:
     """By active row, the (sequence, round, inner round) of the verification that a draft made now goes to.
 
-    before: the places of the draft before it: another one in the same round is the next inner round's.
+    sequence, rounds, active: by row. before: the places of the draft before it: another one in the same round is the next inner
+    round's.
     """
-    trace, places = context.trace, {}
-    for row in np.flatnonzero(context.active).tolist():
-        at = (trace.sequence[row], trace.sequence_round[row])
-        earlier = before.get(row, (-1, -1, -1))
-        places[row] = (*at, earlier[2] + 1 if earlier[:2] == at else 0)
+    places = {}
+    for row, at in enumerate(zip(sequence, rounds, strict=True)):
+        if active[row]:
+            earlier = before.get(row, (-1, -1, -1))
+            places[row] = (*at, earlier[2] + 1 if earlier[:2] == at else 0)
     return places
 
 

@@ -98,7 +98,7 @@ class Verified:
             p = context.sampler.score(logits)
             decided, law = verify(self.rule, draft, p, self.memory, context.sampler, below)
             accepted, drafted = np.array(decided.accepted), decided.proposed
-            here.place(torch.tensor(decided.next_token), np.where(short, grown + accepted, grown))
+            here.place(decided.next_token, np.where(short, grown + accepted, grown))
             self._remember(law, accepted, short)
             before, grown = grown, np.where(short, grown + accepted + 1, grown)
             for row in np.flatnonzero(short):

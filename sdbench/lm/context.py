@@ -34,13 +34,13 @@ class Context:
     def rows(self) -> int:
         return len(self.length)
 
-    def place(self, tokens: Int[Tensor, " B"], at: np.ndarray) -> None:
+    def place(self, tokens: Int[Tensor, " B"] | list[int], at: np.ndarray | list[int]) -> None:
         """Write one tentative token per row at position at[b]."""
         if self.rows == 1:
-            self.tokens[:, int(at[0])] = tokens
+            self.tokens[:, int(at[0])] = tokens if isinstance(tokens, Tensor) else tokens[0]
         else:
-            where = torch.from_numpy(at).to(self.tokens.device)[:, None]
-            self.tokens.scatter_(1, where, tokens.to(self.tokens.device)[:, None])
+            where, given = (torch.as_tensor(each).to(self.tokens.device)[:, None] for each in (at, tokens))
+            self.tokens.scatter_(1, where, given)
 
     def place_many(self, tokens: Int[Tensor, "B K"], at: np.ndarray) -> None:
         """Write K tentative tokens per row from position at[b] on."""
@@ -50,6 +50,12 @@ class Context:
             return
         where = torch.from_numpy(at[:, None] + np.arange(tokens.shape[1])).to(self.tokens.device)
         self.tokens.scatter_(1, where, tokens.to(self.tokens.device))
+
+    def last(self) -> Int[Tensor, " B"]:
+        """The last decided token of each row."""
+        if self.rows == 1:
+            return self.tokens[:, int(self.length[0]) - 1].clone()
+        return self.tokens.gather(1, torch.from_numpy(self.length - 1).to(self.tokens.device)[:, None])[:, 0]
 
     def ahead(self, length: np.ndarray, active: np.ndarray) -> Context:
         """The same tokens, more of them taken as decided: what a stage below works on."""

@@ -267,8 +267,7 @@ class Loop(Step):
 
 def flat(lm: Transformer, inputs: StepInputs) -> list[Tensor]:
     """The arguments of a program, one after the other, their memory in order."""
-    keys, values = lm.pool.layers_of(lm.layers)
-    return [*(tensor.contiguous() for tensor in (*inputs.own, *inputs.masks)), *keys, *values]
+    return [*(tensor.contiguous() for tensor in (*inputs.own, *inputs.masks)), *lm.pool.layers_of(lm.layers)]
 
 
 def check_execution(role: str, mode: str, device: str) -> None:

@@ -169,7 +169,8 @@ class LanguageModel(ABC):
         if uniform is None:
             return None
         mark, more = context.trace.begin(self.device), depth - 1
-        if len(self.known) == 1:
+        alone = len(self.known) == 1
+        if alone:
             length = int(context.length[0])
             first = min(int(self.known[0]), length - keep)
             tokens, slots, extent = context.tokens[:, first:length].to(self.device), None, length + more
@@ -187,8 +188,11 @@ class LanguageModel(ABC):
         drawn = self.loop(tokens, positions, slots, None, keep, 1, context.sampler.sampling, uniform, extent)
         if drawn is None:
             return None
-        np.copyto(self.known, context.length + more, where=context.active)
-        rows = int(np.count_nonzero(context.active))
+        if alone:
+            self.known[0], rows = extent, 1
+        else:
+            np.copyto(self.known, context.length + more, where=context.active)
+            rows = int(np.count_nonzero(context.active))
         context.trace.end(mark, self.name, kind, rows, tokens.shape[1], extent - more, steps=depth)
         return drawn[0][:, 0], drawn[1]
 

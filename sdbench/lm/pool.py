@@ -26,6 +26,7 @@ class SlotPool:
         self.position = torch.arange(slots + 1, device=device).repeat(rows, 1)
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
+        self._held: dict[int, list[Tensor]] = {}
         self.select(slice(None), None, 0, slots)
 
     @classmethod
@@ -36,9 +37,11 @@ class SlotPool:
         view.select(slice(None), at, 0, extent)
         return view
 
-    def layers_of(self, count: int) -> tuple[list[Tensor], list[Tensor]]:
-        """Keys and values of the first `count` layers."""
-        return [self.keys[i] for i in range(count)], [self.values[i] for i in range(count)]
+    def layers_of(self, count: int) -> list[Tensor]:
+        """Keys of the first `count` layers, all of which have been used, then their values."""
+        if count not in self._held:
+            self._held[count] = [side[layer] for side in (self.keys, self.values) for layer in range(count)]
+        return self._held[count]
 
     def select(self, rows: slice, at: Int[Tensor, "B T"] | None, first: int, extent: int) -> None:
         """Say where the next step writes: at the slots `at`, or, where it is None, from slot `first` on in every row."""

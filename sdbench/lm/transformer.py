@@ -130,14 +130,13 @@ class Transformer(LanguageModel):
         pool, width = self.pool, tokens.shape[1]
         reach = self.execution.extent(extent, self.slots)
         if SLIDING in self._kinds:
-            where = self._positions[extent - width : extent].expand_as(positions) if slots is None else slots
-            pool.position[rows].scatter_(1, where, positions)
+            pool.position[rows].scatter_(1, self._where(positions, slots, mask, extent), positions)
         if slots is not None:
             positions = torch.where(positions == FAR, 0, positions)
         masks = self._masks(positions, slots, mask, rows, reach, extent - width)
         self.missed = False
         if self.execution.name != "eager" and rows == _ALL and isinstance(keep, int):
-            where = self._positions[extent - width : extent].expand_as(positions) if slots is None else slots
+            where = self._where(positions, slots, mask, extent)
             outputs = self.execution.run(self, StepInputs(tokens, positions, where, masks, keep))
             self.missed = outputs is None
             if outputs is not None:
@@ -174,9 +173,7 @@ class Transformer(LanguageModel):
     ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B R V"]] | None:
         if self.execution.name == "eager":
             return None
-        where, queries = slots, positions.shape[1]
-        if where is None:
-            where = self._positions[extent - queries : extent].expand_as(positions)
+        where, queries = self._where(positions, slots, mask, extent), positions.shape[1]
         if SLIDING in self._kinds:
             self.pool.position.scatter_(1, where, positions)
         if slots is not None:
@@ -199,6 +196,20 @@ class Transformer(LanguageModel):
         positions = self._positions[context:extent].expand(rows, -1)
         masks = self._masks(positions, None, None, _ALL, self.execution.extent(extent, self.slots), context)
         return replace(given, tokens=tokens, positions=positions, slots=positions, masks=masks)
+
+    def _where(
+        self,
+        positions: Int[Tensor, "B T"],
+        slots: Int[Tensor, "B T"] | None,
+        mask: Bool[Tensor, "B T N"] | None,
+        extent: int,
+    ) -> Int[Tensor, "B T"]:
+        """The slots that are written."""
+        if slots is not None:
+            return slots
+        if mask is None:
+            return positions  # a chain's slot is its position
+        return self._positions[extent - positions.shape[1] : extent].expand_as(positions)
 
     def _masks(
         self,

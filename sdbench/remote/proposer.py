@@ -161,8 +161,9 @@ class Beside(ABC):
         if speculation is None:
             none = torch.zeros(context.rows, 0, dtype=torch.long, device=device)
             return Draft(none, none.sum(1), None, self.density)
-        before = self._sent[-1].places if self._sent else {}
-        self._sent.append(_Sent(context.trace.round, places_of(context, before), self._asked, wanted, perf_counter()))
+        before, trace = self._sent[-1].places if self._sent else {}, context.trace
+        places = places_of(trace.sequence, trace.sequence_round, context.active.tolist(), before)
+        self._sent.append(_Sent(trace.round, places, self._asked, wanted, perf_counter()))
         context.place_many(speculation.tokens, context.length)
         # All of the speculation stands until a verdict says otherwise.
         self._stands = np.where(context.active, context.length + length, self._stands)
