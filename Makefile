@@ -51,22 +51,22 @@ results: results-default results-front results-ssd results-records results-smoll
 
 results-default: setup  ## The default comparison on 100 prompts, into results/default
 	$(BIN)/sdbench run name=default limit=100 out=results/runs/default
-	$(BIN)/python experiments/keep.py results/runs/default default
+	$(BIN)/python -m experiments.keep results/runs/default default
 
 results-front: setup
 	$(BIN)/sdbench run experiment=pyramidsd/front out=results/runs/front
-	$(BIN)/python experiments/keep.py results/runs/front front
+	$(BIN)/python -m experiments.keep results/runs/front front
 	$(BIN)/python -m experiments.pyramidsd.verdict results/runs/front results/front
 
 results-ssd: setup  ## Drafting beside the target, on two cores, into results/ssd-* (half an hour)
 	for part in speed fan_out saguaro; do \
 	  $(BIN)/sdbench run experiment=ssd/$$part out=results/runs/ssd-$$part && \
-	  $(BIN)/python experiments/keep.py results/runs/ssd-$$part ssd-$$part && \
-	  $(BIN)/python experiments/ssd/verdict.py results/runs/ssd-$$part results/ssd-$$part || exit; \
+	  $(BIN)/python -m experiments.keep results/runs/ssd-$$part ssd-$$part && \
+	  $(BIN)/python -m experiments.ssd.verdict results/runs/ssd-$$part results/ssd-$$part || exit; \
 	done
 	for batch in 1 2 4 8; do \
 	  $(BIN)/sdbench run experiment=ssd/batch batch_size=$$batch out=results/runs/ssd-batch-$$batch && \
-	  $(BIN)/python experiments/keep.py results/runs/ssd-batch-$$batch ssd-batch/$$batch || exit; \
+	  $(BIN)/python -m experiments.keep results/runs/ssd-batch-$$batch ssd-batch/$$batch || exit; \
 	done
 	$(BIN)/sdbench report results/runs/ssd-batch-* --out results/ssd-batch
 
@@ -75,28 +75,28 @@ bench: setup  ## Against transformers and flashspec, greedy and sampled, into re
 	for drawn in greedy=0.0 sampled=0.7; do \
 	  kept=bench/$(BENCH_EXECUTION)-$${drawn%=*} out=results/runs/bench-$(BENCH_EXECUTION)-$${drawn%=*} && \
 	  $(BIN)/sdbench run experiment=bench sampling.temperature=$${drawn#*=} hardware.execution=$(BENCH_EXECUTION) out=$$out && \
-	  $(BIN)/python experiments/keep.py $$out $$kept && \
-	  $(BIN)/python experiments/bench/verdict.py $$out results/$$kept || exit; \
+	  $(BIN)/python -m experiments.keep $$out $$kept && \
+	  $(BIN)/python -m experiments.bench.verdict $$out results/$$kept || exit; \
 	done
 
 bench-scaling: setup  ## Time of a step against tokens, batch, context and fan-out; ar, sd, ssd against batch; into results/bench/scaling
-	$(BIN)/python experiments/bench/scaling.py results/bench/scaling
+	$(BIN)/python -m experiments.bench.scaling results/bench/scaling
 	for batch in 1 4 16; do \
 	  $(BIN)/sdbench run name=batch 'arms=[ar,sd,ssd]' limit=48 max_new_tokens=64 ignore_eos=true hardware=cpu_pair \
 	    batch_size=$$batch out=results/runs/batch-$$batch || exit; \
 	done
-	$(BIN)/python experiments/bench/batch.py results/bench/scaling results/runs/batch-1 results/runs/batch-4 results/runs/batch-16
+	$(BIN)/python -m experiments.bench.batch results/bench/scaling results/runs/batch-1 results/runs/batch-4 results/runs/batch-16
 
 results-records: setup
 	$(BIN)/sdbench run name=records tasks=records limit=60 'arms=[ar,sd,lookup,early_exit]' out=results/runs/records
-	$(BIN)/python experiments/keep.py results/runs/records records
+	$(BIN)/python -m experiments.keep results/runs/records records
 
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
 	for task in spec_bench gsm8k humaneval commonsense_qa; do \
 	  $(BIN)/sdbench run experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task \
 	    out=results/runs/smollm2-$$task && \
-	  $(BIN)/python experiments/keep.py results/runs/smollm2-$$task smollm2-$$task || exit; \
+	  $(BIN)/python -m experiments.keep results/runs/smollm2-$$task smollm2-$$task || exit; \
 	done
 
 results-verify: setup

@@ -1,35 +1,38 @@
 """Keep a finished run as a reference result, small enough to commit: all but its traces, and its report.
 
-python experiments/keep.py RUN_FOLDER NAME
+python -m experiments.keep RUN_FOLDER NAME
 """
 
 from __future__ import annotations
 
 import shutil
-import sys
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import yaml
 
+from experiments.script import script
 from sdbench.analysis.report import report
 
 FILES = ("summary.json", "environment.json", "sequences.parquet")
 
 
-def main(run: Path, name: str) -> None:
+def main(run_folder: str, name: str) -> None:
+    run = Path(run_folder)
     kept = Path(__file__).resolve().parents[1] / "results" / name
-    making = kept.with_name(f".{kept.name}")
-    shutil.rmtree(making, ignore_errors=True)
-    making.mkdir(parents=True)
-    report([run], making, page=False)
-    for file in FILES:
-        shutil.copy(run / file, making / file)
-    config = without_folders(yaml.safe_load((run / "config.yaml").read_text()))
-    (making / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
-    # What is there gives way only to what is whole.
-    shutil.rmtree(kept, ignore_errors=True)
-    making.rename(kept)
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(dir=kept.parent, prefix=".keeping-") as scratch:
+        making = Path(scratch) / kept.name
+        making.mkdir()
+        report([run], making, page=False)
+        for file in FILES:
+            shutil.copy(run / file, making / file)
+        config = without_folders(yaml.safe_load((run / "config.yaml").read_text()))
+        (making / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        # What is there gives way only to what is whole.
+        shutil.rmtree(kept, ignore_errors=True)
+        making.rename(kept)
 
 
 def without_folders(value: Any) -> Any:
@@ -42,4 +45,4 @@ def without_folders(value: Any) -> Any:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2])
+    script(main, __doc__, 2)

@@ -1,15 +1,15 @@
 """Tokens per second of the arms against batch size, from one run for each: a table.
 
-python experiments/bench/batch.py OUT RUN ...
+python -m experiments.bench.batch OUT RUN ...
 """
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 
 import pandas as pd
 
+from experiments.script import script
 from sdbench.runs.record import load
 
 
@@ -32,12 +32,12 @@ def rows(folders: list[Path]) -> pd.DataFrame:
     return found.assign(over_one=found["tokens_per_second"] / first)
 
 
-def main(out: Path, folders: list[Path]) -> None:
-    table = rows(folders)
+def main(out_folder: str, *run_folders: str) -> None:
+    out, table = Path(out_folder), rows([Path(folder) for folder in run_folders])
     out.mkdir(parents=True, exist_ok=True)
     table.to_csv(out / "batch.csv", index=False, float_format="%.6g")
     print(table.to_string(index=False))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), [Path(folder) for folder in sys.argv[2:]])
+    script(main, __doc__, 2, more=True)

@@ -1,6 +1,6 @@
 """What a change of the engine did: two kept folders of the same comparison, each arm over transformers' `generate` in its own run.
 
-python experiments/bench/change.py BEFORE AFTER OUT_FILE
+python -m experiments.bench.change BEFORE AFTER OUT_FILE
 
 Tokens per second of two days differ with the machine's load; a ratio of arms that were interleaved in one run does not. So each
 side is divided by the `hf_generate` of its own run.
@@ -9,15 +9,19 @@ side is divided by the `hf_generate` of its own run.
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
+
+from experiments.script import script
+from sdbench.errors import InputError
 
 PEER = "hf_generate"
 
 
 def read(folder: Path) -> tuple[dict[str, Any], str]:
     """A kept run's arms, and the revision that it was measured at."""
+    if not (folder / "summary.json").is_file():
+        raise InputError(f"{folder} holds no summary.json: name the folder of a kept run.")
     summary = json.loads((folder / "summary.json").read_text())
     environment = json.loads((folder / "environment.json").read_text())
     return summary["arms"], ((environment.get("git") or {}).get("sha") or "unknown")[:8]
@@ -49,11 +53,12 @@ def text(before: Path, after: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(before: Path, after: Path, out: Path) -> None:
+def main(before: str, after: str, out_file: str) -> None:
+    out = Path(out_file)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text(before, after))
+    out.write_text(text(Path(before), Path(after)))
     print(out.read_text())
 
 
 if __name__ == "__main__":
-    main(*(Path(word) for word in sys.argv[1:4]))
+    script(main, __doc__, 3)

@@ -1,6 +1,6 @@
 """Where the time of a round goes, part by part: what is a forward, and what is the loop around it.
 
-python experiments/bench/rounds.py OUT [overrides of `sdbench run`: hardware.execution=compile, sampling.temperature=0.7, ...]
+python -m experiments.bench.rounds OUT [overrides of `sdbench run`: hardware.execution=compile, sampling.temperature=0.7, ...]
 
 The parts are timed by clocks around the calls of the very decoder that is measured elsewhere, so they include what the clocks cost
 (a microsecond each). Forwards are what the trace says. Medians over the rounds, after a warm-up that makes the programs.
@@ -9,7 +9,6 @@ The parts are timed by clocks around the calls of the very decoder that is measu
 from __future__ import annotations
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 from time import perf_counter
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 
 import sdbench.decoding.speculative as loop
+from experiments.script import script
 from sdbench.decoding.base import Request
 from sdbench.decoding.speculative import Batch, Speculative
 from sdbench.harness.arms import make
@@ -130,8 +130,8 @@ def text(found: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(out: Path, overrides: list[str]) -> None:
-    found = profile(overrides)
+def main(out_folder: str, *overrides: str) -> None:
+    out, found = Path(out_folder), profile(list(overrides))
     out.mkdir(parents=True, exist_ok=True)
     name = f"{found['execution']}-{'sampled' if found['temperature'] else 'greedy'}"
     (out / f"{name}.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -140,4 +140,4 @@ def main(out: Path, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    script(main, __doc__, 1, more=True)

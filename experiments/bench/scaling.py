@@ -1,6 +1,6 @@
 """Scaling curves of a family's steps: time against new tokens, batch and context; a draft's steps, and its fan-out; memory.
 
-python experiments/bench/scaling.py OUT [overrides of `sdbench run`: models=, hardware=, ...]
+python -m experiments.bench.scaling OUT [overrides of `sdbench run`: models=, hardware=, ...]
 
 Shapes are timed in turn, `ROUNDS` times over, so that what slows the machine slows all of them; the medians are kept. Beyond the
 context that the weights were trained for the model is one of the same shape with RANDOM WEIGHTS, and says so in its column.
@@ -9,7 +9,6 @@ context that the weights were trained for the model is one of the same shape wit
 from __future__ import annotations
 
 import copy
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -20,6 +19,7 @@ import pandas as pd
 import torch
 import yaml
 
+from experiments.script import script
 from sdbench.analysis.style import figure, save
 from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
@@ -176,7 +176,8 @@ def draw(rows: pd.DataFrame, out: Path) -> None:
     save(fig, out, "scaling")
 
 
-def main(out: Path, overrides: list[str]) -> None:
+def main(out_folder: str, *overrides: str) -> None:
+    out = Path(out_folder)
     plan = prepare(compose(["arms=[ar,sd]", "limit=1", "tracker=none", *overrides]))
     plan.take_cores()
     rows = measure(load(plan))
@@ -193,4 +194,4 @@ def main(out: Path, overrides: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), sys.argv[2:])
+    script(main, __doc__, 1, more=True)

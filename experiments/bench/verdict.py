@@ -1,16 +1,16 @@
 """Each of our arms against the peer that does the same, from the rows of one run: paired over prompts, end to end on both sides.
 
-python experiments/bench/verdict.py RUN_FOLDER OUT_FOLDER
+python -m experiments.bench.verdict RUN_FOLDER OUT_FOLDER
 """
 
 from __future__ import annotations
 
 import json
-import sys
 import warnings
 from pathlib import Path
 from typing import Any
 
+from experiments.script import script
 from sdbench.analysis.rows import of_arm
 from sdbench.analysis.statistics import FewPrompts, speedup
 from sdbench.runs.record import Run, load
@@ -66,7 +66,8 @@ def text(run: Run, found: list[dict[str, Any]]) -> str:
     return f"Ours {execution}, {drawn}.\n\n" + "\n".join(lines) + f"\n\n{servers}\n"
 
 
-def main(folder: Path, out: Path) -> None:
+def main(run_folder: str, out_folder: str) -> None:
+    folder, out = Path(run_folder), Path(out_folder)
     run = load(folder)
     warnings.simplefilter("ignore", FewPrompts)  # the table says it under its flags
     found = verdicts(run)
@@ -76,4 +77,4 @@ def main(folder: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    script(main, __doc__, 2)

@@ -14,12 +14,12 @@ python -m experiments.pyramidsd.verdict RUN_FOLDER OUT_FOLDER
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 from experiments.cells import NotRun
 from experiments.found import best, of_logs
+from experiments.script import script
 from sdbench.analysis.compare import speed_verdict
 from sdbench.analysis.results import Results, read
 from sdbench.analysis.statistics import non_inferiority
@@ -105,7 +105,8 @@ def text(found: dict[str, Any], prompts: int) -> str:
     )
 
 
-def main(run_folder: Path, out: Path) -> None:
+def main(run_folder: str, out_folder: str) -> None:
+    out = Path(out_folder)
     run = read(run_folder)
     found = verdicts(run)
     (out / "verdict.json").write_text(json.dumps(found, indent=2) + "\n")
@@ -113,4 +114,4 @@ def main(run_folder: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    script(main, __doc__, 2)

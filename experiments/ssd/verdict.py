@@ -6,16 +6,16 @@
 - Live hit rates against those that the ranks of a synchronous run of the same length predict.
 - The simulator against the measured speeds.
 
-python experiments/ssd/verdict.py RUN_FOLDER OUT_FOLDER
+python -m experiments.ssd.verdict RUN_FOLDER OUT_FOLDER
 """
 
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
+from experiments.script import script
 from sdbench.analysis.rows import of_arm
 from sdbench.analysis.speculation_plots import budget_of
 from sdbench.analysis.statistics import speedup
@@ -108,7 +108,8 @@ def text(found: dict[str, Any], arms: Any) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def main(folder: Path, out: Path) -> None:
+def main(run_folder: str, out_folder: str) -> None:
+    folder, out = Path(run_folder), Path(out_folder)
     run = load(folder)
     found = verdicts(run)
     out.mkdir(parents=True, exist_ok=True)
@@ -117,4 +118,4 @@ def main(folder: Path, out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    script(main, __doc__, 2)

@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 import torch
 
+from experiments.bench import verdict
 from sdbench.analysis.table import columns, markdown
 from sdbench.harness.identity import gap
 from sdbench.lm.transformer import Transformer
@@ -112,16 +113,7 @@ def test_verify_holds_peers_to_generate(bench, tmp_path, capsys):
 
 
 def test_the_verdict_pairs_like_with_like(with_peers):
-    import importlib.util
-    from pathlib import Path
-
-    place = Path(__file__).resolve().parents[2] / "experiments" / "bench" / "verdict.py"
-    spec = importlib.util.spec_from_file_location("bench_verdict", place)
-    assert spec
-    assert spec.loader
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    found = {(row["arm"], row["against"]): row for row in module.verdicts(with_peers)}
+    found = {(row["arm"], row["against"]): row for row in verdict.verdicts(with_peers)}
     assert set(found) == {("ar", "hf_generate"), ("sd", "hf_assisted"), ("sd", "hf_generate")}
     ours, theirs = (with_peers.sequences[with_peers.sequences.arm == name] for name in ("ar", "hf_generate"))
     seconds = [
@@ -131,7 +123,7 @@ def test_the_verdict_pairs_like_with_like(with_peers):
     # The same tokens on both sides: the ratio of speeds is that of times, its geometric mean over the prompts.
     ratio = math.exp((seconds[1] / seconds[0]).map(math.log).mean())
     assert found["ar", "hf_generate"]["ratio"] == pytest.approx(ratio)
-    assert "not measured" in module.text(with_peers, list(found.values()))
+    assert "not measured" in verdict.text(with_peers, list(found.values()))
 
 
 def test_simulate_leaves_peers_out(with_peers):
