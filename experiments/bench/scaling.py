@@ -124,7 +124,8 @@ def randomised(model: Transformer) -> Transformer:
     """A model of the same shape with random weights that reads as many tokens as the longest context asks for."""
     config = copy.deepcopy(model.config)
     config.max_position_embeddings = max(CONTEXTS) + max(TOKENS)
-    made = type(model.model)(config).to(model.device, model.dtype).eval().requires_grad_(False)
+    made: Any = type(model.model)(config)
+    made.to(model.device, model.dtype).eval().requires_grad_(False)
     made.set_attn_implementation("sdpa")
     return Transformer(f"{model.name}, random weights", made, model.vocab, execution_of(model.execution.name))
 
@@ -142,7 +143,8 @@ def latency_file(rows: pd.DataFrame, name: str) -> dict[str, Any]:
         "draft": round(1e3 * float(single["seconds"].iloc[0]), 4) if len(single) else 0.0,
     }
     if len(wide):
-        file["tree"] = {int(n): round(1e3 * float(part.iloc[0]), 4) for n, part in wide.groupby("tokens")["seconds"]}
+        first = wide.drop_duplicates("tokens").sort_values("tokens")[["tokens", "seconds"]]
+        file["tree"] = {int(n): round(1e3 * s, 4) for n, s in first.itertuples(index=False)}
         file["glue"] = file["draft"]
     return file
 

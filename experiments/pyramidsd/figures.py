@@ -77,7 +77,9 @@ def acceptance_and_forwards(cells: Cells) -> Figure:
     speeds = run.arms["speedup"].astype(float).fillna(0.0)
     arms = [max(arms_of(run, family), key=lambda arm: speeds[arm]) for family in dict.fromkeys(run.arms["family"])]
     edges = list(dict.fromkeys(edge for arm in arms for edge in run.summary["arms"][arm]["edges"]))
-    forwards = counts.groupby("arm")[[name for name in counts if name.startswith("forwards_")]].mean().reindex(arms)
+    forwards = (
+        counts.groupby("arm")[[name for name in map(str, counts) if name.startswith("forwards_")]].mean().reindex(arms)
+    )
     made = style.figure(7.4, 3.2)
     left, right = made.subplots(1, 2, sharey=True)
     height = 0.8 / max(len(edges), 1)
@@ -91,7 +93,7 @@ def acceptance_and_forwards(cells: Cells) -> Figure:
             color=style.OTHERS[offset],
         )
     start = pd.Series(0.0, index=arms)
-    for offset, column in enumerate(forwards):
+    for offset, column in enumerate(map(str, forwards)):
         values = forwards[column].fillna(0.0)
         right.barh(
             range(len(arms)), values, left=start, label=column.removeprefix("forwards_"), color=style.OTHERS[3 + offset]

@@ -74,7 +74,7 @@ def highest_hit_rate(cells: Cells, cell: str) -> Found:
     table = rates(cells, cell, "hit").dropna(axis=1, how="all")
     if table.empty:
         raise NotRun(cell)
-    return of_values(*best(table, list(table)))
+    return of_values(*best(table, [str(arm) for arm in table]))
 
 
 def least_against_one(cells: Cells, of: str) -> Found:

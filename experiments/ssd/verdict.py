@@ -25,7 +25,8 @@ from sdbench.runs.record import Run, load
 
 def compare(run: Run, name: str, other: str) -> dict[str, Any]:
     """The paired speed ratio of two arms."""
-    found = speedup(*(of_arm(run.tables, arm)["sequences"] for arm in (name, other)))
+    ours, theirs = (of_arm(run.tables, arm)["sequences"] for arm in (name, other))
+    found = speedup(ours, theirs)
     return {"arm": name, "against": other, "ratio": found.value, "ci95": found.ci95}
 
 
