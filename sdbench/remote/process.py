@@ -24,7 +24,8 @@ from sdbench.cores import pin
 from sdbench.errors import RunError
 from sdbench.lm.model import LanguageModel
 from sdbench.processes import die_with_parent
-from sdbench.remote.server import Outcome, Speculation, SpeculationServer
+from sdbench.remote.messages import Outcome, Speculation
+from sdbench.remote.server import SpeculationServer
 from sdbench.remote.transport import (
     GroupTransport,
     PeerGoneError,

@@ -28,9 +28,10 @@ from sdbench.lm.context import Context
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.backup import Backup
 from sdbench.remote.fanout import FanOut, Geometric, widest
+from sdbench.remote.messages import Outcome, Speculation
 from sdbench.remote.process import ServerFaultError, ServerHandle, ServerProcess
 from sdbench.remote.saguaro import Saguaro
-from sdbench.remote.server import DraftServer, Outcome, Speculation, SpeculationServer
+from sdbench.remote.server import DraftServer, SpeculationServer
 from sdbench.remote.wire import NEW_TOKENS
 from sdbench.sampling import HashChoices, Key
 

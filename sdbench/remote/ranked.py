@@ -20,8 +20,8 @@ from torch import Tensor
 
 from sdbench.errors import RunError
 from sdbench.lm.model import LanguageModel
+from sdbench.remote.messages import Outcome, Speculation
 from sdbench.remote.process import START_SECONDS, ServerFactory, ServerHandle, serve
-from sdbench.remote.server import Outcome, Speculation
 from sdbench.remote.transport import GroupTransport, Waiter
 from sdbench.remote.wire import SpeculationMessage
 from sdbench.sampling import Sampling

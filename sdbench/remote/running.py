@@ -18,8 +18,9 @@ from torch import Tensor
 
 from sdbench import knobs
 from sdbench.lm.model import LanguageModel
+from sdbench.remote.messages import Caller, Outcome, Speculation
 from sdbench.remote.proposer import Beside
-from sdbench.remote.server import Caller, Outcome, Speculation, SpeculationServer
+from sdbench.remote.server import SpeculationServer
 from sdbench.sampling import Key, Sampler
 
 

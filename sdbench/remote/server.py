@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -37,47 +37,10 @@ from sdbench.lm.model import LanguageModel, synchronise
 from sdbench.lm.trace import Trace
 from sdbench.remote.backup import Backup, Neural
 from sdbench.remote.fanout import FanOut, Geometric, Listed, widest
+from sdbench.remote.messages import Caller, Outcome, Speculation
 from sdbench.remote.saguaro import Saguaro
 from sdbench.remote.tree import Drafted, Tree
 from sdbench.sampling import Key, Sampler
-
-
-class Caller(Protocol):
-    """The verifier, as a server at work sees it."""
-
-    def ready(self) -> bool:
-        """Whether it has said something."""
-        ...
-
-    def outcome(self) -> Outcome | None:
-        """What it has said, if that is an outcome; it will be served all the same."""
-        ...
-
-
-@dataclass
-class Outcome:
-    """What a verification came to, for each of B rows.
-
-    active: [B] rows that are decoded; the others are not looked at. length: [B] decided tokens, the verifier's own one included.
-    first: [B] where the tokens begin that the server does not have right: length - 1, unless a stage above has added its own.
-    tokens: [B, W] those tokens. streams: [B] uint64, the rows' random streams.
-    """
-
-    active: np.ndarray
-    length: np.ndarray
-    first: np.ndarray
-    tokens: np.ndarray
-    streams: np.ndarray
-
-
-@dataclass
-class Speculation:
-    """What to verify next. hit: [B]; length: [B] drafted tokens that count; tokens: [B, K]; logits: [B, K, V], their law's."""
-
-    hit: np.ndarray
-    length: np.ndarray
-    tokens: Int[Tensor, "B K"]
-    logits: Float[Tensor, "B K V"]
 
 
 @dataclass

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from sdbench.remote.server import Outcome, Speculation
+from sdbench.remote.messages import Outcome, Speculation
 
 MAGIC = 0x5DBE9C4
 HEAD = np.int64(MAGIC).tobytes()

@@ -220,7 +220,7 @@ def make_server(model):
 
 def test_answers_by_a_group_of_torch_distributed():
     """What NCCL does between GPUs, by gloo: the same messages, in the same memory."""
-    from sdbench.remote.server import Outcome
+    from sdbench.remote.messages import Outcome
 
     draft = TabularModel("draft", V, 1)
     server = ServerProcess(draft, make_server, seconds=20.0, backend="gloo")

@@ -15,9 +15,10 @@ from torch._C._distributed_c10d import HashStore
 from sdbench.exactness.tabular import TabularModel
 from sdbench.remote.backup import Neural
 from sdbench.remote.fanout import Uniform
+from sdbench.remote.messages import Outcome
 from sdbench.remote.process import ServerFaultError
 from sdbench.remote.ranked import DivergedError, Follower, RankServer, ServingRank, connector
-from sdbench.remote.server import Outcome, SpeculationServer
+from sdbench.remote.server import SpeculationServer
 from sdbench.sampling import Sampling
 
 V, K = 4, 2

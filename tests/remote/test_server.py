@@ -10,7 +10,8 @@ from sdbench.drafting import ModelDrafter, Verified
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.remote import Geometric, Listed, Lookup, Neural, Random, Remote, Undrafted, Uniform
-from sdbench.remote.server import Outcome, SpeculationServer
+from sdbench.remote.messages import Outcome
+from sdbench.remote.server import SpeculationServer
 from sdbench.sampling import Sampler, Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdbench.remote.server import Outcome, Speculation
+from sdbench.remote.messages import Outcome, Speculation
 from sdbench.remote.wire import MalformedError, OutcomeMessage, SpeculationMessage
 
 CPU = torch.device("cpu")

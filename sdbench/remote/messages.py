@@ -1,0 +1,48 @@
+"""What verifier and server say to each other: an outcome goes one way, the speculation for it the other."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from jaxtyping import Float, Int
+from torch import Tensor
+
+
+class Caller(Protocol):
+    """The verifier, as a server at work sees it."""
+
+    def ready(self) -> bool:
+        """Whether it has said something."""
+        ...
+
+    def outcome(self) -> Outcome | None:
+        """What it has said, if that is an outcome; it will be served all the same."""
+        ...
+
+
+@dataclass
+class Outcome:
+    """What a verification came to, for each of B rows.
+
+    active: [B] rows that are decoded; the others are not looked at. length: [B] decided tokens, the verifier's own one included.
+    first: [B] where the tokens begin that the server does not have right: length - 1, unless a stage above has added its own.
+    tokens: [B, W] those tokens. streams: [B] uint64, the rows' random streams.
+    """
+
+    active: np.ndarray
+    length: np.ndarray
+    first: np.ndarray
+    tokens: np.ndarray
+    streams: np.ndarray
+
+
+@dataclass
+class Speculation:
+    """What to verify next. hit: [B]; length: [B] drafted tokens that count; tokens: [B, K]; logits: [B, K, V], their law's."""
+
+    hit: np.ndarray
+    length: np.ndarray
+    tokens: Int[Tensor, "B K"]
+    logits: Float[Tensor, "B K V"]
