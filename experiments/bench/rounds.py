@@ -32,8 +32,8 @@ PARTS = {
     "drafting": "around them: choosing, placing, the record of ranks",
     "verify forward": "the target's step",
     "verifying": "around it: its inputs, its record",
-    "verdict": "the acceptance rule, and drawing from its law",
-    "host": "the synchronisation, the stop rule, the record, the loop itself",
+    "verdict": "the wait for the device, the acceptance rule, drawing from its law, and what follows as lists",
+    "host": "the stop rule, the record, the loop itself",
 }
 
 
