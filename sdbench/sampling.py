@@ -24,6 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdbench.errors import InputError
+from sdbench.lm.device import upload
 
 
 @dataclass(frozen=True)
@@ -171,7 +172,7 @@ class HashChoices:
     """Choices by inversion of a uniform number that is a hash of the key."""
 
     def choose(self, probs: Float[Tensor, "B V"], key: Key) -> Int[Tensor, " B"]:
-        return invert(probs, torch.from_numpy(key.uniform()).to(probs.device, non_blocking=True))
+        return invert(probs, upload(key.uniform(), probs.device))
 
 
 def invert(probs: Float[Tensor, "*batch V"], uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:

@@ -33,7 +33,7 @@ class Forced(Memoryless):
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:
         K = draft.tokens.shape[1]
         by_length = torch.tensor([chance(self.rate, n) for n in range(K + 1)], dtype=torch.float64)
-        passes = by_length.to(draft.tokens.device)[draft.length][:, None].expand(-1, K)
+        passes = by_length.to(draft.tokens.device, non_blocking=True)[draft.length][:, None].expand(-1, K)
         law = tokenwise(draft, p, passes)
         law.drawn = True
         return law

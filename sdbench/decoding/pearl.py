@@ -25,6 +25,7 @@ from sdbench.acceptance.base import AcceptanceRule, Draft, count
 from sdbench.decoding.base import Finished, Request
 from sdbench.decoding.speculative import Batch, Speculative
 from sdbench.errors import InputError
+from sdbench.lm.device import upload
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.proposer import RemoteDrafter
 from sdbench.sampling import Key, Scored
@@ -118,10 +119,10 @@ class _PearlBatch(Batch):
         count = np.where(judging, self.pending + drafting, 0)
         K = int(count.max())
         place = torch.arange(K, device=device)
-        where = torch.from_numpy(context.length).to(device)[:, None] + place
+        where = upload(context.length, device)[:, None] + place
         tokens = context.tokens.gather(1, where.clamp(max=context.tokens.shape[1] - 1))
         # The last logits read stand behind the last token read; the places judged are the last pending + 1 of them.
-        shift = torch.from_numpy(read - 1 - self.pending).to(device)[:, None]
+        shift = upload(read - 1 - self.pending, device)[:, None]
         at = (shift + torch.arange(K + 1, device=device)).clamp(0, read - 1)
         p = context.sampler.score(logits.gather(1, at[..., None].expand(-1, -1, logits.shape[-1])))
         q = torch.zeros(rows, K, logits.shape[-1], dtype=logits.dtype, device=device)
@@ -129,11 +130,11 @@ class _PearlBatch(Batch):
             held = min(K, self.q.shape[1])
             q[:, :held] = self.q[:, :held].to(q.dtype)
         if new is not None and new.q is not None and K:
-            last = torch.from_numpy(np.minimum(self.pending, K - 1)).to(device)
+            last = upload(np.minimum(self.pending, K - 1), device)
             index = last[:, None, None].expand(-1, 1, q.shape[-1])
-            first = torch.from_numpy(drafting & judging).to(device)[:, None, None]
+            first = upload(drafting & judging, device)[:, None, None]
             q.scatter_(1, index, torch.where(first, new.q.logits[:, :1].to(q.dtype), q.gather(1, index)))
-        length = torch.from_numpy(count).to(device)
+        length = upload(count, device)
         return Draft(tokens, length, context.sampler.score(q), self.method.proposer.density), p
 
     def _judge(
@@ -174,9 +175,9 @@ class _PearlBatch(Batch):
         if new is not None and new.q is not None:
             whole = new.q.logits
             later = torch.cat([whole[:, 1:], whole[:, -1:]], 1)
-            first = torch.from_numpy(only_drafted).to(whole.device)[:, None, None]
+            first = upload(only_drafted, whole.device)[:, None, None]
             made = torch.where(first, whole, later)
-            held = torch.from_numpy(goes_on | only_drafted).to(whole.device)[:, None, None]
+            held = upload(goes_on | only_drafted, whole.device)[:, None, None]
             self.q = made if self.q is None else torch.where(held, made, self.q)
         stands = np.where(self.pending > 0, context.length + self.pending, context.length - 1)
         self.method.proposer.commit(stands)

@@ -21,7 +21,8 @@ from sdbench.drafting.base import Proposer
 from sdbench.drafting.nothing import Nothing
 from sdbench.errors import InputError
 from sdbench.lm.context import Context
-from sdbench.lm.model import LanguageModel, synchronise
+from sdbench.lm.device import synchronise
+from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Choices, Key, Sampler, Sampling, stream
 from sdbench.stopping import Stop

@@ -15,6 +15,7 @@ from sdbench.acceptance.base import Density, Draft
 from sdbench.drafting.base import Local
 from sdbench.errors import InputError
 from sdbench.lm.context import Context
+from sdbench.lm.device import upload
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Key
 
@@ -44,10 +45,10 @@ class PromptLookup(Local):
 
     def propose(self, context: Context, length: int, key: Key) -> Draft:
         tokens = context.tokens[:, : int(context.length.max())]
-        ends = torch.from_numpy(context.length).to(tokens.device)
+        ends = upload(context.length, tokens.device)
         source, found = self._source(tokens, ends)
         drafted = torch.where(found, (ends - source).clamp(0, length), 0)
-        width = int(drafted[torch.from_numpy(context.active).to(drafted.device)].max())
+        width = int(drafted[upload(context.active, drafted.device)].max())
         where = (source[:, None] + torch.arange(width, device=tokens.device)).clamp(max=tokens.shape[1] - 1)
         copied = tokens.gather(1, where)
         context.place_many(copied, context.length)

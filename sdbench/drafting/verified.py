@@ -20,6 +20,7 @@ from sdbench import knobs
 from sdbench.acceptance.base import AcceptanceRule, Density, Draft, Law, verify
 from sdbench.drafting.base import Proposer
 from sdbench.lm.context import Context
+from sdbench.lm.device import upload
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Key, Scored
 
@@ -124,11 +125,9 @@ class Verified:
             index[row, : len(places[:K])] = places[:K]
         device = scores.logits.device
         rows = torch.arange(context.rows, device=device)[:, None]
-        where = torch.from_numpy(context.length[:, None] + np.arange(K)).to(context.tokens.device)
+        where = upload(context.length[:, None] + np.arange(K), context.tokens.device)
         tokens = context.tokens.gather(1, where).to(device)
-        return Draft(
-            tokens, torch.from_numpy(size).to(device), scores[rows, torch.from_numpy(index).to(device)], self.density
-        )
+        return Draft(tokens, upload(size, device), scores[rows, upload(index, device)], self.density)
 
     def close(self) -> None:
         self.proposer.close()
@@ -146,6 +145,6 @@ class Verified:
         if law is None or law.memory is None or self.memory is None:
             return
         device = law.accepted.device
-        n = torch.from_numpy(np.minimum(accepted, law.accepted.shape[1] - 1)).to(device)
-        kept = torch.from_numpy(rows).to(device)[:, None]
+        n = upload(np.minimum(accepted, law.accepted.shape[1] - 1), device)
+        kept = upload(rows, device)[:, None]
         self.memory = torch.where(kept, law.memory(n), self.memory.to(device))

@@ -9,10 +9,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sdbench.lm.device import upload
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampler
 
@@ -39,8 +39,9 @@ class Context:
         if self.rows == 1:
             self.tokens[:, int(at[0])] = tokens if isinstance(tokens, Tensor) else tokens[0]
         else:
-            where, given = (torch.as_tensor(each).to(self.tokens.device)[:, None] for each in (at, tokens))
-            self.tokens.scatter_(1, where, given)
+            where = upload(np.asarray(at), self.tokens.device)
+            given = tokens if isinstance(tokens, Tensor) else upload(np.array(tokens), where.device)
+            self.tokens.scatter_(1, where[:, None], given[:, None].to(where.device))
 
     def place_many(self, tokens: Int[Tensor, "B K"], at: np.ndarray) -> None:
         """Write K tentative tokens per row from position at[b] on."""
@@ -48,14 +49,14 @@ class Context:
             first = int(at[0])
             self.tokens[:, first : first + tokens.shape[1]] = tokens
             return
-        where = torch.from_numpy(at[:, None] + np.arange(tokens.shape[1])).to(self.tokens.device)
+        where = upload(at[:, None] + np.arange(tokens.shape[1]), self.tokens.device)
         self.tokens.scatter_(1, where, tokens.to(self.tokens.device))
 
     def last(self) -> Int[Tensor, " B"]:
         """The last decided token of each row."""
         if self.rows == 1:
             return self.tokens[:, int(self.length[0]) - 1].clone()
-        return self.tokens.gather(1, torch.from_numpy(self.length - 1).to(self.tokens.device)[:, None])[:, 0]
+        return self.tokens.gather(1, upload(self.length - 1, self.tokens.device)[:, None])[:, 0]
 
     def ahead(self, length: np.ndarray, active: np.ndarray) -> Context:
         """The same tokens, more of them taken as decided: what a stage below works on."""

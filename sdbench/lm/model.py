@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from sdbench.lm.device import upload
 from sdbench.lm.execution import Execution
 
 if TYPE_CHECKING:
@@ -26,12 +27,6 @@ if TYPE_CHECKING:
     from sdbench.sampling import Key, Sampling
 
 FAR = 1 << 30  # the position of a padding query: it sees every slot, and nothing ever sees it
-
-
-def synchronise(device: torch.device) -> None:
-    """Wait for what a GPU still owes; the CPU never owes anything."""
-    if device.type == "cuda":
-        torch.cuda.current_stream(device).synchronize()
 
 
 class LanguageModel(ABC):
@@ -182,9 +177,8 @@ class LanguageModel(ABC):
                 positions = self._positions[extent - tokens.shape[1] - more : extent].expand(context.rows, -1)
             else:
                 on = context.length[:, None] + np.arange(more)
-                behind = [torch.from_numpy(np.where(context.active[:, None], on, far)) for far in (FAR, self.slots)]
-                positions = torch.cat([positions, behind[0].to(self.device)], 1)
-                slots = torch.cat([slots, behind[1].to(self.device)], 1)
+                behind = [upload(np.where(context.active[:, None], on, far), self.device) for far in (FAR, self.slots)]
+                positions, slots = (torch.cat(both, 1) for both in zip((positions, slots), behind, strict=True))
         drawn = self.loop(tokens, positions, slots, None, keep, 1, context.sampler.sampling, uniform, extent)
         if drawn is None:
             return None
@@ -214,10 +208,10 @@ class LanguageModel(ABC):
             return tokens, self._positions[first:extent].expand(len(stop), -1), None, extent
         grid = stop[:, None] - width + np.arange(width)
         pad = (grid < start[:, None]) | ~active[:, None]
-        where = torch.from_numpy(np.where(pad, 0, grid)).to(context.tokens.device)
+        where = upload(np.where(pad, 0, grid), context.tokens.device)
         tokens = context.tokens[rows].gather(1, where).to(self.device)
-        positions = torch.from_numpy(np.where(pad, FAR, grid)).to(self.device)
-        return tokens, positions, torch.from_numpy(np.where(pad, self.slots, grid)).to(self.device), extent
+        positions, slots = (upload(np.where(pad, far, grid), self.device) for far in (FAR, self.slots))
+        return tokens, positions, slots, extent
 
     def rewind(self, length: np.ndarray) -> None:
         """Forget what lies beyond the first length[b] tokens of each row."""

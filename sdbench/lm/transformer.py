@@ -179,7 +179,9 @@ class Transformer(LanguageModel):
         if slots is not None:
             positions = torch.where(positions == FAR, 0, positions)
         masks = self._masks(positions, slots, mask, _ALL, self.execution.extent(extent, self.slots), extent - queries)
-        given = LoopInputs(tokens, positions, where, masks, keep, width, sampling, uniform.to(self.device))
+        given = LoopInputs(
+            tokens, positions, where, masks, keep, width, sampling, uniform.to(self.device, non_blocking=True)
+        )
         outputs = self.execution.run(self, given)
         return None if outputs is None else (outputs[1], outputs[0])
 

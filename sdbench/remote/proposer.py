@@ -25,6 +25,7 @@ from sdbench.cores import usable
 from sdbench.drafting.ranks import places_of
 from sdbench.errors import InputError
 from sdbench.lm.context import Context
+from sdbench.lm.device import upload
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.backup import Backup
 from sdbench.remote.fanout import FanOut, Geometric, widest
@@ -170,7 +171,7 @@ class Beside(ABC):
         self._stands = np.where(context.active, context.length + length, self._stands)
         return Draft(
             speculation.tokens.to(device),
-            torch.from_numpy(speculation.length).to(device),
+            upload(speculation.length, device),
             context.sampler.score(speculation.logits.to(device)),
             self.density,
         )

@@ -32,8 +32,9 @@ from torch import Tensor
 
 from sdbench.drafting.ranks import ranks
 from sdbench.lm.context import Context
+from sdbench.lm.device import synchronise, upload
 from sdbench.lm.execution import programs_of
-from sdbench.lm.model import LanguageModel, synchronise
+from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
 from sdbench.remote.backup import Backup, Neural
 from sdbench.remote.fanout import FanOut, Geometric, Listed, widest
@@ -72,10 +73,8 @@ def _branches(counts: tuple[tuple[int, ...], ...], device: torch.device) -> _Bra
     width = max(map(len, places))
     kept = np.array([place + [-1] * (width - len(place)) for place in places], np.int64)
     order = np.array([rank + [0] * (width - len(rank)) for rank in orders], np.int64)
-    place = torch.from_numpy(np.maximum(kept, 0)).to(device)
-    return _Branches(
-        kept, place, torch.from_numpy(order).to(device), max([1, *(max(row, default=1) for row in counts)])
-    )
+    place = upload(np.maximum(kept, 0), device)
+    return _Branches(kept, place, upload(order, device), max([1, *(max(row, default=1) for row in counts)]))
 
 
 @dataclass
@@ -250,7 +249,7 @@ class SpeculationServer:
         context = self.context
         for row in np.flatnonzero(outcome.active):
             first, length = int(outcome.first[row]), int(outcome.length[row])
-            context.tokens[row, first:length] = torch.from_numpy(outcome.tokens[row, : length - first]).to(self.device)
+            context.tokens[row, first:length] = upload(outcome.tokens[row, : length - first], self.device)
         context.active[:] = outcome.active
         self._decided = np.where(outcome.active, outcome.length, self._decided)
         # What is written for a row that is not asked about goes where no token will ever be decided.
@@ -292,7 +291,7 @@ class SpeculationServer:
         self._hits = np.full(context.rows, -1)
 
     def _here(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self.device)
+        return upload(values, self.device)
 
     def _read(self) -> Float[Tensor, "B K+1 V"]:
         """The draft's logits behind the outcome's token and behind each token of the speculation: GLUE.

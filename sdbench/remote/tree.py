@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sdbench.lm.context import Context
+from sdbench.lm.device import upload
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.saguaro import Saguaro
 from sdbench.sampling import Key
@@ -64,7 +65,7 @@ class Tree:
         device, K, (rows, width) = roots.device, self.length, roots.shape
         # Scratch begins behind the speculation of every row, and behind what a row holds that is not decoded just now.
         base = max(int(context.length[context.active].max()) + K, int(self.model.known.max()))
-        first = torch.from_numpy(context.length[:, None] + np.maximum(kept, 0)).to(device)
+        first = upload(context.length[:, None] + np.maximum(kept, 0), device)
         prefix = torch.arange(base, device=device) < first[:, :, None]
         if self._itself is None or self._itself.shape[:2] != (rows, width):
             own = torch.eye(width, dtype=torch.bool, device=device).repeat(1, K)

@@ -1,0 +1,23 @@
+"""What a GPU makes different: its work is queued, and the host goes on. So the host must wait where it times, and nowhere else."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def synchronise(device: torch.device) -> None:
+    """Wait for what a GPU still owes; the CPU never owes anything."""
+    if device.type == "cuda":
+        torch.cuda.current_stream(device).synchronize()
+
+
+def upload(numbers: np.ndarray[Any, Any], device: torch.device) -> Tensor:
+    """The host's numbers on a device, without waiting for what is queued there, as `Tensor.to` by itself would.
+
+    The driver takes its own copy before this returns, so `numbers` may be changed. On the CPU it is the same memory.
+    """
+    return torch.from_numpy(numbers).to(device, non_blocking=True)
