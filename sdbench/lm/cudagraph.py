@@ -2,6 +2,7 @@
 
 A graph reads and writes the tensors that it was captured with: so each program has inputs of its own, into which a step's are
 copied, and works on the pool that was there. The number of slots that a step attends over is rounded up, so that few graphs do.
+The graphs of a model take turns, so they share the memory that they work in; what one gives out is copied before the next.
 """
 
 from __future__ import annotations
@@ -30,6 +31,8 @@ class CudaGraph(Programs):
     def __init__(self) -> None:
         super().__init__()
         self._pool: SlotPool | None = None
+        self._aside: torch.cuda.Stream | None = None
+        self._memory: Any = None
 
     def extent(self, extent: int, slots: int) -> int:
         return min(-(-extent // self.granule) * self.granule, slots)
@@ -38,9 +41,10 @@ class CudaGraph(Programs):
         if pool is not self._pool:  # what was captured over another pool is of no use any more
             self._programs.clear()
             self._examples.clear()
-            self._pool = pool
+            self._pool, self._memory = pool, None  # memory that no graph works in any more is gone
         return *super().shape(pool, inputs), inputs.masks[0].shape[-1]
 
+    @torch.inference_mode()  # in which the pool's tensors were made
     def freeze(self, lm: LanguageModel) -> None:
         model = cast("Transformer", lm)
         # What a prompt longer than those of the warm-up will ask for is captured now.
@@ -52,29 +56,32 @@ class CudaGraph(Programs):
 
     def make(self, lm: Transformer, inputs: StepInputs) -> Program:
         self.made += 1
-        return _Captured(lm, inputs)
+        with torch.cuda.device(lm.device):  # captures, and handles to memory, are the current device's
+            self._aside = self._aside or torch.cuda.Stream(
+                lm.device
+            )  # one for all: libraries keep a workspace for each
+            self._memory = self._memory or torch.cuda.graph_pool_handle()
+            return _Captured(lm, inputs, self._aside, self._memory)
 
 
 class _Captured:
-    """A captured step. Its first tensors are its own; the pool's are the pool's."""
+    """A step captured on the stream `aside`, in `memory`. Its first tensors are its own; the pool's are the pool's."""
 
-    def __init__(self, lm: Transformer, inputs: StepInputs) -> None:
+    def __init__(self, lm: Transformer, inputs: StepInputs, aside: torch.cuda.Stream, memory: Any) -> None:
         step, given = inputs.module(lm), flat(lm, inputs)
         first, layers = len(inputs.own), lm.layers
         own = first + len(inputs.masks)
         self._inputs = [tensor.clone() for tensor in given[:own]]
         keys, values = given[own : own + layers], given[own + layers :]
         arguments = (self._inputs[:first], self._inputs[first:], keys, values)
-        with torch.cuda.device(lm.device):
-            aside = torch.cuda.Stream(lm.device)
-            aside.wait_stream(torch.cuda.current_stream(lm.device))
-            with torch.cuda.stream(aside):
-                for _ in range(_REHEARSALS):
-                    step(*arguments)
-            torch.cuda.current_stream(lm.device).wait_stream(aside)
-            self._graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(self._graph, stream=aside):  # the default stream of captures is one device's
-                self._outputs = step(*arguments)
+        aside.wait_stream(torch.cuda.current_stream(lm.device))
+        with torch.cuda.stream(aside):
+            for _ in range(_REHEARSALS):
+                step(*arguments)
+        torch.cuda.current_stream(lm.device).wait_stream(aside)
+        self._graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self._graph, pool=memory, stream=aside):
+            self._outputs = step(*arguments)
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
         for own, given in zip(self._inputs, inputs, strict=False):  # the pool's tensors, behind them, are there already

@@ -11,7 +11,7 @@ from sdbench.errors import InputError
 from sdbench.lm.execution import Execution, check_execution, execution_of
 from sdbench.lm.transformer import Transformer
 from tests.conftest import ARCHITECTURES, V, random_model
-from tests.lm.interpreted import Interpreted
+from tests.lm.interpreted import Interpreted, Replayed
 from tests.lm.test_transformer import CLOSE, context
 
 
@@ -55,10 +55,11 @@ def tree(model: Transformer) -> list[torch.Tensor]:
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 @pytest.mark.parametrize("work", [chain, ragged, tree])
-def test_a_program_gives_the_logits_of_the_models_own_forward(architecture, work):
+@pytest.mark.parametrize("mode", [Interpreted, Replayed])
+def test_a_program_gives_the_logits_of_the_models_own_forward(mode, architecture, work):
     raw = random_model(architecture)
     wanted = work(Transformer("target", raw))
-    model = Transformer("target", raw, execution=Interpreted())
+    model = Transformer("target", raw, execution=mode())
     for _ in range(2):
         for ours, theirs in zip(work(model), wanted, strict=True):
             assert not model.missed
@@ -100,6 +101,22 @@ def test_an_unknown_shape_is_never_compiled_in_a_measurement():
     assert [step.get("missed", False) for step in here.trace.steps] == [False, True]
     model.read(here, np.array([16]), "verify", keep=1)
     assert not model.missed, "a known shape afterwards is no miss"
+
+
+def test_graphs_for_longer_prompts_are_captured_before_anything_is_measured():
+    model = Transformer("target", random_model("llama"), execution=Replayed())
+    model.execution.granule = 16
+    with torch.inference_mode():
+        chain(model)
+    known = model.execution.made
+    model.execution.freeze(model)  # by whoever warms up, who is in no such mode
+    assert model.execution.made == known + 4  # two shapes over 32 slots; of 16 and of 48 too
+    with torch.inference_mode():
+        here = context(torch.randint(0, V, (1, 40), generator=torch.Generator().manual_seed(1)), [40], 40)
+        model.rewind(np.array([0]))
+        model.read(here, np.array([36]), "prefill", row=0)
+        model.read(here, np.array([37]), "verify", keep=1)
+    assert not model.missed
 
 
 def test_another_process_is_given_the_mode_without_its_programs():
