@@ -17,7 +17,8 @@ from typing import Any
 import torch
 from transformers import DynamicCache
 
-from sdbench.lm.model import LanguageModel, synchronise
+from sdbench.lm.device import synchronise
+from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
 
 GRID = 64  # contexts are timed at multiples of this many tokens; metrics interpolate between them
@@ -53,6 +54,8 @@ class BareForwards:
                 row = {"role": role, "rows": batch, "tokens": tokens, "context": context + tokens, "seconds": seconds}
                 rows.append({**row, "loop": loop} if loop > 1 else row)
             self.due[shape] += 1
+        if any(model.device.type == "cuda" for model in self.models.values()):
+            self.caches.clear()  # quickly made anew there, and no part of what a run takes
         return rows
 
     def _forward(self, role: str, batch: int, tokens: int, context: int, loop: int) -> float | None:

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ from sdbench.harness.build import build
 from sdbench.harness.company import Company
 from sdbench.harness.identity import identities
 from sdbench.harness.lease import lease
+from sdbench.harness.peak import PeakMemory
 from sdbench.harness.plan import Plan, load, load_role
 from sdbench.harness.progress import Progress
 from sdbench.lm.execution import programs_of
@@ -199,7 +200,7 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
     for arm in arms:
         stack.callback(arm.decoder.close)
     views = {model.name: model for arm in arms for model in arm.decoder.models}
-    bare = BareForwards(views)
+    bare, peak = BareForwards(views), PeakMemory({model.device for model in models.values()})
     todo = [
         (repeat, block)
         for repeat in range(plan.config["repeats"])
@@ -222,7 +223,8 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
         for repeat, block in todo:
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": []}
             for arm in rotated(arms, block + repeat):
-                part = decode(plan, arm, plan.blocks[block], block, repeat)
+                with nullcontext() if arm.peer else peak.watched():  # a peer's caches are its own
+                    part = decode(plan, arm, plan.blocks[block], block, repeat)
                 if arm.fault:
                     folder.note_fault(arm.name, block, repeat, arm.fault)
                 if plan.ranks:
@@ -237,6 +239,8 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
                 folder.note_shared(block, repeat)
             folder.journal.write(block, repeat, rows)
             progress.advance()
+    if todo and plan.ranks is None and (found := peak.beside(plan)):
+        folder.add_to_environment(memory=found)
     return arms, models
 
 
