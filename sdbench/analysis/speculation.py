@@ -119,7 +119,7 @@ def overlapped(arm: Tables, both: bool = True) -> dict[str, Any] | None:
 def bounds_over_sd(arm: Mapping[str, Any], others: Mapping[str, Mapping[str, Any]]) -> dict[str, Any] | None:
     """Corollary 9: between what the speed-up over synchronous drafting at the same length lies, on the time that this one drafted.
 
-    arm, others: of a summary. None without a cache, or where no arm drafts synchronously at the same length.
+    arm, others: of a summary. None without a cache or a hit, or where no arm drafts synchronously at the same length.
     """
     spec, length = arm["speculation"], arm["config"].get("draft_length")
     if not spec or spec["theorem_7_tokens_per_second"] is None or spec["tokens_per_round_on_hit"] is None:
@@ -134,6 +134,8 @@ def bounds_over_sd(arm: Mapping[str, Any], others: Mapping[str, Mapping[str, Any
             low, high = corollary_9(
                 spec["hit_rate"], spec["tokens_per_round_on_hit"], other["tokens_per_target_call"], t_sd
             )
+            if not np.isfinite((low, high)).all():
+                return None
             return {
                 "over": name,
                 "low": low,

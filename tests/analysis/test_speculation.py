@@ -94,3 +94,18 @@ def test_ranks_give_the_hit_rate_of_any_fan_out():
     # Ten units over five places, two each: held are the outcomes of rank one and two.
     six = speculation._held(np.array(ACCEPTED), np.array(ranks), [2] * 5)
     assert six == pytest.approx(3 / 6)
+
+
+def test_corollary_9_is_of_a_cache_that_was_hit():
+    """A run so short that no outcome came to the cache, or none was there, has no bounds."""
+    seconds = {"verify": 0.01}
+    cache = {"theorem_7_tokens_per_second": 300.0, "tokens_per_round_on_hit": 4.0, "hit_rate": 0.8, "seconds": seconds}
+    ssd = {"speculation": cache, "config": {"draft_length": 4}, "tokens_per_second": 300.0}
+    sd = {
+        "speculation": None, "config": {"draft_length": 4}, "tokens_per_second": 200.0, "lossless": True,
+        "edges": {"draft>target": {}}, "tokens_per_target_call": 4.0, "seconds_per_round": {"draft draft": 0.005},
+    }  # fmt: skip
+    assert speculation.bounds_over_sd(ssd, {"sd": sd}) == {"over": "sd", "low": 1.5 / 1.1, "high": 1.5, "measured": 1.5}
+    for lacking in ("hit_rate", "tokens_per_round_on_hit"):
+        other = {**ssd, "speculation": {**cache, lacking: float("nan")}}
+        assert speculation.bounds_over_sd(other, {"sd": sd}) is None
