@@ -71,12 +71,27 @@ results-ssd: setup  ## Drafting beside the target, on two cores, into results/ss
 	$(BIN)/sdbench report results/runs/ssd-batch-* --out results/ssd-batch
 
 BENCH_EXECUTION ?= eager
+BENCH_NAME ?= $(BENCH_EXECUTION)
 bench: setup  ## Against transformers and flashspec, greedy and sampled, into results/bench/* (BENCH_EXECUTION=eager)
 	for drawn in greedy=0.0 sampled=0.7; do \
-	  kept=bench/$(BENCH_EXECUTION)-$${drawn%=*} out=results/runs/bench-$(BENCH_EXECUTION)-$${drawn%=*} && \
-	  $(BIN)/sdbench run experiment=bench sampling.temperature=$${drawn#*=} hardware.execution=$(BENCH_EXECUTION) out=$$out && \
+	  kept=bench/$(BENCH_NAME)-$${drawn%=*} out=results/runs/bench-$(BENCH_NAME)-$${drawn%=*} && \
+	  $(BIN)/sdbench run experiment=bench sampling.temperature=$${drawn#*=} hardware.execution=$(BENCH_EXECUTION) $(OVERRIDES) out=$$out && \
 	  $(BIN)/python -m experiments.keep $$out $$kept && \
 	  $(BIN)/python -m experiments.bench.verdict $$out results/$$kept || exit; \
+	done
+
+GPU_BENCH = hardware=cuda hardware.dtype=float32
+GPU_MODES = eager cudagraph
+RANDOM_FAMILY ?= results/runs/random-llama3
+bench-gpu: setup  ## The same on one GPU; and Llama 3's triple with random weights (25 GB), acceptance forced, into results/bench/cuda-*
+	for mode in $(GPU_MODES); do \
+	  $(MAKE) bench BENCH_NAME=cuda-$$mode BENCH_EXECUTION=$$mode OVERRIDES="$(GPU_BENCH) $(OVERRIDES)" || exit; \
+	done
+	$(BIN)/python -m experiments.bench.random_family $(RANDOM_FAMILY)
+	for mode in $(GPU_MODES); do \
+	  $(BIN)/sdbench run experiment=forced hardware.execution=$$mode $(OVERRIDES) out=results/runs/cuda-forced-$$mode \
+	    $(foreach role,target qualifier draft,models.$(role).path=$(RANDOM_FAMILY)/$(role)) && \
+	  $(BIN)/python -m experiments.keep results/runs/cuda-forced-$$mode bench/cuda-forced-$$mode || exit; \
 	done
 
 bench-scaling: setup  ## Time of a step against tokens, batch, context and fan-out; ar, sd, ssd against batch; into results/bench/scaling
@@ -135,4 +150,4 @@ verify-docs: setup
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
 
-.PHONY: bench bench-scaling results-records help setup demo test test-all test-slow test-timing test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean
+.PHONY: bench bench-gpu bench-scaling results-records help setup demo test test-all test-slow test-timing test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean

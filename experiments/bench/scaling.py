@@ -23,9 +23,10 @@ from experiments.script import script
 from sdbench.analysis.style import figure, save
 from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
+from sdbench.lm.device import synchronise
 from sdbench.lm.execution import execution_of
 from sdbench.lm.fit import count
-from sdbench.lm.model import LanguageModel, synchronise
+from sdbench.lm.model import LanguageModel
 from sdbench.lm.pool import SlotPool
 from sdbench.lm.transformer import Transformer
 
@@ -94,10 +95,10 @@ class Stepper:
 def measure(models: dict[str, Transformer]) -> pd.DataFrame:
     """One row for each shape."""
     target = models["target"]
-    random = randomised(target)
-    steppers = [
-        Stepper(random if shape.random else models[shape.role], shape) for shape in shapes(target, models.get("draft"))
-    ]
+    wanted = shapes(target, models.get("draft"))
+    if any(shape.random for shape in wanted):
+        models = {**models, "random": randomised(target)}
+    steppers = [Stepper(models["random" if shape.random else shape.role], shape) for shape in wanted]
     for stepper in steppers:
         stepper.step()
         stepper.seconds.clear()
@@ -124,9 +125,9 @@ def randomised(model: Transformer) -> Transformer:
     """A model of the same shape with random weights that reads as many tokens as the longest context asks for."""
     config = copy.deepcopy(model.config)
     config.max_position_embeddings = max(CONTEXTS) + max(TOKENS)
-    made: Any = type(model.model)(config)
-    made.to(model.device, model.dtype).eval().requires_grad_(False)
-    made.set_attn_implementation("sdpa")
+    with model.device:
+        made: Any = type(model.model)._from_config(config, dtype=model.dtype, attn_implementation="sdpa")
+    made.eval().requires_grad_(False)
     return Transformer(f"{model.name}, random weights", made, model.vocab, execution_of(model.execution.name))
 
 

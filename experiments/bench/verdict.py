@@ -62,7 +62,7 @@ def text(run: Run, found: list[dict[str, Any]]) -> str:
         if run.config["sampling"]["temperature"] == 0
         else f"temperature {run.config['sampling']['temperature']}"
     )
-    servers = "vLLM and SGLang (`arms=[vllm_sd,sglang_sd]`) are not measured: no GPU was at hand."
+    servers = "vLLM and SGLang (`arms=[vllm_sd,sglang_sd]`) are not measured: no such server was at hand."
     return f"Ours {execution}, {drawn}.\n\n" + "\n".join(lines) + f"\n\n{servers}\n"
 
 

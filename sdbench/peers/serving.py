@@ -2,7 +2,7 @@
 
 The server has weights of its own: start it on those of the run (`${models.target.path}` in the command). The stop rule and the
 limit are ours; the server is told the limit and whether to mind its end-of-sequence token, and is hung up on where our rule ends an
-answer before it does. NOT MEASURED YET: no GPU was at hand; the protocol is tested against a server that speaks it.
+answer before it does. NOT MEASURED YET: no such server was at hand; the protocol is tested against a server that speaks it.
 """
 
 from __future__ import annotations
