@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
 
 _ALL = slice(None)
+_ROUND = 8  # numbers of a mask
 _BANDED = 16  # queries; wider steps, as in prefill, make their mask
 
 
@@ -231,7 +232,7 @@ class Transformer(LanguageModel):
             start = self.slots - first
             cut = [band.narrow(3, start, extent) for band in self._bands_of(positions.shape[1])]
             if self.device.type != "cpu":
-                cut = [part.contiguous() for part in cut]  # kernels there want rows that begin at round addresses
+                cut = [aligned(part) for part in cut]
             return cut if len(positions) == 1 else [part.expand(len(positions), -1, -1, -1) for part in cut]
         if mask is None:
             # A chain's slot is its position; what lies behind the query is stale, or its own successors in this step.
@@ -251,7 +252,7 @@ class Transformer(LanguageModel):
             if padding is not None:
                 near = near | padding
             masks.append(torch.where(near, *self._added)[:, None])
-        return masks
+        return masks if self.device.type == "cpu" else [aligned(mask) for mask in masks]
 
     def _bands_of(self, width: int) -> list[Float[Tensor, "1 1 T 2N"]]:
         """The masks of `width` queries at positions N, N + 1, ... over 2 N places."""
@@ -304,6 +305,17 @@ class TruncatedTransformer(Transformer):
         """See what the whole model has read since."""
         self.pool = self._whole.pool
         np.maximum(self.known, np.minimum(self._whole.known, context.length), out=self.known)
+
+
+def aligned(mask: Float[Tensor, "B 1 T E"]) -> Float[Tensor, "B 1 T E"]:
+    """The same mask in memory of its own, the row of each query at a round address.
+
+    Of a lone row that is at no such address a GPU's kernels fail; of others each layer would make a copy that is.
+    """
+    extent = mask.shape[-1]
+    held = mask.new_empty(*mask.shape[:-1], -(-extent // _ROUND) * _ROUND)
+    held[..., :extent] = mask
+    return held[..., :extent]
 
 
 def _first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedModel:

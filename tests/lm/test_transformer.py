@@ -8,7 +8,7 @@ from sdbench.errors import InputError
 from sdbench.lm.context import Context
 from sdbench.lm.model import FAR
 from sdbench.lm.trace import Trace
-from sdbench.lm.transformer import Transformer
+from sdbench.lm.transformer import Transformer, aligned
 from sdbench.sampling import Sampler, Sampling
 from tests.conftest import ARCHITECTURES, V, random_model
 
@@ -134,3 +134,13 @@ def test_early_exit_beyond_the_depth_is_refused():
 
 def test_padding_sees_everything_and_is_never_seen():
     assert FAR > 10**8, "no real position may reach the padding's"
+
+
+@pytest.mark.parametrize(("rows", "width", "extent"), [(1, 1, 13), (1, 5, 16), (3, 4, 21)])
+def test_masks_for_a_gpu_begin_at_round_addresses(rows, width, extent):
+    band = torch.randn(1, 1, width, 64)
+    cut = band.narrow(3, 3, extent).expand(rows, -1, -1, -1)  # a lone row counts as contiguous, wherever it begins
+    mask = aligned(cut)
+    assert torch.equal(mask, cut)
+    assert mask.storage_offset() == 0
+    assert all(stride % 8 == 0 for stride in mask.stride()[:-1])
