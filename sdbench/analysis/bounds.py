@@ -46,9 +46,11 @@ class ModelTime:
 
 
 def bare_seconds(steps: pd.DataFrame, bare: pd.DataFrame) -> pd.Series:
-    """The median bare forward of each step's shape, in seconds, by the step's index; NaN where none was measured.
+    """The bare forward of each step's shape, in seconds, by the step's index; NaN where none was measured.
 
-    Exact in (role, rows, tokens) and the length of the loop; linear in the context between the measured ones, held beyond them.
+    It is the median of the shape's, times the pace of the machine just then: the median ratio of the bare forwards that were timed
+    behind that part of the block to the medians of their shapes. Exact in (role, rows, tokens) and the length of the loop; linear
+    in the context between the measured ones, held beyond them.
     """
     steps, bare = (table.assign(loop=table["loop"].fillna(1) if "loop" in table else 1) for table in (steps, bare))
     medians = bare.groupby([*_SHAPE, "context"])["seconds"].median().reset_index()
@@ -59,7 +61,17 @@ def bare_seconds(steps: pd.DataFrame, bare: pd.DataFrame) -> pd.Series:
         if curve is not None:
             at = part["context"].to_numpy(dtype=float)
             found.loc[part.index] = interpolate(at, curve["context"].to_numpy(), curve["seconds"].to_numpy())
-    return found
+    return found * _pace(steps, bare)
+
+
+def _pace(steps: pd.DataFrame, bare: pd.DataFrame) -> pd.Series | float:
+    """How slow the machine was when a step was made, 1.0 as a rule (and throughout, where it was not recorded)."""
+    if "after" not in bare:
+        return 1.0
+    ratios = bare["seconds"] / bare.groupby([*_SHAPE, "context"])["seconds"].transform("median")
+    by_part = ratios.groupby([bare["after"], bare["block"], bare["repeat"]]).median()
+    parts = pd.MultiIndex.from_frame(steps[["arm", "block", "repeat"]])
+    return pd.Series(by_part.reindex(parts).fillna(1.0).to_numpy(), index=steps.index)
 
 
 def model_time(arm: Tables) -> ModelTime:

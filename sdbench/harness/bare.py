@@ -2,8 +2,8 @@
 
 A bare forward is the model's own, with its own cache (transformers' DynamicCache), of the same shape as a step that a decoder
 made. In a compiled or captured mode it is the program itself, called with ready inputs; a step of a loop is its even share of the
-loop, in which tokens are drawn too. They are timed between the blocks of the same run, a few at a time and the models in turn, so
-that whatever slows the machine, or fills its caches, does so on both sides. `model_time_fraction` is their sum along a run over
+loop, in which tokens are drawn too. They are timed in the same run, a few behind each arm's part of a block and the models in turn,
+so that whatever slows the machine, or fills its caches, does so on both sides. `model_time_fraction` is their sum along a run over
 its wall time.
 """
 
@@ -22,7 +22,7 @@ from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
 
 GRID = 64  # contexts are timed at multiples of this many tokens; metrics interpolate between them
-PER_BLOCK = 24  # timings after one block, at most
+AT_ONCE = 6  # timings behind an arm's part of a block, at most
 CACHE_BYTES = 512 * 2**20  # of the models' own caches, kept for the next block; more are made anew each time
 
 
@@ -47,7 +47,7 @@ class BareForwards:
     def time(self) -> list[dict[str, Any]]:
         """Time the shapes that have been timed least: rows of the table BARE."""
         rows = []
-        for shape in _in_turn(sorted(self.due, key=lambda shape: self.due[shape])[:PER_BLOCK]):
+        for shape in _in_turn(sorted(self.due, key=lambda shape: self.due[shape])[:AT_ONCE]):
             role, batch, tokens, context, loop = shape
             seconds = self._forward(role, batch, tokens, context, loop)
             if seconds is not None:

@@ -1,7 +1,7 @@
 """One comparison: every arm on every prompt, block by block, into a run folder.
 
-For each repeat and each block every arm decodes the block in turn; then a few bare forwards are timed, and the block goes to the
-journal. What is in the journal is never done again: a run that was stopped is taken up where it was.
+For each repeat and each block every arm decodes the block in turn, and a few bare forwards are timed behind it; the block goes to
+the journal. What is in the journal is never done again: a run that was stopped is taken up where it was.
 """
 
 from __future__ import annotations
@@ -221,7 +221,7 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
         company = None if plan.ranks else around.enter_context(Company(plan.use))
         progress = around.enter_context(bar)
         for repeat, block in todo:
-            tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": []}
+            tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": [], "bare": []}
             for arm in rotated(arms, block + repeat):
                 with nullcontext() if arm.peer else peak.watched():  # a peer's caches are its own
                     part = decode(plan, arm, plan.blocks[block], block, repeat)
@@ -232,12 +232,12 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
                 progress.decoded(arm.name, part["sequences"])
                 for name, rows in part.items():
                     tables[name] += rows
-            plan.take_cores()
-            bare.see(tables["steps"])
-            rows = {**tables, "bare": bare.time()}
+                plan.take_cores()
+                bare.see(part["steps"])
+                tables["bare"] += [{**row, "after": arm.name, "block": block, "repeat": repeat} for row in bare.time()]
             if company and company.met():
                 folder.note_shared(block, repeat)
-            folder.journal.write(block, repeat, rows)
+            folder.journal.write(block, repeat, tables)
             progress.advance()
     if todo and plan.ranks is None and (found := peak.beside(plan)):
         folder.add_to_environment(memory=found)

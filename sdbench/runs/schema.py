@@ -72,5 +72,6 @@ BARE = {
     "context": "int: tokens in the model's own cache after the forward",
     "seconds": "float: the model's own forward with its own cache, of that shape",
 }
+# Beside these: `loop`, and `after` (str), `block`, `repeat`: the arm whose part of a block had just been decoded.
 
 TABLES = {"sequences": SEQUENCES, "rounds": ROUNDS, "steps": STEPS, "bare": BARE}

@@ -55,7 +55,8 @@ def step(role, kind, tokens, seconds, context=10, number=0, **changes):
 
 
 def bare(role, tokens, context, seconds):
-    return {"role": role, "rows": 1, "tokens": tokens, "context": context, "seconds": seconds}
+    shape = {"role": role, "rows": 1, "tokens": tokens, "context": context, "seconds": seconds}
+    return {**shape, "after": "sd", "block": 0, "repeat": 0}
 
 
 def sequences(*rows):
@@ -228,6 +229,23 @@ def test_model_time_interpolates_in_the_context_and_divides_the_wall_time():
     assert found.step_overhead == pytest.approx(2 / 10)
     assert found.host == pytest.approx(4 / 10)
     assert found.coverage == 1.0
+
+
+def test_what_slows_the_machine_for_a_while_slows_the_bare_forwards_too():
+    """Of three blocks the last two took twice as long, in steps and bare forwards alike."""
+    slow = (1.0, 2.0, 2.0)
+    tables = frames(
+        {
+            "sequences": [sequence(block=block, seconds=5.0 * pace) for block, pace in enumerate(slow)],
+            "steps": [step("target", "verify", 5, 4.5 * pace, block=block) for block, pace in enumerate(slow)],
+            "bare": [
+                {**bare("target", 5, 10, 4.0 * pace * others), "after": arm, "block": block}
+                for arm, others in (("sd", 1.0), ("ar", 3.0))
+                for block, pace in enumerate(slow)
+            ],
+        }
+    )
+    assert bounds.model_time(tables).fraction == pytest.approx(4 / 5)
 
 
 def test_a_shape_without_a_bare_forward_makes_model_time_a_lower_bound():
