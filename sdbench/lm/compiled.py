@@ -2,7 +2,8 @@
 
 A program holds no weights: it is given those of the model that is there, so the cache is small and the weights are in memory once.
 The number of slots that a step attends over is free, everything else is fixed. Loading a program takes some milliseconds; making
-one takes as long as the C++ (on a GPU also the Triton) compiler does, some ten seconds, once for each machine.
+one takes as long as the C++ compiler does, some ten seconds, once for each machine. For CPUs: on a GPU steps are captured instead
+(`sdbench.lm.cudagraph`), since there loading such a program ended the process (torch 2.11, on an H200).
 """
 
 from __future__ import annotations
@@ -54,15 +55,13 @@ class Compiled(Programs):
 
     def _identity(self, lm: Transformer, inputs: StepInputs) -> str:
         """What the code of a program depends on, hashed."""
-        device = lm.device
-        machine = _processor() if device.type == "cpu" else torch.cuda.get_device_name(device)
         config = lm.config.to_dict()
         for name in ("_name_or_path", "transformers_version"):
             config.pop(name, None)
         what = {
             "form": _FORM,
             "versions": [torch.__version__, transformers.__version__],
-            "machine": [device.type, machine, torch.get_num_threads()],
+            "machine": ["cpu", _processor(), torch.get_num_threads()],
             "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype)],
             "shape": [lm.pool.slots, inputs.shape],
             "layers": lm.layers,
@@ -107,10 +106,8 @@ def _compile(lm: Transformer, step: nn.Module, inputs: StepInputs, file: Path) -
 
 def _load(step: nn.Module, file: Path) -> Program:
     """Load a program and give it the weights; they are looked at where they are, and so must stay."""
-    device = next(step.parameters()).device
-    index = device.index if device.type == "cuda" and device.index is not None else -1
-    loaded = torch._inductor.aoti_load_package(str(file), run_single_threaded=True, device_index=index)
-    extra = torch.load(file.with_suffix(".extra.pt"), map_location=device, weights_only=True)
+    loaded = torch._inductor.aoti_load_package(str(file), run_single_threaded=True)
+    extra = torch.load(file.with_suffix(".extra.pt"), weights_only=True)
     held = {**extra, **_tensors(step)}
     constants = {name: held[name] for name in loaded.get_constant_fqns()}
     return _Loaded(loaded, constants, next(tensor for name, tensor in constants.items() if name not in extra))

@@ -1,7 +1,7 @@
 """How the steps of a model are executed.
 
     eager      the model's own forward, operation by operation
-    compile    ahead-of-time compiled programs (`sdbench.lm.compiled`)
+    compile    ahead-of-time compiled programs (`sdbench.lm.compiled`), on a CPU
     cudagraph  the eager step, captured once and replayed (`sdbench.lm.cudagraph`)
 
 Both fast modes have one *program* for each shape of a step. Programs are made while shapes may still be learned, that is in
@@ -282,6 +282,11 @@ def check_execution(role: str, mode: str, device: str) -> None:
     if mode == "compile" and kind == "mps":
         raise InputError(
             f"hardware.execution is compile, but {role} is on mps, where nothing is compiled: choose eager."
+        )
+    if mode == "compile" and kind == "cuda":
+        raise InputError(
+            f"hardware.execution is compile, but {role} is on {device}, where loading compiled programs has ended the process: "
+            "choose cudagraph."
         )
     if mode == "compile" and kind == "cpu" and not any(map(shutil.which, COMPILERS)):
         raise InputError(

@@ -129,7 +129,12 @@ def test_another_process_is_given_the_mode_without_its_programs():
 
 @pytest.mark.parametrize(
     ("mode", "device", "said"),
-    [("fast", "cpu", "must be one of eager"), ("cudagraph", "cpu", "CUDA device"), ("compile", "mps", "choose eager")],
+    [
+        ("fast", "cpu", "must be one of eager"),
+        ("cudagraph", "cpu", "CUDA device"),
+        ("compile", "mps", "choose eager"),
+        ("compile", "cuda:0", "choose cudagraph"),
+    ],
 )
 def test_modes_that_cannot_be_are_refused(mode, device, said):
     with pytest.raises(InputError, match=said):
