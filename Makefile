@@ -83,15 +83,15 @@ bench: setup  ## Against transformers and flashspec, greedy and sampled, into re
 GPU_BENCH = hardware=cuda hardware.dtype=float32
 GPU_MODES = eager cudagraph
 RANDOM_FAMILY ?= results/runs/random-llama3
-bench-gpu: setup  ## The same on one GPU; and Llama 3's triple with random weights (25 GB), acceptance forced, into results/bench/cuda-*
+bench-gpu: setup  ## The same on one GPU; and Llama 3's triple with random weights (25 GB), acceptance forced, into results/bench/cuda
 	for mode in $(GPU_MODES); do \
-	  $(MAKE) bench BENCH_NAME=cuda-$$mode BENCH_EXECUTION=$$mode OVERRIDES="$(GPU_BENCH) $(OVERRIDES)" || exit; \
+	  $(MAKE) bench BENCH_NAME=cuda/$$mode BENCH_EXECUTION=$$mode OVERRIDES="$(GPU_BENCH) $(OVERRIDES)" || exit; \
 	done
 	$(BIN)/python -m experiments.bench.random_family $(RANDOM_FAMILY)
 	for mode in $(GPU_MODES); do \
-	  $(BIN)/sdbench run experiment=forced hardware.execution=$$mode $(OVERRIDES) out=results/runs/cuda-forced-$$mode \
+	  $(BIN)/sdbench run experiment=forced hardware.execution=$$mode $(OVERRIDES) out=results/runs/bench-cuda/forced-$$mode \
 	    $(foreach role,target qualifier draft,models.$(role).path=$(RANDOM_FAMILY)/$(role)) && \
-	  $(BIN)/python -m experiments.keep results/runs/cuda-forced-$$mode bench/cuda-forced-$$mode || exit; \
+	  $(BIN)/python -m experiments.keep results/runs/bench-cuda/forced-$$mode bench/cuda/forced-$$mode || exit; \
 	done
 
 bench-scaling: setup  ## Time of a step against tokens, batch, context and fan-out; ar, sd, ssd against batch; into results/bench/scaling

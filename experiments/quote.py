@@ -9,6 +9,7 @@ import json
 import re
 import sys
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -16,6 +17,7 @@ from experiments import claims
 from experiments.cells import Cells
 from experiments.plan import total_seconds
 from sdbench.analysis.table import footnotes, markdown
+from sdbench.lm.fit import GB
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"<!-- quote: (\S+) -->\n.*?<!-- end quote -->", re.DOTALL)
@@ -33,14 +35,25 @@ def _quotation(mark: re.Match[str]) -> str:
     for folder in sorted(path.parent for path in (ROOT / "results").glob(f"{mark[1]}/summary.json")):
         summary = json.loads((folder / "summary.json").read_text())
         machine = json.loads((folder / "environment.json").read_text())
-        model = yaml.safe_load((folder / "config.yaml").read_text())["models"]["target"]["path"]
-        model = model.removeprefix("pkg://sdbench/assets/")
-        where = f"target {model}; {summary['prompts']} prompts, {machine['cpu']['model']}, {machine['torch']['threads']} thread"
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+        model = config["models"]["target"]["path"].removeprefix("pkg://sdbench/assets/")
+        where = f"target {model}; {summary['prompts']} prompts, {_hardware(config['hardware'], machine)}"
         kept = folder.relative_to(ROOT).as_posix()
         parts.append(f"`{kept}` ({where}):\n\n{markdown(summary)}\n\n{'; '.join(footnotes(summary))}.")
         parts += [note.read_text().strip() for note in sorted(folder.glob("verdict.md"))]
     body = "\n\n".join(part.strip() for part in parts) or "Not measured yet."
     return f"<!-- quote: {mark[1]} -->\n{body}\n<!-- end quote -->"
+
+
+def _hardware(used: dict[str, Any], machine: dict[str, Any]) -> str:
+    """What a run was made on. used: its config's `hardware`."""
+    if used["device"].startswith("cuda"):
+        taken = "".join(
+            f"; {held['peak_bytes'] / GB:.2f} GB at the peak, {held['predicted_bytes'] / GB:.2f} GB reckoned"
+            for held in machine.get("memory", {}).values()
+        )
+        return f"{machine['gpus'][0]['name']}, {used['dtype']}{taken}"
+    return f"{machine['cpu']['model']}, {machine['torch']['threads']} thread"
 
 
 def _reproduction(paper: str) -> str:
