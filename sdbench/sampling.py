@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
@@ -208,8 +209,14 @@ class Sampler:
         if not isinstance(self.choices, HashChoices):
             return None
         if self.sampling.greedy:
-            return torch.empty(count, 0, dtype=torch.float64)
+            return _no_numbers(count)
         return torch.from_numpy(key.uniforms(count))
+
+
+@lru_cache(maxsize=64)
+def _no_numbers(count: int) -> Float[Tensor, "K 0"]:
+    """What greedy choices need: nothing, for each of them."""
+    return torch.empty(count, 0, dtype=torch.float64)
 
 
 def drawn(

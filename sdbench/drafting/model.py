@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
 from sdbench import knobs
 from sdbench.acceptance.base import Density, Draft
@@ -58,8 +62,9 @@ class ModelDrafter(Local):
             return None
         tokens, logits = drawn
         context.place_many(tokens, context.length)
-        drafted = torch.full((context.rows,), length, device=tokens.device)
-        draft = Draft(tokens, drafted, context.sampler.score(logits[:, -length:]), self.density)
+        draft = Draft(
+            tokens, _all(context.rows, length, tokens.device), context.sampler.score(logits[:, -length:]), self.density
+        )
         self._ranks.drafted(context, draft, logits[:, 0] if whole else None)
         return draft
 
@@ -91,6 +96,12 @@ class ModelDrafter(Local):
 
     def commit(self, length: np.ndarray) -> None:
         self.model.rewind(length)
+
+
+@lru_cache(maxsize=64)
+def _all(rows: int, length: int, device: torch.device) -> Int[Tensor, " B"]:
+    """That `length` tokens of each row count."""
+    return torch.full((rows,), length, device=device)
 
 
 class EarlyExit(ModelDrafter):

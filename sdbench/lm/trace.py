@@ -1,7 +1,7 @@
 """What happened while decoding: one row per verification, one row per batch step.
 
 On the CPU a step is timed by the clock. On CUDA events are recorded around it and read when the trace is closed, so that
-timing never makes the host wait.
+timing never makes the host wait. Steps are noted as they are made, and become rows when somebody looks.
 """
 
 from __future__ import annotations
@@ -16,20 +16,29 @@ import torch
 
 @dataclass
 class Trace:
-    """rounds and steps as lists of rows (dicts), in the columns of `sdbench.runs.schema`; seconds are wall-clock.
+    """rounds, and `steps`, as lists of rows (dicts), in the columns of `sdbench.runs.schema`; seconds are wall-clock.
 
     sequence, sequence_round: which sequence each row of the batch holds, and its round; round: the batch's own round, -1 in
     prefill. The decoder keeps these three up to date. at_close: what is left to record when nothing is timed any more.
     """
 
     rounds: list[dict[str, Any]] = field(default_factory=list)
-    steps: list[dict[str, Any]] = field(default_factory=list)
     sequence: list[int] = field(default_factory=list)
     sequence_round: list[int] = field(default_factory=list)
     round: int = -1
     at_close: list[Callable[[], None]] = field(default_factory=list)
     outside: float = 0.0  # seconds that are nobody's decoding: a process was started
+    _steps: list[dict[str, Any]] = field(default_factory=list)
+    _made: list[tuple[Any, ...]] = field(default_factory=list)
     _pending: list[tuple[list[dict[str, Any]], Any, Any]] = field(default_factory=list)
+
+    @property
+    def steps(self) -> list[dict[str, Any]]:
+        """The steps so far; those on CUDA are without their seconds until the trace is closed."""
+        for step in self._made:
+            self._lay_out(*step)
+        self._made.clear()
+        return self._steps
 
     def begin(self, device: torch.device) -> Any:
         """Start timing a step on `device`; give what it returns to `end`."""
@@ -57,7 +66,31 @@ class Trace:
         steps: how many steps one program made, of `width` tokens a row behind the first; each is given an even share of the time.
         """
         begun, started = mark
-        step = {"round": self.round, "role": role, "kind": kind, "rows": rows, "tokens": tokens, "context": context}
+        if started is None:
+            timed: Any = perf_counter() - begun
+        else:
+            event, stream = started  # of the model's device, which need not be the current one
+            done = torch.cuda.Event(enable_timing=True)
+            done.record(stream)
+            timed = event, done
+        self._made.append((self.round, role, kind, rows, tokens, context, missed, steps, width, begun, timed))
+
+    def _lay_out(
+        self,
+        number: int,
+        role: str,
+        kind: str,
+        rows: int,
+        tokens: int,
+        context: int,
+        missed: bool,
+        steps: int,
+        width: int,
+        begun: float,
+        timed: Any,
+    ) -> None:
+        """Make the rows of a step, or of the steps of a program. timed: its seconds, or the events around it."""
+        step = {"round": number, "role": role, "kind": kind, "rows": rows, "tokens": tokens, "context": context}
         if missed:
             step["missed"] = True
         made = [step]
@@ -65,15 +98,12 @@ class Trace:
             step["loop"] = steps
             later = range(context + width, context + steps * width, width)
             made += [{**step, "tokens": width, "context": extent} for extent in later]
-        self.steps += made
-        if started is None:
-            _share(made, begun, perf_counter() - begun)
+        self._steps += made
+        if isinstance(timed, float):
+            _share(made, begun, timed)
         else:
-            event, stream = started  # of the model's device, which need not be the current one
-            done = torch.cuda.Event(enable_timing=True)
-            done.record(stream)
             step["begun"] = begun
-            self._pending.append((made, event, done))
+            self._pending.append((made, *timed))
 
     def verified(self, row: int, edge: str, inner_round: int, proposed: int, accepted: int, emitted: int) -> None:
         """Record one verification of one row."""
@@ -92,6 +122,7 @@ class Trace:
 
     def close(self) -> None:
         """Read the events that are still out, and record what was put off. Once the block's time has been taken."""
+        _ = self.steps
         for made, start, done in self._pending:
             done.synchronize()
             _share(made, made[0]["begun"], start.elapsed_time(done) / 1e3)
