@@ -51,8 +51,8 @@ class Clocked(Batch):
 
     def _round(self):
         spent: dict[str, float] = defaultdict(float)
-        method, steps = self.method, self.context.trace.steps
-        propose, read, judge, first = method.proposer.propose, method.target.read, loop.verify, len(steps)
+        method, trace = self.method, self.context.trace
+        propose, read, judge, first = method.proposer.propose, method.target.read, loop.verify, len(trace.steps)
 
         def clocked(name: str, call: Any) -> Any:
             def timed(*given: Any, **named: Any) -> Any:
@@ -74,7 +74,8 @@ class Clocked(Batch):
             whole = perf_counter() - begun
             del own.proposer.propose, own.target.read
             loop.verify = judge
-        forwards = {kind: sum(s["seconds"] for s in steps[first:] if s["kind"] == kind) for kind in ("draft", "verify")}
+        made = trace.steps[first:]
+        forwards = {kind: sum(s["seconds"] for s in made if s["kind"] == kind) for kind in ("draft", "verify")}
         drafting, verifying, verdict = (spent[name] for name in ("drafting", "verifying", "verdict"))
         for name, value in {
             "draft forwards": forwards["draft"],
