@@ -20,8 +20,9 @@ ROOT = Path(__file__).resolve().parents[1]
 PAPERS = {"pyramidsd": "PyramidSD (2510.12966)", "ssd": "SSD / Saguaro (2603.03251)"}
 BUDGETS = ("quick", "paper")
 
-# Seconds beside decoding: to load, warm up, summarise and draw a cell; to start a draft process; for the bare forwards of a block.
-CELL_SECONDS, PROCESS_SECONDS, BLOCK_SECONDS = 10.0, 8.0, 0.3
+# Seconds beside decoding: to load, warm up, summarise and draw a cell; to start a draft process; for the bare forwards behind an
+# arm's part of a block.
+CELL_SECONDS, PROCESS_SECONDS, BARE_SECONDS = 10.0, 8.0, 0.05
 RATES = (
     "ssd-speed",
     "default",
@@ -86,7 +87,7 @@ def estimate(config: dict[str, Any], rates: dict[str, float]) -> float:
     decoding = sum(rates.get(style.family(name), rates[""]) for name in arms) * prompts * repeats
     processes = sum(bool((arm.get("proposer") or {}).get("process")) for arm in arms.values())
     blocks = -(-prompts // config["batch_size"]) * repeats
-    return CELL_SECONDS + PROCESS_SECONDS * processes + BLOCK_SECONDS * blocks + decoding
+    return CELL_SECONDS + PROCESS_SECONDS * processes + BARE_SECONDS * blocks * len(arms) + decoding
 
 
 def total_seconds(paper: str) -> tuple[int, float]:

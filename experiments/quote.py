@@ -51,8 +51,10 @@ def _hardware(used: dict[str, Any], machine: dict[str, Any]) -> str:
         taken = "".join(
             f"; {held['peak_bytes'] / GB:.2f} GB at the peak, {held['predicted_bytes'] / GB:.2f} GB reckoned"
             for held in machine.get("memory", {}).values()
+            if held["predicted_bytes"] is not None
         )
-        return f"{machine['gpus'][0]['name']}, {used['dtype']}{taken}"
+        names = " and ".join(sorted({gpu["name"] for gpu in machine["gpus"]}))
+        return f"{names}, {used['dtype']}, torch {machine['packages']['torch']}{taken}"
     return f"{machine['cpu']['model']}, {machine['torch']['threads']} thread"
 
 

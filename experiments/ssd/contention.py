@@ -1,6 +1,6 @@
 """How far two processes slow each other on this machine: that they do not is the premise of drafting beside the target.
 
-python -m experiments.ssd.contention OUT [overrides of `sdbench run`: models=, hardware=, ...]
+python -m experiments.ssd.contention OUT [models=...]
 
 A verification and a step of the draft's tree, each over slots of its own and on a core of its own, alone and both at once, in turn;
 medians of `TURNS` turns. Where both at once take longer, the cores are not two whole ones: they share caches, memory or more.
@@ -59,6 +59,7 @@ def measure(target: Transformer, draft: Transformer) -> dict[str, dict[str, floa
     pipe, far = context.Pipe()
     process = context.Process(target=beside, args=(far, draft.bare(), usable()[-1]), daemon=True)
     process.start()
+    far.close()  # so that its end is the pipe's
     times: dict[tuple[str, str], list[float]] = {}
     for turn in range(TURNS + 1):  # the first warms up
         for verifies, drafts in ((True, False), (False, True), (True, True)):

@@ -17,6 +17,7 @@ import torch
 
 from sdbench.acceptance.base import Draft, Law, Memoryless, tokenwise
 from sdbench.acceptance.knobs import number
+from sdbench.lm.device import put
 from sdbench.sampling import Scored
 
 _BISECTIONS = 60  # down to the last bit of a double
@@ -33,7 +34,7 @@ class Forced(Memoryless):
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:
         K = draft.tokens.shape[1]
         by_length = torch.tensor([chance(self.rate, n) for n in range(K + 1)], dtype=torch.float64)
-        passes = by_length.to(draft.tokens.device, non_blocking=True)[draft.length][:, None].expand(-1, K)
+        passes = put(by_length, draft.tokens.device)[draft.length][:, None].expand(-1, K)
         law = tokenwise(draft, p, passes)
         law.drawn = True
         return law

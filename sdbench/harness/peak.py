@@ -1,13 +1,14 @@
 """What a run takes of its GPUs' memory: reckoned beforehand, and as torch's allocator saw it while arms decoded.
 
-Reckoned are weights, slots and trees (`sdbench.lm.fit`). The peak holds all that this process has there, activations and the
-memory of captured graphs too, but not what CUDA itself takes, nor the slots of a draft's own process.
+Reckoned are weights, slots and trees (`sdbench.lm.fit`), those of a draft's own process among them. The peak is of this process:
+with activations, workspaces and the memory of captured graphs, but without what CUDA itself takes, and without that other process.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -28,8 +29,11 @@ class PeakMemory:
         for device, before in self.bytes.items():
             self.bytes[device] = max(before, torch.cuda.max_memory_allocated(device))
 
-    def beside(self, plan: Plan) -> dict[str, dict[str, int | None]]:
-        """By device: `predicted_bytes` (None where a model's size is not known) and `peak_bytes`."""
+    def beside(self, plan: Plan, before: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int | None]]]:
+        """`memory`, where there is a CUDA device: by device `predicted_bytes` and `peak_bytes`.
+
+        Predicted is None where a model's size is not known. before: what an earlier part of the run had found.
+        """
         if not self.bytes:
             return {}
         parts: dict[str, list[int | None]] = {}
@@ -37,7 +41,8 @@ class PeakMemory:
             parts.setdefault(plan.devices[role.role], []).extend((role.weight_bytes, role.cache_bytes))
         known = {device: [part for part in held if part is not None] for device, held in parts.items()}
         predicted = {device: sum(held) if held == parts[device] else None for device, held in known.items()}
-        return {
-            str(device): {"predicted_bytes": predicted.get(str(device)), "peak_bytes": peak}
-            for device, peak in self.bytes.items()
-        }
+        found = {}
+        for device, peak in self.bytes.items():
+            earlier = (before.get(str(device)) or {}).get("peak_bytes", 0)
+            found[str(device)] = {"predicted_bytes": predicted.get(str(device)), "peak_bytes": max(peak, earlier)}
+        return {"memory": found}

@@ -113,7 +113,7 @@ def _environment(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:
             f"sdbench: parts of this run were measured at revision {was[:8]}, the rest will be at {(here or 'unknown')[:8]}.",
             file=sys.stderr,
         )
-    kept = {"earlier_revisions": earlier, "faults": before.get("faults")}
+    kept = {"earlier_revisions": earlier, "faults": before.get("faults"), "memory": before.get("memory")}
     return {**now, **found, **{key: value for key, value in kept.items() if value}}
 
 
@@ -232,15 +232,18 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
                 progress.decoded(arm.name, part["sequences"])
                 for name, rows in part.items():
                     tables[name] += rows
-                plan.take_cores()
-                bare.see(part["steps"])
-                tables["bare"] += [{**row, "after": arm.name, "block": block, "repeat": repeat} for row in bare.time()]
+                if arm.peer is None:
+                    plan.take_cores()
+                    # Ranks step together: what the first one saw (it alone hears of the draft's steps) all of them time.
+                    bare.see(plan.ranks.shared(part["steps"]) if plan.ranks else part["steps"])
+                    timed = bare.time()
+                    tables["bare"] += [{**row, "after": arm.name, "block": block, "repeat": repeat} for row in timed]
             if company and company.met():
                 folder.note_shared(block, repeat)
             folder.journal.write(block, repeat, tables)
             progress.advance()
-    if todo and plan.ranks is None and (found := peak.beside(plan)):
-        folder.add_to_environment(memory=found)
+    if todo and not isinstance(folder, Unwritten) and plan.ranks is None:
+        folder.add_to_environment(**peak.beside(plan, folder.environment.get("memory") or {}))
     return arms, models
 
 

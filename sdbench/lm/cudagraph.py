@@ -57,9 +57,8 @@ class CudaGraph(Programs):
     def make(self, lm: Transformer, inputs: StepInputs) -> Program:
         self.made += 1
         with torch.cuda.device(lm.device):  # captures, and handles to memory, are the current device's
-            self._aside = self._aside or torch.cuda.Stream(
-                lm.device
-            )  # one for all: libraries keep a workspace for each
+            # One stream for all: libraries keep a workspace for each.
+            self._aside = self._aside or torch.cuda.Stream(lm.device)
             self._memory = self._memory or torch.cuda.graph_pool_handle()
             return _Captured(lm, inputs, self._aside, self._memory)
 

@@ -16,8 +16,13 @@ def synchronise(device: torch.device) -> None:
 
 
 def upload(numbers: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    """The host's numbers on a device, without waiting for what is queued there, as `Tensor.to` by itself would.
+    """The host's numbers on a device: on a GPU without waiting for what is queued there, as `Tensor.to` by itself would.
 
-    The driver takes its own copy before this returns, so `numbers` may be changed. On the CPU it is the same memory.
+    CUDA takes its own copy before this returns, so `numbers` may be changed. On the CPU it is the same memory.
     """
-    return torch.from_numpy(numbers).to(device, non_blocking=True)
+    return put(torch.from_numpy(numbers), device)
+
+
+def put(tensor: Tensor, device: torch.device) -> Tensor:
+    """The same of a tensor of the host. (Metal reads the host's memory later, so there it is waited for.)"""
+    return tensor.to(device, non_blocking=device.type == "cuda")

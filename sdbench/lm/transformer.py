@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from sdbench.errors import InputError
 from sdbench.lm.architecture import FULL, SLIDING
+from sdbench.lm.device import put
 from sdbench.lm.execution import Execution, LoopInputs, StepInputs
 from sdbench.lm.model import FAR, LanguageModel
 from sdbench.lm.pool import SlotPool
@@ -180,9 +181,7 @@ class Transformer(LanguageModel):
         if slots is not None:
             positions = torch.where(positions == FAR, 0, positions)
         masks = self._masks(positions, slots, mask, _ALL, self.execution.extent(extent, self.slots), extent - queries)
-        given = LoopInputs(
-            tokens, positions, where, masks, keep, width, sampling, uniform.to(self.device, non_blocking=True)
-        )
+        given = LoopInputs(tokens, positions, where, masks, keep, width, sampling, put(uniform, self.device))
         outputs = self.execution.run(self, given)
         return None if outputs is None else (outputs[1], outputs[0])
 

@@ -57,8 +57,15 @@ def frames(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, pd.Data
 
 def write_parquet(folder: Path, name: str, table: pd.DataFrame) -> None:
     """Write `<folder>/<name>.parquet`, atomically."""
-    content = arrow(name, {column: table[column].tolist() for column in table.columns})
+    content = arrow(name, {str(column): _cells(table[column]) for column in table.columns})
     write_atomically(folder / f"{name}.parquet", lambda temporary: pq.write_table(content, temporary))
+
+
+def _cells(column: pd.Series) -> list[Any]:
+    """Its values; None where a text, or whatever is no number, is missing, for which pandas has NaN."""
+    if pd.api.types.is_numeric_dtype(column):
+        return column.tolist()
+    return column.astype(object).where(column.notna(), None).tolist()
 
 
 def read_parquet(folder: Path, name: str) -> pd.DataFrame:

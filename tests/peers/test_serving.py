@@ -230,15 +230,15 @@ def test_a_run_keeps_its_blocks_when_the_server_dies(bench, tmp_path, capsys):
         from sdbench.harness import run as running
 
         # It dies between the blocks.
-        write = running.BareForwards.time
+        advance = running.Progress.advance
 
         def die(self):
             sound.kill()
             sound.wait()
-            return write(self)
+            advance(self)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(running.BareForwards, "time", die)
+            patch.setattr(running.Progress, "advance", die)
             assert bench.call("run", out, *words) == 1
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert "is gone" in said

@@ -10,7 +10,7 @@ import pytest
 
 from sdbench.errors import InputError
 from sdbench.runs.journal import Journal
-from sdbench.runs.tables import frames
+from sdbench.runs.tables import frames, read_parquet, write_parquet
 from tests.runs.made import AR, SD, rows
 
 ALL = rows([AR, SD], prompts=3)
@@ -38,6 +38,17 @@ def test_what_is_written_is_read(journal):
             for table in (read, expected)
         )
         pd.testing.assert_frame_equal(ours, theirs)
+
+
+def test_a_run_is_taken_up_from_blocks_that_lack_a_column(journal, tmp_path):
+    """As those of an earlier version do: here, behind which arm a bare forward was timed."""
+    newer = block(2)
+    newer["bare"] = [{**row, "after": "ar", "block": 2, "repeat": 0} for row in newer["bare"]]
+    journal.write(2, 0, newer)
+    write_parquet(tmp_path, "bare", journal.tables()["bare"])
+    after = read_parquet(tmp_path, "bare")["after"]
+    assert set(after[after.notna()]) == {"ar"}
+    assert after.isna().sum() == 2 * len(ALL["bare"])
 
 
 def test_an_empty_journal_has_typed_tables(tmp_path):
