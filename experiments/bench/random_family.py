@@ -27,9 +27,11 @@ SHAPES = Path(__file__).with_name("llama3.yaml")
 
 def configs(shapes: dict[str, Any], published: dict[str, Any]) -> dict[str, LlamaConfig]:
     """By role. Errors: InputError if one has not as many parameters as was published."""
-    common, found = shapes.pop("all"), {}
+    found = {}
     for role, shape in shapes.items():
-        found[role] = LlamaConfig(**common, **shape, bos_token_id=None, eos_token_id=None, pad_token_id=None)
+        if role == "all":
+            continue
+        found[role] = LlamaConfig(**shapes["all"], **shape, bos_token_id=None, eos_token_id=None, pad_token_id=None)
         parameters, stated = count(found[role]).parameters, published[role]["parameters"]
         if parameters != stated:
             raise InputError(f"The shape of {role} has {parameters} parameters; {stated} were published.")

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from sdbench.harness.plan import Plan, memory
+from sdbench.lm.fit import RESERVED_BYTES
 
 
 class PeakMemory:
@@ -36,13 +37,11 @@ class PeakMemory:
         """
         if not self.bytes:
             return {}
-        parts: dict[str, list[int | None]] = {}
-        for role in memory(plan.config, plan.slots).roles:
-            parts.setdefault(plan.devices[role.role], []).extend((role.weight_bytes, role.cache_bytes))
-        known = {device: [part for part in held if part is not None] for device, held in parts.items()}
-        predicted = {device: sum(held) if held == parts[device] else None for device, held in known.items()}
+        needed = {device.device: device.needed for device in memory(plan.config, plan.slots, plan.specs).devices}
         found = {}
         for device, peak in self.bytes.items():
             earlier = (before.get(str(device)) or {}).get("peak_bytes", 0)
-            found[str(device)] = {"predicted_bytes": predicted.get(str(device)), "peak_bytes": max(peak, earlier)}
+            whole = needed.get(str(device))
+            predicted = None if whole is None else whole - RESERVED_BYTES
+            found[str(device)] = {"predicted_bytes": predicted, "peak_bytes": max(peak, earlier)}
         return {"memory": found}

@@ -176,11 +176,15 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     )
 
 
-def memory(config: dict[str, Any], slots: int) -> Fit:
-    """What the family takes on its devices; needs no weights, and no network where sizes are published."""
+def memory(config: dict[str, Any], slots: int, specs: Mapping[str, ModelSpec] | None = None) -> Fit:
+    """What the family takes on its devices; needs no weights, and no network where sizes are published.
+
+    specs: of a plan, whose models have their devices already (by default, those that the config names).
+    """
     hardware = config["hardware"]
     arms = rehearse(expand_grids(config.get("arms") or {}), list(config["models"]))
-    specs = {role: spec for role, spec in specs_of(config).items() if any(role in arm.roles for arm in arms)}
+    named = specs_of(config) if specs is None else specs
+    specs = {role: spec for role, spec in named.items() if any(role in arm.roles for arm in arms)}
     trees: dict[str, int] = {}
     for role, tokens in (tree for arm in arms for tree in arm.trees.items()):
         trees[role] = max(trees.get(role, 0), tokens)

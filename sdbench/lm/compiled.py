@@ -21,7 +21,7 @@ import transformers
 from torch import Tensor, nn
 
 from sdbench.errors import RunError
-from sdbench.lm.execution import Program, Programs, StepInputs, flat
+from sdbench.lm.execution import Program, Programs, StepInputs, flat, parted
 from sdbench.lm.files import cache_folder
 from sdbench.lm.quiet import quiet
 
@@ -74,20 +74,18 @@ def _compile(lm: Transformer, step: nn.Module, inputs: StepInputs, file: Path) -
     with torch.inference_mode(False), torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between parts of torch
         example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
-        kinds, layers = len(inputs.masks), lm.layers
+        own, _, keys, values = parted(lm, inputs, example)
         masks = [torch.zeros(*m.shape[:3], _EXAMPLE, dtype=m.dtype, device=m.device) for m in inputs.masks]
-        first = len(inputs.own)
-        keys, values = example[first + kinds : first + kinds + layers], example[first + kinds + layers :]
         extent = torch.export.Dim("extent", min=2, max=lm.pool.slots)
         free: dict[str, Any] = {
-            "own": [None] * first,
-            "masks": [{3: extent}] * kinds,
-            "keys": [None] * layers,
-            "values": [None] * layers,
+            "own": [None] * len(own),
+            "masks": [{3: extent}] * len(masks),
+            "keys": [None] * len(keys),
+            "values": [None] * len(values),
         }
         exported = torch.export.export(
             step,
-            (example[:first], masks, keys, values),
+            (own, masks, keys, values),
             dynamic_shapes=free,
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor
 
-from sdbench.lm.execution import Program, Programs, StepInputs, flat
+from sdbench.lm.execution import Program, Programs, StepInputs, flat, parted
 from sdbench.lm.pool import SlotPool
 
 if TYPE_CHECKING:
@@ -67,12 +67,9 @@ class _Captured:
     """A step captured on the stream `aside`, in `memory`. Its first tensors are its own; the pool's are the pool's."""
 
     def __init__(self, lm: Transformer, inputs: StepInputs, aside: torch.cuda.Stream, memory: Any) -> None:
-        step, given = inputs.module(lm), flat(lm, inputs)
-        first, layers = len(inputs.own), lm.layers
-        own = first + len(inputs.masks)
-        self._inputs = [tensor.clone() for tensor in given[:own]]
-        keys, values = given[own : own + layers], given[own + layers :]
-        arguments = (self._inputs[:first], self._inputs[first:], keys, values)
+        step, (own, masks, keys, values) = inputs.module(lm), parted(lm, inputs, flat(lm, inputs))
+        self._inputs = [tensor.clone() for tensor in (*own, *masks)]
+        arguments = (self._inputs[: len(own)], self._inputs[len(own) :], keys, values)
         aside.wait_stream(torch.cuda.current_stream(lm.device))
         with torch.cuda.stream(aside):
             for _ in range(_REHEARSALS):

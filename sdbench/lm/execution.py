@@ -270,6 +270,13 @@ def flat(lm: Transformer, inputs: StepInputs) -> list[Tensor]:
     return [*(tensor.contiguous() for tensor in (*inputs.own, *inputs.masks)), *lm.pool.layers_of(lm.layers)]
 
 
+def parted(lm: Transformer, inputs: StepInputs, tensors: list[Tensor]) -> tuple[list[Tensor], ...]:
+    """What `flat` put one after the other: the step's own tensors, its masks, the keys and the values of the layers."""
+    first, layers = len(inputs.own), lm.layers
+    own = first + len(inputs.masks)
+    return tensors[:first], tensors[first:own], tensors[own : own + layers], tensors[own + layers :]
+
+
 def check_execution(role: str, mode: str, device: str) -> None:
     """Refuse a mode that there is not, or that a role's device cannot have."""
     kind = torch.device(device).type

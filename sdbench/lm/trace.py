@@ -35,9 +35,7 @@ class Trace:
     @property
     def steps(self) -> list[dict[str, Any]]:
         """The steps so far; those on CUDA are without their seconds until the trace is closed."""
-        for step in self._made:
-            self._lay_out(*step)
-        self._made.clear()
+        self._catch_up()
         return self._steps
 
     def begin(self, device: torch.device) -> Any:
@@ -74,6 +72,12 @@ class Trace:
             done.record(stream)
             timed = event, done
         self._made.append((self.round, role, kind, rows, tokens, context, missed, steps, width, begun, timed))
+
+    def _catch_up(self) -> None:
+        """Make rows of what was noted since."""
+        for step in self._made:
+            self._lay_out(*step)
+        self._made.clear()
 
     def _lay_out(
         self,
@@ -122,7 +126,7 @@ class Trace:
 
     def close(self) -> None:
         """Read the events that are still out, and record what was put off. Once the block's time has been taken."""
-        _ = self.steps
+        self._catch_up()
         for made, start, done in self._pending:
             done.synchronize()
             _share(made, made[0]["begun"], start.elapsed_time(done) / 1e3)

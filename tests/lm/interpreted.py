@@ -1,7 +1,7 @@
 """Fast modes without a compiler and without a GPU."""
 
 from sdbench.lm.cudagraph import CudaGraph
-from sdbench.lm.execution import Programs, flat
+from sdbench.lm.execution import Programs, flat, parted
 
 
 class Interpreted(Programs):
@@ -11,11 +11,8 @@ class Interpreted(Programs):
 
     def make(self, lm, inputs):
         self.made += 1
-        module, first, layers = inputs.module(lm), len(inputs.own), lm.layers
-        own = first + len(inputs.masks)
-        return lambda given: list(
-            module(given[:first], given[first:own], given[own : own + layers], given[own + layers :])
-        )
+        module = inputs.module(lm)
+        return lambda given: list(module(*parted(lm, inputs, given)))
 
 
 class Replayed(CudaGraph):
@@ -25,15 +22,15 @@ class Replayed(CudaGraph):
 
     def make(self, lm, inputs):
         self.made += 1
-        module, given, first, layers = inputs.module(lm), flat(lm, inputs), len(inputs.own), lm.layers
-        own = first + len(inputs.masks)
-        held, keys, values = [t.clone() for t in given[:own]], given[own : own + layers], given[own + layers :]
+        module, (*first, keys, values) = inputs.module(lm), parted(lm, inputs, flat(lm, inputs))
+        own, masks = ([tensor.clone() for tensor in part] for part in first)
+        held = [*own, *masks]
 
         def replay(new):
-            assert all(a is b for a, b in zip(new[own:], given[own:], strict=True))
-            for mine, its in zip(held, new[:own], strict=True):
+            assert all(a is b for a, b in zip(new[len(held) :], [*keys, *values], strict=True))
+            for mine, its in zip(held, new[: len(held)], strict=True):
                 assert mine.shape == its.shape
                 mine.copy_(its)
-            return [output.clone() for output in module(held[:first], held[first:], keys, values)]
+            return [output.clone() for output in module(own, masks, keys, values)]
 
         return replay
