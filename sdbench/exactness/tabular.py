@@ -52,9 +52,11 @@ class TabularModel(LanguageModel):
         self.held = torch.full((rows, slots + 1), -1)
         self.position = torch.full((rows, slots + 1), -1)
 
-    def move(self, rows: Int[Tensor, " R"], source: Int[Tensor, "R K"], target: Int[Tensor, "R K"]) -> None:
+    def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
         for held in (self.held, self.position):
-            held[rows[:, None], target] = held[rows[:, None], source]
+            moved = [held[row, begin + stride * torch.arange(count)] for row, begin in zip(rows, source, strict=True)]
+            for row, first, values in zip(rows, target, moved, strict=True):
+                held[row, first : first + count] = values
 
     def truncated(self, layers: int) -> TabularModel:
         return TabularModel(f"{self.name}[{layers}]", self.vocab, self.seed + 1000 * layers, self.sharpness)

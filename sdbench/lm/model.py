@@ -92,8 +92,11 @@ class LanguageModel(ABC):
         return None
 
     @abstractmethod
-    def move(self, rows: Int[Tensor, " R"], source: Int[Tensor, "R K"], target: Int[Tensor, "R K"]) -> None:
-        """Take what some rows hold at slots `source` to slots `target`: a branch of a tree becomes the row's own."""
+    def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
+        """Take what each of `rows` holds at `count` slots from source[r] on, every stride-th, to those from target[r] on.
+
+        So a branch of a tree becomes the row's own.
+        """
 
     @abstractmethod
     def allocate(self, rows: int, slots: int) -> None:

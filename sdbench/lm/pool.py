@@ -7,9 +7,12 @@ cache: `update` is all that its attention layers call.
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
+
+from sdbench.lm.device import upload
 
 
 class SlotPool:
@@ -65,12 +68,24 @@ class SlotPool:
             values.scatter_(2, where.expand_as(value), value)
         return keys[:, :, : self._extent], values[:, :, : self._extent]
 
-    def move(self, rows: Int[Tensor, " R"], source: Int[Tensor, "R K"], target: Int[Tensor, "R K"]) -> None:
-        """Copy what some rows hold at slots `source` to slots `target`, which may overlap."""
-        rows = rows[:, None]
-        self.position[rows, target] = self.position[rows, source]
-        for held in (*self.keys.values(), *self.values.values()):
-            held[rows, :, target] = held[rows, :, source]
+    def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
+        """Copy what each of `rows` holds at `count` slots from source[r] on, every stride-th, to the slots from target[r] on.
+
+        The two may overlap.
+        """
+        parts = [self.position[:, None, :, None], *self.keys.values(), *self.values.values()]
+        if self.rows == 1:
+            (begin,), (first,) = source, target
+            for held in parts:
+                moved = held[:, :, begin : begin + (count - 1) * stride + 1 : stride]
+                held[:, :, first : first + count] = moved.clone()
+            return
+        steps, device = np.arange(count), self.position.device
+        which = upload(np.array(rows), device)[:, None]
+        begins, firsts = (np.array(slots)[:, None] for slots in (source, target))
+        old, new = (upload(slots, device) for slots in (begins + stride * steps, firsts + steps))
+        for held in parts:
+            held[which, :, new] = held[which, :, old]
 
     @property
     def bytes(self) -> int:

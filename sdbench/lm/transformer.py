@@ -112,8 +112,8 @@ class Transformer(LanguageModel):
         other.execution = self.execution.fresh()
         return other
 
-    def move(self, rows: Int[Tensor, " R"], source: Int[Tensor, "R K"], target: Int[Tensor, "R K"]) -> None:
-        self.pool.move(rows, source, target)
+    def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
+        self.pool.move(rows, source, stride, target, count)
 
     def truncated(self, layers: int) -> TruncatedTransformer:
         return TruncatedTransformer(self, layers)

@@ -47,7 +47,7 @@ class RunningServer(SpeculationServer):
         context.trace.round = len(self.served)
         survived = np.zeros(context.rows, bool)
         for row in np.flatnonzero(outcome.active):
-            first, length, decided = int(outcome.first[row]), int(outcome.length[row]), int(self._decided[row])
+            first, length, decided = int(outcome.first[row]), int(outcome.length[row]), self._decided[row]
             end = decided + int(self._ahead[row])
             drafted = context.tokens[row, first : min(length, end)].tolist()
             survived[row] = length <= end and drafted == outcome.tokens[row, : length - first].tolist()
@@ -62,7 +62,7 @@ class RunningServer(SpeculationServer):
         while (self._ahead[outcome.active] < min(self.least, self.length)).any():
             self._draft("backup")
         speculation = self._so_far()
-        self._log(survived, received)
+        self._log(survived.tolist(), received)
         return speculation
 
     def work(self, caller: Caller | None = None) -> None:
@@ -91,7 +91,7 @@ class RunningServer(SpeculationServer):
         logits = torch.zeros(context.rows, K, self.model.vocab, dtype=self.model.dtype, device=self.device)
         for row in np.flatnonzero(length):
             logits[row, : length[row]] = torch.stack(self._scores[row][: length[row]])
-        return Speculation(np.zeros(context.rows, bool), length, self._refused_tokens(), logits)
+        return Speculation(np.zeros(context.rows, bool), length, self._drafted_tokens().clone(), logits)
 
 
 class FreeRunning(Beside):

@@ -20,17 +20,15 @@ and C = 1 even the tokens are those of synchronous speculative decoding.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache, partial
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdbench.drafting.ranks import ranks
 from sdbench.lm.context import Context
 from sdbench.lm.device import synchronise, upload
 from sdbench.lm.execution import programs_of
@@ -43,50 +41,36 @@ from sdbench.remote.saguaro import Saguaro
 from sdbench.remote.tree import Drafted, Tree
 from sdbench.sampling import Key, Sampler
 
+RANKED_AT_ONCE = 32  # outcomes; fan-outs learn from no fewer
 
-@dataclass
-class _Cache:
-    """The speculations that are held. kept: [B, M] k, -1 where a row has fewer branches; token: [B, M] t, both on the host;
-    drafted: what was drafted behind them."""
-
-    kept: np.ndarray
-    token: np.ndarray
-    drafted: Drafted
+Keys = list[dict[tuple[int, int], int]]  # by row, which branch an outcome (k, t) is
 
 
-@dataclass
-class _Branches:
-    """Where the branches of a fan-out stand. kept: [B, M] k, -1 where a row has fewer branches; place: [B, M] the same, at least 0;
-    order: [B, M] from 0, which of the F_k tokens; widest: the largest F_k."""
+class _Told(NamedTuple):
+    """An outcome as the end of a row's speculation, of `drafted` tokens that were held (hit) or not: its key (kept, token)."""
 
-    kept: np.ndarray
-    place: Int[Tensor, "B M"]
-    order: Int[Tensor, "B M"]
-    widest: int
+    kept: int
+    token: int
+    drafted: int
+    hit: bool
+
+
+class _Unranked(NamedTuple):
+    """An outcome whose rank is still to be found. ranks: where it goes, by row; order: [V], the draft's logits behind the kept
+    tokens, the refused one left out."""
+
+    ranks: list[int | None]
+    row: int
+    told: _Told
+    order: Float[Tensor, " V"]
 
 
 @lru_cache(maxsize=64)  # fan-outs come again and again: behind hits, behind misses
-def _branches(counts: tuple[tuple[int, ...], ...], device: torch.device) -> _Branches:
-    """counts: by row, F_0 .. F_K."""
+def _places(counts: tuple[tuple[int, ...], ...], device: torch.device) -> Int[Tensor, "B M"]:
+    """Behind how many kept tokens each branch stands. counts: by row, F_0 .. F_K; 0 where a row has fewer branches than others."""
     places = [[k for k, count in enumerate(row) for _ in range(count)] for row in counts]
-    orders = [[rank for count in row for rank in range(count)] for row in counts]
     width = max(map(len, places))
-    kept = np.array([place + [-1] * (width - len(place)) for place in places], np.int64)
-    order = np.array([rank + [0] * (width - len(rank)) for rank in orders], np.int64)
-    place = upload(np.maximum(kept, 0), device)
-    return _Branches(kept, place, upload(order, device), max([1, *(max(row, default=1) for row in counts)]))
-
-
-@dataclass
-class _Told:
-    """An outcome in terms of the speculation that it ends. valid: [B] whether it is one; kept, token: its key; drafted, hit: the
-    speculation's length and where it came from."""
-
-    valid: np.ndarray
-    kept: np.ndarray
-    token: np.ndarray
-    drafted: np.ndarray
-    hit: np.ndarray
+    return upload(np.array([row + [0] * (width - len(row)) for row in places], np.int64), device)
 
 
 class SpeculationServer:
@@ -123,16 +107,17 @@ class SpeculationServer:
         self.served = []
         self._streams = np.zeros(rows, np.uint64)
         self._rounds = np.full(rows, -1)
-        self._decided = np.ones(rows, np.int64)
-        self._latest = np.zeros(rows, bool)  # rows that the last outcome was about
-        self._drafted = np.zeros(rows, np.int64)
-        self._hit = np.zeros(rows, bool)
+        # By row, as plain numbers: asking arrays of so few takes longer. latest: whether the last outcome was about it.
+        self._decided, self._drafted, self._branch = [1] * rows, [0] * rows, [-1] * rows
+        self._latest, self._hit = [False] * rows, [False] * rows
+        self._told: list[_Told | None] = [None] * rows
+        self._unsettled: tuple[Outcome, Speculation] | None = None
         self._glue: Tensor | None = None
-        self._cache: _Cache | None = None
+        self._keys: Keys = [{} for _ in range(rows)]
+        self._held: Drafted | None = None
         self._behind: Tensor | None = None
-        self._told: _Told | None = None
         self._tree = Tree(self.model, self.saguaro, length)
-        self._refused: Tensor | None = None
+        self._unranked: list[_Unranked] = []
         self._every = torch.arange(rows, device=self.device)
 
     def admit(self, row: int, tokens: Sequence[int]) -> None:
@@ -142,8 +127,7 @@ class SpeculationServer:
         context.length[row], context.active[row] = len(tokens), True
         self._decided[row], self._latest[row] = len(tokens), False
         self._rounds[row], self._drafted[row], self._hit[row] = -1, 0, False
-        if self._cache is not None:
-            self._cache.kept[row] = -1
+        self._keys[row] = {}
         self.model.known[row] = 0
         # All but the last decided token: that one rides in the first drafting step.
         self.model.read(context, context.length - 1, "prefill", row=row)
@@ -152,20 +136,24 @@ class SpeculationServer:
     def serve(self, outcome: Outcome) -> Speculation:
         """The speculation for an outcome: held, or made by the back-up."""
         received = perf_counter()
-        context = self.context
-        context.trace.round = len(self.served)
-        told = self._told = self._ended(outcome)
-        cache = self._cache
-        branch = np.full(context.rows, -1) if cache is None else _branch(told, cache.kept, cache.token)
-        hit = branch >= 0
-        self._take(outcome)
-        missed = outcome.active & ~hit
-        if missed.any() and self.backup.whole_batch:
-            missed, hit, branch = outcome.active.copy(), np.zeros_like(hit), np.full_like(branch, -1)
-        self._hits = branch
-        speculation, self._behind = self._speculation(hit, missed, branch)
-        context.place_many(speculation.tokens, context.length)
-        self._drafted, self._hit, self._latest = speculation.length, hit, outcome.active
+        self._settle()
+        self.context.trace.round = len(self.served)
+        self._told = self._ended(outcome)
+        active = outcome.active.tolist()
+        self._branch = _branch(self._told, self._keys)
+        hit = [branch >= 0 for branch in self._branch]
+        if self.backup.whole_batch and hit != active:
+            self._branch, hit = [-1] * len(hit), [False] * len(hit)
+        if hit == active and self._held is not None:
+            # What is held goes out at once; it is put down when the verifier is busy again.
+            tokens, logits, self._behind = self._held.of(self._branch)
+            speculation = Speculation(np.array(hit), np.where(hit, self.length, 0), tokens, logits)
+            self._unsettled = outcome, speculation
+        else:
+            self._take(outcome)
+            speculation = self._backed_up(np.array(hit), outcome.active & ~np.array(hit))
+            self.context.place_many(speculation.tokens, self.context.length)
+        self._drafted, self._hit, self._latest = speculation.length.tolist(), hit, active
         self._log(hit, received)
         return speculation
 
@@ -174,25 +162,24 @@ class SpeculationServer:
 
         caller: an outcome that comes meanwhile, and that no branch is for, ends the work: what it built would hold nothing.
         """
-        before, context, K = self._glue, self.context, self.length
-        self._glue, refused = self._read(), self._refused
-        kept, roots = self._fork(self._glue)
-        self._cache = None
-        if kept.size:
-            key, fan_out = Key(self._streams, self._rounds + 1) / "draft", self.counts(K, hit=True)
-            token, vain = roots.cpu().numpy(), None
+        self._settle()
+        self._note()
+        self._glue = self._read()
+        keys, places, roots = self._fork(self._glue)
+        self._keys, self._held = [{} for _ in keys], None
+        if any(keys):
+            key, fan_out, vain = Key(self._streams, self._rounds + 1) / "draft", self.counts(self.length, hit=True), None
             if caller is not None and self.device.type == "cpu":  # on a GPU the whole tree is queued at once
-                vain = partial(self._vain, caller, kept, token)
-            drafted = self._tree.grow(context, kept, roots, key, fan_out, vain)
-            if drafted.depth == K:
-                self._cache = _Cache(kept, token, drafted)
+                vain = partial(self._vain, caller, keys)
+            drafted = self._tree.grow(self.context, places, roots, key, fan_out, vain)
+            if drafted.depth == self.length:
+                self._keys, self._held = keys, drafted
         self.served[-1]["built"] = perf_counter()
-        self._learn(before, refused)
 
-    def _vain(self, caller: Caller, kept: np.ndarray, token: np.ndarray) -> bool:
+    def _vain(self, caller: Caller, keys: Keys) -> bool:
         """Whether an outcome is there that none of these branches is for."""
         outcome = caller.outcome()
-        return outcome is not None and not (_branch(self._ended(outcome), kept, token) >= 0).any()
+        return outcome is not None and max(_branch(self._ended(outcome), keys)) < 0
 
     def work(self, caller: Caller | None = None) -> None:
         """What is to be done when an answer has gone out, until the caller has the next outcome."""
@@ -202,17 +189,12 @@ class SpeculationServer:
         """What was recorded since `open`: `steps`, as in a trace, their `round` the index of what was `served`; `programs`; and the
         `bytes` that are held of weights, slots and speculations."""
         self.context.trace.close()
-        cached = self._cache.drafted if self._cache is not None else None
-        held = (
-            {}
-            if cached is None
-            else {part.data_ptr(): part.nbytes for part in (cached.tokens, cached.logits, cached.behind)}
-        )
+        self._learn()
         return {
             "steps": self.context.trace.steps,
             "served": self.served,
             "programs": programs_of([self.model.execution]),
-            "bytes": self.model.bytes + sum(held.values()),
+            "bytes": self.model.bytes + (self._held.bytes if self._held is not None else 0),
         }
 
     def key(self) -> Key:
@@ -230,65 +212,67 @@ class SpeculationServer:
         """What is drafted from where `fan_out` tokens will be cached."""
         return self.saguaro.modify(logits, fan_out, self.context.sampler.sampling)
 
-    def _log(self, hit: np.ndarray, received: float) -> None:
+    def _log(self, hit: list[bool], received: float) -> None:
         """Record an answer that is ready: which rows it was held for, and when it was asked for and made."""
         synchronise(self.device)
         self.served.append(
-            {"hit": hit.tolist(), "received": received, "replied": perf_counter(), "ranks": [None] * len(hit)}
+            {"hit": [*hit], "received": received, "replied": perf_counter(), "ranks": [None] * len(hit)}
         )
 
-    def _ended(self, outcome: Outcome) -> _Told:
-        """How an outcome ends the last speculation."""
-        kept = outcome.length - 1 - self._decided
-        # Its own tokens and one more. (A stage above may have cut and added otherwise.)
-        own = (outcome.first == outcome.length - 1) & (kept >= 0) & (kept <= self._drafted)
-        return _Told(outcome.active & own & self._latest, kept, outcome.tokens[:, 0], self._drafted, self._hit)
+    def _ended(self, outcome: Outcome) -> list[_Told | None]:
+        """How an outcome ends the last speculation, by row; None where it is no end of it."""
+        told, lengths, firsts = [], outcome.length.tolist(), outcome.first.tolist()
+        for row, active in enumerate(outcome.active.tolist()):
+            kept, drafted = lengths[row] - 1 - self._decided[row], self._drafted[row]
+            # Its own tokens and one more. (A stage above may have cut and added otherwise.)
+            own = active and self._latest[row] and firsts[row] == lengths[row] - 1 and 0 <= kept <= drafted
+            told.append(_Told(kept, int(outcome.tokens[row, 0]), drafted, self._hit[row]) if own else None)
+        return told
+
+    def _settle(self) -> None:
+        """Put down an outcome and what was held for it, if that was put off."""
+        if self._unsettled is not None:
+            outcome, speculation = self._unsettled
+            self._unsettled = None
+            self._take(outcome)
+            self.context.place_many(speculation.tokens, self.context.length)
 
     def _take(self, outcome: Outcome) -> None:
         """Bring tokens, lengths and what the model knows up to an outcome."""
         context = self.context
-        for row in np.flatnonzero(outcome.active):
+        for row in np.flatnonzero(outcome.active).tolist():
             first, length = int(outcome.first[row]), int(outcome.length[row])
             context.tokens[row, first:length] = upload(outcome.tokens[row, : length - first], self.device)
         context.active[:] = outcome.active
-        self._decided = np.where(outcome.active, outcome.length, self._decided)
+        here = zip(outcome.active.tolist(), outcome.length.tolist(), self._decided, strict=True)
+        self._decided = [length if active else before for active, length, before in here]
         # What is written for a row that is not asked about goes where no token will ever be decided.
         context.length[:] = np.where(outcome.active, outcome.length, context.tokens.shape[1] - self.length)
         self.model.rewind(np.where(outcome.active, outcome.first, self.model.known))
         self._streams = outcome.streams
         self._rounds = self._rounds + outcome.active
 
-    def _speculation(
-        self, hit: np.ndarray, missed: np.ndarray, branch: np.ndarray
-    ) -> tuple[Speculation, Float[Tensor, "B K V"] | None]:
-        """The speculation, and the draft's own logits in the places of its tokens, where it has them of all rows."""
-        length, held = np.where(hit, self.length, 0), None
-        if self._cache is not None and hit.any():
-            drafted = self._cache.drafted
-            at = (slice(None), int(branch[0])) if len(hit) == 1 else (self._every, self._here(np.maximum(branch, 0)))
-            held = drafted.tokens[at], drafted.logits[at], drafted.behind[at]
-            if not missed.any():
-                return Speculation(hit, length, *held[:2]), held[2]
+    def _backed_up(self, hit: np.ndarray, missed: np.ndarray) -> Speculation:
+        """What is held for the rows that hit, and what the back-up drafts for those that missed."""
         backed = self.backup.draft(self, missed)
-        length = np.where(missed, backed.length, length)
-        if held is None:
-            return Speculation(hit, length, backed.tokens, backed.logits), backed.behind
-        ours = self._here(hit)[:, None]
+        length = np.where(missed, backed.length, np.where(hit, self.length, 0))
+        if not hit.any() or self._held is None:
+            self._behind = backed.behind
+            return Speculation(hit, length, backed.tokens, backed.logits)
+        held, ours = self._held.of(self._branch), self._here(hit)[:, None]
         tokens = torch.where(ours, held[0], backed.tokens)
         logits = torch.where(ours[..., None], held[1], backed.logits.to(held[1].dtype))
-        behind = None if backed.behind is None else torch.where(ours[..., None], held[2], backed.behind)
-        return Speculation(hit, length, tokens, logits), behind
+        self._behind = None if backed.behind is None else torch.where(ours[..., None], held[2], backed.behind)
+        return Speculation(hit, length, tokens, logits)
 
     def _adopt(self) -> None:
         """The branches that hit become their rows' own: what was read for them moves to the rows' slots."""
-        context, rows = self.context, np.flatnonzero(self.context.active & (self._hits >= 0))
-        if len(rows) and self._cache is not None:
-            drafted = self._cache.drafted
-            first = context.length[rows] - 1
-            target = first[:, None] + np.arange(drafted.depth)
-            self.model.move(self._here(rows), self._here(drafted.slots(self._hits)[rows]), self._here(target))
-            self.model.known[rows] = first + drafted.depth
-        self._hits = np.full(context.rows, -1)
+        rows = [row for row, branch in enumerate(self._branch) if branch >= 0]
+        if rows and self._held is not None:
+            held, first = self._held, [int(self.context.length[row]) - 1 for row in rows]
+            self.model.move(rows, [held.base + self._branch[row] for row in rows], held.width, first, held.depth)
+            self.model.known[rows] = np.array(first) + held.depth
+        self._branch = [-1] * self.context.rows
 
     def _here(self, values: np.ndarray) -> Tensor:
         return upload(values, self.device)
@@ -306,57 +290,68 @@ class SpeculationServer:
         self._adopt()
         return torch.cat([self._behind, self.model.read(context, context.length + K, "glue")], 1)
 
-    def _learn(self, glue: Float[Tensor, "B K+1 V"] | None, refused: Int[Tensor, "B K"] | None) -> None:
-        """Where the outcome that was told last stood in the draft's order: for the fan-out, and for the record.
-
-        glue, refused: the draft's logits behind the speculation that ended in it, and its tokens.
-        """
-        told = self._told
-        if told is None or glue is None or refused is None or not told.valid.any():
+    def _note(self) -> None:
+        """Keep what says where the outcome that was told last stood in the draft's order."""
+        if self._glue is None:
             return
-        outcomes = np.where(told.valid, np.stack([told.kept, told.token, told.drafted]), 0)
-        kept, token, drafted = self._here(outcomes)
-        order = glue[self._every, kept]
-        found = ranks(order, token, refused, kept, drafted).tolist()
-        for row in np.flatnonzero(told.valid):
-            self.fan_out.learn(int(told.drafted[row]), bool(told.hit[row]), int(told.kept[row]), found[row])
-            self.served[-1]["ranks"][row] = found[row]
+        for row, told in enumerate(self._told):
+            if told is not None:
+                order = self._glue[row, told.kept].clone()
+                self._unranked.append(_Unranked(self.served[-1]["ranks"], row, told, order))
+        if len(self._unranked) >= RANKED_AT_ONCE:
+            self._learn()
 
-    def _fork(self, glue: Float[Tensor, "B K+1 V"]) -> tuple[np.ndarray, Int[Tensor, "B M"]]:
+    def _learn(self) -> None:
+        """Find the ranks of the outcomes so far: for the fan-out, and for the record. Many at once, for one by one takes long."""
+        outcomes, self._unranked = self._unranked, []
+        if not outcomes:
+            return
+        order = torch.stack([outcome.order for outcome in outcomes])
+        token = torch.tensor([[outcome.told.token] for outcome in outcomes], device=self.device)
+        places = ((order > order.gather(1, token)).sum(1) + 1).tolist()
+        for (ranks, row, told, _), rank in zip(outcomes, places, strict=True):
+            self.fan_out.learn(told.drafted, told.hit, told.kept, rank)
+            ranks[row] = rank
+
+    def _fork(self, glue: Float[Tensor, "B K+1 V"]) -> tuple[Keys, Int[Tensor, "B M"], Int[Tensor, "B M"]]:
         """The outcomes to speculate for: the F_k tokens that the draft finds most likely behind each k kept ones.
 
-        Returns k (-1 where a row has fewer branches) and the tokens.
+        Returns their keys, k and the tokens (0 and 0 where a row has fewer branches). What cannot follow is struck from `glue`.
         """
         context, K = self.context, self.length
         counts = tuple(
-            self.counts(int(self._drafted[row]), bool(self._hit[row])) if context.active[row] else ()
-            for row in range(context.rows)
+            self.counts(drafted, hit) if active else ()
+            for drafted, hit, active in zip(self._drafted, self._hit, context.active.tolist(), strict=True)
         )
-        branches = _branches(counts, self.device)
         # s_{k+1} stands in place k + 1; behind the last drafted token none is refused.
-        refused = self._refused_tokens()
-        place, open_ = refused[..., None], glue.clone()
-        if (self._drafted == K).all():
-            open_[:, :K].scatter_(-1, place, -torch.inf)
+        place, open_ = self._drafted_tokens()[..., None], glue[:, :K]
+        if all(drafted == K for drafted in self._drafted):
+            open_.scatter_(-1, place, -torch.inf)
         else:
-            within = self._here(np.arange(K) < self._drafted[:, None])[..., None]
-            open_[:, :K].scatter_(-1, place, torch.where(within, -torch.inf, glue[:, :K].gather(-1, place)))
-        likely = open_.topk(branches.widest, dim=-1).indices
-        self._refused = refused
-        return branches.kept.copy(), likely[self._every[:, None], branches.place, branches.order]
+            within = self._here(np.arange(K) < np.array(self._drafted)[:, None])[..., None]
+            open_.scatter_(-1, place, torch.where(within, -torch.inf, open_.gather(-1, place)))
+        widest = max((count for row in counts for count in row), default=0)
+        likely = glue.topk(widest, dim=-1).indices.tolist()
+        outcomes = [
+            [(k, token) for k, count in enumerate(row) for token in line[k][:count]]
+            for row, line in zip(counts, likely, strict=True)
+        ]
+        width = max(map(len, outcomes))
+        roots = [[token for _, token in row] + [0] * (width - len(row)) for row in outcomes]
+        keys = [{outcome: branch for branch, outcome in enumerate(row)} for row in outcomes]
+        return keys, _places(counts, self.device), torch.tensor(roots, device=self.device)
 
-    def _refused_tokens(self) -> Int[Tensor, "B K"]:
+    def _drafted_tokens(self) -> Int[Tensor, "B K"]:
         """The speculation that is being verified."""
         if self.context.rows == 1:
             first = int(self.context.length[0])
-            return self.context.tokens[:, first : first + self.length].clone()
+            return self.context.tokens[:, first : first + self.length]
         return self.context.tokens.gather(1, self._here(self.context.length[:, None] + np.arange(self.length)))
 
 
-def _branch(told: _Told, kept: np.ndarray, token: np.ndarray) -> np.ndarray:
-    """Which branch (kept, token: [B, M]) each row's outcome is, [B]; -1 for none."""
-    equal = (kept == told.kept[:, None]) & (token == told.token[:, None]) & told.valid[:, None]
-    return np.where(equal.any(1), equal.argmax(1), -1)
+def _branch(told: list[_Told | None], keys: Keys) -> list[int]:
+    """Which branch each row's outcome is; -1 for none."""
+    return [-1 if end is None else held.get((end.kept, end.token), -1) for end, held in zip(told, keys, strict=True)]
 
 
 class DraftServer(SpeculationServer):

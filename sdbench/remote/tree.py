@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,21 +24,40 @@ from sdbench.sampling import Key
 
 @dataclass(frozen=True)
 class Drafted:
-    """What was drafted behind M branches: D tokens, K unless the tree was left. tokens: [B, M, D]; logits: [B, M, D, V], what
-    they were drawn from; behind: [B, M, D, V], the draft's own logits in their places; base: the slot where the scratch begins."""
+    """What was drafted behind M branches: D tokens, K unless the tree was left. base: the slot where the scratch begins.
+
+    By depth: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's own logits there.
+    """
 
     base: int
-    tokens: Int[Tensor, "B M D"]
-    logits: Float[Tensor, "B M D V"]
-    behind: Float[Tensor, "B M D V"]
+    tokens: list[Int[Tensor, "B M"]]
+    logits: list[Float[Tensor, "B M V"]]
+    behind: list[Float[Tensor, "B M V"]]
 
     @property
     def depth(self) -> int:
-        return self.tokens.shape[2]
+        return len(self.tokens)
 
-    def slots(self, branch: np.ndarray) -> np.ndarray:
-        """[B, D] where a branch of each row lies: its root, and all that was drafted behind it but the last."""
-        return self.base + np.arange(self.depth) * self.tokens.shape[1] + branch[:, None]
+    @property
+    def width(self) -> int:
+        return self.tokens[0].shape[1]
+
+    @property
+    def bytes(self) -> int:
+        held = {part.data_ptr(): part.nbytes for part in (*self.tokens, *self.logits, *self.behind)}
+        return sum(held.values())
+
+    def of(self, branch: list[int]) -> tuple[Int[Tensor, "B D"], Float[Tensor, "B D V"], Float[Tensor, "B D V"]]:
+        """Tokens, logits and the draft's own logits of a branch of each row (of any, where it is -1)."""
+        if len(branch) == 1:
+            at: Any = (slice(None), branch[0])
+        else:
+            device = self.tokens[0].device
+            at = (torch.arange(len(branch), device=device), torch.tensor(branch, device=device))
+        tokens, logits = (torch.stack([part[at] for part in side], 1) for side in (self.tokens, self.logits))
+        if self.behind is self.logits:
+            return tokens, logits, logits
+        return tokens, logits, torch.stack([part[at] for part in self.behind], 1)
 
 
 class Tree:
@@ -47,33 +67,36 @@ class Tree:
         self.model, self.saguaro, self.length = model, saguaro, length
         self._last = model.max_positions - 1
         self._itself: Bool[Tensor, "B M K*M"] | None = None
+        self._slots = torch.arange(model.slots, device=model.device)
+        self._depths = torch.arange(length, device=model.device)[:, None]
 
     def grow(
         self,
         context: Context,
-        kept: np.ndarray,
+        places: Int[Tensor, "B M"],
         roots: Int[Tensor, "B M"],
         key: Key,
         fan_out: tuple[int, ...],
         vain: Callable[[], bool] | None = None,
     ) -> Drafted:
-        """Draft behind the branches: `roots` after kept[B, M] tokens of the speculation (-1 where a row has fewer branches).
+        """Draft behind the branches: `roots` after the first places[B, M] tokens of the speculation.
 
         key: of the rows' draws, the same in all branches of a row. fan_out: what will be cached behind each drafted token.
         vain: asked between two depths, whether to leave it at that.
         """
         device, K, (rows, width) = roots.device, self.length, roots.shape
         # Scratch begins behind the speculation of every row, and behind what a row holds that is not decoded just now.
-        base = max(int(context.length[context.active].max()) + K, int(self.model.known.max()))
-        first = upload(context.length[:, None] + np.maximum(kept, 0), device)
-        prefix = torch.arange(base, device=device) < first[:, :, None]
+        lengths, active = context.length.tolist(), context.active.tolist()
+        longest = max(length for length, on in zip(lengths, active, strict=True) if on)
+        base = max(longest + K, *self.model.known.tolist())
+        first = places + (lengths[0] if rows == 1 else upload(context.length, device)[:, None])
         if self._itself is None or self._itself.shape[:2] != (rows, width):
             own = torch.eye(width, dtype=torch.bool, device=device).repeat(1, K)
             self._itself = own.expand(rows, -1, -1)
-        mask = torch.cat([prefix, self._itself], -1)
+        mask = torch.cat([self._slots[:base] < first[:, :, None], self._itself], -1)
         key = Key(np.repeat(key.streams, width), np.repeat(key.rounds, width), key.path)
-        positions = first[:, None] + torch.arange(K, device=device)[:, None]
-        if int(context.length.max()) + 2 * K > self._last:
+        positions = first[:, None] + self._depths
+        if max(lengths) + 2 * K > self._last:
             positions = positions.clamp(max=self._last)  # beyond the model's reach nothing will be decoded
         drafted = self._at_once(context, roots, positions, mask, key)
         return Drafted(base, *(drafted or self._step_by_step(context, roots, positions, mask, key, fan_out, vain)))
@@ -85,7 +108,7 @@ class Tree:
         positions: Int[Tensor, "B K M"],
         mask: Bool[Tensor, "B M E"],
         key: Key,
-    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B M K V"], Float[Tensor, "B M K V"]] | None:
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]] | None:
         """All depths by one program, if there is one. What lies deeper than a query is not written when it looks."""
         K, width, device = self.length, roots.shape[1], roots.device
         if self.model.execution.name == "eager" or not self.saguaro.plain:
@@ -111,8 +134,8 @@ class Tree:
             return None
         rows = int(context.active.sum())
         context.trace.end(mark, self.model.name, "tree", rows, width, extent - (K - 1) * width, steps=K, width=width)
-        logits = drawn[1].unflatten(1, (K, width)).transpose(1, 2)
-        return drawn[0], logits, logits
+        logits = list(drawn[1].unflatten(1, (K, width)).unbind(1))
+        return list(drawn[0].unbind(2)), logits, logits
 
     def _step_by_step(
         self,
@@ -123,7 +146,7 @@ class Tree:
         key: Key,
         fan_out: tuple[int, ...],
         vain: Callable[[], bool] | None,
-    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B M K V"], Float[Tensor, "B M K V"]]:
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
         K, (rows, width), sampler, tokens = self.length, roots.shape, context.sampler, roots
         active, drafted, scores, behind = int(context.active.sum()), [], [], []
         for depth in range(K):
@@ -138,5 +161,4 @@ class Tree:
             scores.append(logits)
             if vain is not None and depth + 1 < K and vain():
                 break
-        own = torch.stack(behind, 2)
-        return torch.stack(drafted, 2), own if self.saguaro.plain else torch.stack(scores, 2), own
+        return drafted, behind if self.saguaro.plain else scores, behind

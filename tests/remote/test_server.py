@@ -160,21 +160,20 @@ def test_a_tree_in_vain_is_left_and_nothing_is_lost(sampling, hits):
         streams = np.array([7], np.uint64)
         first = server.serve(Outcome(np.array([True]), np.array([4]), np.array([3]), np.array([[9]]), streams))
         server.build()
-        assert server._cache is not None
-        held = server._cache.token[0].tolist()
+        held = [token for _, token in server._keys[0]]
         told = held[-1] if hits else min(set(range(V)) - set(held))
         second = Outcome(np.array([True]), np.array([8]), np.array([7]), np.array([[told]]), streams)
         server.build(Overtaken(second) if overtaken else None)
-        kept = server._cache is not None
+        kept = server._held is not None
         answer = server.serve(second)
         server.build()
-        assert server._cache is not None
+        assert server._held is not None
         return (
             kept,
             answer.hit.tolist(),
             first.tokens.tolist(),
             answer.tokens.tolist(),
-            server._cache.drafted.tokens.tolist(),
+            torch.stack(server._held.tokens).tolist(),
         )
 
     whole, left = served(False), served(True)
