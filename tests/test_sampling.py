@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from sdbench.errors import InputError
-from sdbench.sampling import HashChoices, Key, Sampling, stream, warp
+from sdbench.sampling import HashChoices, Key, Sampling, invert, most_likely, stream, warp
 
 
 def key(rows: int, round: int = 0, seed: int = 0) -> Key:
@@ -52,6 +52,25 @@ def test_a_row_s_choice_does_not_depend_on_the_others():
     for row in range(6):
         alone = Key(names.streams[row : row + 1], names.rounds[row : row + 1]) / "draft" / 2
         assert HashChoices().choose(probs[row : row + 1], alone)[0] == together[row]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("width", [2, 1000, 50000])
+def test_on_a_cpu_the_same_is_chosen_another_way(kind, width):
+    generator = torch.Generator().manual_seed(width)
+    logits = torch.randn(7, width, generator=generator, dtype=torch.float64).to(kind)
+    logits[3] = 0.5  # the first among equals
+    assert most_likely(logits).tolist() == logits.argmax(-1).tolist()
+    assert most_likely(logits[2]) == logits[2].argmax()
+    probs = logits.softmax(-1)
+    probs[0, -1:] = probs[1, :1] = 0
+    probs[4] = 0
+    probs[5] = 0
+    probs[5, width // 2] = 0.25
+    for round in range(50):
+        name = key(7, round)
+        expected = invert(probs, torch.from_numpy(name.uniform()))
+        assert HashChoices().choose(probs, name).tolist() == expected.tolist()
 
 
 @pytest.mark.parametrize("vary", ["round", "seed", "path"])

@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
-from sdbench.sampling import Key, Sampler, Scored
+from sdbench.sampling import Key, Sampler, Scored, most_likely
 
 
 class Density(Enum):
@@ -188,7 +188,7 @@ class _Known(Law):
     """The law of zeros and ones of what is known beforehand, written out for who asks."""
 
     def __init__(self, draft: Draft, logits: Float[Tensor, "B K+1 V"]) -> None:
-        best = logits.argmax(-1)
+        best = most_likely(logits)
         self.memory, self.drawn, self.best = None, False, best
         self.next_token = lambda n: one_hot(at(best, n), logits)
         self._draft, self._best, self._type = draft, best, wide(logits)
@@ -260,7 +260,7 @@ def verify(
     Where nothing was drafted and nothing is remembered there is nothing to decide, so no law: p's own token follows.
     """
     if draft.tokens.shape[1] == 0 and memory is None:
-        own = p.logits.argmax(-1) if sampler.sampling.greedy else sampler.draw(p[:, 0], key / "next")[:, None]
+        own = most_likely(p.logits) if sampler.sampling.greedy else sampler.draw(p[:, 0], key / "next")[:, None]
         (tokens,) = fetched(own)
         none = [0] * len(tokens)
         return Decided(none, none, tokens), None
@@ -299,12 +299,12 @@ def draw(law: Law, sampler: Sampler, key: Key) -> Verdict:
     """Draw what happens: the number of kept tokens, then the token behind them. Greedy needs no choice."""
     accepted = count(law, sampler, key)
     if sampler.sampling.greedy:
-        return Verdict(accepted, law.next_token(accepted).argmax(-1))
+        return Verdict(accepted, most_likely(law.next_token(accepted)))
     return Verdict(accepted, sampler.choices.choose(law.next_token(accepted), key / "next"))
 
 
 def count(law: Law, sampler: Sampler, key: Key) -> Int[Tensor, " B"]:
     """How many drafted tokens are kept."""
     if sampler.sampling.greedy and not law.drawn:
-        return law.accepted.argmax(-1)
+        return most_likely(law.accepted)
     return sampler.choices.choose(law.accepted, key / "accepted")

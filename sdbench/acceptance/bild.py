@@ -10,7 +10,7 @@ from __future__ import annotations
 from sdbench.acceptance.base import Draft, Law, Memoryless, tokenwise
 from sdbench.acceptance.knobs import number
 from sdbench.acceptance.surprise import surprise
-from sdbench.sampling import Scored
+from sdbench.sampling import Scored, most_likely
 
 
 class BiLD(Memoryless):
@@ -26,6 +26,6 @@ class BiLD(Memoryless):
         self.rollback_threshold = number("bild.rollback_threshold", rollback_threshold, 0)
 
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:
-        best = p.logits[:, : draft.tokens.shape[1]].argmax(-1)
+        best = most_likely(p.logits[:, : draft.tokens.shape[1]])
         calm = surprise(draft, p, warped=False) <= self.rollback_threshold
         return tokenwise(draft, p, calm | (draft.tokens == best))

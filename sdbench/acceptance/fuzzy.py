@@ -28,7 +28,7 @@ from sdbench.acceptance.base import (
 )
 from sdbench.acceptance.divergence import Divergence
 from sdbench.acceptance.knobs import choice, number
-from sdbench.sampling import Scored
+from sdbench.sampling import Scored, most_likely
 
 
 class Fuzzy(Memoryless):
@@ -65,7 +65,7 @@ class Fuzzy(Memoryless):
         fallback = self.form == "fallback"
         if p.sampling.greedy:
             if fallback:
-                passes |= draft.tokens == p.logits[:, : draft.tokens.shape[1]].argmax(-1)
+                passes |= draft.tokens == most_likely(p.logits[:, : draft.tokens.shape[1]])
             return tokenwise(draft, p, passes)  # the greedy residual is one-hot at p's best token, as p is
         q = draft.scored(p)
         if fallback:

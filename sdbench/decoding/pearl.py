@@ -28,7 +28,7 @@ from sdbench.errors import InputError
 from sdbench.lm.device import upload
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.proposer import RemoteDrafter
-from sdbench.sampling import Key, Scored
+from sdbench.sampling import Key, Scored, most_likely
 
 LONGEST_WINDOW = 16
 FIRST_WINDOW = 4  # until the first batch has measured both sides
@@ -154,7 +154,7 @@ class _PearlBatch(Batch):
         adds = judging & ~goes_on
         token = None
         if adds.any():
-            token = follows.argmax(-1) if sampler.sampling.greedy else sampler.choices.choose(follows, key / "next")
+            token = most_likely(follows) if sampler.sampling.greedy else sampler.choices.choose(follows, key / "next")
             context.place(token, np.where(adds, context.length + kept, context.tokens.shape[1] - 1))
         start = context.length.copy()
         context.length[:] = np.where(judging, start + kept + adds, start)
