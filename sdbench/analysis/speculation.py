@@ -248,10 +248,10 @@ def _timeline(arm: Tables, cached: pd.DataFrame) -> list[dict[str, Any]]:
     if "begun" in arm["steps"]:
         steps = arm["steps"]
         for _, step in steps[
-            steps["kind"].isin(["verify", "glue", "tree"]) & steps["begun"].between(begin, end)
+            steps["kind"].isin(["verify", "glue", "tree", "branch"]) & steps["begun"].between(begin, end)
         ].iterrows():
-            lane = "target" if step["kind"] == "verify" else "draft"
-            bar(lane, str(step["kind"]), float(step["begun"]), float(step["begun"] + step["seconds"]))
+            lane, kind = "target" if step["kind"] == "verify" else "draft", str(step["kind"]).replace("branch", "tree")
+            bar(lane, kind, float(step["begun"]), float(step["begun"] + step["seconds"]))
     return bars
 
 

@@ -257,7 +257,7 @@ class Beside(ABC):
         for step in measured["steps"]:
             prefill = step["kind"] == "prefill"
             batch_round = -1 if prefill or step["round"] < 0 else self._sent[step["round"]].batch_round
-            beside = self.process and (step["kind"] in ("glue", "tree") or not self.caches)
+            beside = self.process and (step["kind"] in ("glue", "tree", "branch") or not self.caches)
             context.trace.steps.append({**step, "round": batch_round, "beside": beside})
         rounds = {
             (row["sequence"], row["round"], row["inner_round"]): row

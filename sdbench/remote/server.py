@@ -160,7 +160,7 @@ class SpeculationServer:
     def build(self, caller: Caller | None = None) -> None:
         """Draft for the outcomes that the speculation just served may come to.
 
-        caller: an outcome that comes meanwhile, and that no branch is for, ends the work: what it built would hold nothing.
+        caller: an outcome that comes meanwhile ends the work, where no branch is for it, or leaves but its branch to be drafted.
         """
         self._settle()
         self._note()
@@ -168,18 +168,20 @@ class SpeculationServer:
         keys, places, roots = self._fork(self._glue)
         self._keys, self._held = [{} for _ in keys], None
         if any(keys):
-            key, fan_out, vain = Key(self._streams, self._rounds + 1) / "draft", self.counts(self.length, hit=True), None
+            key, fan_out, told = Key(self._streams, self._rounds + 1) / "draft", self.counts(self.length, hit=True), None
             if caller is not None and self.device.type == "cpu":  # on a GPU the whole tree is queued at once
-                vain = partial(self._vain, caller, keys)
-            drafted = self._tree.grow(self.context, places, roots, key, fan_out, vain)
+                told = partial(self._come_true, caller, keys)
+            drafted = self._tree.grow(self.context, places, roots, key, fan_out, told)
+            if drafted.only is not None:
+                keys = [{outcome: branch for outcome, branch in row.items() if branch == drafted.only} for row in keys]
             if drafted.depth == self.length:
                 self._keys, self._held = keys, drafted
         self.served[-1]["built"] = perf_counter()
 
-    def _vain(self, caller: Caller, keys: Keys) -> bool:
-        """Whether an outcome is there that none of these branches is for."""
+    def _come_true(self, caller: Caller, keys: Keys) -> list[int] | None:
+        """The branches of the outcome that is there, if one is."""
         outcome = caller.outcome()
-        return outcome is not None and max(_branch(self._ended(outcome), keys)) < 0
+        return None if outcome is None else _branch(self._ended(outcome), keys)
 
     def work(self, caller: Caller | None = None) -> None:
         """What is to be done when an answer has gone out, until the caller has the next outcome."""

@@ -2,13 +2,15 @@
 
 A branch (k, t) sees its row's tokens up to the first k of the speculation and, behind them, its own: t and what was drafted behind
 it. Keys and values of the branches are scratch, behind all that the rows hold: of depth d, M slots from base + d M on.
+
+An outcome that comes before the tree is grown decides what is left to do: if no branch is for it, nothing; else, with one row, that
+branch alone is drafted on.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -22,17 +24,22 @@ from sdbench.remote.saguaro import Saguaro
 from sdbench.sampling import Key
 
 
+Told = Callable[[], "list[int] | None"]
+
+
 @dataclass(frozen=True)
 class Drafted:
     """What was drafted behind M branches: D tokens, K unless the tree was left. base: the slot where the scratch begins.
 
-    By depth: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's own logits there.
+    By depth: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's own logits there. only: the
+    branch that was drafted on alone from some depth on, where M is 1; None if all were.
     """
 
     base: int
     tokens: list[Int[Tensor, "B M"]]
     logits: list[Float[Tensor, "B M V"]]
     behind: list[Float[Tensor, "B M V"]]
+    only: int | None = None
 
     @property
     def depth(self) -> int:
@@ -50,14 +57,18 @@ class Drafted:
     def of(self, branch: list[int]) -> tuple[Int[Tensor, "B D"], Float[Tensor, "B D V"], Float[Tensor, "B D V"]]:
         """Tokens, logits and the draft's own logits of a branch of each row (of any, where it is -1)."""
         if len(branch) == 1:
-            at: Any = (slice(None), branch[0])
+
+            def line(parts: list[Tensor]) -> Tensor:
+                return torch.stack([part[:, branch[0] if part.shape[1] > 1 else 0] for part in parts], 1)
         else:
             device = self.tokens[0].device
-            at = (torch.arange(len(branch), device=device), torch.tensor(branch, device=device))
-        tokens, logits = (torch.stack([part[at] for part in side], 1) for side in (self.tokens, self.logits))
-        if self.behind is self.logits:
-            return tokens, logits, logits
-        return tokens, logits, torch.stack([part[at] for part in self.behind], 1)
+            at = torch.arange(len(branch), device=device), torch.tensor(branch, device=device)
+
+            def line(parts: list[Tensor]) -> Tensor:
+                return torch.stack([part[at] for part in parts], 1)
+
+        logits = line(self.logits)
+        return line(self.tokens), logits, logits if self.behind is self.logits else line(self.behind)
 
 
 class Tree:
@@ -77,12 +88,12 @@ class Tree:
         roots: Int[Tensor, "B M"],
         key: Key,
         fan_out: tuple[int, ...],
-        vain: Callable[[], bool] | None = None,
+        told: Told | None = None,
     ) -> Drafted:
         """Draft behind the branches: `roots` after the first places[B, M] tokens of the speculation.
 
         key: of the rows' draws, the same in all branches of a row. fan_out: what will be cached behind each drafted token.
-        vain: asked between two depths, whether to leave it at that.
+        told: asked between two depths, which branch of each row has come true; -1 for none, and None while nothing is known.
         """
         device, K, (rows, width) = roots.device, self.length, roots.shape
         # Scratch begins behind the speculation of every row, and behind what a row holds that is not decoded just now.
@@ -99,7 +110,7 @@ class Tree:
         if max(lengths) + 2 * K > self._last:
             positions = positions.clamp(max=self._last)  # beyond the model's reach nothing will be decoded
         drafted = self._at_once(context, roots, positions, mask, key)
-        return Drafted(base, *(drafted or self._step_by_step(context, roots, positions, mask, key, fan_out, vain)))
+        return Drafted(base, *(drafted or self._step_by_step(context, roots, positions, mask, key, fan_out, told)))
 
     def _at_once(
         self,
@@ -108,7 +119,7 @@ class Tree:
         positions: Int[Tensor, "B K M"],
         mask: Bool[Tensor, "B M E"],
         key: Key,
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]] | None:
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], None] | None:
         """All depths by one program, if there is one. What lies deeper than a query is not written when it looks."""
         K, width, device = self.length, roots.shape[1], roots.device
         if self.model.execution.name == "eager" or not self.saguaro.plain:
@@ -135,7 +146,7 @@ class Tree:
         rows = int(context.active.sum())
         context.trace.end(mark, self.model.name, "tree", rows, width, extent - (K - 1) * width, steps=K, width=width)
         logits = list(drawn[1].unflatten(1, (K, width)).unbind(1))
-        return list(drawn[0].unbind(2)), logits, logits
+        return list(drawn[0].unbind(2)), logits, logits, None
 
     def _step_by_step(
         self,
@@ -145,20 +156,32 @@ class Tree:
         mask: Bool[Tensor, "B M E"],
         key: Key,
         fan_out: tuple[int, ...],
-        vain: Callable[[], bool] | None,
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor]]:
+        told: Told | None,
+    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], int | None]:
         K, (rows, width), sampler, tokens = self.length, roots.shape, context.sampler, roots
-        active, drafted, scores, behind = int(context.active.sum()), [], [], []
+        base, active = mask.shape[2] - K * width, sum(context.active.tolist())
+        slots, only, kind = None, None, "tree"
+        drafted, scores, behind = [], [], []
         for depth in range(K):
             mark = context.trace.begin(roots.device)
-            extent = mask.shape[2] - (K - 1 - depth) * width
-            logits = self.model.step(tokens, positions[:, depth], None, mask[:, :, :extent], keep=width, extent=extent)
-            context.trace.end(mark, self.model.name, "tree", active, width, extent, self.model.missed)
+            extent, new = base + (depth + 1) * width, tokens.shape[1]
+            if only is not None:
+                slots = torch.full((1, 1), base + depth * width + only, device=roots.device)
+            logits = self.model.step(tokens, positions[:, depth], slots, mask[:, :, :extent], keep=new, extent=extent)
+            context.trace.end(mark, self.model.name, kind, active, new, extent, self.model.missed)
             behind.append(logits)
             logits = self.saguaro.modify(logits, fan_out[depth], sampler.sampling)
-            tokens = sampler.draw(sampler.score(logits.flatten(0, 1)), key / depth).view(rows, width)
+            tokens = sampler.draw(sampler.score(logits.flatten(0, 1)), key / depth).view(rows, new)
             drafted.append(tokens)
             scores.append(logits)
-            if vain is not None and depth + 1 < K and vain():
+            if told is None or depth + 1 == K or (branch := told()) is None:
+                continue
+            if max(branch) < 0:
                 break
-        return drafted, behind if self.saguaro.plain else scores, behind
+            told = None
+            if rows == 1 < width:
+                only, kind = branch[0], "branch"
+                part = slice(only, only + 1)
+                tokens, positions, mask = tokens[:, part], positions[..., part], mask[:, part]
+                key = Key(key.streams[part], key.rounds[part], key.path)
+        return drafted, behind if self.saguaro.plain else scores, behind, only

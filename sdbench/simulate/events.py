@@ -13,8 +13,8 @@ draft length, how many tokens a round keeps, and for any fan-out, whether the ne
     dsi     from one rejection to the next: the drafting of the block that holds it, and T(k)     (servers enough to verify at once)
 
 with the target's time T(n) over n tokens, its host's included but for pearl. Nobody waits for what is built, or drafted, behind
-the last round. Where a tree is left that turns out to be in vain, a miss waits for no more than the depth that the draft is at (the
-authors' code waits for all). Times are numbers, or samples of measured ones in the order of their measurement. Each round draws a
+the last round. Where a tree is left for an outcome that comes before it is grown, a miss waits for no more than the depth that the
+draft is at, and a hit for its own branch beyond that (the authors' code waits for all). Times are numbers, or samples of measured ones in the order of their measurement. Each round draws a
 moment, and all of its times are those of that moment: the mean of a maximum is more than the maximum of means, but less than it
 would be if the two sides did not slow down together.
 """
@@ -41,8 +41,9 @@ class Latencies:
     verify: the target's forward over n tokens, by n; what lies between is interpolated. beside: the same while a draft works
     beside it. host, host_beside: of the target's process in a round, outside the forward and the draft. draft, draft_beside: one
     drafted token of one row, in the target's process and in a server's. glue, tree: of a server's reading of a speculation, and
-    of one depth of its branches, by how many there are. leaves: whether a tree in vain is left. comm: from the question to an
-    idle server to its answer, where nothing has to be drafted. answer: the answer's way back, while the server works on.
+    of one depth of its branches, by how many there are. leaves: whether a tree is left, but for the branch that has come true if one
+    has. comm: from the question to an idle server to its answer, where nothing has to be drafted. answer: the answer's way back,
+    while the server works on.
     """
 
     name: str
@@ -178,8 +179,9 @@ class Simulation:
                 seconds += verified
                 held = place - (accepted < length) <= counts[accepted]
                 built = self._draw(own.glue) + np.cumsum(self._grown(branches, length))
-                left = built[built >= verified] if own.leaves and not held else built[-1:]
-                late = max(0.0, float(left[0] if len(left) else built[-1]) - verified)
+                at = int(np.searchsorted(built[:-1], verified)) if own.leaves else length - 1
+                left = self._draw(self._drafting, length - 1 - at) if held else 0.0
+                late = max(0.0, float(built[at]) + left - verified)
             return seconds
 
         return self._speed(decode)

@@ -150,8 +150,8 @@ class Overtaken:
 
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("hits", [True, False])
-def test_a_tree_in_vain_is_left_and_nothing_is_lost(sampling, hits):
-    """An outcome that no branch is for ends the tree; one that a branch is for does not. Either way the answer is the same."""
+def test_a_tree_is_left_for_the_outcome_that_is_there_and_nothing_is_lost(sampling, hits):
+    """An outcome that no branch is for ends the tree; one that a branch is for leaves that alone. The answer is the same."""
 
     def served(overtaken):
         server = SpeculationServer(pair("llama")[1], Uniform(2))
@@ -165,6 +165,8 @@ def test_a_tree_in_vain_is_left_and_nothing_is_lost(sampling, hits):
         second = Outcome(np.array([True]), np.array([8]), np.array([7]), np.array([[told]]), streams)
         server.build(Overtaken(second) if overtaken else None)
         kept = server._held is not None
+        alone = {step["kind"] for step in server.context.trace.steps} >= {"branch"}
+        assert alone == (overtaken and hits)
         answer = server.serve(second)
         server.build()
         assert server._held is not None

@@ -54,6 +54,20 @@ def test_ssd_without_hits_is_sd_and_with_all_hides_the_draft():
     assert simulation.ssd(4, (10**7,) * 5) == pytest.approx(expected_tokens(A, 4), rel=0.01)
 
 
+@pytest.mark.parametrize(
+    ("counts", "seconds"),
+    [
+        # By 0.4 a back-up, by 1.4 the verdict, by 1.6 the second depth, and by 1.7, 1.8 the last two of the branch alone.
+        ((1,) * 5, 0.4 + 1 + 0.4 + 1),
+        # No branch: what was begun is ended, by 1.6, and the back-up drafts.
+        ((0,) * 5, 0.4 + 1 + 0.2 + 0.4 + 1),
+    ],
+)
+def test_a_tree_is_left_for_the_branch_that_came_true(counts, seconds):
+    latencies = Latencies("test", "made up", verify={1: [1.0]}, draft=[0.1], tree={5: [0.6], 0: [0.6]}, leaves=True)
+    assert Simulation([np.array([1] * 10)], latencies).ssd(4, counts) == pytest.approx(10 / seconds)
+
+
 @pytest.mark.parametrize("window", [3, 5, 8])
 def test_pearl(window):
     wanted = pearl_tokens_per_round(A, window) / max(1.0, 0.1 * window)
