@@ -160,14 +160,13 @@ class Tree:
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], int | None]:
         K, (rows, width), sampler, tokens = self.length, roots.shape, context.sampler, roots
         base, active = mask.shape[2] - K * width, sum(context.active.tolist())
-        slots, only, kind = None, None, "tree"
+        only, kind = None, "tree"
         drafted, scores, behind = [], [], []
         for depth in range(K):
             mark = context.trace.begin(roots.device)
-            extent, new = base + (depth + 1) * width, tokens.shape[1]
-            if only is not None:
-                slots = torch.full((1, 1), base + depth * width + only, device=roots.device)
-            logits = self.model.step(tokens, positions[:, depth], slots, mask[:, :, :extent], keep=new, extent=extent)
+            # A branch alone is written where it would be among the others.
+            extent, new = base + depth * width + (width if only is None else only + 1), tokens.shape[1]
+            logits = self.model.step(tokens, positions[:, depth], None, mask[:, :, :extent], keep=new, extent=extent)
             context.trace.end(mark, self.model.name, kind, active, new, extent, self.model.missed)
             behind.append(logits)
             logits = self.saguaro.modify(logits, fan_out[depth], sampler.sampling)
