@@ -93,7 +93,7 @@ def counts(run: Run) -> pd.DataFrame:
     """A row per sequence: drafted, accepted, outcomes, hits, and forwards of each role (a block's, split evenly over its rows)."""
     outer = target_rounds(run.rounds).sort_values([*KEYS, "round"])
     hit = outer["hit"] if "hit" in outer else pd.Series(pd.NA, index=outer.index)
-    first = outer.groupby(KEYS).cumcount() == 0  # the first round follows no outcome, so it cannot hit
+    first = outer.groupby(KEYS).cumcount() == 0  # the first round follows no outcome
     outcome = hit.notna() & ~first
     marked = outer.assign(outcomes=outcome, hits=outcome & hit.eq(True))
     sums = marked.groupby(KEYS)[["proposed", "accepted", "outcomes", "hits"]].sum().astype("int64").reset_index()

@@ -1,7 +1,8 @@
 """What a speculation cache did, from the rows: hits, times on both sides, and what the theory makes of them.
 
 Each function takes the rows of one arm (`rows.of_arm`). A round hits if the speculation that it verifies was held. The first round
-of a sequence follows no outcome, so it cannot; `outcome_hit_rate` leaves it out, and is what the ranks predict.
+of a sequence follows no outcome, but the prompt: it hits if its first token was foreseen, with one row. `outcome_hit_rate` leaves it
+out, and is what the ranks predict.
 """
 
 from __future__ import annotations

@@ -148,6 +148,7 @@ class Batch:
         length = len(request.tokens)
         context.tokens[index, :length] = torch.tensor(request.tokens)
         context.length[index], context.active[index] = length, True
+        method.proposer.prompt(context, index, self._key())
         method.target.known[index] = 0
         logits = method.target.read(context, context.length, "prefill", row=index)[:, -1]
         scored = context.sampler.score(logits)

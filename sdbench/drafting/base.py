@@ -37,8 +37,12 @@ class Proposer(Protocol):
         """A batch begins in `context`; each proposal will be asked for `length` tokens."""
         ...
 
+    def prompt(self, context: Context, row: int, key: Key) -> None:
+        """A prompt has taken a row, and the verifier is about to read it: what can be done meanwhile elsewhere is begun."""
+        ...
+
     def admit(self, context: Context, row: int) -> None:
-        """A new sequence has taken a row: read its prompt, forget the old one's memory."""
+        """A new sequence has taken a row, its first token decided: read its prompt, forget the old one's memory."""
         ...
 
     def propose(self, context: Context, length: int, key: Key) -> Draft:
@@ -58,6 +62,9 @@ class Local:
     """What proposers without a session or a process of their own have in common."""
 
     def open(self, context: Context, length: int) -> None:
+        return None
+
+    def prompt(self, context: Context, row: int, key: Key) -> None:
         return None
 
     def close(self) -> None:

@@ -46,7 +46,8 @@ class ModelDrafter(Local):
     def admit(self, context: Context, row: int) -> None:
         self.model.known[row] = 0
         # All but the last decided token: that one rides in the first drafting step.
-        self.model.read(context, context.length - 1, "prefill", row=row)
+        behind = self.model.read(context, context.length - 1, "prefill", row=row)
+        self._ranks.admitted(context, row, behind[0, -1])
 
     def propose(self, context: Context, length: int, key: Key) -> Draft:
         # Behind a draft that was kept whole the first step reads its last token too: its logits say how the bonus ranks.

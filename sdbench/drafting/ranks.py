@@ -3,6 +3,7 @@
 From these ranks the hit rate of a speculation cache (SSD, 2603.03251) follows for any fan-out without running it: an outcome of k
 kept tokens is held if its rank is at most F_k. Behind n < K kept tokens the order is that of the draft's distribution there, the
 refused token left out; behind a draft kept whole it is the order behind its last token, which the draft's next step reads anyway.
+Of a sequence's first token it is the order behind the prompt.
 """
 
 from __future__ import annotations
@@ -43,10 +44,16 @@ class RankLog:
     def __init__(self, proposer: str) -> None:
         self.proposer = proposer
         self._drafts: list[tuple[_Drafted, Tensor, Tensor | None]] = []
+        self._first: list[tuple[int, Tensor, Tensor]] = []
 
     def open(self, trace: Trace) -> None:
-        self._drafts = []
+        self._drafts, self._first = [], []
         trace.at_close.append(lambda: self._record(trace))
+
+    def admitted(self, context: Context, row: int, behind: Float[Tensor, " V"]) -> None:
+        """A sequence and its first token have taken a row; behind: the draft's logits behind the prompt."""
+        token = context.tokens[row, int(context.length[row]) - 1].clone()
+        self._first.append((context.trace.sequence[row], token, behind))
 
     def whole(self, context: Context) -> bool:
         """Whether some row kept all of its last draft, so that the distribution behind its last token is wanted too."""
@@ -65,6 +72,10 @@ class RankLog:
             for row in trace.rounds
             if row["edge"].partition(">")[0] == self.proposer
         }
+        for sequence, token, behind in self._first:
+            row = verified.get((sequence, 0, 0))
+            if row is not None:
+                row["first_rank"] = int((behind > behind[token.to(behind.device)]).sum()) + 1
         places: dict[int, tuple[int, int, int]] = {}
         for (ended, *_), (after, token, behind) in pairwise(self._drafts):
             places = places_of(ended.sequence, ended.round, ended.active, places)
@@ -84,7 +95,7 @@ class RankLog:
             found = ranks(order, token.to(rows.device)[rows], draft.tokens[rows], ns, draft.length[rows]).tolist()
             for (_, _, row), rank in zip(chosen, found, strict=True):
                 row["rank"] = rank
-        self._drafts = []
+        self._drafts, self._first = [], []
 
 
 def _stands(context: Context, draft: Draft) -> _Drafted:

@@ -71,6 +71,9 @@ class Verified:
     def open(self, context: Context, length: int) -> None:
         self.proposer.open(context, self.draft_length)
 
+    def prompt(self, context: Context, row: int, key: Key) -> None:
+        self.proposer.prompt(context, row, key)
+
     def admit(self, context: Context, row: int) -> None:
         self.verifier.known[row] = 0
         self.verifier.read(context, context.length - 1, "prefill", row=row)

@@ -12,7 +12,7 @@ import yaml
 from sdbench.errors import InputError
 from sdbench.harness.config import choices, config_dir
 from sdbench.runs.record import Run, load
-from sdbench.simulate.events import Latencies, Simulation, places
+from sdbench.simulate.events import Latencies, Simulation, first_places, places
 from sdbench.simulate.fan_out import fan_out_of
 from sdbench.simulate.measured import measured
 
@@ -33,7 +33,7 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
         raise InputError(f"{folder} decoded {run.config['batch_size']} prompts at a time; simulate needs batch_size=1.")
     tables = _tested(run)
     arm = _recorded(tables["rounds"])
-    strings = places(tables["rounds"][tables["rounds"]["arm"] == arm])
+    recorded = tables["rounds"][tables["rounds"]["arm"] == arm]
     own = measured(tables)
     if save is not None:
         try:
@@ -41,14 +41,14 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
         except OSError as error:
             raise InputError(f"--save {save} cannot be written ({error.strerror}).") from error
     latencies = _latencies(words, own)
-    simulation = Simulation(strings, latencies)
+    simulation = Simulation(places(recorded), latencies, first=first_places(recorded))
     return {
         "simulated": True,
         "run": str(folder),
         "outcomes_of": arm,
         "latencies": {"name": latencies.name, "source": latencies.source, "published": latencies.published},
         "methods": _methods(simulation, run.summary["arms"][arm]["ranks"]),
-        "against_measured": _against(run, tables, strings, arm) if not words else {},
+        "against_measured": _against(run, tables, arm) if not words else {},
     }
 
 
@@ -85,7 +85,7 @@ def _methods(simulation: Simulation, logged: Mapping[str, Any]) -> list[dict[str
     if simulation.latencies.tree:
         for K in LENGTHS:
             for budget in BUDGETS:
-                speed = simulation.ssd(K, fan_out_of(logged, K, budget))
+                speed = simulation.ssd(K, fan_out_of(logged, K, budget), budget)
                 rows.append({"method": "ssd", "draft_length": K, "budget": budget, "tokens_per_second": speed})
     rows += [{"method": "dsi", "draft_length": k, "tokens_per_second": simulation.dsi(k)} for k in LENGTHS]
     rows += [{"method": "pearl", "draft_length": g, "tokens_per_second": simulation.pearl(g)} for g in LENGTHS]
@@ -93,11 +93,13 @@ def _methods(simulation: Simulation, logged: Mapping[str, Any]) -> list[dict[str
     return [{**row, "speedup": row["tokens_per_second"] / base} for row in rows]
 
 
-def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dict[str, dict[str, float]]:
+def _against(run: Run, tables: Mapping[str, Any], arm: str) -> dict[str, dict[str, float]]:
     """Simulated beside measured, for the run's own arms, each on the times that it and the plain ones measured."""
     found = {}
     arms = run.summary["arms"]
     plain = {name for name, entry in arms.items() if _kind(entry["config"]) == "ar"} | {arm}
+    recorded = tables["rounds"][tables["rounds"]["arm"] == arm]
+    strings, first = places(recorded), first_places(recorded)
     for name, entry in arms.items():
         kind, config = _kind(entry["config"]), entry["config"]
         if kind is None or not _counts(entry):
@@ -105,7 +107,7 @@ def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dic
         its = {
             key: table if key == "bare" else table[table["arm"].isin(plain | {name})] for key, table in tables.items()
         }
-        simulation = Simulation(strings, measured(its))
+        simulation = Simulation(strings, measured(its), first=first)
         length = int(config.get("draft_length") or (entry["overlapped"] or {}).get("window") or 1)
         if kind == "ar":
             speed = simulation.ar()
@@ -118,12 +120,13 @@ def _against(run: Run, tables: Mapping[str, Any], strings: Any, arm: str) -> dic
         else:
             fan_out = config["proposer"].get("fan_out") or {}
             if "per_length" in fan_out:
-                counts = (fan_out["per_length"],) * (length + 1)
+                counts, foreseen = (fan_out["per_length"],) * (length + 1), fan_out["per_length"]
             elif "budget" in fan_out:
                 counts = fan_out_of(run.summary["arms"][arm]["ranks"], length, fan_out["budget"])
+                foreseen = fan_out["budget"]
             else:
                 continue
-            speed = simulation.ssd(length, counts)
+            speed = simulation.ssd(length, counts, foreseen)
         actual = entry["tokens_per_second"]
         found[name] = {"simulated": speed, "measured": actual, "off": speed / actual - 1}
     return found

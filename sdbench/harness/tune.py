@@ -21,7 +21,7 @@ from sdbench.harness.config import compose
 from sdbench.harness.plan import prepare
 from sdbench.harness.run import run
 from sdbench.runs.record import Run, load
-from sdbench.simulate.events import Latencies, Simulation, places
+from sdbench.simulate.events import Latencies, Simulation, first_places, places
 from sdbench.simulate.fan_out import fan_out_of
 from sdbench.simulate.measured import measured
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
@@ -119,12 +119,13 @@ def _predicted(probe: Run) -> list[Row]:
 
 def _ssd(tables: Mapping[str, pd.DataFrame], logged: Mapping[str, Any]) -> list[Row]:
     its = _arms(tables, {"ar", "sd", "ssd"})
-    simulation = Simulation(places(_of(tables["rounds"], "sd")), measured(its))
+    rounds = _of(tables["rounds"], "sd")
+    simulation = Simulation(places(rounds), measured(its), first=first_places(rounds))
     return [
         _row(
             "ssd",
             {"draft_length": K, "proposer.fan_out.budget": budget},
-            simulation.ssd(K, fan_out_of(logged, K, budget)),
+            simulation.ssd(K, fan_out_of(logged, K, budget), budget),
         )
         for K in range(1, LONGEST + 1)
         for budget in BUDGETS

@@ -63,6 +63,7 @@ class ServerHandle(ABC):
     def __init__(self, model: LanguageModel, seconds: float, device: torch.device | None) -> None:
         self.model, self.seconds, self.serial = model, seconds, 0
         self._patience = seconds
+        self._reading = 0
         self.device = device or model.device
 
     def open(
@@ -75,11 +76,19 @@ class ServerHandle(ABC):
         self.serial = 0
         self._command("open", rows, slots, length, sampling, dtype, frozen)
 
-    def admit(self, row: int, tokens: list[int]) -> None:
-        self._command("admit", row, tokens)
+    def admit(self, row: int, tokens: list[int], stream: int) -> None:
+        """A prompt takes a row; `admitted` waits until the server has read it."""
+        self._send("admit", row, tokens, stream)
+        self._reading += 1
+
+    def admitted(self) -> None:
+        while self._reading:
+            self._answer(self._patience)
+            self._reading -= 1
 
     def tell(self, outcome: Outcome) -> None:
         """Tell an outcome: the server sets to work on what follows."""
+        self.admitted()
         self.serial += 1
         try:
             self.pipe.send_bytes(self._outcome.pack(self.serial, outcome).data)
@@ -107,11 +116,15 @@ class ServerHandle(ABC):
         """One clause on how the other process ended."""
 
     def _command(self, *words: Any) -> Any:
+        self.admitted()
+        self._send(*words)
+        return self._answer(self._patience)
+
+    def _send(self, *words: Any) -> None:
         try:
             self.pipe.send_bytes(pickle.dumps(words))
         except OSError as error:
             raise self._fault(self._last_words()) from error
-        return self._answer(self._patience)
 
     def _answer(self, seconds: float) -> Any:
         try:
@@ -319,6 +332,7 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
         elif command == "admit":
             server.admit(*words)
             _done(pipe)
+            server.foresee(inbox)
         else:
             _done(pipe, server.measured())
 

@@ -46,7 +46,8 @@ Launch = Callable[..., ServerHandle]
 class _Server(Protocol):
     """A server as the proposer sees it, wherever it runs."""
 
-    def admit(self, row: int, tokens: list[int]) -> None: ...
+    def admit(self, row: int, tokens: list[int], stream: int) -> None: ...
+    def admitted(self) -> None: ...
     def tell(self, outcome: Outcome) -> None: ...
     def hear(self) -> Speculation: ...
     def measured(self) -> dict[str, Any] | None: ...
@@ -58,8 +59,12 @@ class _InProcess:
     def __init__(self, server: SpeculationServer) -> None:
         self.server = server
 
-    def admit(self, row: int, tokens: list[int]) -> None:
-        self.server.admit(row, tokens)
+    def admit(self, row: int, tokens: list[int], stream: int) -> None:
+        self.server.admit(row, tokens, stream)
+        self.server.foresee()
+
+    def admitted(self) -> None:
+        return None
 
     def tell(self, outcome: Outcome) -> None:
         self.told = outcome
@@ -137,13 +142,18 @@ class Beside(ABC):
         self._server = self._guarded(lambda: self._started(context, rows, slots, length))
         context.trace.at_close.append(lambda: self._record(context))
 
-    def admit(self, context: Context, row: int) -> None:
-        length = int(context.length[row])
-        tokens = context.tokens[row, :length].tolist()
+    def prompt(self, context: Context, row: int, key: Key) -> None:
+        """The server reads the prompt while the verifier does."""
+        length, server = int(context.length[row]), self._server
         self._stands[row] = length
+        if server is not None:
+            tokens = context.tokens[row, :length].tolist()
+            self._guarded(lambda: server.admit(row, tokens, int(key.streams[row])))
+
+    def admit(self, context: Context, row: int) -> None:
         server = self._server
         if server is not None:
-            self._guarded(lambda: server.admit(row, tokens))
+            self._guarded(server.admitted)
 
     def propose(self, context: Context, length: int, key: Key) -> Draft:
         self.ask(context, key)
@@ -267,11 +277,13 @@ class Beside(ABC):
         latest: dict[int, dict[str, Any]] = {}
         for sent, served in zip(self._sent, measured["served"], strict=True):
             for row, place in sent.places.items():
-                if row in latest and served["ranks"][row] is not None and latest[row]["sequence"] == place[0]:
-                    latest[row]["rank"] = served["ranks"][row]
-                verified = rounds.get(place)
+                rank, before, verified = served["ranks"][row], latest.get(row), rounds.get(place)
+                if rank is not None and before is not None and before["sequence"] == place[0]:
+                    before["rank"] = rank
                 if verified is None:
                     continue
+                if rank is not None and place[1:] == (0, 0):
+                    verified["first_rank"] = rank
                 verified.update(
                     hit=served["hit"][row] if self.caches else None,
                     asked=sent.asked,

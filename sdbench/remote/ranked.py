@@ -82,7 +82,10 @@ class Follower(ServerHandle):
         self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
         self.serial = 0
 
-    def admit(self, row: int, tokens: list[int]) -> None:
+    def admit(self, row: int, tokens: list[int], stream: int) -> None:
+        return None
+
+    def admitted(self) -> None:
         return None
 
     def tell(self, outcome: Outcome) -> None:

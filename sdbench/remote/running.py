@@ -38,8 +38,8 @@ class RunningServer(SpeculationServer):
         self._ahead = np.zeros(rows, np.int64)
         self._scores: list[list[Tensor]] = [[] for _ in range(rows)]
 
-    def admit(self, row: int, tokens: Sequence[int]) -> None:
-        super().admit(row, tokens)
+    def admit(self, row: int, tokens: Sequence[int], stream: int) -> None:
+        super().admit(row, tokens, stream)
         self._ahead[row], self._scores[row] = 0, []
 
     def serve(self, outcome: Outcome) -> Speculation:

@@ -4,7 +4,8 @@ While the verifier works on a speculation s_1 .. s_K, the server drafts the next
 kept, then the verifier's own token t. When the outcome is told, a speculation that is held for it (a hit) goes out at once; else
 (a miss) a back-up drafts one. The server is a state machine with three calls; who carries them is no business of its own:
 
-    admit   a prompt takes a row;
+    admit   a prompt takes a row; then, while the verifier reads it, one row alone can
+            foresee its first token, the outcome of a speculation of none (in the authors' code the first round always misses);
     serve   an outcome comes, a speculation goes: SERVE;
     build   then, while the verifier is busy: GLUE, FORK, TREE, FILL.
 
@@ -120,18 +121,26 @@ class SpeculationServer:
         self._unranked: list[_Unranked] = []
         self._every = torch.arange(rows, device=self.device)
 
-    def admit(self, row: int, tokens: Sequence[int]) -> None:
-        """A prompt and its first token take a row."""
+    def admit(self, row: int, tokens: Sequence[int], stream: int) -> None:
+        """A prompt takes a row; stream: of its random choices."""
         context = self.context
         context.tokens[row, : len(tokens)] = torch.tensor(tokens, device=self.device)
         context.length[row], context.active[row] = len(tokens), True
+        self._streams = self._streams.copy()
+        self._streams[row] = stream
         self._decided[row], self._latest[row] = len(tokens), False
         self._rounds[row], self._drafted[row], self._hit[row] = -1, 0, False
-        self._keys[row] = {}
+        self._keys[row], self._told[row] = {}, None
         self.model.known[row] = 0
-        # All but the last decided token: that one rides in the first drafting step.
-        self.model.read(context, context.length - 1, "prefill", row=row)
+        context.trace.round = -1
+        self._prompted = self.model.read(context, context.length, "prefill", row=row)
         synchronise(self.device)
+
+    def foresee(self, caller: Caller | None = None) -> None:
+        """Draft behind the tokens that may follow the prompt just read. Of several rows the others' speculations would be lost."""
+        if self.holds and self.context.rows == 1:
+            self._glue, self._latest = self._prompted, [True]
+            self._grow(caller)
 
     def serve(self, outcome: Outcome) -> Speculation:
         """The speculation for an outcome: held, or made by the back-up."""
@@ -165,10 +174,20 @@ class SpeculationServer:
         self._settle()
         self._note()
         self._glue = self._read()
+        self._grow(caller)
+        self.served[-1]["built"] = perf_counter()
+
+    def _grow(self, caller: Caller | None) -> None:
+        """Draft for what may follow each of the first tokens of a speculation."""
+        assert self._glue is not None
         keys, places, roots = self._fork(self._glue)
         self._keys, self._held = [{} for _ in keys], None
         if any(keys):
-            key, fan_out, told = Key(self._streams, self._rounds + 1) / "draft", self.counts(self.length, hit=True), None
+            key, fan_out, told = (
+                Key(self._streams, self._rounds + 1) / "draft",
+                self.counts(self.length, hit=True),
+                None,
+            )
             if caller is not None and self.device.type == "cpu":  # on a GPU the whole tree is queued at once
                 told = partial(self._come_true, caller, keys)
             drafted = self._tree.grow(self.context, places, roots, key, fan_out, told)
@@ -176,7 +195,6 @@ class SpeculationServer:
                 keys = [{outcome: branch for outcome, branch in row.items() if branch == drafted.only} for row in keys]
             if drafted.depth == self.length:
                 self._keys, self._held = keys, drafted
-        self.served[-1]["built"] = perf_counter()
 
     def _come_true(self, caller: Caller, keys: Keys) -> list[int] | None:
         """The branches of the outcome that is there, if one is."""
@@ -217,9 +235,7 @@ class SpeculationServer:
     def _log(self, hit: list[bool], received: float) -> None:
         """Record an answer that is ready: which rows it was held for, and when it was asked for and made."""
         synchronise(self.device)
-        self.served.append(
-            {"hit": [*hit], "received": received, "replied": perf_counter(), "ranks": [None] * len(hit)}
-        )
+        self.served.append({"hit": [*hit], "received": received, "replied": perf_counter(), "ranks": [None] * len(hit)})
 
     def _ended(self, outcome: Outcome) -> list[_Told | None]:
         """How an outcome ends the last speculation, by row; None where it is no end of it."""
@@ -320,13 +336,13 @@ class SpeculationServer:
 
         Returns their keys, k and the tokens (0 and 0 where a row has fewer branches). What cannot follow is struck from `glue`.
         """
-        context, K = self.context, self.length
+        context, K = self.context, glue.shape[1] - 1
         counts = tuple(
             self.counts(drafted, hit) if active else ()
             for drafted, hit, active in zip(self._drafted, self._hit, context.active.tolist(), strict=True)
         )
         # s_{k+1} stands in place k + 1; behind the last drafted token none is refused.
-        place, open_ = self._drafted_tokens()[..., None], glue[:, :K]
+        place, open_ = self._drafted_tokens()[:, :K, None], glue[:, :K]
         if all(drafted == K for drafted in self._drafted):
             open_.scatter_(-1, place, -torch.inf)
         else:

@@ -23,7 +23,6 @@ from sdbench.lm.model import LanguageModel
 from sdbench.remote.saguaro import Saguaro
 from sdbench.sampling import Key
 
-
 Told = Callable[[], "list[int] | None"]
 
 
@@ -31,8 +30,8 @@ Told = Callable[[], "list[int] | None"]
 class Drafted:
     """What was drafted behind M branches: D tokens, K unless the tree was left. base: the slot where the scratch begins.
 
-    By depth: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's own logits there. only: the
-    branch that was drafted on alone from some depth on, where M is 1; None if all were.
+    By depth: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's own logits there. only:
+    the branch that was drafted on alone from some depth on, where M is 1; None if all were.
     """
 
     base: int

@@ -45,7 +45,8 @@ ROUNDS = {
     "outcome": "str: bonus (all kept) or correction (one rejected)",
 }
 # Beside these, where a draft model drafts: `rank`, the place (from 1) of the token that followed the kept ones in the draft's own
-# order, the refused token left out (null in a sequence's last round). Where the draft has a process of its own also `hit` and the
+# order, the refused token left out (null in a sequence's last round), and, in its first round, `first_rank`, the same of the first
+# token behind the prompt. Where the draft has a process of its own also `hit` and the
 # seconds, on the clock of `begun`, at which the speculation was asked for, received (by the server), replied, wanted (when the
 # verifier began to wait) and answered, and at which the next cache was built.
 
@@ -55,7 +56,7 @@ STEPS = {
     "repeat": "int: as in SEQUENCES",
     "round": "int: the batch's round, from 0; -1 for prefill",
     "role": "str: which model stepped (target, qualifier, draft, or target[n] for its first n layers)",
-    "kind": "str: prefill, draft or verify; of a speculation server backup, glue, tree or run",
+    "kind": "str: prefill, draft or verify; of a speculation server backup, glue, tree, branch (of a tree, alone) or run",
     "rows": "int: rows B of the step",
     "tokens": "int: new tokens T of the step (the widest row's)",
     "context": "int: slots that the step attended over",

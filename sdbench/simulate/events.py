@@ -14,9 +14,9 @@ draft length, how many tokens a round keeps, and for any fan-out, whether the ne
 
 with the target's time T(n) over n tokens, its host's included but for pearl. Nobody waits for what is built, or drafted, behind
 the last round. Where a tree is left for an outcome that comes before it is grown, a miss waits for no more than the depth that the
-draft is at, and a hit for its own branch beyond that (the authors' code waits for all). Times are numbers, or samples of measured ones in the order of their measurement. Each round draws a
-moment, and all of its times are those of that moment: the mean of a maximum is more than the maximum of means, but less than it
-would be if the two sides did not slow down together.
+draft is at, and a hit for its own branch beyond that (the authors' code waits for all). Times are numbers, or samples of measured
+ones in the order of their measurement. Each round draws a moment, and all of its times are those of that moment: the mean of a
+maximum is more than the maximum of means, but less than it would be if the two sides did not slow down together.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ class Latencies:
     verify: the target's forward over n tokens, by n; what lies between is interpolated. beside: the same while a draft works
     beside it. host, host_beside: of the target's process in a round, outside the forward and the draft. draft, draft_beside: one
     drafted token of one row, in the target's process and in a server's. glue, tree: of a server's reading of a speculation, and
-    of one depth of its branches, by how many there are. leaves: whether a tree is left, but for the branch that has come true if one
-    has. comm: from the question to an idle server to its answer, where nothing has to be drafted. answer: the answer's way back,
-    while the server works on.
+    of one depth of its branches, by how many there are. leaves: whether a tree is left, but for the branch that has come true, if
+    one has. comm: from the question to an idle server to its answer, where nothing has to be drafted. answer: the answer's way
+    back, while the server works on.
     """
 
     name: str
@@ -137,11 +137,27 @@ def places(rounds: pd.DataFrame) -> list[np.ndarray]:
     return strings
 
 
-class Simulation:
-    """Tokens per second of methods over strings of places, under one machine's latencies."""
+def first_places(rounds: pd.DataFrame) -> list[int]:
+    """The place of each sequence's first token behind the prompt, in the order of `places`; 0 where it was not logged."""
+    if "first_rank" not in rounds:
+        rounds = rounds.assign(first_rank=np.nan)
+    groups = rounds.groupby(["block", "repeat", "prompt_id"], sort=False)
+    return groups["first_rank"].max().fillna(0).astype(int).tolist()
 
-    def __init__(self, strings: Sequence[np.ndarray], latencies: Latencies, seed: int = 0) -> None:
-        self.strings, self.latencies = [string for string in strings if len(string)], latencies
+
+class Simulation:
+    """Tokens per second of methods over strings of places, under one machine's latencies.
+
+    first: the places of the tokens before the strings, those that end prefill; 0 where nothing is known of one.
+    """
+
+    def __init__(
+        self, strings: Sequence[np.ndarray], latencies: Latencies, seed: int = 0, first: Sequence[int] | None = None
+    ) -> None:
+        known = zip(strings, first or [0] * len(strings), strict=True)
+        held = [(string, place) for string, place in known if len(string)]
+        self.strings, self.first = [string for string, _ in held], [place for _, place in held]
+        self.latencies = latencies
         self._rng = np.random.default_rng(seed)
         self._drafting = latencies.draft_beside or latencies.draft  # one token of a server
         self._moment = 0.0
@@ -160,15 +176,15 @@ class Simulation:
 
         return self._speed(decode)
 
-    def ssd(self, length: int, counts: Sequence[int]) -> float:
-        """counts: the fan-out F_0 .. F_length; the back-up is neural."""
+    def ssd(self, length: int, counts: Sequence[int], foreseen: int = 0) -> float:
+        """counts: the fan-out F_0 .. F_length; the back-up is neural. foreseen: the fan-out behind a prompt."""
         own = self.latencies
         if not own.tree:
             raise InputError(f"The latencies of {own.name} hold no 'tree': ssd cannot be simulated.")
-        branches = sum(counts)
+        branches, first = sum(counts), iter(self.first)
 
         def decode(string: np.ndarray) -> float:
-            seconds, held, late = 0.0, False, 0.0
+            seconds, held, late = 0.0, 0 < next(first) <= foreseen, 0.0
             rounds = kept(string, length)
             for accepted, place in self._rounds(rounds):
                 # What the last round left to be built is waited for now.

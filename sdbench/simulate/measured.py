@@ -70,7 +70,8 @@ def _beside(rounds: pd.DataFrame, steps: pd.DataFrame) -> dict[str, Any]:
     if once["hit"].notna().any():
         built = (once["built"] - once["replied"]).dropna()
         tree, glue, alone = (own[own["kind"] == kind] for kind in ("tree", "glue", "branch"))
-        grown = (tree["seconds"].sum() + alone["seconds"].sum()) / len(glue)
+        # What was built behind a prompt began with no glue.
+        grown = sum(part.loc[part["round"] >= 0, "seconds"].sum() for part in (tree, alone)) / len(glue)
         extra = max(0.0, float(built.mean() - glue["seconds"].mean() - grown))
         at_once = "loop" in tree and bool(tree["loop"].notna().any())  # a tree of one program is not left
         widths = _by_tokens(tree)

@@ -122,7 +122,7 @@ def test_a_fault_ends_the_run_in_one_sentence(fault):
 
 
 def test_or_the_run_goes_on_without_a_draft(capfd):
-    target, draft = models()
+    target, draft = models()[0], TabularModel("draft", V, 2)  # one that is often wrong, so that the back-up is asked
     remote = Remote(draft, Uniform(1), Faulty("exit"), timeout_seconds=5.0, on_fault="continue")
     decoder = Speculative(target, Exact(), remote, 2)
     expected, _ = decode(Speculative(target), Sampling())
@@ -225,7 +225,7 @@ def test_answers_by_a_group_of_torch_distributed():
     draft = TabularModel("draft", V, 1)
     server = ServerProcess(draft, make_server, seconds=20.0, backend="gloo")
     server.open(1, 20, 2, Sampling(), draft.dtype)
-    server.admit(0, [1, 2])
+    server.admit(0, [1, 2], 0)
     one = np.ones(1, np.int64)
     server.tell(Outcome(one > 0, 2 * one, one, 2 * one[:, None], np.zeros(1, np.uint64)))
     speculation = server.hear()

@@ -74,7 +74,7 @@ def outcome(token):
 def begin(first, other):
     for rank in (first, other):
         rank.open(1, 20, K, Sampling(), DRAFT.dtype)
-        rank.admit(0, [1, 2])
+        rank.admit(0, [1, 2], 0)
 
 
 def test_all_ranks_of_the_target_are_given_the_same_speculation(ranks):

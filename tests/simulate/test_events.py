@@ -68,6 +68,13 @@ def test_a_tree_is_left_for_the_branch_that_came_true(counts, seconds):
     assert Simulation([np.array([1] * 10)], latencies).ssd(4, counts) == pytest.approx(10 / seconds)
 
 
+@pytest.mark.parametrize(("place", "foreseen", "spared"), [(3, 3, 0.4), (4, 3, 0.0), (0, 3, 0.0), (1, 0, 0.0)])
+def test_a_first_token_that_was_foreseen_needs_no_back_up(place, foreseen, spared):
+    latencies = Latencies("test", "made up", verify={1: [1.0]}, draft=[0.1], tree={1: [0.1]})
+    simulation = Simulation([np.array([], int), np.array([1] * 10)], latencies, first=[9, place])
+    assert simulation.ssd(4, (1,) * 5, foreseen) == pytest.approx(10 / (0.4 - spared + 1 + 1))
+
+
 @pytest.mark.parametrize("window", [3, 5, 8])
 def test_pearl(window):
     wanted = pearl_tokens_per_round(A, window) / max(1.0, 0.1 * window)
