@@ -1,7 +1,7 @@
 """What a speculation cache did, from the rows: hits, times on both sides, and what the theory makes of them.
 
 Each function takes the rows of one arm (`rows.of_arm`). A round hits if the speculation that it verifies was held. The first round
-of a sequence follows no outcome, but the prompt: it hits if its first token was foreseen, with one row. `outcome_hit_rate` leaves it
+of a sequence follows no outcome, but the prompt: with one row it hits if its first token was foreseen. `outcome_hit_rate` leaves it
 out, and is what the ranks predict.
 """
 

@@ -20,9 +20,9 @@ from sdbench.remote import Neural
 
 
 class Faulty(Neural):
-    """A back-up that ends its process in the third block."""
+    """A back-up that ends its process after some blocks."""
 
-    def __init__(self, calls=40):
+    def __init__(self, calls=12):
         super().__init__()
         self.left = calls
 
