@@ -26,12 +26,16 @@ AT_ONCE = 6  # timings behind an arm's part of a block: their median is the mach
 CACHE_BYTES = 512 * 2**20  # of the models' own caches, kept for the next block; more are made anew each time
 
 
+_Shape = tuple[str, int, int, int, int]  # role, rows, tokens, context, loop
+
+
 class BareForwards:
     """Times bare forwards of the shapes that the blocks of a run have used."""
 
     def __init__(self, models: Mapping[str, LanguageModel]) -> None:
         self.models = models
-        self.due: dict[tuple[str, int, int, int, int], int] = {}  # shape -> how often it was timed
+        self.timed: dict[_Shape, int] = {}  # how often each shape was
+        self.steps: dict[_Shape, int] = {}  # how many were made of it
         self.caches: dict[tuple[str, int, int], DynamicCache] = {}
 
     def see(self, steps: list[dict[str, Any]]) -> None:
@@ -41,23 +45,28 @@ class BareForwards:
                 base = max(GRID, (step["context"] - step["tokens"]) // GRID * GRID)
                 for context in (base, base + GRID):
                     shape = (step["role"], step["rows"], step["tokens"], context, step.get("loop") or 1)
-                    self.due.setdefault(shape, 0)
+                    self.timed.setdefault(shape, 0)
+                    self.steps[shape] = self.steps.get(shape, 0) + 1
 
     @torch.inference_mode()
     def time(self) -> list[dict[str, Any]]:
-        """Time the shapes that have been timed least: rows of the table BARE."""
+        """Time some shapes: rows of the table BARE."""
         rows = []
-        least = sorted(self.due, key=lambda shape: self.due[shape])
-        for shape in _in_turn((least * AT_ONCE)[:AT_ONCE]):
+        for shape in _in_turn([self._due() for _ in range(AT_ONCE if self.timed else 0)]):
             role, batch, tokens, context, loop = shape
             seconds = self._forward(role, batch, tokens, context, loop)
             if seconds is not None:
                 row = {"role": role, "rows": batch, "tokens": tokens, "context": context + tokens, "seconds": seconds}
                 rows.append({**row, "loop": loop} if loop > 1 else row)
-            self.due[shape] += 1
         if any(model.device.type == "cuda" for model in self.models.values()):
             self.caches.clear()  # quickly made anew there, and no part of what a run takes
         return rows
+
+    def _due(self) -> _Shape:
+        """The next shape to time: one that was not yet, the most frequent first; then each as often as there are steps of it."""
+        shape = min(self.timed, key=lambda one: (self.timed[one] > 0, -self.steps[one] / (self.timed[one] + 1)))
+        self.timed[shape] += 1
+        return shape
 
     def _forward(self, role: str, batch: int, tokens: int, context: int, loop: int) -> float | None:
         model = self.models[role]
@@ -103,9 +112,9 @@ class BareForwards:
         return (perf_counter() - begun) / loop
 
 
-def _in_turn(shapes: list[tuple[str, int, int, int, int]]) -> list[tuple[str, int, int, int, int]]:
+def _in_turn(shapes: list[_Shape]) -> list[_Shape]:
     """The models in turn, as in a round: a model that has just run would find its weights in the processor's caches."""
-    by_role: dict[str, list[tuple[str, int, int, int, int]]] = {}
+    by_role: dict[str, list[_Shape]] = {}
     for shape in shapes:
         by_role.setdefault(shape[0], []).append(shape)
     return [shape for turn in zip_longest(*by_role.values()) for shape in turn if shape is not None]
