@@ -65,7 +65,8 @@ class LanguageModel(ABC):
     ) -> Float[Tensor, "B R V"]:
         """One forward: write `tokens` at `slots`, and give the logits behind the queries to keep.
 
-        slots: None is the common case that all rows write at their positions, from one first slot on. mask: what each
+        slots: None is the common case that all rows write at their positions, from one first slot on; the very tensor of the
+        positions says that no query is padding. mask: what each
         query sees; None is a chain. keep: the last so many queries, or indices of queries. rows: which rows of the pool
         the batch is. extent: attend over the first so many slots only (all by default).
         """
@@ -196,7 +197,10 @@ class LanguageModel(ABC):
     def _laid(
         self, context: Context, stop: np.ndarray, keep: int, rows: slice
     ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, "B T"] | None, int]:
-        """What each active row has not read up to stop[b], side by side: tokens, positions, slots (as in `step`) and the extent."""
+        """What each active row has not read up to stop[b], side by side: tokens, positions, slots (as in `step`) and the extent.
+
+        Where no row is padded the slots are the positions, the very same tensor.
+        """
         active = context.active[rows]
         start = np.minimum(self.known[rows], stop - keep)
         if len(stop) == 1:
@@ -210,6 +214,10 @@ class LanguageModel(ABC):
             tokens = context.tokens[rows, first:extent].to(self.device)
             return tokens, self._positions[first:extent].expand(len(stop), -1), None, extent
         grid = stop[:, None] - width + np.arange(width)
+        if (active & (stop - start == width)).all():
+            where = upload(grid, context.tokens.device)
+            places = where.to(self.device)
+            return context.tokens[rows].gather(1, where).to(self.device), places, places, extent
         pad = (grid < start[:, None]) | ~active[:, None]
         where = upload(np.where(pad, 0, grid), context.tokens.device)
         tokens = context.tokens[rows].gather(1, where).to(self.device)

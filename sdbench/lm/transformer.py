@@ -133,7 +133,7 @@ class Transformer(LanguageModel):
         reach = self.execution.extent(extent, self.slots)
         if SLIDING in self._kinds:
             pool.position[rows].scatter_(1, self._where(positions, slots, mask, extent), positions)
-        if slots is not None:
+        if slots is not None and slots is not positions:
             positions = torch.where(positions == FAR, 0, positions)
         masks = self._masks(positions, slots, mask, rows, reach, extent - width)
         self.missed = False
@@ -241,7 +241,7 @@ class Transformer(LanguageModel):
             if seen.shape[2] < extent:
                 seen = pad(seen, (0, extent - seen.shape[2]))
         # A padding query must see something, or its softmax is not a number; what it sees is never used.
-        padding = None if slots is None else (slots == self.slots)[:, :, None]
+        padding = None if slots is None or slots is positions else (slots == self.slots)[:, :, None]
         if padding is not None:
             seen = seen | padding
         masks = [torch.where(seen, *self._added)[:, None]] if FULL in self._kinds else []
