@@ -71,7 +71,8 @@ class ModelDrafter(Local):
 
     def _step_by_step(self, context: Context, length: int, key: Key, whole: bool) -> Draft:
         tokens, scores = [], []
-        going, drafted, behind = None, torch.ones(context.rows, dtype=torch.long, device=self.model.device), None
+        going, behind = None, None
+        drafted: int | Int[Tensor, " B"] = 1  # of each row; a number as long as it is the same of all
         for depth in range(length):
             both = self.model.read(context, context.length + depth, "draft", keep=2 if whole and depth == 0 else 1)
             logits = both[:, -1]
@@ -91,7 +92,8 @@ class ModelDrafter(Local):
                 if self.model.device.type == "cpu" and not going[torch.from_numpy(context.active)].any():
                     break
             drafted = drafted + (1 if going is None else going)
-        draft = Draft(torch.stack(tokens, 1), drafted, Scored.cat(scores, 1), self.density)
+        count = _all(context.rows, drafted, self.model.device) if isinstance(drafted, int) else drafted
+        draft = Draft(torch.stack(tokens, 1), count, Scored.cat(scores, 1), self.density)
         self._ranks.drafted(context, draft, behind)
         return draft
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 import numpy as np
+import torch
 from jaxtyping import Int
 from torch import Tensor
 
@@ -21,7 +22,8 @@ from sdbench.sampling import Sampler
 class Context:
     """tokens: [B, N] on the verifier's device; length: [B] decided tokens; active: [B] rows that are being decoded.
 
-    sampler: how to choose. trace: where rounds and steps are recorded.
+    sampler: how to choose. trace: where rounds and steps are recorded. host: on a CPU the memory of `tokens`, into which the few
+    tokens of a round are put one by one: a call of torch takes longer than all of them.
     """
 
     tokens: Int[Tensor, "B N"]
@@ -29,6 +31,11 @@ class Context:
     active: np.ndarray
     sampler: Sampler
     trace: Trace
+    host: np.ndarray | None = None
+
+    def __post_init__(self) -> None:
+        if self.host is None and self.tokens.device.type == "cpu":
+            object.__setattr__(self, "host", self.tokens.numpy())
 
     @property
     def rows(self) -> int:
@@ -36,24 +43,42 @@ class Context:
 
     def place(self, tokens: Int[Tensor, " B"] | list[int], at: np.ndarray | list[int]) -> None:
         """Write one tentative token per row at position at[b]."""
-        if self.rows == 1:
+        if self.host is not None:
+            given = tokens.tolist() if isinstance(tokens, Tensor) else tokens
+            slots = at.tolist() if isinstance(at, np.ndarray) else at
+            for line, slot, token in zip(self.host, slots, given, strict=True):
+                line[slot] = token
+        elif self.rows == 1:
             self.tokens[:, int(at[0])] = tokens if isinstance(tokens, Tensor) else tokens[0]
         else:
             where = upload(np.asarray(at), self.tokens.device)
-            given = tokens if isinstance(tokens, Tensor) else upload(np.array(tokens), where.device)
-            self.tokens.scatter_(1, where[:, None], given[:, None].to(where.device))
+            values = tokens if isinstance(tokens, Tensor) else upload(np.array(tokens), where.device)
+            self.tokens.scatter_(1, where[:, None], values[:, None].to(where.device))
 
     def place_many(self, tokens: Int[Tensor, "B K"], at: np.ndarray) -> None:
         """Write K tentative tokens per row from position at[b] on."""
-        if self.rows == 1:
+        if self.host is not None:
+            for line, first, values in zip(self.host, at.tolist(), tokens.tolist(), strict=True):
+                line[first : first + len(values)] = values
+        elif self.rows == 1:
             first = int(at[0])
             self.tokens[:, first : first + tokens.shape[1]] = tokens
-            return
-        where = upload(at[:, None] + np.arange(tokens.shape[1]), self.tokens.device)
-        self.tokens.scatter_(1, where, tokens.to(self.tokens.device))
+        else:
+            where = upload(at[:, None] + np.arange(tokens.shape[1]), self.tokens.device)
+            self.tokens.scatter_(1, where, tokens.to(self.tokens.device))
+
+    def write(self, row: int, first: int, tokens: np.ndarray) -> None:
+        """Write tokens of one row from position `first` on."""
+        if self.host is not None:
+            self.host[row, first : first + len(tokens)] = tokens
+        else:
+            self.tokens[row, first : first + len(tokens)] = upload(tokens, self.tokens.device)
 
     def last(self) -> Int[Tensor, " B"]:
         """The last decided token of each row."""
+        if self.host is not None:
+            ends = zip(self.host, self.length.tolist(), strict=True)
+            return torch.tensor([int(line[length - 1]) for line, length in ends])
         if self.rows == 1:
             return self.tokens[:, int(self.length[0]) - 1].clone()
         return self.tokens.gather(1, upload(self.length - 1, self.tokens.device)[:, None])[:, 0]

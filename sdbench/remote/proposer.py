@@ -192,7 +192,10 @@ class Beside(ABC):
             length = int(context.length[0])
             first = min(int(self._stands[0]), length - 1)
             if length - first <= NEW_TOKENS:
-                new = context.tokens[:, first:length].cpu().numpy().copy()
+                if context.host is not None:
+                    new = context.host[:, first:length].copy()
+                else:
+                    new = context.tokens[:, first:length].cpu().numpy()
                 return Outcome(context.active.copy(), context.length.copy(), np.array([first]), new, key.streams)
         told = np.where(context.active, context.length, 1)
         first = np.where(context.active, np.minimum(self._stands, told - 1), 0)

@@ -260,7 +260,7 @@ class SpeculationServer:
         context = self.context
         for row in np.flatnonzero(outcome.active).tolist():
             first, length = int(outcome.first[row]), int(outcome.length[row])
-            context.tokens[row, first:length] = upload(outcome.tokens[row, : length - first], self.device)
+            context.write(row, first, outcome.tokens[row, : length - first])
         context.active[:] = outcome.active
         here = zip(outcome.active.tolist(), outcome.length.tolist(), self._decided, strict=True)
         self._decided = [length if active else before for active, length, before in here]
