@@ -182,19 +182,16 @@ class SpeculationServer:
         assert self._glue is not None
         keys, places, roots = self._fork(self._glue)
         self._keys, self._held = [{} for _ in keys], None
-        if any(keys):
-            key, fan_out, told = (
-                Key(self._streams, self._rounds + 1) / "draft",
-                self.counts(self.length, hit=True),
-                None,
-            )
-            if caller is not None and self.device.type == "cpu":  # on a GPU the whole tree is queued at once
-                told = partial(self._come_true, caller, keys)
-            drafted = self._tree.grow(self.context, places, roots, key, fan_out, told)
-            if drafted.only is not None:
-                keys = [{outcome: branch for outcome, branch in row.items() if branch == drafted.only} for row in keys]
-            if drafted.depth == self.length:
-                self._keys, self._held = keys, drafted
+        if not any(keys):
+            return
+        key, fan_out = Key(self._streams, self._rounds + 1) / "draft", self.counts(self.length, hit=True)
+        # On a GPU the whole tree is queued at once.
+        told = partial(self._come_true, caller, keys) if caller is not None and self.device.type == "cpu" else None
+        drafted = self._tree.grow(self.context, places, roots, key, fan_out, told)
+        if drafted.only is not None:
+            keys = [{outcome: branch for outcome, branch in row.items() if branch == drafted.only} for row in keys]
+        if drafted.depth == self.length:
+            self._keys, self._held = keys, drafted
 
     def _come_true(self, caller: Caller, keys: Keys) -> list[int] | None:
         """The branches of the outcome that is there, if one is."""
@@ -357,7 +354,7 @@ class SpeculationServer:
         width = max(map(len, outcomes))
         roots = [[token for _, token in row] + [0] * (width - len(row)) for row in outcomes]
         keys = [{outcome: branch for branch, outcome in enumerate(row)} for row in outcomes]
-        return keys, _places(counts, self.device), torch.tensor(roots, device=self.device)
+        return keys, _places(counts, self.device), self._here(np.array(roots, np.int64))
 
     def _drafted_tokens(self) -> Int[Tensor, "B K"]:
         """The speculation that is being verified."""

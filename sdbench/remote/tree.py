@@ -61,7 +61,7 @@ class Drafted:
                 return torch.stack([part[:, branch[0] if part.shape[1] > 1 else 0] for part in parts], 1)
         else:
             device = self.tokens[0].device
-            at = torch.arange(len(branch), device=device), torch.tensor(branch, device=device)
+            at = torch.arange(len(branch), device=device), upload(np.array(branch), device)
 
             def line(parts: list[Tensor]) -> Tensor:
                 return torch.stack([part[at] for part in parts], 1)
