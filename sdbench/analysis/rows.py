@@ -97,7 +97,7 @@ def ratio(above: float, below: float) -> float:
 
 def batch_rounds(steps: pd.DataFrame) -> int:
     """How many rounds the batch went through after prefill: a round of several rows is one."""
-    return len(decode_steps(steps).drop_duplicates([*_BLOCK, "round"]))
+    return len(decode_steps(steps).query("round >= 0").drop_duplicates([*_BLOCK, "round"]))
 
 
 def interpolate(at: np.ndarray, x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -206,7 +206,7 @@ def _times(arm: Tables, cached: pd.DataFrame) -> dict[str, float]:
     wall = decode_seconds(arm["sequences"])
 
     def step(kind: str) -> float:
-        return _mean(steps.loc[steps["kind"] == kind, "seconds"])
+        return _mean(steps.loc[(steps["kind"] == kind) & (steps["round"] >= 0), "seconds"])
 
     forwards = float(decode_steps(steps).query("kind == 'verify'")["seconds"].sum())
     return {

@@ -39,9 +39,9 @@ class BareForwards:
         self.caches: dict[tuple[str, int, int], DynamicCache] = {}
 
     def see(self, steps: list[dict[str, Any]]) -> None:
-        """Note the shapes of a block's steps, prefill left out."""
+        """Note the shapes of a block's steps, prefill left out and what was done beside the verifier."""
         for step in steps:
-            if step["kind"] != "prefill":
+            if step["kind"] != "prefill" and not step.get("beside"):
                 base = max(GRID, (step["context"] - step["tokens"]) // GRID * GRID)
                 for context in (base, base + GRID):
                     shape = (step["role"], step["rows"], step["tokens"], context, step.get("loop") or 1)
@@ -58,6 +58,8 @@ class BareForwards:
             if seconds is not None:
                 row = {"role": role, "rows": batch, "tokens": tokens, "context": context + tokens, "seconds": seconds}
                 rows.append({**row, "loop": loop} if loop > 1 else row)
+            else:
+                self.steps[shape] = 0  # not to be had
         if any(model.device.type == "cuda" for model in self.models.values()):
             self.caches.clear()  # quickly made anew there, and no part of what a run takes
         return rows

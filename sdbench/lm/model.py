@@ -202,7 +202,7 @@ class LanguageModel(ABC):
         Where no row is padded the slots are the positions, the very same tensor.
         """
         active = context.active[rows]
-        start = np.minimum(self.known[rows], stop - keep)
+        start = np.maximum(np.minimum(self.known[rows], stop - keep), 0)  # a row may be shorter than what another keeps
         if len(stop) == 1:
             first, extent, together = int(start[0]), int(stop[0]), True
         else:

@@ -98,7 +98,8 @@ class Geometric:
         return self._made[key]
 
     def learn(self, length: int, hit: bool, accepted: int, rank: int) -> None:
-        if self.acceptance is None or self.exponent is None:
+        # What follows a speculation of no tokens, such as a prompt, says nothing of those that are made.
+        if length and (self.acceptance is None or self.exponent is None):
             self._seen[hit].add(length, accepted, rank)
 
 

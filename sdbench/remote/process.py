@@ -43,6 +43,8 @@ START_SECONDS = 180.0  # a new process imports torch and transformers first
 STOP_SECONDS = 2.0
 COMPILE_SECONDS = 600.0  # an answer for which a program is compiled first
 
+DONE = pickle.dumps(("done", None))
+
 ServerFactory = Callable[[LanguageModel], SpeculationServer]
 
 
@@ -141,9 +143,13 @@ class ServerHandle(ABC):
     def _last_words(self) -> Exception:
         """Why a process ended that takes no messages any more: what it still said, if it did."""
         try:
-            return UnexpectedMessageError(receive_bytes(self.pipe)) if self.pipe.poll(0) else PeerGoneError()
+            while self.pipe.poll(0):
+                data = receive_bytes(self.pipe)
+                if data != DONE:  # what acknowledges an earlier command is no reason
+                    return UnexpectedMessageError(data)
         except (PeerGoneError, OSError):
-            return PeerGoneError()
+            pass
+        return PeerGoneError()
 
     def _fault(self, error: Exception) -> ServerFaultError:
         """One sentence on what went wrong; the process is ended, for its state is unknown."""

@@ -54,20 +54,30 @@ class _Server(Protocol):
 
 
 class _InProcess:
-    """A server in this process, which builds as soon as it has served: for the oracle, and where there is one core."""
+    """A server in this process, which builds as soon as it has served: for the oracle, and where there is one core.
+
+    Nothing is done meanwhile: it reads a prompt when the first token is there, and foresees that on the time of decoding.
+    """
 
     def __init__(self, server: SpeculationServer) -> None:
         self.server = server
+        self._waiting: dict[int, tuple[list[int], int]] = {}
+        self._fresh = False
 
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
-        self.server.admit(row, tokens, stream)
-        self.server.foresee()
+        self._waiting[row] = tokens, stream
 
     def admitted(self) -> None:
-        return None
+        for row, (tokens, stream) in self._waiting.items():
+            self.server.admit(row, tokens, stream)
+            self._fresh = True
+        self._waiting.clear()
 
     def tell(self, outcome: Outcome) -> None:
         self.told = outcome
+        if self._fresh:
+            self.server.foresee()
+        self._fresh = False
 
     def hear(self) -> Speculation:
         speculation = self.server.serve(self.told)

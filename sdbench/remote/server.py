@@ -2,12 +2,13 @@
 
 While the verifier works on a speculation s_1 .. s_K, the server drafts the next one for each likely outcome (k, t): k tokens
 kept, then the verifier's own token t. When the outcome is told, a speculation that is held for it (a hit) goes out at once; else
-(a miss) a back-up drafts one. The server is a state machine with three calls; who carries them is no business of its own:
+(a miss) a back-up drafts one. The server is a state machine; who carries its calls is no business of its own:
 
-    admit   a prompt takes a row; then, while the verifier reads it, one row alone can
-            foresee its first token, the outcome of a speculation of none (in the authors' code the first round always misses);
-    serve   an outcome comes, a speculation goes: SERVE;
-    build   then, while the verifier is busy: GLUE, FORK, TREE, FILL.
+    admit     a prompt takes a row;
+    foresee   then, while the verifier reads it too: its first token, as the outcome of a speculation of none (with one row; in the
+              authors' code the first round always misses);
+    serve     an outcome comes, a speculation goes: SERVE;
+    build     then, while the verifier is busy: GLUE, FORK, TREE, FILL.
 
 GLUE reads the outcome's token and the speculation in one forward, in their places. FORK takes, behind each k kept tokens, the F_k
 tokens that the draft finds most likely, without s_{k+1}, which the verifier has just refused there. TREE drafts K tokens behind all
@@ -58,12 +59,13 @@ class _Told(NamedTuple):
 
 class _Unranked(NamedTuple):
     """An outcome whose rank is still to be found. ranks: where it goes, by row; order: [V], the draft's logits behind the kept
-    tokens, the refused one left out."""
+    tokens; refused: the drafted token that was refused there, -1 if none was."""
 
     ranks: list[int | None]
     row: int
     told: _Told
     order: Float[Tensor, " V"]
+    refused: int
 
 
 @lru_cache(maxsize=64)  # fan-outs come again and again: behind hits, behind misses
@@ -119,6 +121,7 @@ class SpeculationServer:
         self._behind: Tensor | None = None
         self._tree = Tree(self.model, self.saguaro, length)
         self._unranked: list[_Unranked] = []
+        self._verified: list[list[int]] = []  # the tokens that the glue was read behind
         self._every = torch.arange(rows, device=self.device)
 
     def admit(self, row: int, tokens: Sequence[int], stream: int) -> None:
@@ -312,7 +315,8 @@ class SpeculationServer:
         for row, told in enumerate(self._told):
             if told is not None:
                 order = self._glue[row, told.kept].clone()
-                self._unranked.append(_Unranked(self.served[-1]["ranks"], row, told, order))
+                refused = self._verified[row][told.kept] if told.kept < told.drafted else -1
+                self._unranked.append(_Unranked(self.served[-1]["ranks"], row, told, order, refused))
         if len(self._unranked) >= RANKED_AT_ONCE:
             self._learn()
 
@@ -322,16 +326,18 @@ class SpeculationServer:
         if not outcomes:
             return
         order = torch.stack([outcome.order for outcome in outcomes])
-        token = torch.tensor([[outcome.told.token] for outcome in outcomes], device=self.device)
-        places = ((order > order.gather(1, token)).sum(1) + 1).tolist()
-        for (ranks, row, told, _), rank in zip(outcomes, places, strict=True):
+        token, refused = self._here(np.array([[end.told.token, end.refused] for end in outcomes]))[..., None].unbind(1)
+        above = order > order.gather(1, token)
+        left_out = (above.gather(1, refused.clamp(min=0)) & (refused >= 0)).sum(1)
+        places = (above.sum(1) - left_out + 1).tolist()
+        for (ranks, row, told, *_), rank in zip(outcomes, places, strict=True):
             self.fan_out.learn(told.drafted, told.hit, told.kept, rank)
             ranks[row] = rank
 
     def _fork(self, glue: Float[Tensor, "B K+1 V"]) -> tuple[Keys, Int[Tensor, "B M"], Int[Tensor, "B M"]]:
         """The outcomes to speculate for: the F_k tokens that the draft finds most likely behind each k kept ones.
 
-        Returns their keys, k and the tokens (0 and 0 where a row has fewer branches). What cannot follow is struck from `glue`.
+        Returns their keys, k and the tokens (0 and 0 where a row has fewer branches).
         """
         context, K = self.context, glue.shape[1] - 1
         counts = tuple(
@@ -339,14 +345,16 @@ class SpeculationServer:
             for drafted, hit, active in zip(self._drafted, self._hit, context.active.tolist(), strict=True)
         )
         # s_{k+1} stands in place k + 1; behind the last drafted token none is refused.
-        place, open_ = self._drafted_tokens()[:, :K, None], glue[:, :K]
+        verified, possible = self._drafted_tokens()[:, :K], glue.clone()
+        self._verified = verified.tolist()
+        place, open_ = verified[..., None], possible[:, :K]
         if all(drafted == K for drafted in self._drafted):
             open_.scatter_(-1, place, -torch.inf)
         else:
             within = self._here(np.arange(K) < np.array(self._drafted)[:, None])[..., None]
             open_.scatter_(-1, place, torch.where(within, -torch.inf, open_.gather(-1, place)))
         widest = max((count for row in counts for count in row), default=0)
-        likely = glue.topk(widest, dim=-1).indices.tolist()
+        likely = possible.topk(widest, dim=-1).indices.tolist()
         outcomes = [
             [(k, token) for k, count in enumerate(row) for token in line[k][:count]]
             for row, line in zip(counts, likely, strict=True)

@@ -46,9 +46,9 @@ ROUNDS = {
 }
 # Beside these, where a draft model drafts: `rank`, the place (from 1) of the token that followed the kept ones in the draft's own
 # order, the refused token left out (null in a sequence's last round), and, in its first round, `first_rank`, the same of the first
-# token behind the prompt. Where the draft has a process of its own also `hit` and the
-# seconds, on the clock of `begun`, at which the speculation was asked for, received (by the server), replied, wanted (when the
-# verifier began to wait) and answered, and at which the next cache was built.
+# token behind the prompt (of a draft with a process of its own only with one row). Where the draft has a process of its own also
+# `hit` and the seconds, on the clock of `begun`, at which the speculation was asked for, received (by the server), replied, wanted
+# (when the verifier began to wait) and answered, and at which the next cache was built.
 
 STEPS = {
     "arm": "str: as in SEQUENCES",

@@ -61,6 +61,8 @@ def _beside(rounds: pd.DataFrame, steps: pd.DataFrame) -> dict[str, Any]:
     # What serving takes without drafting: of a draft that caches nothing there is no such round.
     plain = float(served[at_once].mean()) if at_once.any() else 0.0
     comm = once["received"] - np.fmax(once["asked"], _idle_since(once, own)) + served.where(at_once, plain)
+    later = once["round"] > 0  # in a first round the server may still be at work for the prompt
+    comm = comm[later] if later.any() else comm
     found: dict[str, Any] = {
         "comm": comm.tolist(),
         "answer": (once["answered"] - once["replied"]).tolist(),
@@ -77,6 +79,8 @@ def _beside(rounds: pd.DataFrame, steps: pd.DataFrame) -> dict[str, Any]:
         widths = _by_tokens(tree)
         if found["draft_beside"]:
             widths.setdefault(1, found["draft_beside"])  # a tree of one branch is a draft
+        else:  # no back-up was ever asked
+            found["draft_beside"] = alone["seconds"].tolist() or tree["seconds"].tolist()
         found |= {
             "tree": widths,
             "glue": [value + extra for value in glue["seconds"]],

@@ -83,6 +83,14 @@ def test_online_estimates_find_the_law():
     assert fit_exponent([rank for _, rank in drawn(0.6, 0.5, 5, 20000)]) == pytest.approx(0.5, abs=0.05)
 
 
+def test_what_follows_a_prompt_says_nothing_of_speculations():
+    fan_out = Geometric(24)
+    before = fan_out.counts(4, 50000, False)
+    for _ in range(200):
+        fan_out.learn(0, False, 0, 1)
+    assert fan_out.counts(4, 50000, False) == before
+
+
 def test_learned_is_the_best_for_what_was_seen():
     """Corrections have ranks up to 9, bonuses rank 1: one unit does for those, whatever a power law would say."""
     fan_out = Learned(10)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from sdbench.acceptance import Exact
+from sdbench.acceptance import Exact, Fuzzy
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import ModelDrafter, Verified
 from sdbench.lm.trace import Trace
@@ -129,6 +129,29 @@ def test_a_pyramid_over_it_gives_the_greedy_tokens(rows):
     assert got == expected
     hits = [row["hit"] for row in trace.rounds if row["edge"] == "draft>qualifier"]
     assert np.mean(hits) > 0
+
+
+@pytest.mark.parametrize("sampling", SAMPLINGS)
+def test_a_lossy_rule_s_outcomes_rank_as_in_synchronous_decoding(sampling):
+    """It may put the refused token in its own place: that token stands where the draft had it."""
+    target, draft = pair("llama")
+    logs = []
+    for proposer in (ModelDrafter(draft), Remote(draft, Uniform(3), process=False)):
+        _, trace = decode(
+            Speculative(target, Fuzzy(form="threshold", threshold=1e-7), proposer, 3), SAMPLINGS[sampling]
+        )
+        logs.append([(row.get("rank"), row.get("first_rank")) for row in trace.rounds])
+    assert logs[0] == logs[1]
+    assert any(rank == 1 for rank, _ in logs[0])
+
+
+def test_in_one_process_nothing_is_foreseen_on_the_prompt_s_time():
+    target, draft = pair("llama")
+    _, trace = decode(Speculative(target, Exact(), Remote(draft, Uniform(3), process=False), 3), Sampling())
+    ends = {step["begun"] for step in trace.steps if step["kind"] == "prefill" and step["role"] == "draft"}
+    trees = [step["begun"] for step in trace.steps if step["kind"] == "tree" and step["round"] == -1]
+    assert len(trees) == 3 * len(ends)
+    assert min(trees) > min(ends)
 
 
 def test_a_fan_out_that_does_not_fit_is_refused_before_anything_runs():
