@@ -84,6 +84,19 @@ def test_greedy_tokens(pair, rows, pre, post):
             assert any(row["accepted"] == row["proposed"] == row["emitted"] == 4 for row in trace.rounds) or rows == 3
 
 
+def test_rows_shorter_than_what_another_keeps(pair):
+    """A batch reads as many last tokens of every row as of the one with most of them pending: a new row may not have so many."""
+    target, draft = pair
+    requests = [Request([5 + index], str(index)) for index in range(6)]
+
+    def finished(decoder, rows):
+        done = decoder.generate(requests, Sampling(), NeverStop(), 9, rows=rows)
+        return {item.request.name: item.tokens for item in done}
+
+    pearl = Pearl(target, RemoteDrafter(draft, process=False), None, 5)
+    assert finished(pearl, 4) == finished(Speculative(target), 1)
+
+
 @pytest.mark.slow
 def test_in_a_process_with_a_measured_window(pair):
     target, draft = pair
