@@ -75,7 +75,8 @@ class RankLog:
         for sequence, token, behind in self._first:
             row = verified.get((sequence, 0, 0))
             if row is not None:
-                row["first_rank"] = int((behind > behind[token.to(behind.device)]).sum()) + 1
+                first = token.to(behind.device)[None]
+                row["first_rank"] = int(ranks(behind[None], first, torch.full_like(first, -1)))
         places: dict[int, tuple[int, int, int]] = {}
         for (ended, *_), (after, token, behind) in pairwise(self._drafts):
             places = places_of(ended.sequence, ended.round, ended.active, places)
@@ -92,7 +93,9 @@ class RankLog:
             rows = torch.tensor([index for index, _, _ in chosen], device=draft.tokens.device)
             order = torch.stack([orders[n][index] for index, n, _ in chosen])
             ns = torch.tensor([n for _, n, _ in chosen], device=rows.device)
-            found = ranks(order, token.to(rows.device)[rows], draft.tokens[rows], ns, draft.length[rows]).tolist()
+            drafted = draft.tokens[rows].gather(1, ns.clamp(max=draft.tokens.shape[1] - 1)[:, None])[:, 0]
+            refused = torch.where(ns < draft.length[rows], drafted, -1)
+            found = ranks(order, token.to(rows.device)[rows], refused).tolist()
             for (_, _, row), rank in zip(chosen, found, strict=True):
                 row["rank"] = rank
         self._drafts, self._first = [], []
@@ -119,18 +122,8 @@ def places_of(
     return places
 
 
-def ranks(
-    order: Float[Tensor, "B V"],
-    token: Int[Tensor, " B"],
-    drafted: Int[Tensor, "B K"],
-    kept: Int[Tensor, " B"],
-    length: Int[Tensor, " B"],
-) -> Int[Tensor, " B"]:
-    """The place, from 1, of token[b] in the order of the draft's logits behind kept[b] of its length[b] tokens.
-
-    The drafted token that was refused there, if one was, is left out.
-    """
+def ranks(order: Float[Tensor, "B V"], token: Int[Tensor, " B"], refused: Int[Tensor, " B"]) -> Int[Tensor, " B"]:
+    """The place, from 1, of token[b] in the order of the draft's logits, without the drafted token refused[b] (-1: none was)."""
     above = order > order.gather(1, token[:, None])
-    own = drafted.gather(1, kept.clamp(max=drafted.shape[1] - 1)[:, None])
-    refused = above.gather(1, own)[:, 0] & (kept < length)
-    return above.sum(1) - refused.long() + 1
+    left_out = above.gather(1, refused.clamp(min=0)[:, None])[:, 0] & (refused >= 0)
+    return above.sum(1) - left_out.long() + 1

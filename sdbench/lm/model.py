@@ -66,9 +66,9 @@ class LanguageModel(ABC):
         """One forward: write `tokens` at `slots`, and give the logits behind the queries to keep.
 
         slots: None is the common case that all rows write at their positions, from one first slot on; the very tensor of the
-        positions says that no query is padding. mask: what each
-        query sees; None is a chain. keep: the last so many queries, or indices of queries. rows: which rows of the pool
-        the batch is. extent: attend over the first so many slots only (all by default).
+        positions says that no query is padding. mask: what each query sees; None is a chain. keep: the last so many queries,
+        or indices of queries. rows: which rows of the pool the batch is. extent: attend over the first so many slots only
+        (all by default).
         """
 
     def loop(

@@ -73,18 +73,18 @@ class SlotPool:
             # As lines of one table: a third of a scatter's time, and where they lie is reckoned once for all layers alike.
             lines = self._written
             if lines is None or len(lines) != key.shape[:3].numel():
-                lines = self._written = (self._begin(*key.shape[:2]) + self._at[:, None]).flatten()
+                begin = self._begin(key.shape[1], self._lines)[: len(key)]
+                lines = self._written = (begin + self._at[:, None]).flatten()
             for held, new in ((keys, key), (values, value)):
                 held.view(-1, held.shape[3]).index_copy_(0, lines, new.reshape(-1, new.shape[3]))
         return keys[:, :, : self._extent], values[:, :, : self._extent]
 
-    def _begin(self, rows: int, heads: int) -> Int[Tensor, "B H 1"]:
-        """The line at which each head of each row begins, in a table of all their slots."""
-        assert self._lines is not None
-        if heads not in self._lines or len(self._lines[heads]) < rows:
-            every = torch.arange(max(rows, self.rows) * heads, device=self.position.device)
-            self._lines[heads] = (every * (self.slots + 1)).view(-1, heads, 1)
-        return self._lines[heads][:rows]
+    def _begin(self, heads: int, made: dict[int, Int[Tensor, "B H 1"]]) -> Int[Tensor, "B H 1"]:
+        """The line at which each head of each row begins, in a table of all their slots; made: those so far."""
+        if heads not in made:
+            every = torch.arange(self.rows * heads, device=self.position.device)
+            made[heads] = (every * (self.slots + 1)).view(-1, heads, 1)
+        return made[heads]
 
     def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
         """Copy what each of `rows` holds at `count` slots from source[r] on, every stride-th, to the slots from target[r] on.

@@ -80,7 +80,7 @@ class ServerHandle(ABC):
 
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
         """A prompt takes a row; `admitted` waits until the server has read it."""
-        self._send("admit", row, tokens, stream)
+        self._post(pickle.dumps(("admit", row, tokens, stream)))
         self._reading += 1
 
     def admitted(self) -> None:
@@ -92,10 +92,7 @@ class ServerHandle(ABC):
         """Tell an outcome: the server sets to work on what follows."""
         self.admitted()
         self.serial += 1
-        try:
-            self.pipe.send_bytes(self._outcome.pack(self.serial, outcome).data)
-        except OSError as error:
-            raise self._fault(self._last_words()) from error
+        self._post(self._outcome.pack(self.serial, outcome).data)
 
     def hear(self) -> Speculation:
         """The speculation for the outcome that was told."""
@@ -119,12 +116,12 @@ class ServerHandle(ABC):
 
     def _command(self, *words: Any) -> Any:
         self.admitted()
-        self._send(*words)
+        self._post(pickle.dumps(words))
         return self._answer(self._patience)
 
-    def _send(self, *words: Any) -> None:
+    def _post(self, message: Any) -> None:
         try:
-            self.pipe.send_bytes(pickle.dumps(words))
+            self.pipe.send_bytes(message)
         except OSError as error:
             raise self._fault(self._last_words()) from error
 

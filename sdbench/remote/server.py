@@ -31,6 +31,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sdbench.drafting.ranks import ranks
 from sdbench.lm.context import Context
 from sdbench.lm.device import synchronise, upload
 from sdbench.lm.execution import programs_of
@@ -326,13 +327,10 @@ class SpeculationServer:
         if not outcomes:
             return
         order = torch.stack([outcome.order for outcome in outcomes])
-        token, refused = self._here(np.array([[end.told.token, end.refused] for end in outcomes]))[..., None].unbind(1)
-        above = order > order.gather(1, token)
-        left_out = (above.gather(1, refused.clamp(min=0)) & (refused >= 0)).sum(1)
-        places = (above.sum(1) - left_out + 1).tolist()
-        for (ranks, row, told, *_), rank in zip(outcomes, places, strict=True):
-            self.fan_out.learn(told.drafted, told.hit, told.kept, rank)
-            ranks[row] = rank
+        token, refused = self._here(np.array([[end.told.token, end.refused] for end in outcomes])).unbind(1)
+        for end, rank in zip(outcomes, ranks(order, token, refused).tolist(), strict=True):
+            self.fan_out.learn(end.told.drafted, end.told.hit, end.told.kept, rank)
+            end.ranks[end.row] = rank
 
     def _fork(self, glue: Float[Tensor, "B K+1 V"]) -> tuple[Keys, Int[Tensor, "B M"], Int[Tensor, "B M"]]:
         """The outcomes to speculate for: the F_k tokens that the draft finds most likely behind each k kept ones.
