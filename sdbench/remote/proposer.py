@@ -179,16 +179,17 @@ class Beside(ABC):
     def take(self, context: Context, length: int) -> Draft:
         """The draft behind what was told last, waited for if need be; empty if the server is lost."""
         device, server, wanted = context.tokens.device, self._server, perf_counter()
+        # What needs no answer is done before it comes.
+        before, trace = self._sent[-1].places if self._sent else {}, context.trace
+        places = places_of(trace.sequence, trace.sequence_round, context.active.tolist(), before)
+        # All of the speculation stands until a verdict says otherwise.
+        self._stands = np.where(context.active, context.length + length, self._stands)
         speculation = None if server is None else self._guarded(server.hear)
         if speculation is None:
             none = torch.zeros(context.rows, 0, dtype=torch.long, device=device)
             return Draft(none, none.sum(1), None, self.density)
-        before, trace = self._sent[-1].places if self._sent else {}, context.trace
-        places = places_of(trace.sequence, trace.sequence_round, context.active.tolist(), before)
         self._sent.append(_Sent(trace.round, places, self._asked, wanted, perf_counter()))
         context.place_many(speculation.tokens, context.length)
-        # All of the speculation stands until a verdict says otherwise.
-        self._stands = np.where(context.active, context.length + length, self._stands)
         return Draft(
             speculation.tokens.to(device),
             upload(speculation.length, device),
