@@ -43,8 +43,6 @@ START_SECONDS = 180.0  # a new process imports torch and transformers first
 STOP_SECONDS = 2.0
 COMPILE_SECONDS = 600.0  # an answer for which a program is compiled first
 
-DONE = pickle.dumps(("done", None))
-
 ServerFactory = Callable[[LanguageModel], SpeculationServer]
 
 
@@ -142,7 +140,7 @@ class ServerHandle(ABC):
         try:
             while self.pipe.poll(0):
                 data = receive_bytes(self.pipe)
-                if data != DONE:  # what acknowledges an earlier command is no reason
+                if data != _done():  # what acknowledges an earlier command is no reason
                     return UnexpectedMessageError(data)
         except (PeerGoneError, OSError):
             pass
@@ -315,7 +313,7 @@ class _Inbox:
 
 def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
     speculations, inbox = None, _Inbox(pipe)
-    _done(pipe, perf_counter())
+    pipe.send_bytes(_done(perf_counter()))
     while True:
         data = inbox.take()
         if speculations is not None and inbox.is_outcome(data):
@@ -331,14 +329,15 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
             server.open(rows, slots, length, Sampler(sampling))
             inbox.outcomes = OutcomeMessage(rows)
             speculations = SpeculationMessage(rows, length, server.model.vocab, dtype, server.device)
-            _done(pipe)
+            pipe.send_bytes(_done())
         elif command == "admit":
             server.admit(*words)
-            _done(pipe)
+            pipe.send_bytes(_done())
             server.foresee(inbox)
         else:
-            _done(pipe, server.measured())
+            pipe.send_bytes(_done(server.measured()))
 
 
-def _done(pipe: Any, value: Any = None) -> None:
-    pipe.send_bytes(pickle.dumps(("done", value)))
+def _done(value: Any = None) -> bytes:
+    """The answer to a command that was carried out."""
+    return pickle.dumps(("done", value))

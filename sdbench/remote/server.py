@@ -123,7 +123,6 @@ class SpeculationServer:
         self._tree = Tree(self.model, self.saguaro, length)
         self._unranked: list[_Unranked] = []
         self._verified: list[list[int]] = []  # the tokens that the glue was read behind
-        self._every = torch.arange(rows, device=self.device)
 
     def admit(self, row: int, tokens: Sequence[int], stream: int) -> None:
         """A prompt takes a row; stream: of its random choices."""
