@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sdbench.lm.device import upload
+from sdbench.lm.device import put, upload
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampler
 
@@ -67,12 +67,12 @@ class Context:
             where = upload(at[:, None] + np.arange(tokens.shape[1]), self.tokens.device)
             self.tokens.scatter_(1, where, tokens.to(self.tokens.device))
 
-    def write(self, row: int, first: int, tokens: np.ndarray) -> None:
+    def write(self, row: int, first: int, tokens: list[int]) -> None:
         """Write tokens of one row from position `first` on."""
         if self.host is not None:
             self.host[row, first : first + len(tokens)] = tokens
         else:
-            self.tokens[row, first : first + len(tokens)] = upload(tokens, self.tokens.device)
+            self.tokens[row, first : first + len(tokens)] = put(torch.tensor(tokens), self.tokens.device)
 
     def last(self) -> Int[Tensor, " B"]:
         """The last decided token of each row."""

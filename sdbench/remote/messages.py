@@ -1,4 +1,8 @@
-"""What verifier and server say to each other: an outcome goes one way, the speculation for it the other."""
+"""What verifier and server say to each other: an outcome goes one way, the speculation for it the other.
+
+Numbers by row are plain numbers: both sides come to them from a forward, and then each call of a library, numpy's too, takes
+several times what it does in a loop.
+"""
 
 from __future__ import annotations
 
@@ -28,13 +32,13 @@ class Outcome:
 
     active: [B] rows that are decoded; the others are not looked at. length: [B] decided tokens, the verifier's own one included.
     first: [B] where the tokens begin that the server does not have right: length - 1, unless a stage above has added its own.
-    tokens: [B, W] those tokens. streams: [B] uint64, the rows' random streams.
+    tokens: by row, those length - first tokens; more where the row is not looked at. streams: [B] uint64, the rows' random streams.
     """
 
-    active: np.ndarray
-    length: np.ndarray
-    first: np.ndarray
-    tokens: np.ndarray
+    active: list[bool]
+    length: list[int]
+    first: list[int]
+    tokens: list[list[int]]
     streams: np.ndarray
 
 
@@ -42,7 +46,7 @@ class Outcome:
 class Speculation:
     """What to verify next. hit: [B]; length: [B] drafted tokens that count; tokens: [B, K]; logits: [B, K, V], their law's."""
 
-    hit: np.ndarray
-    length: np.ndarray
+    hit: list[bool]
+    length: list[int]
     tokens: Int[Tensor, "B K"]
     logits: Float[Tensor, "B K V"]

@@ -90,7 +90,7 @@ class ServerHandle(ABC):
         """Tell an outcome: the server sets to work on what follows."""
         self.admitted()
         self.serial += 1
-        self._post(self._outcome.pack(self.serial, outcome).data)
+        self._post(self._outcome.pack(self.serial, outcome))
 
     def hear(self) -> Speculation:
         """The speculation for the outcome that was told."""
@@ -284,44 +284,41 @@ class _Inbox:
     def __init__(self, pipe: Any) -> None:
         self.pipe, self.waiter = pipe, Waiter(pipe)
         self.outcomes: OutcomeMessage | None = None
-        self._next: bytes | None = None
+        self._next: bytes | tuple[int, Outcome] | None = None
 
     def ready(self) -> bool:
         return self._next is not None or self.waiter.ready()
 
     def outcome(self) -> Outcome | None:
         if self._next is None and self.waiter.ready():
-            self._next = receive_bytes(self.pipe)
-        return self.read(self._next)[1] if self._next is not None and self.is_outcome(self._next) else None
+            self._next = self._read()
+        return self._next[1] if isinstance(self._next, tuple) else None
 
-    def take(self) -> bytes:
-        """The next message, waited for if need be."""
-        data, self._next = self._next, None
-        if data is None:
+    def take(self) -> bytes | tuple[int, Outcome]:
+        """The next message, waited for if need be: a command, or an outcome with its serial number."""
+        said, self._next = self._next, None
+        if said is None:
             self.waiter.wait(None)
-            data = receive_bytes(self.pipe)
-        return data
+            said = self._read()
+        return said
 
-    def is_outcome(self, data: bytes) -> bool:
-        return self.outcomes is not None and data.startswith(HEAD)
-
-    def read(self, data: bytes) -> tuple[int, Outcome]:
-        """The serial number of an outcome, and itself."""
-        assert self.outcomes is not None
-        return self.outcomes.unpack(data)
+    def _read(self) -> bytes | tuple[int, Outcome]:
+        data = receive_bytes(self.pipe)
+        return self.outcomes.unpack(data) if self.outcomes is not None and data.startswith(HEAD) else data
 
 
 def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
     speculations, inbox = None, _Inbox(pipe)
     pipe.send_bytes(_done(perf_counter()))
     while True:
-        data = inbox.take()
-        if speculations is not None and inbox.is_outcome(data):
-            serial, outcome = inbox.read(data)
+        said = inbox.take()
+        if isinstance(said, tuple):
+            assert speculations is not None
+            serial, outcome = said
             transport.send(speculations.pack(serial, server.serve(outcome)))
             server.work(inbox)
             continue
-        command, *words = pickle.loads(data)
+        command, *words = pickle.loads(said)
         if command == "open":
             rows, slots, length, sampling, dtype, frozen = words
             if frozen:

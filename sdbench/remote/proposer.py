@@ -25,7 +25,7 @@ from sdbench.cores import usable
 from sdbench.drafting.ranks import places_of
 from sdbench.errors import InputError
 from sdbench.lm.context import Context
-from sdbench.lm.device import upload
+from sdbench.lm.device import put, upload
 from sdbench.lm.model import LanguageModel
 from sdbench.remote.backup import Backup
 from sdbench.remote.fanout import FanOut, Geometric, widest
@@ -147,7 +147,7 @@ class Beside(ABC):
         # As much room as the model was given here, so that the server's pool, and its programs, stay from block to block.
         slots = max(slots, min(self.model.slots, self.model.max_positions))
         self.fault, self._server, self._length = None, None, length
-        self._stands = np.ones(rows, np.int64)
+        self._stands = [1] * rows
         self._sent: list[_Sent] = []
         self._server = self._guarded(lambda: self._started(context, rows, slots, length))
         context.trace.at_close.append(lambda: self._record(context))
@@ -181,9 +181,11 @@ class Beside(ABC):
         device, server, wanted = context.tokens.device, self._server, perf_counter()
         # What needs no answer is done before it comes.
         before, trace = self._sent[-1].places if self._sent else {}, context.trace
-        places = places_of(trace.sequence, trace.sequence_round, context.active.tolist(), before)
+        active = context.active.tolist()
+        places = places_of(trace.sequence, trace.sequence_round, active, before)
         # All of the speculation stands until a verdict says otherwise.
-        self._stands = np.where(context.active, context.length + length, self._stands)
+        ends = zip(active, context.length.tolist(), self._stands, strict=True)
+        self._stands = [decided + length if on else before for on, decided, before in ends]
         speculation = None if server is None else self._guarded(server.hear)
         if speculation is None:
             none = torch.zeros(context.rows, 0, dtype=torch.long, device=device)
@@ -192,33 +194,29 @@ class Beside(ABC):
         context.place_many(speculation.tokens, context.length)
         return Draft(
             speculation.tokens.to(device),
-            upload(speculation.length, device),
+            put(torch.tensor(speculation.length), device),
             context.sampler.score(speculation.logits.to(device)),
             self.density,
         )
 
     def _outcome(self, context: Context, key: Key) -> Outcome:
         """What has been decided since the last speculation."""
-        if context.rows == 1:
-            length = int(context.length[0])
-            first = min(int(self._stands[0]), length - 1)
-            if length - first <= NEW_TOKENS:
-                if context.host is not None:
-                    new = context.host[:, first:length].copy()
-                else:
-                    new = context.tokens[:, first:length].cpu().numpy()
-                return Outcome(context.active.copy(), context.length.copy(), np.array([first]), new, key.streams)
-        told = np.where(context.active, context.length, 1)
-        first = np.where(context.active, np.minimum(self._stands, told - 1), 0)
-        width = int((told - first).max())
+        here = list(zip(context.active.tolist(), context.length.tolist(), self._stands, strict=True))
+        ends = [length if on else 1 for on, length, _ in here]
+        first = [min(stands, length - 1) if on else 0 for on, length, stands in here]
+        width = max(end - begin for begin, end in zip(first, ends, strict=True))
         if width > NEW_TOKENS:
             raise InputError(f"{width} tokens were added between two speculations; at most {NEW_TOKENS} can be told.")
-        where = torch.from_numpy(first[:, None] + np.arange(width)).clamp(max=context.tokens.shape[1] - 1)
-        new = context.tokens.gather(1, where.to(context.tokens.device)).cpu().numpy()
-        return Outcome(context.active.copy(), told, first, new, key.streams)
+        if context.host is not None:
+            new = [line[begin:end].tolist() for line, begin, end in zip(context.host, first, ends, strict=True)]
+        else:
+            at = np.minimum(np.array(first)[:, None] + np.arange(width), np.array(ends)[:, None] - 1)
+            new = context.tokens.gather(1, upload(at, context.tokens.device)).tolist()
+            new = [row[: end - begin] for row, begin, end in zip(new, first, ends, strict=True)]
+        return Outcome([on for on, _, _ in here], ends, first, new, key.streams)
 
     def commit(self, length: np.ndarray) -> None:
-        np.minimum(self._stands, length, out=self._stands)
+        self._stands = [min(stands, end) for stands, end in zip(self._stands, length.tolist(), strict=True)]
 
     def close(self) -> None:
         """End the server's process, if there is one."""

@@ -14,7 +14,6 @@ from collections.abc import Callable
 from multiprocessing.connection import Client, Connection, Listener
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,7 +22,7 @@ from sdbench.lm.model import LanguageModel
 from sdbench.remote.messages import Outcome, Speculation
 from sdbench.remote.process import START_SECONDS, ServerFactory, ServerHandle, serve
 from sdbench.remote.transport import GroupTransport, Waiter
-from sdbench.remote.wire import SpeculationMessage
+from sdbench.remote.wire import OutcomeMessage, SpeculationMessage
 from sdbench.sampling import Sampling
 
 Broadcast = Callable[[Tensor], None]
@@ -120,8 +119,7 @@ class DivergedError(RunError):
 
 def fingerprint(outcome: Outcome) -> int:
     """A number that two outcomes have in common if they are equal."""
-    parts = (outcome.active, outcome.length, outcome.first, outcome.tokens, outcome.streams)
-    return zlib.crc32(b"".join(np.ascontiguousarray(part).tobytes() for part in parts))
+    return zlib.crc32(OutcomeMessage(len(outcome.active)).pack(0, outcome))
 
 
 class ServingRank:

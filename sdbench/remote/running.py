@@ -46,11 +46,11 @@ class RunningServer(SpeculationServer):
         received, context = perf_counter(), self.context
         context.trace.round = len(self.served)
         survived = np.zeros(context.rows, bool)
-        for row in np.flatnonzero(outcome.active):
-            first, length, decided = int(outcome.first[row]), int(outcome.length[row]), self._decided[row]
+        for row in np.flatnonzero(outcome.active).tolist():
+            first, length, decided = outcome.first[row], outcome.length[row], self._decided[row]
             end = decided + int(self._ahead[row])
             drafted = context.tokens[row, first : min(length, end)].tolist()
-            survived[row] = length <= end and drafted == outcome.tokens[row, : length - first].tolist()
+            survived[row] = length <= end and drafted == outcome.tokens[row]
             gone = length - decided if survived[row] else int(self._ahead[row])
             self._ahead[row] -= gone
             del self._scores[row][:gone]
@@ -91,7 +91,7 @@ class RunningServer(SpeculationServer):
         logits = torch.zeros(context.rows, K, self.model.vocab, dtype=self.model.dtype, device=self.device)
         for row in np.flatnonzero(length):
             logits[row, : length[row]] = torch.stack(self._scores[row][: length[row]])
-        return Speculation(np.zeros(context.rows, bool), length, self._drafted_tokens().clone(), logits)
+        return Speculation([False] * context.rows, length.tolist(), self._drafted_tokens().clone(), logits)
 
 
 class FreeRunning(Beside):

@@ -151,21 +151,20 @@ class SpeculationServer:
         self._settle()
         self.context.trace.round = len(self.served)
         self._told = self._ended(outcome)
-        active = outcome.active.tolist()
         self._branch = _branch(self._told, self._keys)
         hit = [branch >= 0 for branch in self._branch]
-        if self.backup.whole_batch and hit != active:
+        if self.backup.whole_batch and hit != outcome.active:
             self._branch, hit = [-1] * len(hit), [False] * len(hit)
-        if hit == active and self._held is not None:
+        if hit == outcome.active and self._held is not None:
             # What is held goes out at once; it is put down when the verifier is busy again.
             tokens, logits, self._behind = self._held.of(self._branch)
-            speculation = Speculation(np.array(hit), np.where(hit, self.length, 0), tokens, logits)
+            speculation = Speculation(hit, [self.length if held else 0 for held in hit], tokens, logits)
             self._unsettled = outcome, speculation
         else:
             self._take(outcome)
-            speculation = self._backed_up(np.array(hit), outcome.active & ~np.array(hit))
+            speculation = self._backed_up(np.array(hit), np.array(outcome.active) & ~np.array(hit))
             self.context.place_many(speculation.tokens, self.context.length)
-        self._drafted, self._hit, self._latest = speculation.length.tolist(), hit, active
+        self._drafted, self._hit, self._latest = speculation.length, hit, outcome.active
         self._log(hit, received)
         return speculation
 
@@ -239,12 +238,12 @@ class SpeculationServer:
 
     def _ended(self, outcome: Outcome) -> list[_Told | None]:
         """How an outcome ends the last speculation, by row; None where it is no end of it."""
-        told, lengths, firsts = [], outcome.length.tolist(), outcome.first.tolist()
-        for row, active in enumerate(outcome.active.tolist()):
-            kept, drafted = lengths[row] - 1 - self._decided[row], self._drafted[row]
+        told: list[_Told | None] = []
+        for row, (active, length) in enumerate(zip(outcome.active, outcome.length, strict=True)):
+            kept, drafted = length - 1 - self._decided[row], self._drafted[row]
             # Its own tokens and one more. (A stage above may have cut and added otherwise.)
-            own = active and self._latest[row] and firsts[row] == lengths[row] - 1 and 0 <= kept <= drafted
-            told.append(_Told(kept, int(outcome.tokens[row, 0]), drafted, self._hit[row]) if own else None)
+            own = active and self._latest[row] and outcome.first[row] == length - 1 and 0 <= kept <= drafted
+            told.append(_Told(kept, outcome.tokens[row][0], drafted, self._hit[row]) if own else None)
         return told
 
     def _settle(self) -> None:
@@ -258,30 +257,34 @@ class SpeculationServer:
     def _take(self, outcome: Outcome) -> None:
         """Bring tokens, lengths and what the model knows up to an outcome."""
         context = self.context
-        for row in np.flatnonzero(outcome.active).tolist():
-            first, length = int(outcome.first[row]), int(outcome.length[row])
-            context.write(row, first, outcome.tokens[row, : length - first])
+        rows = list(zip(outcome.active, outcome.first, outcome.length, strict=True))
+        for row, (active, first, _) in enumerate(rows):
+            if active:
+                context.write(row, first, outcome.tokens[row])
         context.active[:] = outcome.active
-        here = zip(outcome.active.tolist(), outcome.length.tolist(), self._decided, strict=True)
-        self._decided = [length if active else before for active, length, before in here]
+        self._decided = [
+            end if active else before for (active, _, end), before in zip(rows, self._decided, strict=True)
+        ]
         # What is written for a row that is not asked about goes where no token will ever be decided.
-        context.length[:] = np.where(outcome.active, outcome.length, context.tokens.shape[1] - self.length)
-        self.model.rewind(np.where(outcome.active, outcome.first, self.model.known))
+        nowhere = context.tokens.shape[1] - self.length
+        context.length[:] = [end if active else nowhere for active, _, end in rows]
+        known = zip(rows, self.model.known.tolist(), strict=True)
+        self.model.rewind(np.array([first if active else before for (active, first, _), before in known]))
         self._streams = outcome.streams
         self._rounds = self._rounds + outcome.active
 
     def _backed_up(self, hit: np.ndarray, missed: np.ndarray) -> Speculation:
         """What is held for the rows that hit, and what the back-up drafts for those that missed."""
         backed = self.backup.draft(self, missed)
-        length = np.where(missed, backed.length, np.where(hit, self.length, 0))
+        length = np.where(missed, backed.length, np.where(hit, self.length, 0)).tolist()
         if not hit.any() or self._held is None:
             self._behind = backed.behind
-            return Speculation(hit, length, backed.tokens, backed.logits)
+            return Speculation(hit.tolist(), length, backed.tokens, backed.logits)
         held, ours = self._held.of(self._branch), self._here(hit)[:, None]
         tokens = torch.where(ours, held[0], backed.tokens)
         logits = torch.where(ours[..., None], held[1], backed.logits.to(held[1].dtype))
         self._behind = None if backed.behind is None else torch.where(ours[..., None], held[2], backed.behind)
-        return Speculation(hit, length, tokens, logits)
+        return Speculation(hit.tolist(), length, tokens, logits)
 
     def _adopt(self) -> None:
         """The branches that hit become their rows' own: what was read for them moves to the rows' slots."""

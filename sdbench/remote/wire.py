@@ -1,4 +1,4 @@
-"""Outcomes and speculations as messages: one fused, preallocated buffer each way.
+"""Outcomes and speculations as messages, one fused buffer each way; that of speculations is preallocated.
 
 outcome      int64 [magic, serial | active B | length B | first B | streams B | tokens B W]
 speculation  int64 [magic, serial | hit B | length B | tokens B K], then logits [B, K, V] in the model's own type
@@ -9,6 +9,8 @@ No key or value ever crosses: the server reads the tokens itself.
 from __future__ import annotations
 
 import math
+import struct
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,30 +28,35 @@ class MalformedError(Exception):
 
 
 class OutcomeMessage:
-    """The buffer of outcomes of a session with B rows."""
+    """Outcomes of a session with B rows, as bytes."""
 
     def __init__(self, rows: int) -> None:
-        self.ints = np.zeros(2 + rows * (4 + NEW_TOKENS), np.int64)
-        self._active, self._length, self._first, self._streams = self.ints[2 : 2 + 4 * rows].reshape(4, rows)
-        self._tokens = self.ints[2 + 4 * rows :].reshape(rows, NEW_TOKENS)
+        self.rows = rows
+        self._streams: tuple[int, ...] = ()
+        self._same = np.zeros(0, np.uint64)
 
-    def pack(self, serial: int, outcome: Outcome) -> np.ndarray:
-        """The buffer, filled."""
-        self.ints[:2] = MAGIC, serial
-        self._active[:], self._length[:], self._first[:] = outcome.active, outcome.length, outcome.first
-        self._streams[:] = outcome.streams.view(np.int64)
-        self._tokens[:, : outcome.tokens.shape[1]] = outcome.tokens
-        return self.ints
+    def pack(self, serial: int, outcome: Outcome) -> bytes:
+        width = max(map(len, outcome.tokens))
+        tokens = [token for row in outcome.tokens for token in (*row, *(0,) * (width - len(row)))]
+        rows = *outcome.active, *outcome.length, *outcome.first, *outcome.streams.tolist(), *tokens
+        return struct.pack(self._form(width), MAGIC, serial, *rows)
 
     def unpack(self, data: bytes) -> tuple[int, Outcome]:
-        """The serial number and a copy of what came."""
-        if len(data) != self.ints.nbytes:
-            raise MalformedError(f"an outcome of {len(data)} bytes; expected {self.ints.nbytes}")
-        self.ints[:] = np.frombuffer(data, np.int64)
-        streams = self._streams.view(np.uint64).copy()
-        active = self._active.astype(bool)
-        outcome = Outcome(active, self._length.copy(), self._first.copy(), self._tokens.copy(), streams)
-        return int(self.ints[1]), outcome
+        """The serial number, and what came."""
+        rows = self.rows
+        width, rest = divmod(len(data) // 8 - 2 - 4 * rows, rows)
+        if rest or len(data) % 8 or not 0 < width <= NEW_TOKENS:
+            raise MalformedError(f"an outcome of {len(data)} bytes for {rows} rows")
+        _, serial, *ints = struct.unpack(self._form(width), data)
+        active, length, first, streams = (ints[at * rows : (at + 1) * rows] for at in range(4))
+        if self._streams != tuple(streams):  # they change with the prompts only
+            self._streams, self._same = tuple(streams), np.array(streams, np.uint64)
+        tokens = [ints[at : at + width] for at in range(4 * rows, len(ints), width)]
+        tokens = [row[: end - begin] for row, begin, end in zip(tokens, first, length, strict=True)]
+        return serial, Outcome([flag != 0 for flag in active], length, first, tokens, self._same)
+
+    def _form(self, width: int) -> str:
+        return f"={2 + 3 * self.rows}q{self.rows}Q{self.rows * width}q"
 
 
 class SpeculationMessage:
@@ -57,41 +64,50 @@ class SpeculationMessage:
 
     def __init__(self, rows: int, length: int, vocab: int, dtype: torch.dtype, device: torch.device) -> None:
         self.rows, self.length, self.vocab, self.dtype = rows, length, vocab, dtype
-        self._ints = 2 + rows * (2 + length)
-        self.buffer = torch.zeros(
-            self._ints * 8 + rows * length * vocab * dtype.itemsize, dtype=torch.uint8, device=device
-        )
-        self._head, self._scores = self._parts(self.buffer)
+        self._on_cpu = device.type == "cpu"
+        self._form = struct.Struct(f"={2 + rows * (2 + length)}q")
+        size = rows * length * vocab * dtype.itemsize
+        self.buffer = torch.zeros(self._form.size + size, dtype=torch.uint8, device=device)
+        self._scores = self._logits(self.buffer[self._form.size :].view(dtype))
+        # The whole numbers are written on the host: on the CPU into the buffer itself.
+        self._head = self.buffer[: self._form.size]
+        self._numbers = self._head.cpu().numpy()
+        self._bytes: Any = self._numbers.data
 
-    def _parts(self, buffer: Tensor) -> tuple[Tensor, Tensor]:
-        """The whole numbers, and the logits [B, K, V], as views."""
-        scores = buffer[self._ints * 8 :].view(self.dtype)
-        return buffer[: self._ints * 8].view(torch.int64), scores.view(self.rows, self.length, self.vocab)
+    def _logits(self, flat: Tensor) -> Tensor:
+        return flat.view(self.rows, self.length, self.vocab)
 
     def pack(self, serial: int, speculation: Speculation) -> Tensor:
         """The buffer, filled."""
-        head = [MAGIC, serial, *speculation.hit.tolist(), *speculation.length.tolist()]
-        self._head[: len(head)] = torch.tensor(head)
-        self._head[len(head) :] = speculation.tokens.reshape(-1)
+        tokens = [token for row in speculation.tokens.tolist() for token in row]
+        self._form.pack_into(self._bytes, 0, MAGIC, serial, *speculation.hit, *speculation.length, *tokens)
+        if not self._on_cpu:
+            self._head.copy_(torch.from_numpy(self._numbers))
         self._scores.copy_(speculation.logits)
         return self.buffer
 
-    def unpack(self, serial: int, buffer: Tensor) -> Speculation:
-        """What a buffer holds, as views, if it is the answer to `serial` and makes sense.
+    def unpack(self, serial: int, answer: bytes | Tensor) -> Speculation:
+        """What an answer holds, if it is that to `serial` and makes sense: bytes, or a buffer, of which the logits are a view.
 
         Raises:
             MalformedError: it does not.
         """
-        head, logits = self._parts(buffer)
-        magic, number, *rest = head.tolist()
+        size, at, count = self._form.size, 8 * (2 + 2 * self.rows), self.rows * self.length
+        if isinstance(answer, bytes):
+            head = bytearray(answer)
+            flat = torch.frombuffer(head, dtype=self.dtype, offset=size)
+            flat = flat if self._on_cpu else flat.to(self.buffer.device)
+        else:
+            head, flat = bytearray(answer[:size].cpu().numpy()), answer[size:].view(self.dtype)
+        grid, logits = torch.frombuffer(head, dtype=torch.int64, count=count, offset=at), self._logits(flat)
+        magic, number, *rest = self._form.unpack_from(head)
         hit, drafted, tokens = rest[: self.rows], rest[self.rows : 2 * self.rows], rest[2 * self.rows :]
         if (magic, number) != (MAGIC, serial):
             raise MalformedError(f"the answer to outcome {number} where that to {serial} was due")
         if not (all(flag in (0, 1) for flag in hit) and all(0 <= length <= self.length for length in drafted)):
             raise MalformedError(f"hits {hit}, lengths {drafted} in a draft of {self.length}")
-        if not all(0 <= token < self.vocab for token in tokens):
+        if min(tokens) < 0 or max(tokens) >= self.vocab:
             raise MalformedError(f"a token outside the vocabulary of {self.vocab}")
-        grid = head[2 + 2 * self.rows :].view(self.rows, self.length)
-        if math.isnan(logits.gather(-1, grid[..., None]).sum()):
+        if math.isnan(logits.sum()):
             raise MalformedError("a drafted token without a probability")
-        return Speculation(np.array(hit, bool), np.array(drafted), grid, logits)
+        return Speculation([flag != 0 for flag in hit], drafted, grid.view(self.rows, self.length), logits)

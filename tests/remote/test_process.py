@@ -226,8 +226,7 @@ def test_answers_by_a_group_of_torch_distributed():
     server = ServerProcess(draft, make_server, seconds=20.0, backend="gloo")
     server.open(1, 20, 2, Sampling(), draft.dtype)
     server.admit(0, [1, 2], 0)
-    one = np.ones(1, np.int64)
-    server.tell(Outcome(one > 0, 2 * one, one, 2 * one[:, None], np.zeros(1, np.uint64)))
+    server.tell(Outcome([True], [2], [1], [[2]], np.zeros(1, np.uint64)))
     speculation = server.hear()
     best = int(draft.table((1, 2)).argmax())
     assert speculation.tokens.tolist() == [[best, int(draft.table((1, 2, best)).argmax())]]

@@ -185,11 +185,11 @@ def test_a_tree_is_left_for_the_outcome_that_is_there_and_nothing_is_lost(sampli
         server.open(1, 64, 3, Sampler(SAMPLINGS[sampling]))
         server.admit(0, [5, 3, 8], 7)
         streams = np.array([7], np.uint64)
-        first = server.serve(Outcome(np.array([True]), np.array([4]), np.array([3]), np.array([[9]]), streams))
+        first = server.serve(Outcome([True], [4], [3], [[9]], streams))
         server.build()
         held = [token for _, token in server._keys[0]]
         told = held[-1] if hits else min(set(range(V)) - set(held))
-        second = Outcome(np.array([True]), np.array([8]), np.array([7]), np.array([[told]]), streams)
+        second = Outcome([True], [8], [7], [[told]], streams)
         server.build(Overtaken(second) if overtaken else None)
         kept = server._held is not None
         alone = {step["kind"] for step in server.context.trace.steps} >= {"branch"}
@@ -199,7 +199,7 @@ def test_a_tree_is_left_for_the_outcome_that_is_there_and_nothing_is_lost(sampli
         assert server._held is not None
         return (
             kept,
-            answer.hit.tolist(),
+            answer.hit,
             first.tokens.tolist(),
             answer.tokens.tolist(),
             torch.stack(server._held.tokens).tolist(),

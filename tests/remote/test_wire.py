@@ -12,16 +12,20 @@ CPU = torch.device("cpu")
 
 def test_outcomes():
     outcome = Outcome(
-        np.array([True, False]), np.array([5, 1]), np.array([4, 0]), np.array([[7, 0], [0, 0]]),
-        np.array([2**64 - 1, 3], np.uint64),
+        [True, False, True], [5, 1, 9], [4, 0, 6], [[7], [0], [3, 4, 5]], np.array([2**64 - 1, 3, 0], np.uint64)
     )  # fmt: skip
-    serial, back = OutcomeMessage(2).unpack(OutcomeMessage(2).pack(9, outcome).tobytes())
+    serial, back = OutcomeMessage(3).unpack(OutcomeMessage(3).pack(9, outcome))
     assert serial == 9
-    assert back.active.tolist() == [True, False]
-    assert back.length.tolist() == [5, 1]
-    assert back.first.tolist() == [4, 0]
-    assert back.tokens[0, 0] == 7
-    assert back.streams.tolist() == [2**64 - 1, 3]
+    assert (back.active, back.length, back.first) == (outcome.active, outcome.length, outcome.first)
+    assert back.tokens == outcome.tokens
+    assert back.streams.tolist() == [2**64 - 1, 3, 0]
+
+
+def test_the_streams_of_another_prompt_are_others():
+    ours, theirs = OutcomeMessage(1), OutcomeMessage(1)
+    for stream in (7, 7, 8):
+        outcome = Outcome([True], [5], [4], [[7]], np.array([stream], np.uint64))
+        assert theirs.unpack(ours.pack(1, outcome))[1].streams.tolist() == [stream]
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -31,19 +35,20 @@ def test_speculations(dtype):
     logits[0, 0, 4] = 0.0
     tokens = torch.tensor([[4, 1, 2], [3, 0, 10]])
     message = SpeculationMessage(2, 3, 11, dtype, CPU)
-    buffer = message.pack(5, Speculation(np.array([True, False]), np.array([3, 1]), tokens, logits)).clone()
-    back = message.unpack(5, buffer)
-    assert back.hit.tolist() == [True, False]
-    assert back.length.tolist() == [3, 1]
-    assert back.tokens.equal(tokens)
-    assert back.logits.equal(logits)
+    buffer = message.pack(5, Speculation([True, False], [3, 1], tokens, logits)).clone()
+    for answer in (buffer, buffer.numpy().tobytes()):
+        back = message.unpack(5, answer)
+        assert back.hit == [True, False]
+        assert back.length == [3, 1]
+        assert back.tokens.equal(tokens)
+        assert back.logits.equal(logits)
 
 
 def spoiled(serial=5, hit=1, length=2, token=3, score=0.0):
     message = SpeculationMessage(1, 2, 7, torch.float32, CPU)
     logits = torch.zeros(1, 2, 7)
     logits[0, 0, min(token, 6)] = score
-    buffer = message.pack(serial, Speculation(np.array([hit]), np.array([length]), torch.tensor([[token, 0]]), logits))
+    buffer = message.pack(serial, Speculation([hit], [length], torch.tensor([[token, 0]]), logits))
     return message, buffer
 
 
