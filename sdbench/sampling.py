@@ -83,7 +83,7 @@ def most_likely(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
 
 def _for_numpy(values: Tensor) -> bool:
     # A tensor of a kind of its own (shared out, or traced) has no numbers to look at.
-    return type(values) is Tensor and values.device.type == "cpu" and values.dtype in (torch.float32, torch.float64)
+    return type(values) is Tensor and values.is_cpu and values.dtype in (torch.float32, torch.float64)
 
 
 def _wide(logits: Tensor) -> torch.dtype:

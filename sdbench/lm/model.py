@@ -226,7 +226,12 @@ class LanguageModel(ABC):
 
     def rewind(self, length: np.ndarray) -> None:
         """Forget what lies beyond the first length[b] tokens of each row."""
-        np.minimum(self.known, length, out=self.known)
+        for row, end in enumerate(length.tolist()):
+            self.forget(row, end)
+
+    def forget(self, row: int, length: int) -> None:
+        """`rewind` of one row."""
+        self.known[row] = min(int(self.known[row]), length)
 
     def _allocated(self, rows: int, slots: int) -> None:
         self.rows, self.slots = rows, slots

@@ -148,6 +148,7 @@ class Beside(ABC):
         slots = max(slots, min(self.model.slots, self.model.max_positions))
         self.fault, self._server, self._length = None, None, length
         self._stands = [1] * rows
+        self._full, self._whole = [length] * rows, torch.full((rows,), length, device=context.tokens.device)
         self._sent: list[_Sent] = []
         self._server = self._guarded(lambda: self._started(context, rows, slots, length))
         context.trace.at_close.append(lambda: self._record(context))
@@ -194,7 +195,7 @@ class Beside(ABC):
         context.place_many(speculation.tokens, context.length)
         return Draft(
             speculation.tokens.to(device),
-            put(torch.tensor(speculation.length), device),
+            self._whole if speculation.length == self._full else put(torch.tensor(speculation.length), device),
             context.sampler.score(speculation.logits.to(device)),
             self.density,
         )

@@ -257,19 +257,14 @@ class SpeculationServer:
     def _take(self, outcome: Outcome) -> None:
         """Bring tokens, lengths and what the model knows up to an outcome."""
         context = self.context
-        rows = list(zip(outcome.active, outcome.first, outcome.length, strict=True))
-        for row, (active, first, _) in enumerate(rows):
+        context.active[:] = outcome.active
+        for row, (active, first, end) in enumerate(zip(outcome.active, outcome.first, outcome.length, strict=True)):
             if active:
                 context.write(row, first, outcome.tokens[row])
-        context.active[:] = outcome.active
-        self._decided = [
-            end if active else before for (active, _, end), before in zip(rows, self._decided, strict=True)
-        ]
-        # What is written for a row that is not asked about goes where no token will ever be decided.
-        nowhere = context.tokens.shape[1] - self.length
-        context.length[:] = [end if active else nowhere for active, _, end in rows]
-        known = zip(rows, self.model.known.tolist(), strict=True)
-        self.model.rewind(np.array([first if active else before for (active, first, _), before in known]))
+                context.length[row] = self._decided[row] = end
+                self.model.forget(row, first)
+            else:  # what is written for a row that is not asked about goes where no token will ever be decided
+                context.length[row] = context.tokens.shape[1] - self.length
         self._streams = outcome.streams
         self._rounds = self._rounds + outcome.active
 
@@ -292,7 +287,8 @@ class SpeculationServer:
         if rows and self._held is not None:
             held, first = self._held, [int(self.context.length[row]) - 1 for row in rows]
             self.model.move(rows, [held.base + self._branch[row] for row in rows], held.width, first, held.depth)
-            self.model.known[rows] = np.array(first) + held.depth
+            for row, begin in zip(rows, first, strict=True):
+                self.model.known[row] = begin + held.depth
         self._branch = [-1] * self.context.rows
 
     def _here(self, values: np.ndarray) -> Tensor:
@@ -344,21 +340,15 @@ class SpeculationServer:
             self.counts(drafted, hit) if active else ()
             for drafted, hit, active in zip(self._drafted, self._hit, context.active.tolist(), strict=True)
         )
-        # s_{k+1} stands in place k + 1; behind the last drafted token none is refused.
-        verified, possible = self._drafted_tokens()[:, :K], glue.clone()
-        self._verified = verified.tolist()
-        place, open_ = verified[..., None], possible[:, :K]
-        if all(drafted == K for drafted in self._drafted):
-            open_.scatter_(-1, place, -torch.inf)
-        else:
-            within = self._here(np.arange(K) < np.array(self._drafted)[:, None])[..., None]
-            open_.scatter_(-1, place, torch.where(within, -torch.inf, open_.gather(-1, place)))
         widest = max((count for row in counts for count in row), default=0)
-        likely = possible.topk(widest, dim=-1).indices.tolist()
-        outcomes = [
-            [(k, token) for k, count in enumerate(row) for token in line[k][:count]]
-            for row, line in zip(counts, likely, strict=True)
-        ]
+        likely = glue.topk(min(widest + 1, glue.shape[-1]), dim=-1).indices.tolist()
+        self._verified = self._drafted_tokens()[:, :K].tolist()
+        outcomes: list[list[tuple[int, int]]] = []
+        for line, verified, drafted, row in zip(likely, self._verified, self._drafted, counts, strict=True):
+            # s_{k+1} is no outcome behind k kept tokens; behind the last drafted token none is refused.
+            refused = [*verified[:drafted], -1]
+            open_ = [[token for token in line[k] if token != refused[k]] for k in range(len(row))]
+            outcomes.append([(k, token) for k, count in enumerate(row) for token in open_[k][:count]])
         width = max(map(len, outcomes))
         roots = [[token for _, token in row] + [0] * (width - len(row)) for row in outcomes]
         keys = [{outcome: branch for branch, outcome in enumerate(row)} for row in outcomes]

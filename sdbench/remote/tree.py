@@ -104,7 +104,8 @@ class Tree:
             own = torch.eye(width, dtype=torch.bool, device=device).repeat(1, K)
             self._itself = own.expand(rows, -1, -1)
         mask = torch.cat([self._slots[:base] < first[:, :, None], self._itself], -1)
-        key = Key(np.repeat(key.streams, width), np.repeat(key.rounds, width), key.path)
+        if not context.sampler.sampling.greedy:  # which needs no choices
+            key = Key(np.repeat(key.streams, width), np.repeat(key.rounds, width), key.path)
         positions = first[:, None] + self._depths
         if max(lengths) + 2 * K > self._last:
             positions = positions.clamp(max=self._last)  # beyond the model's reach nothing will be decoded
