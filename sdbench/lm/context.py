@@ -6,6 +6,7 @@ proposer writes its drafted tokens there, and whoever verifies reads them from t
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +15,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sdbench.lm.device import put, upload
+from sdbench.lm.rehearsal import Rehearsal
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampler
 
@@ -23,7 +25,8 @@ class Context:
     """tokens: [B, N] on the verifier's device; length: [B] decided tokens; active: [B] rows that are being decoded.
 
     sampler: how to choose. trace: where rounds and steps are recorded. host: on a CPU the memory of `tokens`, into which the few
-    tokens of a round are put one by one: a call of torch takes longer than all of them.
+    tokens of a round are put one by one: a call of torch takes longer than all of them. rehearsal: gives what to do on the core
+    of the verifier while another process is waited for.
     """
 
     tokens: Int[Tensor, "B N"]
@@ -32,6 +35,7 @@ class Context:
     sampler: Sampler
     trace: Trace
     host: np.ndarray | None = None
+    rehearsal: Callable[[], Rehearsal | None] = lambda: None
 
     def __post_init__(self) -> None:
         if self.host is None and self.tokens.device.type == "cpu":

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from sdbench.lm.device import upload
 from sdbench.lm.execution import Execution
+from sdbench.lm.rehearsal import Rehearsal
 
 if TYPE_CHECKING:
     from sdbench.lm.context import Context
@@ -228,6 +229,10 @@ class LanguageModel(ABC):
         """Forget what lies beyond the first length[b] tokens of each row."""
         for row, end in enumerate(length.tolist()):
             self.forget(row, end)
+
+    def rehearsal(self) -> Rehearsal | None:
+        """Small pieces of a step, to keep a core warm that waits; None of a model that cannot be taken to pieces. Has slots."""
+        return None
 
     def forget(self, row: int, length: int) -> None:
         """`rewind` of one row."""

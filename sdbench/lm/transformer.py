@@ -23,6 +23,7 @@ from sdbench.lm.device import put
 from sdbench.lm.execution import Execution, LoopInputs, StepInputs
 from sdbench.lm.model import FAR, LanguageModel
 from sdbench.lm.pool import SlotPool
+from sdbench.lm.rehearsal import Rehearsal, rehearsal
 from sdbench.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _ALL = slice(None)
 _ROUND = 8  # numbers of a mask
+_REHEARSED = 4  # tokens of the step that is rehearsed
 _BANDED = 16  # queries; wider steps, as in prefill, make their mask
 
 
@@ -71,6 +73,7 @@ class Transformer(LanguageModel):
         self._added = tuple(torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
         self.pool = SlotPool(0, 0, self.device)
         self._bands: dict[int, list[Tensor]] = {}
+        self._rehearsal: list[Rehearsal | None] = []  # made when first asked for
 
     @property
     def layers(self) -> int:
@@ -110,7 +113,24 @@ class Transformer(LanguageModel):
     def bare(self) -> Self:
         other = super().bare()
         other.execution = self.execution.fresh()
+        other._rehearsal = []
         return other
+
+    def rehearsal(self) -> Rehearsal | None:
+        if not self._rehearsal:
+            self._rehearsal.append(self._rehearsed())
+        return self._rehearsal[0]
+
+    def _rehearsed(self) -> Rehearsal | None:
+        # Programs are other code than the modules that they were made from; what is shared out is no process's own.
+        shared = any(hasattr(weight, "_local_tensor") for weight in self.model.parameters())
+        (body, name), where = _decoder(self.model, self.layers), self._positions[None, :_REHEARSED]
+        if name is None or shared or self.device.type != "cpu" or self.execution.name != "eager":
+            return None
+        return rehearsal(
+            body._modules[name][0],
+            lambda: self.step(torch.zeros_like(where), where, None, rows=slice(0, 1), extent=where.shape[1]),
+        )
 
     def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
         self.pool.move(rows, source, stride, target, count)
@@ -319,15 +339,21 @@ def aligned(mask: Float[Tensor, "B 1 T E"]) -> Float[Tensor, "B 1 T E"]:
 
 def _first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedModel:
     """A shallow copy of `model` whose list of decoder layers is cut; every parameter is shared."""
+    body, name = _decoder(model, depth)
+    if name is None:
+        raise InputError(f"{type(model).__name__}: its list of decoder layers was not found, so it has no early exit.")
+    cut: Any = _shallow(body)
+    cut._modules[name] = nn.ModuleList(list(body._modules[name])[:layers])
+    cut.config = config = copy.copy(body.config)
+    config.num_hidden_layers = layers
+    return _with_body(model, body, cut)
+
+
+def _decoder(model: PreTrainedModel, depth: int) -> tuple[Any, str | None]:
+    """The module that holds the list of a model's `depth` decoder layers, and the list's name there; None if it was not found."""
     body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    for name, child in body.named_children():
-        if isinstance(child, nn.ModuleList) and len(child) == depth:
-            cut: Any = _shallow(body)
-            cut._modules[name] = nn.ModuleList(list(child)[:layers])
-            cut.config = config = copy.copy(body.config)
-            config.num_hidden_layers = layers
-            return _with_body(model, body, cut)
-    raise InputError(f"{type(model).__name__}: its list of decoder layers was not found, so it has no early exit.")
+    lists = [name for name, child in body.named_children() if isinstance(child, nn.ModuleList) and len(child) == depth]
+    return body, lists[0] if lists else None
 
 
 def _with_body(module: Any, body: nn.Module, cut: nn.Module) -> Any:

@@ -23,6 +23,7 @@ import torch
 from sdbench.cores import pin
 from sdbench.errors import RunError
 from sdbench.lm.model import LanguageModel
+from sdbench.lm.rehearsal import Rehearsal
 from sdbench.processes import die_with_parent
 from sdbench.remote.messages import Outcome, Speculation
 from sdbench.remote.server import SpeculationServer
@@ -75,6 +76,9 @@ class ServerHandle(ABC):
         self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
         self.serial = 0
         self._command("open", rows, slots, length, sampling, dtype, frozen)
+
+    def rehearse(self, rehearsal: Rehearsal | None) -> None:  # noqa: B027
+        """What to do while the server is waited for."""
 
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
         """A prompt takes a row; `admitted` waits until the server has read it."""
@@ -198,6 +202,9 @@ class ServerProcess(ServerHandle):
             group = join_group(backend, store or "", 0)
             self.transport = GroupTransport(self.pipe, group, 1, self.waiter)
         self._answer(START_SECONDS)
+
+    def rehearse(self, rehearsal: Rehearsal | None) -> None:
+        self.waiter.rehearse = rehearsal
 
     def stop(self) -> None:
         """End the process, at the latest in `STOP_SECONDS` and a little."""

@@ -15,6 +15,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from sdbench.lm.rehearsal import Rehearsal
+
 READY = b"!"
 SPIN_SECONDS = 0.02
 
@@ -103,6 +105,7 @@ class Waiter:
         self._selector = selectors.DefaultSelector()
         self._selector.register(pipe, selectors.EVENT_READ)
         self._pipe = pipe
+        self.rehearse: Rehearsal | None = None
         if sentinel is not None:
             self._selector.register(sentinel, selectors.EVENT_READ)
 
@@ -113,11 +116,13 @@ class Waiter:
     def wait(self, seconds: float | None) -> None:
         """Return when the pipe has a message. Raises: PeerSilentError after `seconds`, PeerGoneError if there will be none.
 
-        Looks again and again for a while before it sleeps: to be woken takes longer than a message.
+        Looks again and again for a while before it sleeps: to be woken takes longer than a message. In between it rehearses.
         """
         until = perf_counter() + SPIN_SECONDS
         ready = self._selector.select(0)
         while not ready and perf_counter() < until:
+            if self.rehearse is not None:
+                self.rehearse()
             ready = self._selector.select(0)
         if not ready:
             ready = self._selector.select(seconds)
