@@ -55,7 +55,7 @@ class RunningServer(SpeculationServer):
             self._ahead[row] -= gone
             del self._scores[row][:gone]
             if survived[row]:
-                outcome.first[row] = length  # what the model has read stands
+                outcome.first[row], outcome.tokens[row] = length, []  # what the model has read stands
         known = self.model.known.copy()
         self._take(outcome)
         self.model.known[survived] = known[survived]
