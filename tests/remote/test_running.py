@@ -21,7 +21,8 @@ def test_lossless(ahead, least):
     target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
     decoder = Speculative(target, Exact(), FreeRunning(draft, least, process=False), ahead)
     assert decoder.lossless
-    assert distance_from_target(decoder, target, 3) < LOSSLESS
+    # long enough that tokens of a run that survived are verified too
+    assert distance_from_target(decoder, target, 4) < LOSSLESS
 
 
 class Careless(RunningServer):
