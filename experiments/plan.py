@@ -24,6 +24,7 @@ BUDGETS = ("quick", "paper")
 # arm's part of a block.
 CELL_SECONDS, PROCESS_SECONDS, BARE_SECONDS = 10.0, 8.0, 0.05
 RATES = (
+    "ssd/tiny-quick/cells/table-wordproblems",
     "ssd-speed",
     "default",
     "front",
