@@ -164,7 +164,7 @@ class SpeculationServer:
             self._take(outcome)
             speculation = self._backed_up(np.array(hit), np.array(outcome.active) & ~np.array(hit))
             self.context.place_many(speculation.tokens, self.context.length)
-        self._drafted, self._hit, self._latest = speculation.length, hit, outcome.active
+        self._drafted, self._hit, self._latest = [*speculation.length], hit, [*outcome.active]
         self._log(hit, received)
         return speculation
 
