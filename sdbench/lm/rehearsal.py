@@ -35,10 +35,10 @@ def rehearsal(layer: nn.Module, step: Callable[[], Any]) -> Rehearsal | None:
     finally:
         for hook in hooks:
             hook.remove()
-    pieces = cycle([one for one in made if min(_seconds(*one) for _ in range(TRIES)) <= PIECE_SECONDS])
-    first = next(pieces, None)
-    if first is None:
+    short = [one for one in made if min(_seconds(*one) for _ in range(TRIES)) <= PIECE_SECONDS]
+    if not short:
         return None
+    pieces = cycle(short)
 
     def run() -> None:
         module, inputs = next(pieces)

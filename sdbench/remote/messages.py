@@ -32,7 +32,7 @@ class Outcome:
 
     active: [B] rows that are decoded; the others are not looked at. length: [B] decided tokens, the verifier's own one included.
     first: [B] where the tokens begin that the server does not have right: length - 1, unless a stage above has added its own.
-    tokens: by row, those length - first tokens; more where the row is not looked at. streams: [B] uint64, the rows' random streams.
+    tokens: by row, those length - first tokens. streams: [B] uint64, the rows' random streams.
     """
 
     active: list[bool]
