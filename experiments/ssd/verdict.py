@@ -23,6 +23,9 @@ from sdbench.harness.simulate import simulate
 from sdbench.runs.record import Run, load
 
 
+RANKED = {"Uniform": "uniform", "Geometric": "geometric"}  # fan-outs for which the ranks of a run predict a hit rate
+
+
 def compare(run: Run, name: str, other: str) -> dict[str, Any]:
     """The paired speed ratio of two arms."""
     ours, theirs = (of_arm(run.tables, arm)["sequences"] for arm in (name, other))
@@ -60,8 +63,11 @@ def _hits(arm: Any, arms: Any, by_length: dict[int, str], greedy: bool) -> dict[
     same = by_length.get(arm["config"]["draft_length"])
     budget = budget_of(arm)
     found = {"branches": budget, "live": arm["speculation"]["outcome_hit_rate"], "all_rounds": arm["hit_rate"]}
-    kind = "uniform" if "per_length" in arm["config"]["proposer"]["fan_out"] else "geometric"
-    if same and greedy and str(budget) in arms[same]["ranks"]["hit_rate"]:
+    proposer = arm["config"]["proposer"]
+    kind = RANKED.get(proposer["fan_out"]["_target_"].rpartition(".")[2])
+    # Behind a back-up that is not the draft's the rounds are others than those that the ranks were logged in.
+    neural = proposer["backup"]["_target_"].endswith(".Neural")
+    if kind and neural and same and greedy and str(budget) in arms[same]["ranks"]["hit_rate"]:
         found["by_ranks"] = arms[same]["ranks"]["hit_rate"][str(budget)][kind]
     return found
 
