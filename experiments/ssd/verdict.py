@@ -22,7 +22,6 @@ from sdbench.analysis.statistics import speedup
 from sdbench.harness.simulate import simulate
 from sdbench.runs.record import Run, load
 
-
 RANKED = {"Uniform": "uniform", "Geometric": "geometric"}  # fan-outs for which the ranks of a run predict a hit rate
 
 
