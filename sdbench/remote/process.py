@@ -6,6 +6,7 @@ Ctrl-C (its parent decides) and ends by itself when the pipe closes or its paren
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import pickle
 import signal
@@ -23,7 +24,7 @@ from sdbench.cores import pin
 from sdbench.errors import RunError
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.rehearsal import Rehearsal
-from sdbench.processes import die_with_parent, starter
+from sdbench.processes import die_with_parent
 from sdbench.remote.messages import Outcome, Speculation
 from sdbench.remote.server import SpeculationServer
 from sdbench.remote.transport import (
@@ -182,7 +183,7 @@ class ServerProcess(ServerHandle):
         device: torch.device | None = None,
     ) -> None:
         super().__init__(model, seconds, device)
-        context = starter(model.device.type)
+        context = multiprocessing.get_context("spawn")
         self.pipe, far = context.Pipe()
         self._store = tempfile.TemporaryDirectory() if backend else None
         store = os.path.join(self._store.name, "store") if self._store else None

@@ -162,7 +162,7 @@ def test_starting_a_process_anew_is_nobodys_decoding():
     _, first = decode(decoder, Sampling(), requests=REQUESTS[:1])
     took = time.perf_counter() - begun
     _, second = decode(decoder, Sampling(), requests=REQUESTS[:1])
-    assert 0.01 < first.outside < took
+    assert 0.3 < first.outside < took
     assert second.outside == 0
     decoder.close()
 
@@ -180,11 +180,11 @@ def test_a_killed_server_is_noticed():
 
 @pytest.mark.skipif(sys.platform != "linux", reason="stops a process by signal and reads /proc")
 def test_a_parent_that_is_killed_takes_its_server_along(tmp_path):
-    """Even a stopped server, which cannot notice anything itself; and the process that it was forked from."""
+    """Even a stopped server, which cannot notice anything itself."""
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent("""
-        import multiprocessing.forkserver, os, signal, time
+        import os, signal, time
         from sdbench.exactness import TabularModel
         from sdbench.acceptance import Exact
         from sdbench.decoding import Request, Speculative
@@ -197,7 +197,7 @@ def test_a_parent_that_is_killed_takes_its_server_along(tmp_path):
             decoder = Speculative(TabularModel("target", 5, 2), Exact(), remote, 2)
             list(decoder.generate([Request([1], "a")], Sampling(), NeverStop(), 4))
             os.kill(remote._running.process.pid, signal.SIGSTOP)
-            print(remote._running.process.pid, multiprocessing.forkserver._forkserver._forkserver_pid, flush=True)
+            print(remote._running.process.pid, flush=True)
             time.sleep(60)
         """)
     )
@@ -205,15 +205,13 @@ def test_a_parent_that_is_killed_takes_its_server_along(tmp_path):
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
     assert parent.stdout is not None
-    started = [f"/proc/{number}" for number in parent.stdout.readline().split()]
-    assert len(started) == 2
-    assert all(os.path.exists(process) for process in started)
+    child = int(parent.stdout.readline())
     parent.send_signal(signal.SIGKILL)
     parent.wait(20)
     deadline = time.monotonic() + 10
-    while any(os.path.exists(process) for process in started) and time.monotonic() < deadline:
+    while os.path.exists(f"/proc/{child}") and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not any(os.path.exists(process) for process in started)
+    assert not os.path.exists(f"/proc/{child}")
 
 
 def make_server(model):
