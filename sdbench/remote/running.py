@@ -50,7 +50,8 @@ class RunningServer(SpeculationServer):
             first, length, decided = outcome.first[row], outcome.length[row], self._decided[row]
             end = decided + int(self._ahead[row])
             drafted = context.tokens[row, first : min(length, end)].tolist()
-            survived[row] = length <= end and drafted == outcome.tokens[row]
+            # (A stage above may have cut back behind what was decided here, and put the same token there: that ends the run too.)
+            survived[row] = decided <= length <= end and drafted == outcome.tokens[row]
             gone = length - decided if survived[row] else int(self._ahead[row])
             self._ahead[row] -= gone
             del self._scores[row][:gone]

@@ -1,5 +1,6 @@
 """A draft that never waits: lossless in law, greedy tokens of the target, in this process and in another."""
 
+import numpy as np
 import pytest
 import torch
 
@@ -10,8 +11,9 @@ from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.remote import FreeRunning
+from sdbench.remote.messages import Outcome
 from sdbench.remote.running import RunningServer
-from sdbench.sampling import Sampling
+from sdbench.sampling import Sampler, Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
 
@@ -78,3 +80,25 @@ def test_greedy_tokens(process):
 def test_refusals():
     with pytest.raises(InputError, match="at least 1"):
         FreeRunning(TabularModel("draft", 2, 3), 0)
+
+
+def test_a_run_ends_where_less_was_decided_than_before():
+    """A lossy stage above may cut back behind what an inner one decided, and put the same token there."""
+    draft = TabularModel("draft", 5, 1)
+    server = RunningServer(draft, 2)
+    streams = np.array([7], np.uint64)
+    with torch.inference_mode():
+        server.open(1, 64, 3, Sampler(Sampling(1.0)))
+        server.admit(0, [1, 2], 7)
+        server.serve(Outcome([True], [3], [2], [[4]], streams))
+        server.work()
+        server.serve(Outcome([True], [6], [5], [[0]], streams))
+        server.work()
+        same = int(server.context.tokens[0, 4])
+        answer = server.serve(Outcome([True], [5], [4], [[same]], streams))
+    drafted = answer.length[0]
+    assert drafted == len(server._scores[0]) == server._ahead[0]
+    before = [1, 2, *server.context.tokens[0, 2:5].tolist()]
+    for place in range(drafted):
+        assert torch.allclose(answer.logits[0, place].exp(), draft.table(tuple(before)).to(answer.logits.dtype))
+        before.append(int(answer.tokens[0, place]))
