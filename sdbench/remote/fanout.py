@@ -140,7 +140,7 @@ class Learned:
 
 
 def best(law: np.ndarray, held: np.ndarray, most: Sequence[int], budget: int) -> tuple[int, ...]:
-    """The F_0 .. F_K with sum <= budget and F_k <= most[k] for which sum_k law[k] held[k, F_k] is largest (dynamic programme)."""
+    """The F_0 .. F_K <= most, of sum `budget` if they can be, for which sum_k law[k] held[k, F_k] is most (dynamic programme)."""
     value, taken = np.zeros(budget + 1), []
     for k in range(len(law)):
         gains = law[k] * held[k, : most[k] + 1]
@@ -153,7 +153,13 @@ def best(law: np.ndarray, held: np.ndarray, most: Sequence[int], budget: int) ->
     for choice in reversed(taken):
         counts.append(int(choice[left]))
         left -= counts[-1]
-    return tuple(reversed(counts))
+    counts.reverse()
+    for k in np.argsort(
+        -law, kind="stable"
+    ).tolist():  # what gains nothing is given out all the same: room is made for it
+        more = min(left, most[k] - counts[k])
+        counts[k], left = counts[k] + more, left - more
+    return tuple(counts)
 
 
 class _Outcomes:

@@ -7,7 +7,15 @@ import pytest
 
 from sdbench.errors import InputError
 from sdbench.remote import Geometric, Learned, Listed, Uniform
-from sdbench.remote.fanout import best, fit_exponent, geometric, geometric_real, hit_probability, outcome_law
+from sdbench.remote.fanout import (
+    best,
+    fit_exponent,
+    geometric,
+    geometric_real,
+    hit_probability,
+    outcome_law,
+    widest,
+)
 
 # K, a, r, budget | real-valued F | whole F (None: a true tie) | p_hit real, whole, uniform  (theorem 12)
 VECTORS = [
@@ -114,3 +122,14 @@ def test_best_against_search():
     made = best(law, held, most, budget)
     assert sum(made) <= budget
     assert sum(law[k] * held[k, f] for k, f in enumerate(made)) == pytest.approx(value)
+
+
+@pytest.mark.parametrize(("vocab", "length", "budget"), [(97, 5, 1), (2, 3, 10), (3, 2, 4), (97, 4, 12)])
+def test_learning_needs_no_more_room(vocab, length, budget):
+    """Room for the branches is made once, before anything was learned."""
+    rng, learned = np.random.default_rng(0), Learned(budget)
+    room = widest(learned, length, vocab)
+    assert room == min(budget, length * (vocab - 1) + vocab)
+    for _ in range(500):
+        learned.learn(length, bool(rng.integers(2)), int(rng.integers(length + 1)), int(rng.geometric(0.4)))
+        assert all(sum(learned.counts(length, vocab, hit)) <= room for hit in (True, False))
