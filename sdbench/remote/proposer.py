@@ -144,8 +144,9 @@ class Beside(ABC):
     def open(self, context: Context, length: int) -> None:
         """A session begins: the server makes room."""
         rows, slots = context.tokens.shape
-        # As much room as the model was given here, so that the server's pool, and its programs, stay from block to block.
-        slots = max(slots, min(self.model.slots, self.model.max_positions))
+        if self.process:
+            # As much room as the model was given here, so that the server's pool, and its programs, stay from block to block.
+            slots = max(slots, min(self.model.slots, self.model.max_positions))
         self.fault, self._server, self._length = None, None, length
         self._stands = [1] * rows
         self._full, self._whole = [length] * rows, torch.full((rows,), length, device=context.tokens.device)

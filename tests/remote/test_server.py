@@ -230,3 +230,13 @@ def test_the_last_positions_of_a_model_that_learned_them():
         (finished,) = decoder.generate(prompt, Sampling(), NeverStop(), 3, rows=1)
         tokens[name] = finished.tokens
     assert tokens["ssd"] == tokens["ar"]
+
+
+def test_in_one_process_the_pool_stays_from_session_to_session():
+    target, draft = Transformer("target", random_model("llama", 2)), Transformer("draft", random_model("llama", 2))
+    decoder = Speculative(target, Exact(), Remote(draft, Uniform(3), process=False), 4)
+    held = []
+    for _ in range(3):
+        list(decoder.generate([Request([1, 2, 3], "a")], Sampling(), NeverStop(), 8))
+        held.append(draft.bytes)
+    assert held[0] == held[1] == held[2]
