@@ -14,6 +14,7 @@ from itertools import cycle
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import nn
 
 PIECE_SECONDS = 1e-4  # a piece is this long at most
@@ -40,6 +41,7 @@ def rehearsal(layer: nn.Module, step: Callable[[], Any]) -> Rehearsal | None:
         return None
     pieces = cycle(short)
 
+    @torch.inference_mode()  # as the step was
     def run() -> None:
         module, inputs = next(pieces)
         module(*inputs)

@@ -11,6 +11,7 @@ import os
 import pickle
 import signal
 import tempfile
+import threading
 import weakref
 from abc import ABC, abstractmethod
 from collections.abc import Callable
@@ -82,7 +83,7 @@ class ServerHandle(ABC):
 
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
         """A prompt takes a row; `admitted` waits until the server has read it."""
-        self._post(pickle.dumps(("admit", row, tokens, stream)))
+        self._post_long(pickle.dumps(("admit", row, tokens, stream)))
         self._reading += 1
 
     def admitted(self) -> None:
@@ -118,21 +119,42 @@ class ServerHandle(ABC):
 
     def _command(self, *words: Any) -> Any:
         self.admitted()
-        self._post(pickle.dumps(words))
+        self._post_long(pickle.dumps(words))
         return self._answer(self._patience)
 
-    def _post(self, message: Any) -> None:
+    def _post(self, message: bytes) -> None:
+        """Send what the pipe has room for: an outcome, of which the next is not told before this one is answered."""
         try:
             self.pipe.send_bytes(message)
         except OSError as error:
             raise self._fault(self._last_words()) from error
 
+    def _post_long(self, message: bytes) -> None:
+        """Send what the pipe may have no room for: a server that does not read it is noticed in time too."""
+        failed: list[Exception] = []
+
+        def send() -> None:
+            try:
+                self.pipe.send_bytes(message)
+            except Exception as error:  # of a pipe that was closed meanwhile any kind
+                failed.append(error)
+
+        sending = threading.Thread(target=send, daemon=True)
+        sending.start()
+        sending.join(self._patience)
+        if sending.is_alive():
+            raise self._fault(PeerSilentError())
+        if failed:
+            raise self._fault(self._last_words()) from failed[0]
+
     def _answer(self, seconds: float) -> Any:
         try:
             self.waiter.wait(seconds)
-            kind, value = pickle.loads(receive_bytes(self.pipe))
+            data = receive_bytes(self.pipe)
         except (PeerGoneError, PeerSilentError) as error:
             raise self._fault(error) from error
+        try:
+            kind, value = pickle.loads(data)
         except Exception as error:
             raise self._fault(MalformedError("what came is no answer to a command")) from error
         if kind != "done":

@@ -214,6 +214,26 @@ def test_a_parent_that_is_killed_takes_its_server_along(tmp_path):
     assert not os.path.exists(f"/proc/{child}")
 
 
+def test_a_prompt_that_a_stalled_server_does_not_read_is_no_hang():
+    server = ServerProcess(models()[1], make_server, seconds=1.0)
+    server.open(1, 20, 2, Sampling(), torch.float64)
+    os.kill(server.process.pid or 0, signal.SIGSTOP)
+    begun = time.monotonic()
+    with pytest.raises(RunError, match="has not answered for 1 s"):
+        server.admit(0, [70_000] * 200_000, 0)
+    assert time.monotonic() - begun < 20
+
+
+def test_a_target_whose_weights_require_gradients():
+    """As `from_pretrained` gives it; what the server measured is asked for outside of inference mode."""
+    target = Transformer("target", random_model("llama", layers=2).requires_grad_(True))
+    draft = Transformer("draft", random_model("llama", layers=2, seed=5))
+    decoder = Speculative(target, Exact(), Remote(draft, Uniform(3)), 3)
+    got, _ = decode(decoder, Sampling(), requests=REQUESTS[:1])
+    assert got == decode(Speculative(target), Sampling(), requests=REQUESTS[:1])[0]
+    decoder.close()
+
+
 def make_server(model):
     return SpeculationServer(model, Uniform(2))
 
