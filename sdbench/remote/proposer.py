@@ -125,6 +125,7 @@ class Beside(ABC):
         self.launch: Launch = ServerProcess
         self._running: ServerHandle | None = None
         self._server: _Server | None = None
+        self._given, self._grown = 0, -1  # slots of the model here: as it was given, as a server here left it
 
     @property
     def name(self) -> str:
@@ -144,9 +145,11 @@ class Beside(ABC):
     def open(self, context: Context, length: int) -> None:
         """A session begins: the server makes room."""
         rows, slots = context.tokens.shape
-        if self.process:
-            # As much room as the model was given here, so that the server's pool, and its programs, stay from block to block.
-            slots = max(slots, min(self.model.slots, self.model.max_positions))
+        # As much room as the model was given here, so that the server's pool, and its programs, stay from block to block. What a
+        # server in this very process added to it, for its branches, was not given.
+        if self.model.slots != self._grown:
+            self._given = self.model.slots
+        slots = max(slots, min(self._given, self.model.max_positions))
         self.fault, self._server, self._length = None, None, length
         self._stands = [1] * rows
         self._full, self._whole = [length] * rows, torch.full((rows,), length, device=context.tokens.device)
@@ -232,6 +235,7 @@ class Beside(ABC):
         if not self.process or not isinstance(context.sampler.choices, HashChoices):
             server = make(self.model)
             server.open(rows, slots, length, context.sampler)
+            self._grown = self.model.slots
             return _InProcess(server)
         if self._running is None:
             begun = perf_counter()
