@@ -154,9 +154,8 @@ def best(law: np.ndarray, held: np.ndarray, most: Sequence[int], budget: int) ->
         counts.append(int(choice[left]))
         left -= counts[-1]
     counts.reverse()
-    for k in np.argsort(
-        -law, kind="stable"
-    ).tolist():  # what gains nothing is given out all the same: room is made for it
+    # What gains nothing is given out all the same: so the sum, for which room is made, does not grow with what is learned.
+    for k in np.argsort(-law, kind="stable").tolist():
         more = min(left, most[k] - counts[k])
         counts[k], left = counts[k] + more, left - more
     return tuple(counts)
