@@ -1,10 +1,10 @@
 """Bare forwards: the floor that a decode loop is measured against.
 
-A bare forward is the model's own, with its own cache (transformers' DynamicCache), of the same shape as a step that a decoder
-made. In a compiled or captured mode it is the program itself, called with ready inputs; a step of a loop is its even share of the
-loop, in which tokens are drawn too. They are timed in the same run, a few behind each arm's part of a block and the models in turn,
-so that whatever slows the machine, or fills its caches, does so on both sides. `model_time_fraction` is their sum along a run over
-its wall time.
+A bare forward is the model's own, with its own cache (transformers' DynamicCache) and ready inputs, of the same shape as a step
+that a decoder made, its modules called as a step calls them (`sdbench.lm.forward`). In a compiled or captured mode it is the
+program itself; a step of a loop is its even share of the loop, in which tokens are drawn too. They are timed in the same run, a
+few behind each arm's part of a block and the models in turn, so that whatever slows the machine, or fills its caches, does so on
+both sides. `model_time_fraction` is their sum along a run over its wall time.
 """
 
 from __future__ import annotations
@@ -37,6 +37,7 @@ class BareForwards:
         self.timed: dict[_Shape, int] = {}  # how often each shape was
         self.steps: dict[_Shape, int] = {}  # how many were made of it
         self.caches: dict[tuple[str, int, int], DynamicCache] = {}
+        self.met: set[tuple[str, int]] = set()  # by role and tokens: what a forward of them calls is known
 
     def see(self, steps: list[dict[str, Any]]) -> None:
         """Note the shapes of a block's steps, prefill left out and what was done beside the verifier."""
@@ -80,9 +81,15 @@ class BareForwards:
             return self._program(model, batch, tokens, context, loop)
         cache = self._cache(model, batch, context)
         new = torch.ones(batch, tokens, dtype=torch.long, device=model.device)
+        positions = torch.arange(context, context + tokens, device=model.device).expand(batch, -1)
+        masks = [mask.expand(batch, -1, -1, -1) for mask in model.band(tokens, context, context + tokens)]
+        if (role, tokens) not in self.met and tokens <= model.slots:
+            # Steps of another process are not known here. Between two blocks the slots hold nothing that is needed.
+            model.step(new[:1], positions[:1] - context, None, keep=tokens, rows=slice(0, 1), extent=tokens)
+        self.met.add((role, tokens))
         synchronise(model.device)
         begun = perf_counter()
-        model.model(input_ids=new, past_key_values=cache, use_cache=True)
+        model.forward(new, positions, cache, masks, tokens)
         synchronise(model.device)
         seconds = perf_counter() - begun
         cache.crop(-tokens)

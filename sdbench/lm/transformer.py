@@ -21,6 +21,7 @@ from sdbench.errors import InputError
 from sdbench.lm.architecture import FULL, SLIDING
 from sdbench.lm.device import put
 from sdbench.lm.execution import Execution, LoopInputs, StepInputs
+from sdbench.lm.forward import Forward
 from sdbench.lm.model import FAR, LanguageModel
 from sdbench.lm.pool import SlotPool
 from sdbench.lm.rehearsal import Rehearsal, rehearsal
@@ -74,6 +75,7 @@ class Transformer(LanguageModel):
         self.pool = SlotPool(0, 0, self.device)
         self._bands: dict[int, list[Tensor]] = {}
         self._rehearsal: list[Rehearsal | None] = []  # made when first asked for
+        self.forward = Forward(model, _decoder(model, self.layers)[0], self.mask_kinds)
 
     @property
     def layers(self) -> int:
@@ -114,6 +116,7 @@ class Transformer(LanguageModel):
         other = super().bare()
         other.execution = self.execution.fresh()
         other._rehearsal = []
+        other.forward = self.forward.fresh()
         return other
 
     def rehearsal(self) -> Rehearsal | None:
@@ -167,16 +170,8 @@ class Transformer(LanguageModel):
             pool.select(rows, None, extent - width, reach)
         else:
             pool.select(rows, slots, 0, reach)
-        inputs: dict[str, Any] = {"logits_to_keep": keep} if isinstance(keep, int) else {}
-        attention = masks[0] if len(masks) == 1 else dict(zip(self.mask_kinds, masks, strict=True))
-        logits = self.model(
-            input_ids=tokens,
-            position_ids=positions,
-            past_key_values=pool,
-            use_cache=True,
-            attention_mask=attention,
-            **inputs,
-        ).logits[..., : self.vocab]
+        kept = keep if isinstance(keep, int) else width
+        logits = self.forward(tokens, positions, pool, masks, kept)[..., : self.vocab]
         if not isinstance(keep, int):
             logits = logits.gather(1, keep[:, :, None].expand(-1, -1, self.vocab))
         return logits
@@ -276,11 +271,15 @@ class Transformer(LanguageModel):
     def _bands_of(self, width: int) -> list[Float[Tensor, "1 1 T 2N"]]:
         """The masks of `width` queries at positions N, N + 1, ... over 2 N places."""
         if width not in self._bands:
-            query = torch.arange(width, device=self.device)[:, None] + self.slots
-            place = torch.arange(2 * self.slots, device=self.device)
-            seen = {FULL: place <= query, SLIDING: (place <= query) & (query - place < self._window)}
-            self._bands[width] = [torch.where(seen[kind], *self._added)[None, None] for kind in self.mask_kinds]
+            self._bands[width] = self.band(width, self.slots, 2 * self.slots)
         return self._bands[width]
+
+    def band(self, width: int, first: int, extent: int) -> list[Float[Tensor, "1 1 T E"]]:
+        """The masks of a chain of `width` queries from position `first` on, over `extent` places, for each kind of layers."""
+        query = torch.arange(first, first + width, device=self.device)[:, None]
+        place = torch.arange(extent, device=self.device)
+        seen = {FULL: place <= query, SLIDING: (place <= query) & (query - place < self._window)}
+        return [torch.where(seen[kind], *self._added)[None, None] for kind in self.mask_kinds]
 
 
 class TruncatedTransformer(Transformer):
