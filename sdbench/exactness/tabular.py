@@ -71,8 +71,8 @@ class TabularModel(LanguageModel):
         rows: slice = slice(None),
         extent: int | None = None,
     ) -> Float[Tensor, "B R V"]:
+        stop = self.slots if extent is None else extent
         if slots is None:
-            stop = self.slots if extent is None else extent
             slots = torch.arange(stop - tokens.shape[1], stop).expand(len(tokens), -1)
         self.held[rows].scatter_(1, slots, tokens)
         self.position[rows].scatter_(1, slots, positions)
@@ -86,7 +86,8 @@ class TabularModel(LanguageModel):
                 seen = torch.arange(self.slots + 1) <= positions[row, at]
             else:
                 seen = torch.zeros(self.slots + 1, dtype=torch.bool)
-                seen[: mask.shape[2]] = mask[row, at]
+                shown = mask[row, at, :stop]
+                seen[: len(shown)] = shown
             visible = sorted(zip(position[row][seen].tolist(), held[row][seen].tolist(), strict=True))
             logits[row, query] = self.table(tuple(token for _, token in visible)).log()
         return logits

@@ -89,7 +89,7 @@ class BareForwards:
         self.met.add((role, tokens))
         synchronise(model.device)
         begun = perf_counter()
-        model.forward(new, positions, cache, masks, tokens)
+        model.forward(new, positions, cache, masks, tokens, context + tokens)
         synchronise(model.device)
         seconds = perf_counter() - begun
         cache.crop(-tokens)

@@ -5,7 +5,8 @@ A step needs none of it, and it takes as long as half a layer of a small model. 
 modules are called, and on what. Where each argument is an input of the forward, what an earlier call gave, or no tensor, the same
 calls can be made on other inputs: the same operations, and so the same numbers, bit for bit. What a forward does between its
 modules (a factor on the embedding, a cap on the logits) shows, for then an argument is none of these; such a model keeps its own
-forward. So does one whose calls, made once more, do not give the very logits of the forward that was watched.
+forward. So does one whose calls, made once more, do not give the very logits of the forward that was watched. A call on positions
+alone, that of a rotary embedding, is looked up (`sdbench.lm.table`).
 """
 
 from __future__ import annotations
@@ -20,10 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sdbench.lm.pool import SlotPool
+from sdbench.lm.table import Table, by_position
 
 # Numbers are not among them: they may be lengths, and others at the next forward.
 PLAIN = (type(None), bool, str, torch.dtype, torch.device)
 WIDEST = 32  # tokens; wider forwards, as of a prompt, hardly come again
+POSITIONS = 1  # which of the values they are
 KEPT = -1  # in place of a value: the last `keep` tokens of what the call before gave
 
 
@@ -32,7 +35,7 @@ class Call:
     """A module's call. plain: arguments that are no tensors, values from here on; args, kwargs: which of the values so far; parts:
     whether the elements of the result are values too."""
 
-    module: nn.Module
+    module: nn.Module | Table
     plain: list[Any]
     args: list[int]
     kwargs: dict[str, int]
@@ -41,7 +44,8 @@ class Call:
 
 def call_again(calls: list[Call], inputs: list[Any], keep: int) -> Float[Tensor, "B keep V"]:
     """Make the calls on these inputs, the first of the values; what each call gives is added to them."""
-    values, result = [*inputs], inputs[0]
+    values: list[Any] = [*inputs]
+    result: Any = None
     for call in calls:
         values += call.plain
         args = [result[:, -keep:]] if call.args == [KEPT] else [values[at] for at in call.args]
@@ -61,6 +65,7 @@ class Forward:
     def __init__(self, model: Any, body: nn.Module, kinds: tuple[str, ...]) -> None:
         self.model, self.body, self.kinds = model, body, kinds
         self._calls: dict[int, list[Call] | None] = {}  # by width; None where the model's own forward stays
+        self._tables: dict[tuple[Any, ...], Table] = {}  # by module and plain arguments
         through = [part for part in model.modules() if any(inner is body for inner in part.modules())]
         # What was hung around the whole would be left out.
         free = not any(part._forward_hooks or part._forward_pre_hooks or "forward" in vars(part) for part in through)
@@ -73,20 +78,34 @@ class Forward:
         cache: Any,
         masks: list[Float[Tensor, "B 1 T E"]],
         keep: int,
+        reach: int,
     ) -> Float[Tensor, "B keep V"]:
-        """Logits behind the last `keep` tokens. masks: one for each kind of layers."""
+        """Logits behind the last `keep` tokens. masks: one for each kind of layers. reach: all positions are below it."""
         width, inputs = tokens.shape[1], [tokens, positions, cache, *masks]
         calls = self._calls.get(width)
         if calls is not None:
+            for table in self._tables.values():
+                table.grow(reach)
             return call_again(calls, inputs, keep)
         if width in self._calls or not self._parts or width > WIDEST or not isinstance(cache, SlotPool):
             return self._own(tokens, positions, cache, masks, keep)
         with _watched(self._parts, inputs, keep) as watch:
             logits = self._own(tokens, positions, cache, masks, keep)
-        # Over a pool a forward may be made twice: it writes the same into the same slots.
-        known = watch.cuts == 1 and watch.result is logits and torch.equal(call_again(watch.made, inputs, keep), logits)
-        self._calls[width] = watch.made if known else None
+        # Over a pool a forward may be made again: it writes the same into the same slots.
+        calls = self._looked_up(watch, reach) if watch.cuts == 1 and watch.result is logits else None
+        if calls is not None and not torch.equal(call_again(calls, inputs, keep), logits):
+            calls, logits = None, self._own(tokens, positions, cache, masks, keep)
+        self._calls[width] = calls
         return logits
+
+    def _looked_up(self, watch: _Watch, reach: int) -> list[Call]:
+        """The same calls, with tables in place of those on positions alone."""
+        calls = [*watch.made]
+        for at, table in watch.tables.items():
+            table = self._tables.setdefault((calls[at].module, *calls[at].plain), table)
+            table.grow(reach)
+            calls[at] = replace(calls[at], module=table, args=[POSITIONS], kwargs={})
+        return calls
 
     def fresh(self) -> Forward:
         """The same, nothing watched yet: for another process."""
@@ -124,12 +143,13 @@ class _Watch:
     """Notes what modules are called on while a forward runs. What they call in turn is theirs.
 
     result: of the last call; None from an argument on of which it is not known where it comes from. cuts: how many calls were on
-    the last tokens of a result.
+    the last tokens of a result. tables: by call, what may stand in its place.
     """
 
     def __init__(self, inputs: list[Any], keep: int) -> None:
         self.values, self.keep = [*inputs], keep  # held here, so that nothing else takes the identity of one
         self.made: list[Call] = []
+        self.tables: dict[int, Table] = {}
         self.result: Any = inputs[0]
         self.cuts = self._inner = 0
 
@@ -156,6 +176,8 @@ class _Watch:
         self.result, parts = result, isinstance(result, tuple | list)
         self.made[-1] = replace(self.made[-1], parts=parts)
         self.values += [result, *(result if parts else ())]
+        if by_position(module, args, kwargs, positions := self.values[POSITIONS], result):
+            self.tables[len(self.made) - 1] = Table(module, args, kwargs, positions)
 
     def _place(self, argument: Any) -> int:
         """Which of the values it is: the very object."""

@@ -69,7 +69,7 @@ class LanguageModel(ABC):
         slots: None is the common case that all rows write at their positions, from one first slot on; the very tensor of the
         positions says that no query is padding. mask: what each query sees; None is a chain. keep: the last so many queries,
         or indices of queries. rows: which rows of the pool the batch is. extent: attend over the first so many slots only
-        (all by default).
+        (all by default), of which a mask may tell more; steps that are given the very same one make it ready once.
         """
 
     def loop(

@@ -74,6 +74,7 @@ class Transformer(LanguageModel):
         self._added = tuple(torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
         self.pool = SlotPool(0, 0, self.device)
         self._bands: dict[int, list[Tensor]] = {}
+        self._shown: tuple[Tensor, Tensor] | None = None  # the last mask that was given, and what it adds to the scores
         self._rehearsal: list[Rehearsal | None] = []  # made when first asked for
         self.forward = Forward(model, _decoder(model, self.layers)[0], self.mask_kinds)
 
@@ -115,7 +116,7 @@ class Transformer(LanguageModel):
     def bare(self) -> Self:
         other = super().bare()
         other.execution = self.execution.fresh()
-        other._rehearsal = []
+        other._rehearsal, other._shown = [], None
         other.forward = self.forward.fresh()
         return other
 
@@ -171,7 +172,7 @@ class Transformer(LanguageModel):
         else:
             pool.select(rows, slots, 0, reach)
         kept = keep if isinstance(keep, int) else width
-        logits = self.forward(tokens, positions, pool, masks, kept)[..., : self.vocab]
+        logits = self.forward(tokens, positions, pool, masks, kept, self.slots)[..., : self.vocab]
         if not isinstance(keep, int):
             logits = logits.gather(1, keep[:, :, None].expand(-1, -1, self.vocab))
         return logits
@@ -248,15 +249,21 @@ class Transformer(LanguageModel):
             if self.device.type != "cpu":
                 cut = [aligned(part) for part in cut]
             return cut if len(positions) == 1 else [part.expand(len(positions), -1, -1, -1) for part in cut]
+        padding = None if slots is None or slots is positions else (slots == self.slots)[:, :, None]
+        if mask is not None and padding is None and SLIDING not in self._kinds and extent == first + positions.shape[1]:
+            # The steps of a tree come with one mask.
+            if self._shown is None or self._shown[0] is not mask:
+                self._shown = mask, torch.where(mask, *self._added)[:, None]
+            cut = self._shown[1][..., :extent]
+            return [cut if self.device.type == "cpu" else aligned(cut)]
         if mask is None:
             # A chain's slot is its position; what lies behind the query is stale, or its own successors in this step.
             seen = self._positions[:extent] <= positions[:, :, None]
         else:
-            seen = mask[:, :, :extent]
+            seen = mask[:, :, : min(extent, first + positions.shape[1])]
             if seen.shape[2] < extent:
                 seen = pad(seen, (0, extent - seen.shape[2]))
         # A padding query must see something, or its softmax is not a number; what it sees is never used.
-        padding = None if slots is None or slots is positions else (slots == self.slots)[:, :, None]
         if padding is not None:
             seen = seen | padding
         masks = [torch.where(seen, *self._added)[:, None]] if FULL in self._kinds else []

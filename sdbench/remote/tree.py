@@ -166,7 +166,7 @@ class Tree:
             mark = context.trace.begin(roots.device)
             # A branch alone is written where it would be among the others.
             extent, new = base + depth * width + (width if only is None else only + 1), tokens.shape[1]
-            logits = self.model.step(tokens, positions[:, depth], None, mask[:, :, :extent], keep=new, extent=extent)
+            logits = self.model.step(tokens, positions[:, depth], None, mask, keep=new, extent=extent)
             context.trace.end(mark, self.model.name, kind, active, new, extent, self.model.missed)
             behind.append(logits)
             logits = self.saguaro.modify(logits, fan_out[depth], sampler.sampling)

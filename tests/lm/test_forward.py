@@ -9,6 +9,7 @@ from torch import nn
 
 from sdbench.lm.forward import Forward
 from sdbench.lm.pool import SlotPool
+from sdbench.lm.table import Table
 from sdbench.lm.transformer import Transformer
 from tests.conftest import V, random_model
 from tests.lm.folders import SMALL
@@ -33,12 +34,12 @@ BETWEEN = {
 STEPS = [(9, 0, 1), (1, 9, 1), (1, 10, 1), (4, 11, 4), (4, 13, 2), (1, 17, 1), (4, 18, 1), (2, 22, 2), (2, 24, 1)]
 
 
-def logits(model: Transformer, rows: int) -> list[torch.Tensor]:
+def logits(model: Transformer, rows: int, steps=STEPS) -> list[torch.Tensor]:
     model.allocate(rows, 32)
     tokens = torch.randint(0, V, (rows, 32), generator=torch.Generator().manual_seed(1))
     places = torch.arange(32).expand(rows, -1)
     found = []
-    for width, first, keep in STEPS:
+    for width, first, keep in steps:
         part = slice(first, first + width)
         found.append(model.step(tokens[:, part], places[:, part], None, keep=keep, extent=part.stop))
     return found
@@ -150,7 +151,7 @@ def test_a_number_may_be_another_next_time(tells):
     for extent in (3, 4, 5):
         mask = torch.zeros(1, 1, 2, extent)
         own = model(tokens, mask, 1).logits
-        assert torch.equal(forward(tokens, tokens, pool, [mask], 1), own)
+        assert torch.equal(forward(tokens, tokens, pool, [mask], 1, 8), own)
     assert (forward._calls[2] is None) == tells
 
 
@@ -159,6 +160,58 @@ def test_a_cache_that_grows_is_not_read_twice():
     model = Transformer("target", raw)
     place = torch.arange(3)[None]
     with torch.inference_mode():
-        model.forward(place, place, cache, model.band(3, 0, 3), 1)
+        model.forward(place, place, cache, model.band(3, 0, 3), 1, 3)
     assert cache.get_seq_length() == 3
     assert not direct(model)
+
+
+class Angles(nn.Module):
+    """Angles that turn slower once a text has passed `limit`, and keep in mind that one has."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self.limit, self.longest = limit, 0
+
+    def forward(self, hidden, position_ids):
+        self.longest = max(self.longest, int(position_ids.max()) + 1)
+        angle = position_ids[..., None] * torch.arange(1.0, 5.0) / (2 if self.longest > self.limit else 1)
+        return angle.cos().to(hidden.dtype), angle.sin().to(hidden.dtype)
+
+
+@pytest.mark.parametrize("limit", [8, 100])
+def test_a_table_gives_what_its_module_gives(limit):
+    module, position = Angles(limit), torch.tensor([[2, 5]])
+    table = Table(module, (torch.zeros(1, 2, 3),), {"position_ids": position}, position)
+    for size in (6, 8, 16):  # the last is beyond the first limit
+        table.grow(size)
+        for ours, own in zip(table(position), module(torch.zeros(1, 2, 3), position_ids=position), strict=True):
+            assert torch.equal(ours, own)
+    assert module.longest == 6  # making the table has shown it no longer text
+    assert (table._rows is None) == (limit == 8)
+
+
+@torch.inference_mode()
+def test_positions_are_looked_up():
+    model = Transformer("target", random_model("llama"))
+    logits(model, 1)
+    (table,) = model.forward._tables.values()
+    assert table.size == model.slots
+    assert all(call.module is not table.module for calls in model.forward._calls.values() for call in calls or [])
+
+
+@pytest.mark.parametrize("first", [STEPS, STEPS[::-1]], ids=["short-first", "long-first"])
+@pytest.mark.parametrize("kind", ["dynamic", "yarn", "linear", "longrope"])
+@torch.inference_mode()
+def test_scaled_angles_are_those_of_the_own_forward(kind, first):
+    """In a pool that is longer than what the model was trained on; steps on both sides of that length."""
+    scaling = {"rope_type": kind, "factor": 4.0, "rope_theta": 100.0, "original_max_position_embeddings": 20}
+    if kind == "longrope":
+        scaling |= {"short_factor": [1.0] * 4, "long_factor": [3.0] * 4}
+    sizes = {**SIZES, "max_position_embeddings": 20 if kind == "dynamic" else 128}
+    torch.manual_seed(0)
+    raw, own = (t.LlamaForCausalLM(t.LlamaConfig(**sizes, rope_parameters=scaling)).eval() for _ in range(2))
+    own.load_state_dict(raw.state_dict())
+    ours, theirs = Transformer("target", raw), through_its_own(own)
+    for steps in (first, STEPS):
+        for left, right in zip(logits(ours, 1, steps), logits(theirs, 1, steps), strict=True):
+            assert torch.equal(left, right)
