@@ -46,16 +46,19 @@ class Table:
         return tuple(embedding(positions, rows) for rows in self._rows)
 
     def _made(self, module: nn.Module, positions: Int[Tensor, "B T"]) -> tuple[Tensor, ...]:
-        args = [positions if one is _POSITIONS else one for one in self._args]
-        kwargs = {name: positions if one is _POSITIONS else one for name, one in self._kwargs.items()}
-        return module(*args, **kwargs)
+        def given(one: Any) -> Any:
+            if one is _POSITIONS:
+                return positions
+            return one.expand(*positions.shape, -1) if isinstance(one, Tensor) else one
+
+        return module(*map(given, self._args), **{name: given(one) for name, one in self._kwargs.items()})
 
 
 _POSITIONS = object()
 
 
 def _sample(one: Any, positions: Tensor) -> Any:
-    """What stands in place of an argument: of hidden states the first, which tell their type."""
+    """What is held in place of an argument: of hidden states those of one token, which tell their type."""
     if one is positions:
         return _POSITIONS
     return one[:1, :1].clone() if isinstance(one, Tensor) else one
@@ -69,4 +72,9 @@ def by_position(
     if any(True for _ in module.parameters()) or not any(one is positions for one in given) or len(given) > 2:
         return False
     parts = result if isinstance(result, tuple) else ()
-    return bool(parts) and all(isinstance(part, Tensor) and part.shape[:-1] == positions.shape for part in parts)
+    shaped = all(
+        isinstance(part, Tensor) and part.shape[:-1] == positions.shape
+        for part in (*given, *parts)
+        if part is not positions
+    )
+    return bool(parts) and shaped

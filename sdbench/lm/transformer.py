@@ -1,8 +1,8 @@
 """Any `transformers` causal language model as a `LanguageModel`, over the slot pool.
 
-The model's own forward is called with its pool, positions and a ready mask, so nothing of an architecture is written again
-here. Layers with a sliding window see a token only when it is nearer than the window: the mask of a query at position i over a
-slot with position j is  seen(i, j) and i - j < window.
+The model's own forward (`sdbench.lm.forward`) is given the pool, positions and a ready mask, so nothing of an architecture is
+written again here. Layers with a sliding window see a token only when it is nearer than the window: the mask of a query at
+position i over a slot with position j is  seen(i, j) and i - j < window.
 """
 
 from __future__ import annotations
