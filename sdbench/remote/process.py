@@ -158,7 +158,7 @@ class ServerHandle(ABC):
         except Exception as error:
             raise self._fault(MalformedError("what came is no answer to a command")) from error
         if kind != "done":
-            raise ServerFaultError(f"The draft's process failed: {value}.")
+            raise self._fault(UnexpectedMessageError(data))
         return value
 
     def _last_words(self) -> Exception:

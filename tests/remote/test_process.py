@@ -224,6 +224,13 @@ def test_a_prompt_that_a_stalled_server_does_not_read_is_no_hang():
     assert time.monotonic() - begun < 20
 
 
+def test_a_command_that_fails_ends_the_server():
+    server = ServerProcess(models()[1], make_server, seconds=5.0)
+    with pytest.raises(RunError, match="process failed: RuntimeError"):
+        server.open(1, -9, 2, Sampling(), torch.float64)
+    assert not server.process.is_alive()
+
+
 def test_a_target_whose_weights_require_gradients():
     """As `from_pretrained` gives it; what the server measured is asked for outside of inference mode."""
     target = Transformer("target", random_model("llama", layers=2).requires_grad_(True))
