@@ -1,5 +1,7 @@
 """Warping, and choices that depend on their key alone."""
 
+import hashlib
+
 import numpy as np
 import pytest
 import torch
@@ -71,6 +73,25 @@ def test_on_a_cpu_the_same_is_chosen_another_way(kind, width):
         name = key(7, round)
         expected = invert(probs, torch.from_numpy(name.uniform()))
         assert HashChoices().choose(probs, name).tolist() == expected.tolist()
+
+
+def test_the_numbers_of_a_key_are_its_hash():
+    """Against the same in numpy's 64-bit arithmetic; a round may be -1, before there is one."""
+
+    def mix(x):
+        with np.errstate(over="ignore"):
+            x = x + np.uint64(0x9E3779B97F4A7C15)
+            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+            return x ^ (x >> np.uint64(31))
+
+    streams, rounds = np.array([0, 5, 2**64 - 1], np.uint64), np.array([-1, 0, 7])
+    name = Key(streams, rounds) / "draft"
+    for depth, numbers in enumerate(name.uniforms(3)):
+        digest = hashlib.blake2b(repr(("draft", depth)).encode(), digest_size=8).digest()
+        bits = mix(mix(streams ^ mix(rounds.astype(np.uint64))) ^ np.frombuffer(digest, np.uint64))
+        assert numbers.tolist() == ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53).tolist()
+        assert numbers.tolist() == (name / depth).uniform().tolist()
 
 
 @pytest.mark.parametrize("vary", ["round", "seed", "path"])
