@@ -157,7 +157,7 @@ class Key:
 
     def _uniforms(self, paths: Sequence[tuple[int | str, ...]]) -> np.ndarray:
         names = zip(self.streams.tolist(), self.rounds.tolist(), strict=True)
-        rows = [_mix(stream ^ _mix(number & _WORD)) for stream, number in names]
+        rows = [_mix(stream ^ _mix(number & _64_BITS)) for stream, number in names]
         words = [_word(repr(path)) for path in paths]
         return np.array([[(_mix(row ^ word) >> 11) * 2.0**-53 for row in rows] for word in words])
 
@@ -174,7 +174,7 @@ def stream(seed: int, prompt: str, repeat: int) -> int:
     return int.from_bytes(digest, "little")
 
 
-_WORD = 2**64 - 1
+_64_BITS = 2**64 - 1
 
 
 def _mix(x: int) -> int:
@@ -182,9 +182,9 @@ def _mix(x: int) -> int:
 
     In plain numbers: for the few rows of a batch arrays of them take ten times as long.
     """
-    x = (x + 0x9E3779B97F4A7C15) & _WORD
-    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _WORD
-    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _WORD
+    x = (x + 0x9E3779B97F4A7C15) & _64_BITS
+    x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 & _64_BITS
+    x = (x ^ (x >> 27)) * 0x94D049BB133111EB & _64_BITS
     return x ^ (x >> 31)
 
 

@@ -37,7 +37,6 @@ class BareForwards:
         self.timed: dict[_Shape, int] = {}  # how often each shape was
         self.steps: dict[_Shape, int] = {}  # how many were made of it
         self.caches: dict[tuple[str, int, int], DynamicCache] = {}
-        self.met: set[tuple[str, int]] = set()  # by role and tokens: what a forward of them calls is known
 
     def see(self, steps: list[dict[str, Any]]) -> None:
         """Note the shapes of a block's steps, prefill left out and what was done beside the verifier."""
@@ -83,10 +82,9 @@ class BareForwards:
         new = torch.ones(batch, tokens, dtype=torch.long, device=model.device)
         positions = torch.arange(context, context + tokens, device=model.device).expand(batch, -1)
         masks = [mask.expand(batch, -1, -1, -1) for mask in model.band(tokens, context, context + tokens)]
-        if (role, tokens) not in self.met and tokens <= model.slots:
+        if not model.forward.settled(tokens) and tokens <= model.slots:
             # Steps of another process are not known here. Between two blocks the slots hold nothing that is needed.
             model.step(new[:1], positions[:1] - context, None, keep=tokens, rows=slice(0, 1), extent=tokens)
-        self.met.add((role, tokens))
         synchronise(model.device)
         begun = perf_counter()
         model.forward(new, positions, cache, masks, tokens, context + tokens)

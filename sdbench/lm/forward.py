@@ -87,7 +87,7 @@ class Forward:
             for table in self._tables.values():
                 table.grow(reach)
             return call_again(calls, inputs, keep)
-        if width in self._calls or not self._parts or width > WIDEST or not isinstance(cache, SlotPool):
+        if self.settled(width) or not isinstance(cache, SlotPool):
             return self._own(tokens, positions, cache, masks, keep)
         with _watched(self._parts, inputs, keep) as watch:
             logits = self._own(tokens, positions, cache, masks, keep)
@@ -97,6 +97,10 @@ class Forward:
             calls, logits = None, self._own(tokens, positions, cache, masks, keep)
         self._calls[width] = calls
         return logits
+
+    def settled(self, width: int) -> bool:
+        """Whether it is known how forwards of so many tokens are made; if not, the next one over a pool is watched."""
+        return width in self._calls or width > WIDEST or not self._parts
 
     def _looked_up(self, watch: _Watch, reach: int) -> list[Call]:
         """The same calls, with tables in place of those on positions alone."""

@@ -260,7 +260,7 @@ class Transformer(LanguageModel):
             # A chain's slot is its position; what lies behind the query is stale, or its own successors in this step.
             seen = self._positions[:extent] <= positions[:, :, None]
         else:
-            seen = mask[:, :, : min(extent, first + positions.shape[1])]
+            seen = mask[:, :, : first + positions.shape[1]]
             if seen.shape[2] < extent:
                 seen = pad(seen, (0, extent - seen.shape[2]))
         # A padding query must see something, or its softmax is not a number; what it sees is never used.
