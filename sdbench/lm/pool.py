@@ -30,7 +30,7 @@ class SlotPool:
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
         self._held: dict[int, list[Tensor]] = {}
-        self._lines: dict[int, Int[Tensor, "B H 1"]] | None = {}
+        self._lines: dict[int, Int[Tensor, "B H 1"]] = {}  # by the number of heads
         self.select(slice(None), None, 0, slots)
 
     @classmethod
@@ -38,7 +38,7 @@ class SlotPool:
         """A view of a pool's layers, about to be written at `at`: what a compiled or captured step works on."""
         view = cls(0, keys[0].shape[2] - 1, keys[0].device)
         view.keys, view.values = dict(enumerate(keys)), dict(enumerate(values))
-        view._lines = None
+        view.rows = len(keys[0])
         view.select(slice(None), at, 0, extent)
         return view
 
@@ -65,26 +65,23 @@ class SlotPool:
             stop = self._first + key.shape[2]
             keys[:, :, self._first : stop] = key
             values[:, :, self._first : stop] = value
-        elif self._lines is None:
-            where = self._at[:, None, :, None]
-            keys.scatter_(2, where.expand_as(key), key)
-            values.scatter_(2, where.expand_as(value), value)
         else:
-            # As lines of one table: a third of a scatter's time, and where they lie is reckoned once for all layers alike.
+            # As lines of one table: a third of a scatter's time, and where they lie is reckoned once for all layers alike. A
+            # compiler writes them in place; to scatter it would copy the whole layer, there and back.
             lines = self._written
             if lines is None or len(lines) != key.shape[:3].numel():
-                begin = self._begin(key.shape[1], self._lines)[: len(key)]
+                begin = self._begin(key.shape[1])[: len(key)]
                 lines = self._written = (begin + self._at[:, None]).flatten()
             for held, new in ((keys, key), (values, value)):
                 held.view(-1, held.shape[3]).index_copy_(0, lines, new.reshape(-1, new.shape[3]))
         return keys[:, :, : self._extent], values[:, :, : self._extent]
 
-    def _begin(self, heads: int, made: dict[int, Int[Tensor, "B H 1"]]) -> Int[Tensor, "B H 1"]:
-        """The line at which each head of each row begins, in a table of all their slots; made: those so far."""
-        if heads not in made:
+    def _begin(self, heads: int) -> Int[Tensor, "B H 1"]:
+        """The line at which each head of each row begins, in a table of all their slots."""
+        if heads not in self._lines:
             every = torch.arange(self.rows * heads, device=self.position.device)
-            made[heads] = (every * (self.slots + 1)).view(-1, heads, 1)
-        return made[heads]
+            self._lines[heads] = (every * (self.slots + 1)).view(-1, heads, 1)
+        return self._lines[heads]
 
     def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
         """Copy what each of `rows` holds at `count` slots from source[r] on, every stride-th, to the slots from target[r] on.

@@ -1,7 +1,9 @@
 """Programs in place of the model's own forward: the same logits, for the shapes that were learned, and a mark on all others."""
 
 import pickle
+import re
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -170,3 +172,23 @@ def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path
     for ours, theirs in zip(tree(model), tree(Transformer("target", others)), strict=True):
         assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max(), "a program holds no weights"
     assert not model.execution.made
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+@pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
+@pytest.mark.parametrize("rows", [1, 3])
+def test_a_compiled_step_writes_into_the_pool_and_copies_none_of_it(rows, architecture, tmp_path, monkeypatch):
+    """No loop of a program is as long as a layer of the pool."""
+    monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
+    model = Transformer("target", random_model(architecture, layers=2), execution=execution_of("compile"))
+    model.allocate(rows, 1000)
+    at = torch.tensor([[5, 6]]).expand(rows, -1)
+    for _ in range(2):  # the first makes the layers
+        model.step(at, at, at, keep=2, extent=7)
+    numbers = {str(side.numel()) for side in model.pool.keys.values()}
+    (package,) = (tmp_path / "compiled").glob("*.pt2")
+    with zipfile.ZipFile(package) as held:
+        kernels = [held.read(name).decode() for name in held.namelist() if name.endswith(".kernel.cpp")]
+    assert kernels
+    assert not any(number in re.findall(r"[0-9]{3,}", kernel) for number in numbers for kernel in kernels)
