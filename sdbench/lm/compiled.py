@@ -74,18 +74,17 @@ def _compile(lm: Transformer, step: nn.Module, inputs: StepInputs, file: Path) -
     with torch.inference_mode(False), torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between parts of torch
         example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
-        own, _, keys, values = parted(lm, inputs, example)
+        own, _, pools = parted(lm, inputs, example)
         masks = [torch.zeros(*m.shape[:3], _EXAMPLE, dtype=m.dtype, device=m.device) for m in inputs.masks]
         extent = torch.export.Dim("extent", min=2, max=lm.pool.slots)
         free: dict[str, Any] = {
             "own": [None] * len(own),
             "masks": [{3: extent}] * len(masks),
-            "keys": [None] * len(keys),
-            "values": [None] * len(values),
+            "pools": [[None] * len(layers) for layers in pools],
         }
         exported = torch.export.export(
             step,
-            (own, masks, keys, values),
+            (own, masks, pools),
             dynamic_shapes=free,
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,

@@ -67,9 +67,9 @@ class _Captured:
     """A step captured on the stream `aside`, in `memory`. Its first tensors are its own; the pool's are the pool's."""
 
     def __init__(self, lm: Transformer, inputs: StepInputs, aside: torch.cuda.Stream, memory: Any) -> None:
-        step, (own, masks, keys, values) = inputs.module(lm), parted(lm, inputs, flat(lm, inputs))
+        step, (own, masks, pools) = inputs.module(lm), parted(lm, inputs, flat(lm, inputs))
         self._inputs = [tensor.clone() for tensor in (*own, *masks)]
-        arguments = (self._inputs[: len(own)], self._inputs[len(own) :], keys, values)
+        arguments = (self._inputs[: len(own)], self._inputs[len(own) :], pools)
         aside.wait_stream(torch.cuda.current_stream(lm.device))
         with torch.cuda.stream(aside):
             for _ in range(_REHEARSALS):

@@ -215,11 +215,9 @@ class Step(nn.Module):
         self.model = lm.model
         self._kinds, self._keep, self._vocab = lm.mask_kinds, keep, lm.vocab
 
-    def forward(
-        self, own: list[Tensor], masks: list[Tensor], keys: list[Tensor], values: list[Tensor]
-    ) -> tuple[Tensor, ...]:
+    def forward(self, own: list[Tensor], masks: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots = own
-        return (self._logits(tokens, positions, slots, masks, keys, values, self._keep),)
+        return (self._logits(tokens, positions, slots, masks, pools[0], self._keep),)
 
     def _logits(
         self,
@@ -227,11 +225,10 @@ class Step(nn.Module):
         positions: Tensor,
         slots: Tensor,
         masks: list[Tensor],
-        keys: list[Tensor],
-        values: list[Tensor],
+        layers: list[Tensor],
         keep: int,
     ) -> Tensor:
-        pool = SlotPool.over(keys, values, slots, masks[0].shape[-1])
+        pool = SlotPool.over(layers, slots, masks[0].shape[-1])
         mask = masks[0] if len(masks) == 1 else dict(zip(self._kinds, masks, strict=True))
         return self.model(
             input_ids=tokens,
@@ -248,17 +245,15 @@ class Loop(Step):
 
     def __init__(self, lm: Transformer, inputs: LoopInputs) -> None:
         super().__init__(lm, inputs.keep)
-        self._width, self._depth, self._sampling = inputs.width, inputs.depth, inputs.sampling
+        self._width, self._sampling = inputs.width, inputs.sampling
 
-    def forward(
-        self, own: list[Tensor], masks: list[Tensor], keys: list[Tensor], values: list[Tensor]
-    ) -> tuple[Tensor, ...]:
+    def forward(self, own: list[Tensor], masks: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots, uniform = own
         logits, chosen, first, keep = [], [], 0, self._keep
-        for depth in range(self._depth):
+        for depth, layers in enumerate(pools):
             part = slice(first, first := first + tokens.shape[1])
             seen = [mask[:, :, part] for mask in masks]
-            logits.append(self._logits(tokens, positions[:, part], slots[:, part], seen, keys, values, keep))
+            logits.append(self._logits(tokens, positions[:, part], slots[:, part], seen, layers, keep))
             level = uniform[depth] if self._sampling.greedy else uniform[depth].view(len(tokens), self._width)
             tokens, keep = drawn(logits[-1][:, -self._width :], self._sampling, level), self._width
             chosen.append(tokens)
@@ -266,15 +261,22 @@ class Loop(Step):
 
 
 def flat(lm: Transformer, inputs: StepInputs) -> list[Tensor]:
-    """The arguments of a program, one after the other, their memory in order."""
-    return [*(tensor.contiguous() for tensor in (*inputs.own, *inputs.masks)), *lm.pool.layers_of(lm.layers)]
+    """The arguments of a program, one after the other, their memory in order.
+
+    Each step of a loop is given the layers of the pool anew: a compiler writes in place into what one step writes, but would copy
+    what several do. That they are the same memory it need not know, for each step reads what the one before it chose.
+    """
+    layers = lm.pool.layers_of(lm.layers) * inputs.depth
+    return [*(tensor.contiguous() for tensor in (*inputs.own, *inputs.masks)), *layers]
 
 
-def parted(lm: Transformer, inputs: StepInputs, tensors: list[Tensor]) -> tuple[list[Tensor], ...]:
-    """What `flat` put one after the other: the step's own tensors, its masks, the keys and the values of the layers."""
-    first, layers = len(inputs.own), lm.layers
+def parted(
+    lm: Transformer, inputs: StepInputs, tensors: list[Tensor]
+) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
+    """What `flat` put one after the other: the step's own tensors, its masks, and the pool's layers for each step of it."""
+    first, layers = len(inputs.own), 2 * lm.layers
     own = first + len(inputs.masks)
-    return tensors[:first], tensors[first:own], tensors[own : own + layers], tensors[own + layers :]
+    return tensors[:first], tensors[first:own], [tensors[at : at + layers] for at in range(own, len(tensors), layers)]
 
 
 def check_execution(role: str, mode: str, device: str) -> None:

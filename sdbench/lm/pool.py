@@ -34,11 +34,11 @@ class SlotPool:
         self.select(slice(None), None, 0, slots)
 
     @classmethod
-    def over(cls, keys: list[Tensor], values: list[Tensor], at: Int[Tensor, "B T"], extent: int) -> SlotPool:
+    def over(cls, layers: list[Tensor], at: Int[Tensor, "B T"], extent: int) -> SlotPool:
         """A view of a pool's layers, about to be written at `at`: what a compiled or captured step works on."""
-        view = cls(0, keys[0].shape[2] - 1, keys[0].device)
-        view.keys, view.values = dict(enumerate(keys)), dict(enumerate(values))
-        view.rows = len(keys[0])
+        rows, _, slots, _ = layers[0].shape
+        view, half = cls(rows, slots - 1, layers[0].device), len(layers) // 2
+        view.keys, view.values = dict(enumerate(layers[:half])), dict(enumerate(layers[half:]))
         view.select(slice(None), at, 0, extent)
         return view
 

@@ -1,5 +1,7 @@
 """Fast modes without a compiler and without a GPU."""
 
+from itertools import chain
+
 from sdbench.lm.cudagraph import CudaGraph
 from sdbench.lm.execution import Programs, flat, parted
 
@@ -22,15 +24,15 @@ class Replayed(CudaGraph):
 
     def make(self, lm, inputs):
         self.made += 1
-        module, (*first, keys, values) = inputs.module(lm), parted(lm, inputs, flat(lm, inputs))
+        module, (*first, pools) = inputs.module(lm), parted(lm, inputs, flat(lm, inputs))
         own, masks = ([tensor.clone() for tensor in part] for part in first)
         held = [*own, *masks]
 
         def replay(new):
-            assert all(a is b for a, b in zip(new[len(held) :], [*keys, *values], strict=True))
+            assert all(a is b for a, b in zip(new[len(held) :], chain(*pools), strict=True))
             for mine, its in zip(held, new[: len(held)], strict=True):
                 assert mine.shape == its.shape
                 mine.copy_(its)
-            return [output.clone() for output in module(own, masks, keys, values)]
+            return [output.clone() for output in module(own, masks, pools)]
 
         return replay

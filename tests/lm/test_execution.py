@@ -12,6 +12,7 @@ import torch
 from sdbench.errors import InputError
 from sdbench.lm.execution import Execution, check_execution, execution_of
 from sdbench.lm.transformer import Transformer
+from sdbench.sampling import Sampling
 from tests.conftest import ARCHITECTURES, V, random_model
 from tests.lm.interpreted import Interpreted, Replayed
 from tests.lm.test_transformer import CLOSE, context
@@ -178,17 +179,20 @@ def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_compiled_step_writes_into_the_pool_and_copies_none_of_it(rows, architecture, tmp_path, monkeypatch):
-    """No loop of a program is as long as a layer of the pool."""
+def test_a_compiled_program_writes_into_the_pool_and_copies_none_of_it(rows, architecture, tmp_path, monkeypatch):
+    """No loop of its code is as long as a layer of the pool."""
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
     model = Transformer("target", random_model(architecture, layers=2), execution=execution_of("compile"))
     model.allocate(rows, 1000)
-    at = torch.tensor([[5, 6]]).expand(rows, -1)
-    for _ in range(2):  # the first makes the layers
-        model.step(at, at, at, keep=2, extent=7)
-    numbers = {str(side.numel()) for side in model.pool.keys.values()}
-    (package,) = (tmp_path / "compiled").glob("*.pt2")
-    with zipfile.ZipFile(package) as held:
-        kernels = [held.read(name).decode() for name in held.namelist() if name.endswith(".kernel.cpp")]
-    assert kernels
-    assert not any(number in re.findall(r"[0-9]{3,}", kernel) for number in numbers for kernel in kernels)
+    at, no_numbers = torch.tensor([[5, 6, 7]]).expand(rows, -1), torch.empty(3, 0, dtype=torch.float64)
+    for _ in range(2):  # the first step makes the layers
+        model.step(at, at, at, keep=2, extent=8)
+        model.loop(at[:, :1], at, None, None, 1, 1, Sampling(), no_numbers, 8)
+    lengths = {str(layer.numel()) for layer in model.pool.keys.values()}
+    packages = [*(tmp_path / "compiled").glob("*.pt2")]
+    assert len(packages) == 2
+    for package in packages:
+        with zipfile.ZipFile(package) as held:
+            kernels = [held.read(name).decode() for name in held.namelist() if name.endswith(".kernel.cpp")]
+        assert kernels
+        assert not any(lengths & {*re.findall("[0-9]+", kernel)} for kernel in kernels)
