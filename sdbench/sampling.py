@@ -72,7 +72,7 @@ def warp(logits: Float[Tensor, "*batch V"], sampling: Sampling) -> Float[Tensor,
     return logits.softmax(-1)
 
 
-FEW = 8192  # logits: below, calling numpy takes longer than it saves
+FEW = 2048  # logits: below, calling numpy takes longer than it saves
 
 
 def most_likely(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:

@@ -288,7 +288,7 @@ def _alike(best: list[int], drafted: list[int], length: int) -> int:
 
 def fetched(*tensors: Int[Tensor, "B ..."]) -> list[list[Any]]:
     """Tensors of one device as lists, with one wait for it."""
-    if tensors[0].device.type == "cpu":
+    if tensors[0].is_cpu:
         return [tensor.tolist() for tensor in tensors]
     whole = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
     parts = whole.split([tensor.numel() for tensor in tensors])

@@ -63,10 +63,9 @@ class ModelDrafter(Local):
             return None
         tokens, logits = drawn
         context.place_many(tokens, context.length)
-        draft = Draft(
-            tokens, _all(context.rows, length, tokens.device), context.sampler.score(logits[:, -length:]), self.density
-        )
-        self._ranks.drafted(context, draft, logits[:, 0] if whole else None)
+        q = context.sampler.score(logits[:, 1:] if whole else logits)
+        draft = Draft(tokens, _all(context.rows, length, tokens.device), q, self.density)
+        self._ranks.drafted(context, draft, logits if whole else None)
         return draft
 
     def _step_by_step(self, context: Context, length: int, key: Key, whole: bool) -> Draft:
@@ -77,7 +76,7 @@ class ModelDrafter(Local):
             both = self.model.read(context, context.length + depth, "draft", keep=2 if whole and depth == 0 else 1)
             logits = both[:, -1]
             if depth == 0 and whole:
-                behind = both[:, 0]
+                behind = both
             scored = context.sampler.score(logits)
             token = context.sampler.draw(scored, key / "draft" / depth)
             context.place(token, context.length + depth)

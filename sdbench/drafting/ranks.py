@@ -9,8 +9,8 @@ Of a sequence's first token it is the order behind the prompt.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from itertools import pairwise
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
@@ -21,18 +21,16 @@ from sdbench.lm.context import Context
 from sdbench.lm.trace import Trace
 
 
-@dataclass
-class _Drafted:
-    """A draft, and by row where the decoding stood when it was made: the sequence, its round, whether it goes on, its length."""
+class _Stands(NamedTuple):
+    """By row, where the decoding stood when a draft was made: the sequence, its round, whether it goes on, its length."""
 
     sequence: list[int]
     round: list[int]
     active: list[bool]
     length: list[int]
-    draft: Draft
 
-    def kept(self, after: _Drafted) -> dict[int, int]:
-        """How many tokens of it were kept, by the next draft, of the rows that then still held their sequence."""
+    def kept(self, after: _Stands) -> dict[int, int]:
+        """How many tokens of the draft were kept, by the next one, of the rows that then still held their sequence."""
         same = zip(self.sequence, after.sequence, self.active, after.active, strict=True)
         going = [index for index, (was, now, *active) in enumerate(same) if was == now and all(active)]
         return {index: after.length[index] - 1 - self.length[index] for index in going}
@@ -43,7 +41,7 @@ class RankLog:
 
     def __init__(self, proposer: str) -> None:
         self.proposer = proposer
-        self._drafts: list[tuple[_Drafted, Tensor, Tensor | None]] = []
+        self._drafts: list[tuple[_Stands, Draft, Tensor | list[int], Tensor | None]] = []
         self._first: list[tuple[int, Tensor, Tensor]] = []
 
     def open(self, trace: Trace) -> None:
@@ -56,15 +54,18 @@ class RankLog:
         self._first.append((context.trace.sequence[row], token, behind))
 
     def whole(self, context: Context) -> bool:
-        """Whether some row kept all of its last draft, so that the distribution behind its last token is wanted too."""
+        """A draft is due. Whether some row kept all of its last one, so that the distribution behind its end is wanted too."""
+        trace = context.trace
+        rows = [*trace.sequence], [*trace.sequence_round], context.active.tolist(), context.length.tolist()
+        self._now = _Stands(*rows)
         if not self._drafts:
             return False
-        last = self._drafts[-1][0]
-        return last.draft.tokens.shape[1] in last.kept(_stands(context, last.draft)).values()
+        last, draft, *_ = self._drafts[-1]
+        return draft.tokens.shape[1] in last.kept(self._now).values()
 
-    def drafted(self, context: Context, draft: Draft, behind: Float[Tensor, "B V"] | None) -> None:
-        """A new draft; behind: the draft's logits behind the last token of the one before, if that was kept whole."""
-        self._drafts.append((_stands(context, draft), context.last(), behind))
+    def drafted(self, context: Context, draft: Draft, behind: Float[Tensor, "B R V"] | None) -> None:
+        """It is made; behind: logits, the first of them behind the last token of the draft before, if that was kept whole."""
+        self._drafts.append((self._now, draft, context.last(), behind))
 
     def _record(self, trace: Trace) -> None:
         verified = {
@@ -78,11 +79,11 @@ class RankLog:
                 first = token.to(behind.device)[None]
                 row["first_rank"] = int(ranks(behind[None], first, torch.full_like(first, -1)))
         places: dict[int, tuple[int, int, int]] = {}
-        for (ended, *_), (after, token, behind) in pairwise(self._drafts):
+        for (ended, draft, *_), (after, _, token, behind) in pairwise(self._drafts):
             places = places_of(ended.sequence, ended.round, ended.active, places)
-            draft, chosen = ended.draft, []
+            chosen = []
             assert draft.q is not None
-            orders = [*draft.q.logits.unbind(1), *([behind] if behind is not None else [])]
+            orders = [*draft.q.logits.unbind(1), *([behind[:, 0]] if behind is not None else [])]
             for index, n in ended.kept(after).items():
                 row = verified.get(places[index])
                 # A stage above may have cut or added: then the token is no outcome of this draft.
@@ -95,15 +96,10 @@ class RankLog:
             ns = torch.tensor([n for _, n, _ in chosen], device=rows.device)
             drafted = draft.tokens[rows].gather(1, ns.clamp(max=draft.tokens.shape[1] - 1)[:, None])[:, 0]
             refused = torch.where(ns < draft.length[rows], drafted, -1)
-            found = ranks(order, token.to(rows.device)[rows], refused).tolist()
+            found = ranks(order, torch.as_tensor(token, device=rows.device)[rows], refused).tolist()
             for (_, _, row), rank in zip(chosen, found, strict=True):
                 row["rank"] = rank
         self._drafts, self._first = [], []
-
-
-def _stands(context: Context, draft: Draft) -> _Drafted:
-    trace = context.trace
-    return _Drafted([*trace.sequence], [*trace.sequence_round], context.active.tolist(), context.length.tolist(), draft)
 
 
 def places_of(

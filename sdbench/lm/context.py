@@ -63,7 +63,8 @@ class Context:
         """Write K tentative tokens per row from position at[b] on."""
         if self.host is not None:
             for line, first, values in zip(self.host, at.tolist(), tokens.tolist(), strict=True):
-                line[first : first + len(values)] = values
+                for slot, token in enumerate(values, first):
+                    line[slot] = token
         elif self.rows == 1:
             first = int(at[0])
             self.tokens[:, first : first + tokens.shape[1]] = tokens
@@ -78,11 +79,10 @@ class Context:
         else:
             self.tokens[row, first : first + len(tokens)] = put(torch.tensor(tokens), self.tokens.device)
 
-    def last(self) -> Int[Tensor, " B"]:
-        """The last decided token of each row."""
+    def last(self) -> Int[Tensor, " B"] | list[int]:
+        """The last decided token of each row: where the host knows it, a number."""
         if self.host is not None:
-            ends = zip(self.host, self.length.tolist(), strict=True)
-            return torch.tensor([int(line[length - 1]) for line, length in ends])
+            return [int(line[length - 1]) for line, length in zip(self.host, self.length.tolist(), strict=True)]
         if self.rows == 1:
             return self.tokens[:, int(self.length[0]) - 1].clone()
         return self.tokens.gather(1, upload(self.length - 1, self.tokens.device)[:, None])[:, 0]

@@ -140,7 +140,7 @@ class Execution:
         return slice(int(going[0]), int(going[-1]) + 1) if len(going) else slice(None)
 
     def run(self, lm: Transformer, inputs: StepInputs) -> list[Tensor] | None:
-        """The step's logits [B, R, V], of a loop its chosen tokens [B, M, K] too; None where there is no program for its shape."""
+        """The step's logits [B, R, V], of a loop its chosen tokens [B M, K] too; None where there is no program for its shape."""
         return None
 
     def known(self, lm: Transformer) -> list[StepInputs]:
@@ -257,7 +257,7 @@ class Loop(Step):
             level = uniform[depth] if self._sampling.greedy else uniform[depth].view(len(tokens), self._width)
             tokens, keep = drawn(logits[-1][:, -self._width :], self._sampling, level), self._width
             chosen.append(tokens)
-        return torch.cat(logits, 1), torch.stack(chosen, 2)
+        return torch.cat(logits, 1), torch.stack(chosen, 2).flatten(0, 1)
 
 
 def flat(lm: Transformer, inputs: StepInputs) -> list[Tensor]:

@@ -83,13 +83,13 @@ class LanguageModel(ABC):
         sampling: Sampling,
         uniform: Float[Tensor, "K M"],
         extent: int,
-    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B R V"]] | None:
+    ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B R V"]] | None:
         """K steps in one call, each reading what the last one chose; None where the execution has no such programs.
 
         The first step is of `tokens`; each later one of `width` tokens a row, drawn (`sdbench.sampling.drawn`) from the last
         `width` logits of the step before it by the numbers `uniform`. positions, slots, mask: of the N = T + (K - 1) width
         queries, step after step, as in `step`; slots None: one after the other up to `extent`, in every row. Returns what was
-        drawn, the last step's included, and the logits of the first step's last `keep` queries and of all later ones.
+        drawn behind each query, row after row, the last step's included, and the logits of the first step's last `keep` queries and of all later ones.
         """
         return None
 
@@ -193,7 +193,7 @@ class LanguageModel(ABC):
             np.copyto(self.known, context.length + more, where=context.active)
             rows = int(np.count_nonzero(context.active))
         context.trace.end(mark, self.name, kind, rows, tokens.shape[1], extent - more, steps=depth)
-        return drawn[0][:, 0], drawn[1]
+        return drawn
 
     def _laid(
         self, context: Context, stop: np.ndarray, keep: int, rows: slice

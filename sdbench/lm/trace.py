@@ -28,6 +28,7 @@ class Trace:
     round: int = -1
     at_close: list[Callable[[], None]] = field(default_factory=list)
     outside: float = 0.0  # seconds that are nobody's decoding: a process was started
+    _cuda: bool = field(default_factory=torch.cuda.is_available)  # asking a device takes longer
     _steps: list[dict[str, Any]] = field(default_factory=list)
     _made: list[tuple[Any, ...]] = field(default_factory=list)
     _pending: list[tuple[list[dict[str, Any]], Any, Any]] = field(default_factory=list)
@@ -40,7 +41,7 @@ class Trace:
 
     def begin(self, device: torch.device) -> Any:
         """Start timing a step on `device`; give what it returns to `end`."""
-        if device.type != "cuda":
+        if not self._cuda or device.type != "cuda":
             return perf_counter(), None
         stream = torch.cuda.current_stream(device)
         event = torch.cuda.Event(enable_timing=True)

@@ -74,6 +74,7 @@ class Transformer(LanguageModel):
         self._added = tuple(torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
         self.pool = SlotPool(0, 0, self.device)
         self._bands: dict[int, list[Tensor]] = {}
+        self._cuts: dict[tuple[int, int, int, int], list[Tensor]] = {}  # of bands, each of them looked at, not copied
         self._shown: tuple[Tensor, Tensor] | None = None  # the last mask that was given, and what it adds to the scores
         self._rehearsal: list[Rehearsal | None] = []  # made when first asked for
         self.forward = Forward(model, _decoder(model, self.layers)[0], self.mask_kinds)
@@ -110,7 +111,7 @@ class Transformer(LanguageModel):
 
     def _allocated(self, rows: int, slots: int) -> None:
         if slots != self.slots:
-            self._bands = {}
+            self._bands, self._cuts = {}, {}
         super()._allocated(rows, slots)
 
     def bare(self) -> Self:
@@ -188,7 +189,7 @@ class Transformer(LanguageModel):
         sampling: Sampling,
         uniform: Float[Tensor, "K M"],
         extent: int,
-    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B R V"]] | None:
+    ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B R V"]] | None:
         if self.execution.name == "eager":
             return None
         where, queries = self._where(positions, slots, mask, extent), positions.shape[1]
@@ -244,11 +245,16 @@ class Transformer(LanguageModel):
         """
         if mask is None and slots is None and positions.shape[1] <= _BANDED:
             # The chain of a few tokens is the same band wherever it stands: cut from one that was made once.
-            start = self.slots - first
-            cut = [band.narrow(3, start, extent) for band in self._bands_of(positions.shape[1])]
+            place = *positions.shape, first, extent
+            if place in self._cuts:
+                return self._cuts[place]
+            bands = [band.narrow(3, self.slots - first, extent) for band in self._bands_of(positions.shape[1])]
             if self.device.type != "cpu":
-                cut = [aligned(part) for part in cut]
-            return cut if len(positions) == 1 else [part.expand(len(positions), -1, -1, -1) for part in cut]
+                bands = [aligned(part) for part in bands]
+            bands = [part.expand(len(positions), -1, -1, -1) for part in bands]
+            if self.device.type == "cpu":  # where a cut takes no memory
+                self._cuts[place] = bands
+            return bands
         padding = None if slots is None or slots is positions else (slots == self.slots)[:, :, None]
         if mask is not None and padding is None and SLIDING not in self._kinds and extent == first + positions.shape[1]:
             # The steps of a tree come with one mask.

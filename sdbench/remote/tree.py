@@ -146,7 +146,7 @@ class Tree:
         rows = int(context.active.sum())
         context.trace.end(mark, self.model.name, "tree", rows, width, extent - (K - 1) * width, steps=K, width=width)
         logits = list(drawn[1].unflatten(1, (K, width)).unbind(1))
-        return list(drawn[0].unbind(2)), logits, logits, None
+        return list(drawn[0].unflatten(0, (-1, width)).unbind(2)), logits, logits, None
 
     def _step_by_step(
         self,
