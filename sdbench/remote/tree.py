@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -23,6 +24,8 @@ from sdbench.lm.model import LanguageModel
 from sdbench.remote.saguaro import Saguaro
 from sdbench.sampling import Key
 
+MADE = 16  # shapes of trees that are kept
+
 Told = Callable[[], "list[int] | None"]
 
 
@@ -30,14 +33,14 @@ Told = Callable[[], "list[int] | None"]
 class Drafted:
     """What was drafted behind M branches: D tokens, K unless the tree was left. base: the slot where the scratch begins.
 
-    By depth: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's own logits there. only:
+    By depth, as lists or as tensors: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's own logits there. only:
     the branch that was drafted on alone from some depth on, where M is 1; None if all were.
     """
 
     base: int
-    tokens: list[Int[Tensor, "B M"]]
-    logits: list[Float[Tensor, "B M V"]]
-    behind: list[Float[Tensor, "B M V"]]
+    tokens: list[Int[Tensor, "B M"]] | Int[Tensor, "D B M"]
+    logits: list[Float[Tensor, "B M V"]] | Float[Tensor, "D B M V"]
+    behind: list[Float[Tensor, "B M V"]] | Float[Tensor, "D B M V"]
     only: int | None = None
 
     @property
@@ -57,17 +60,34 @@ class Drafted:
         """Tokens, logits and the draft's own logits of a branch of each row (of any, where it is -1)."""
         if len(branch) == 1:
 
-            def line(parts: list[Tensor]) -> Tensor:
+            def line(parts: list[Tensor] | Tensor) -> Tensor:
+                if isinstance(parts, Tensor):
+                    return parts[None, :, 0, branch[0]]
                 return torch.stack([part[:, branch[0] if part.shape[1] > 1 else 0] for part in parts], 1)
         else:
             device = self.tokens[0].device
             at = torch.arange(len(branch), device=device), upload(np.array(branch), device)
 
-            def line(parts: list[Tensor]) -> Tensor:
+            def line(parts: list[Tensor] | Tensor) -> Tensor:
                 return torch.stack([part[at] for part in parts], 1)
 
         logits = line(self.logits)
         return line(self.tokens), logits, logits if self.behind is self.logits else line(self.behind)
+
+
+class _Lone(NamedTuple):
+    """The tree of a lone row, as it were behind the very last slot. positions: [1, K, M], from the end of the row's tokens on; seen:
+    [K M, N + K M], what the queries of all depths see of the slots, and of the tree."""
+
+    places: Int[Tensor, "1 M"]
+    positions: Int[Tensor, "1 K M"]
+    seen: Bool[Tensor, "K*M S"]
+
+
+def _own(depths: int, width: int, device: torch.device) -> Bool[Tensor, "K*M K*M"]:
+    """A branch sees itself: what stands at its place in this depth and in those before."""
+    before = torch.ones(depths, depths, dtype=torch.bool, device=device).tril()
+    return torch.kron(before, torch.eye(width, dtype=torch.bool, device=device))
 
 
 class Tree:
@@ -76,9 +96,9 @@ class Tree:
     def __init__(self, model: LanguageModel, saguaro: Saguaro, length: int) -> None:
         self.model, self.saguaro, self.length = model, saguaro, length
         self._last = model.max_positions - 1
-        self._itself: Bool[Tensor, "B M K*M"] | None = None
         self._slots = torch.arange(model.slots, device=model.device)
         self._depths = torch.arange(length, device=model.device)[:, None]
+        self._made: dict[int, _Lone] = {}  # by the identity of the places
 
     def grow(
         self,
@@ -99,42 +119,55 @@ class Tree:
         lengths, active = context.length.tolist(), context.active.tolist()
         longest = max(length for length, on in zip(lengths, active, strict=True) if on)
         base = max(longest + K, *self.model.known.tolist())
-        first = places + (lengths[0] if rows == 1 else upload(context.length, device)[:, None])
-        if self._itself is None or self._itself.shape[:2] != (rows, width):
-            own = torch.eye(width, dtype=torch.bool, device=device).repeat(1, K)
-            self._itself = own.expand(rows, -1, -1)
-        mask = torch.cat([self._slots[:base] < first[:, :, None], self._itself], -1)
+        if rows == 1 and base == longest + K:
+            lone = self._lone(places)
+            positions, seen = lone.positions + longest, lone.seen.narrow(1, self.model.slots - base, base + K * width)[None]
+        else:
+            first = places + upload(context.length, device)[:, None]
+            positions = first[:, None] + self._depths
+            own = _own(K, width, device).expand(rows, -1, -1)
+            seen = torch.cat([(self._slots[:base] < first[:, :, None]).repeat(1, K, 1), own], -1)
         if not context.sampler.sampling.greedy:  # which needs no choices
             key = Key(np.repeat(key.streams, width), np.repeat(key.rounds, width), key.path)
-        positions = first[:, None] + self._depths
         if max(lengths) + 2 * K > self._last:
             positions = positions.clamp(max=self._last)  # beyond the model's reach nothing will be decoded
-        drafted = self._at_once(context, roots, positions, mask, key)
-        return Drafted(base, *(drafted or self._step_by_step(context, roots, positions, mask, key, fan_out, told)))
+        drafted = self._at_once(context, roots, positions, seen, key)
+        if drafted is None:
+            drafted = self._step_by_step(context, roots, positions, seen[:, -width:], key, fan_out, told)
+        return Drafted(base, *drafted)
+
+    def _lone(self, places: Int[Tensor, "1 M"]) -> _Lone:
+        """What is the same wherever the tree of a lone row stands: its branches, that is, and the fan-out, come again and again."""
+        if id(places) not in self._made:
+            if len(self._made) >= MADE:
+                self._made.clear()
+            K, width, slots = self.length, places.shape[1], self.model.slots
+            prefix = self._slots < slots - K + places[0, :, None]
+            seen = torch.cat([prefix.repeat(K, 1), _own(K, width, places.device)], 1)
+            self._made[id(places)] = _Lone(places, places[:, None] + self._depths, seen)
+        return self._made[id(places)]
 
     def _at_once(
         self,
         context: Context,
         roots: Int[Tensor, "B M"],
         positions: Int[Tensor, "B K M"],
-        mask: Bool[Tensor, "B M E"],
+        seen: Bool[Tensor, "B K*M E"],
         key: Key,
-    ) -> tuple[list[Tensor], list[Tensor], list[Tensor], None] | None:
+    ) -> tuple[Tensor, Tensor, Tensor, None] | None:
         """All depths by one program, if there is one. What lies deeper than a query is not written when it looks."""
-        K, width, device = self.length, roots.shape[1], roots.device
+        K, (rows, width) = self.length, roots.shape
         if self.model.execution.name == "eager" or not self.saguaro.plain:
             return None
         uniform = context.sampler.uniforms(key, K)
         if uniform is None:
             return None
-        mark, extent = context.trace.begin(device), mask.shape[2]
-        ends = extent - torch.arange(K - 1, -1, -1, device=device) * width
-        seen = mask[:, None] & (torch.arange(extent, device=device) < ends[:, None, None])
+        mark, extent = context.trace.begin(roots.device), seen.shape[2]
         drawn = self.model.loop(
             roots,
             positions.flatten(1),
             None,
-            seen.flatten(1, 2),
+            seen,
             width,
             width,
             context.sampler.sampling,
@@ -143,10 +176,10 @@ class Tree:
         )
         if drawn is None:
             return None
-        rows = int(context.active.sum())
-        context.trace.end(mark, self.model.name, "tree", rows, width, extent - (K - 1) * width, steps=K, width=width)
-        logits = list(drawn[1].unflatten(1, (K, width)).unbind(1))
-        return list(drawn[0].unflatten(0, (-1, width)).unbind(2)), logits, logits, None
+        active, first = sum(context.active.tolist()), extent - (K - 1) * width
+        context.trace.end(mark, self.model.name, "tree", active, width, first, steps=K, width=width)
+        logits = drawn[1].view(rows, K, width, -1).transpose(0, 1)
+        return drawn[0].view(rows, width, K).permute(2, 0, 1), logits, logits, None
 
     def _step_by_step(
         self,
