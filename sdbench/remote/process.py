@@ -65,31 +65,44 @@ class ServerHandle(ABC):
     def __init__(self, model: LanguageModel, seconds: float, device: torch.device | None) -> None:
         self.model, self.seconds, self.serial = model, seconds, 0
         self._patience = seconds
-        self._reading = 0
+        self._unanswered = 0  # commands that were sent
+        self._heard: Any = None  # the last answer
         self.device = device or model.device
 
     def open(
         self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype, frozen: bool = True
     ) -> None:
-        """Begin a session. frozen: the server may make no programs; where it may, an answer can take as long as that."""
+        """Begin a session: the server makes room while the verifier reads its prompt, too.
+
+        frozen: the server may make no programs; where it may, an answer can take as long as that.
+        """
         self._patience = self.seconds if frozen else max(self.seconds, COMPILE_SECONDS)
         self._outcome = OutcomeMessage(rows)
         self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
-        self.serial = 0
-        self._command("open", rows, slots, length, sampling, dtype, frozen)
+        self.serial, self._heard = 0, None
+        self.admitted()
+        self._post(pickle.dumps(("open", rows, slots, length, sampling, dtype, frozen)))
+        self._unanswered += 1
 
-    def rehearse(self, rehearsal: Rehearsal | None) -> None:  # noqa: B027
-        """What to do while the server is waited for."""
+    def rehearse(self, rehearsal: Rehearsal | None) -> None:
+        """What to do while the server is waited for; None: go through the motions of taking an answer from it."""
+
+        def motions() -> None:
+            if isinstance(self._heard, bytes):
+                self._speculation.unpack(None, self._heard)
+
+        self.waiter.rehearse = rehearsal or motions
 
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
         """A prompt takes a row; `admitted` waits until the server has read it."""
         self._post_long(pickle.dumps(("admit", row, tokens, stream)))
-        self._reading += 1
+        self._unanswered += 1
 
     def admitted(self) -> None:
-        while self._reading:
+        """Wait until the server has done what it was told so far."""
+        while self._unanswered:
             self._answer(self._patience)
-            self._reading -= 1
+            self._unanswered -= 1
 
     def tell(self, outcome: Outcome) -> None:
         """Tell an outcome: the server sets to work on what follows."""
@@ -101,7 +114,9 @@ class ServerHandle(ABC):
         """The speculation for the outcome that was told."""
         try:
             answer = self.transport.receive(self._speculation.buffer, self._patience)
-            return self._speculation.unpack(self.serial, answer)
+            speculation = self._speculation.unpack(self.serial, answer)
+            self._heard = answer
+            return speculation
         except (PeerGoneError, PeerSilentError, MalformedError, UnexpectedMessageError) as error:
             raise self._fault(error) from error
 
@@ -123,7 +138,7 @@ class ServerHandle(ABC):
         return self._answer(self._patience)
 
     def _post(self, message: bytes) -> None:
-        """Send what the pipe has room for: an outcome, of which the next is not told before this one is answered."""
+        """Send what the pipe has room for: few numbers, to a server that has taken all that came before."""
         try:
             self.pipe.send_bytes(message)
         except OSError as error:
@@ -225,9 +240,6 @@ class ServerProcess(ServerHandle):
             self.transport = GroupTransport(self.pipe, group, 1, self.waiter)
         self._answer(START_SECONDS)
 
-    def rehearse(self, rehearsal: Rehearsal | None) -> None:
-        self.waiter.rehearse = rehearsal
-
     def stop(self) -> None:
         """End the process, at the latest in `STOP_SECONDS` and a little."""
         self._finalizer()
@@ -313,6 +325,8 @@ class _Inbox:
     def __init__(self, pipe: Any) -> None:
         self.pipe, self.waiter = pipe, Waiter(pipe)
         self.outcomes: OutcomeMessage | None = None
+        self.in_session = False
+        self.heard = b""  # the last outcome
         self._next: bytes | tuple[int, Outcome] | None = None
 
     def ready(self) -> bool:
@@ -327,17 +341,30 @@ class _Inbox:
         """The next message, waited for if need be: a command, or an outcome with its serial number."""
         said, self._next = self._next, None
         if said is None:
-            self.waiter.wait(None)
+            self.waiter.wait(None, soon=self.in_session)
             said = self._read()
         return said
 
     def _read(self) -> bytes | tuple[int, Outcome]:
         data = receive_bytes(self.pipe)
-        return self.outcomes.unpack(data) if self.outcomes is not None and data.startswith(HEAD) else data
+        if self.outcomes is None or not data.startswith(HEAD):
+            return data
+        self.heard = data
+        return self.outcomes.unpack(data)
 
 
 def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
     speculations, inbox = None, _Inbox(pipe)
+
+    def motions() -> None:
+        """Those of giving an answer: after a tree, which takes much longer, they would be slow."""
+        held = server.foreseen()
+        if held is not None and inbox.heard and inbox.outcomes is not None and speculations is not None:
+            inbox.outcomes.unpack(inbox.heard)
+            speculations.pack(0, held)
+
+    if server.device.type == "cpu":
+        inbox.waiter.rehearse = motions
     pipe.send_bytes(_done(perf_counter()))
     while True:
         said = inbox.take()
@@ -353,7 +380,7 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
             if frozen:
                 server.model.execution.freeze(server.model)
             server.open(rows, slots, length, Sampler(sampling))
-            inbox.outcomes = OutcomeMessage(rows)
+            inbox.outcomes, inbox.in_session, inbox.heard = OutcomeMessage(rows), True, b""
             speculations = SpeculationMessage(rows, length, server.model.vocab, dtype, server.device)
             pipe.send_bytes(_done())
         elif command == "admit":
@@ -361,7 +388,9 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
             pipe.send_bytes(_done())
             server.foresee(inbox)
         else:
+            # A session's last. While other arms decode, their servers are to have the core that they share.
             pipe.send_bytes(_done(server.measured()))
+            inbox.in_session = False
 
 
 def _done(value: Any = None) -> bytes:

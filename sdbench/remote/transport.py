@@ -113,12 +113,13 @@ class Waiter:
         """Whether there is something to be received now."""
         return bool(self._selector.select(0))
 
-    def wait(self, seconds: float | None) -> None:
+    def wait(self, seconds: float | None, soon: bool = True) -> None:
         """Return when the pipe has a message. Raises: PeerSilentError after `seconds`, PeerGoneError if there will be none.
 
-        Looks again and again for a while before it sleeps: to be woken takes longer than a message. In between it rehearses.
+        soon: look again and again for a while before sleeping, for to be woken takes longer than a message; in between it rehearses.
+        Who expects nothing must not: others may have work on the core.
         """
-        until = perf_counter() + SPIN_SECONDS
+        until = perf_counter() + (SPIN_SECONDS if soon else 0.0)
         ready = self._selector.select(0)
         while not ready and perf_counter() < until:
             if self.rehearse is not None:

@@ -86,8 +86,10 @@ class SpeculationMessage:
         self._scores.copy_(speculation.logits)
         return self.buffer
 
-    def unpack(self, serial: int, answer: bytes | Tensor) -> Speculation:
-        """What an answer holds, if it is that to `serial` and makes sense: bytes, or a buffer, of which the logits are a view.
+    def unpack(self, serial: int | None, answer: bytes | Tensor) -> Speculation:
+        """What an answer holds, if it is that to `serial` (None: to any) and makes sense.
+
+        answer: bytes, or a buffer, of which the logits are a view.
 
         Raises:
             MalformedError: it does not.
@@ -102,7 +104,7 @@ class SpeculationMessage:
         grid, logits = torch.frombuffer(head, dtype=torch.int64, count=count, offset=at), self._logits(flat)
         magic, number, *rest = self._form.unpack_from(head)
         hit, drafted, tokens = rest[: self.rows], rest[self.rows : 2 * self.rows], rest[2 * self.rows :]
-        if (magic, number) != (MAGIC, serial):
+        if magic != MAGIC or serial not in (number, None):
             raise MalformedError(f"the answer to outcome {number} where that to {serial} was due")
         if not (all(flag in (0, 1) for flag in hit) and all(0 <= length <= self.length for length in drafted)):
             raise MalformedError(f"hits {hit}, lengths {drafted} in a draft of {self.length}")

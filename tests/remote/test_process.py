@@ -2,10 +2,12 @@
 
 import multiprocessing
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 import time
 
 import numpy as np
@@ -20,8 +22,9 @@ from sdbench.exactness import TabularModel
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.remote import Neural, Remote, RemoteDrafter, Uniform
-from sdbench.remote.process import ServerProcess
+from sdbench.remote.process import ServerProcess, serve
 from sdbench.remote.server import SpeculationServer
+from sdbench.remote.transport import PeerSilentError, PipeTransport, Waiter
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import random_model
@@ -226,9 +229,40 @@ def test_a_prompt_that_a_stalled_server_does_not_read_is_no_hang():
 
 def test_a_command_that_fails_ends_the_server():
     server = ServerProcess(models()[1], make_server, seconds=5.0)
+    server.open(1, -9, 2, Sampling(), torch.float64)
     with pytest.raises(RunError, match="process failed: RuntimeError"):
-        server.open(1, -9, 2, Sampling(), torch.float64)
+        server.admitted()
     assert not server.process.is_alive()
+
+
+def test_a_server_is_busy_in_its_sessions_only(monkeypatch):
+    """Between them its core belongs to the servers of other arms."""
+    waited = []
+    wait = Waiter.wait
+    monkeypatch.setattr(Waiter, "wait", lambda self, seconds, soon=True: (waited.append(soon), wait(self, seconds, soon)))
+    ours, its = multiprocessing.Pipe()
+    threading.Thread(target=serve, args=(its, make_server(models()[1]), PipeTransport(its)), daemon=True).start()
+    ours.recv_bytes()  # it is there
+    for command in (("open", 1, 9, 2, Sampling(), torch.float64, True), ("admit", 0, [1, 2], 3), ("measured",)):
+        ours.send_bytes(pickle.dumps(command))
+        assert ours.poll(5)
+        assert pickle.loads(ours.recv_bytes())[0] == "done"
+    deadline = time.monotonic() + 5
+    while waited[-1] and time.monotonic() < deadline:
+        time.sleep(0.01)
+    ours.close()
+    assert waited[0] == waited[-1] == False
+    assert True in waited
+
+
+def test_who_expects_nothing_sleeps_at_once():
+    ours, _its = multiprocessing.Pipe()
+    waiter, looked = Waiter(ours), []
+    waiter.rehearse = lambda: looked.append(None)
+    for soon in (False, True):
+        with pytest.raises(PeerSilentError):
+            waiter.wait(0.01, soon)
+        assert bool(looked) == soon
 
 
 def test_a_target_whose_weights_require_gradients():
