@@ -83,12 +83,16 @@ class SlotPool:
             self._lines[heads] = (every * (self.slots + 1)).view(-1, heads, 1)
         return self._lines[heads]
 
-    def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
+    def move(
+        self, rows: list[int], source: list[int], stride: int, target: list[int], count: int, positions: bool = True
+    ) -> None:
         """Copy what each of `rows` holds at `count` slots from source[r] on, every stride-th, to the slots from target[r] on.
 
-        The two may overlap.
+        The two may overlap. positions: of the tokens too, for a model that asks for them.
         """
-        parts = [self.position[:, None, :, None], *self.keys.values(), *self.values.values()]
+        parts = [*self.keys.values(), *self.values.values()]
+        if positions:
+            parts.append(self.position[:, None, :, None])
         if self.rows == 1:
             (begin,), (first,) = source, target
             for held in parts:

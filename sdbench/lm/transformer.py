@@ -138,7 +138,7 @@ class Transformer(LanguageModel):
         )
 
     def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
-        self.pool.move(rows, source, stride, target, count)
+        self.pool.move(rows, source, stride, target, count, positions=SLIDING in self._kinds)
 
     def truncated(self, layers: int) -> TruncatedTransformer:
         return TruncatedTransformer(self, layers)

@@ -59,13 +59,13 @@ class _Told(NamedTuple):
 
 
 class _Unranked(NamedTuple):
-    """An outcome whose rank is still to be found. ranks: where it goes, by row; order: [V], the draft's logits behind the kept
+    """An outcome whose rank is still to be found. ranks: where it goes, by row; glue: the draft's logits behind each number of kept
     tokens; refused: the drafted token that was refused there, -1 if none was."""
 
     ranks: list[int | None]
     row: int
     told: _Told
-    order: Float[Tensor, " V"]
+    glue: Float[Tensor, "B K+1 V"]
     refused: int
 
 
@@ -194,7 +194,7 @@ class SpeculationServer:
         self._keys, self._held = [{} for _ in keys], None
         if not any(keys):
             return
-        key, fan_out = Key(self._streams, self._rounds + 1) / "draft", self.counts(self.length, hit=True)
+        key, fan_out = Key(self._streams, self._rounds + 1, ("draft",)), self.counts(self.length, hit=True)
         # On a GPU the whole tree is queued at once.
         told = partial(self._come_true, caller, keys) if caller is not None and self.device.type == "cpu" else None
         drafted = self._tree.grow(self.context, places, roots, key, fan_out, told)
@@ -321,9 +321,8 @@ class SpeculationServer:
             return
         for row, told in enumerate(self._told):
             if told is not None:
-                order = self._glue[row, told.kept].clone()
                 refused = self._verified[row][told.kept] if told.kept < told.drafted else -1
-                self._unranked.append(_Unranked(self.served[-1]["ranks"], row, told, order, refused))
+                self._unranked.append(_Unranked(self.served[-1]["ranks"], row, told, self._glue, refused))
         if len(self._unranked) >= RANKED_AT_ONCE:
             self._learn()
 
@@ -332,7 +331,7 @@ class SpeculationServer:
         outcomes, self._unranked = self._unranked, []
         if not outcomes:
             return
-        order = torch.stack([outcome.order for outcome in outcomes])
+        order = torch.stack([outcome.glue[outcome.row, outcome.told.kept] for outcome in outcomes])
         token, refused = self._here(np.array([[end.told.token, end.refused] for end in outcomes])).unbind(1)
         for end, rank in zip(outcomes, ranks(order, token, refused).tolist(), strict=True):
             self.fan_out.learn(end.told.drafted, end.told.hit, end.told.kept, rank)
@@ -350,7 +349,11 @@ class SpeculationServer:
         )
         widest = max((count for row in counts for count in row), default=0)
         likely = glue.topk(min(widest + 1, glue.shape[-1]), dim=-1).indices.tolist()
-        self._verified = self._drafted_tokens()[:, :K].tolist()
+        if context.host is not None and context.rows == 1:
+            first = int(context.length[0])
+            self._verified = [context.host[0, first : first + K].tolist()]
+        else:
+            self._verified = self._drafted_tokens()[:, :K].tolist()
         outcomes: list[list[tuple[int, int]]] = []
         for line, verified, drafted, row in zip(likely, self._verified, self._drafted, counts, strict=True):
             # s_{k+1} is no outcome behind k kept tokens; behind the last drafted token none is refused.
