@@ -58,8 +58,8 @@ results-front: setup
 	$(BIN)/python -m experiments.keep results/runs/front front
 	$(BIN)/python -m experiments.pyramidsd.verdict results/runs/front results/front
 
-results-ssd: setup  ## Drafting beside the target, on two cores, into results/ssd-* (half an hour)
-	for part in speed fan_out saguaro; do \
+results-ssd: setup  ## Drafting beside the target, on two cores, into results/ssd-* (three quarters of an hour)
+	for part in speed compiled fan_out saguaro; do \
 	  $(BIN)/sdbench run experiment=ssd/$$part out=results/runs/ssd-$$part && \
 	  $(BIN)/python -m experiments.keep results/runs/ssd-$$part ssd-$$part && \
 	  $(BIN)/python -m experiments.ssd.verdict results/runs/ssd-$$part results/ssd-$$part || exit; \

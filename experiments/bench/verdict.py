@@ -20,7 +20,7 @@ SAME = {
     "ar": ("hf_generate", "hf_generate_static"),
     "sd": ("hf_assisted", "flashspec", "hf_generate"),
     "lookup": ("hf_lookup", "hf_generate"),
-    "ssd": ("hf_assisted", "flashspec", "hf_generate"),
+    "ssd": ("sd", "hf_assisted", "flashspec", "hf_generate"),
 }
 
 

@@ -45,6 +45,7 @@ class LanguageModel(ABC):
     def __init__(self, name: str, vocab: int, device: torch.device) -> None:
         self.name, self.vocab, self.device = name, vocab, device
         self.rows = self.slots = 0
+        self._on_host = device.type == "cpu"
         self.execution = Execution()
         self.known = np.zeros(0, np.int64)
 
@@ -89,7 +90,8 @@ class LanguageModel(ABC):
         The first step is of `tokens`; each later one of `width` tokens a row, drawn (`sdbench.sampling.drawn`) from the last
         `width` logits of the step before it by the numbers `uniform`. positions, slots, mask: of the N = T + (K - 1) width
         queries, step after step, as in `step`; slots None: one after the other up to `extent`, in every row. Returns what was
-        drawn behind each query, row after row, the last step's included, and the logits of the first step's last `keep` queries and of all later ones.
+        drawn behind each query, row after row, the last step's included, and the logits of the first step's last `keep` queries
+        and of all later ones.
         """
         return None
 
@@ -137,7 +139,7 @@ class LanguageModel(ABC):
             # One row, as at batch size 1: no row is padded, and nothing is to be asked of arrays.
             extent = int(stop[0])
             first = min(int(self.known[0]), extent - keep)
-            tokens = context.tokens[:, first:extent].to(self.device)
+            tokens = self._tokens(context, first, extent)
             whole = slice(None) if row is None else slice(0, 1)
             logits = self.step(tokens, self._positions[None, first:extent], None, keep=keep, rows=whole, extent=extent)
             self.known[0] = extent
@@ -173,7 +175,7 @@ class LanguageModel(ABC):
         if alone:
             length = int(context.length[0])
             first = min(int(self.known[0]), length - keep)
-            tokens, slots, extent = context.tokens[:, first:length].to(self.device), None, length + more
+            tokens, slots, extent = self._tokens(context, first, length), None, length + more
             positions = self._positions[None, first:extent]
         else:
             tokens, positions, slots, extent = self._laid(context, context.length, keep, slice(None))
@@ -194,6 +196,11 @@ class LanguageModel(ABC):
             rows = int(np.count_nonzero(context.active))
         context.trace.end(mark, self.name, kind, rows, tokens.shape[1], extent - more, steps=depth)
         return drawn
+
+    def _tokens(self, context: Context, first: int, stop: int) -> Int[Tensor, "B T"]:
+        """The tokens of all rows from `first` up to `stop`, where the model is."""
+        tokens = context.tokens[:, first:stop]
+        return tokens if self._on_host and context.host is not None else tokens.to(self.device)
 
     def _laid(
         self, context: Context, stop: np.ndarray, keep: int, rows: slice

@@ -74,7 +74,7 @@ class Transformer(LanguageModel):
         self._added = tuple(torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
         self.pool = SlotPool(0, 0, self.device)
         self._bands: dict[int, list[Tensor]] = {}
-        self._cuts: dict[tuple[int, int, int, int], list[Tensor]] = {}  # of bands, each of them looked at, not copied
+        self._cuts: dict[tuple[int, ...], list[Tensor]] = {}  # of bands, each of them looked at, not copied
         self._shown: tuple[Tensor, Tensor] | None = None  # the last mask that was given, and what it adds to the scores
         self._rehearsal: list[Rehearsal | None] = []  # made when first asked for
         self.forward = Forward(model, _decoder(model, self.layers)[0], self.mask_kinds)

@@ -116,8 +116,8 @@ class Waiter:
     def wait(self, seconds: float | None, soon: bool = True) -> None:
         """Return when the pipe has a message. Raises: PeerSilentError after `seconds`, PeerGoneError if there will be none.
 
-        soon: look again and again for a while before sleeping, for to be woken takes longer than a message; in between it rehearses.
-        Who expects nothing must not: others may have work on the core.
+        soon: look again and again for a while before sleeping, for to be woken takes longer than a message, and rehearse in
+        between. Who expects nothing must not: others may have work on the core.
         """
         until = perf_counter() + (SPIN_SECONDS if soon else 0.0)
         ready = self._selector.select(0)

@@ -33,8 +33,8 @@ Told = Callable[[], "list[int] | None"]
 class Drafted:
     """What was drafted behind M branches: D tokens, K unless the tree was left. base: the slot where the scratch begins.
 
-    By depth, as lists or as tensors: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's own logits there. only:
-    the branch that was drafted on alone from some depth on, where M is 1; None if all were.
+    By depth, as lists or as tensors: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's
+    own logits there. only: the branch that was drafted on alone from some depth on, where M is 1; None if all were.
     """
 
     base: int
@@ -76,8 +76,8 @@ class Drafted:
 
 
 class _Lone(NamedTuple):
-    """The tree of a lone row, as it were behind the very last slot. positions: [1, K, M], from the end of the row's tokens on; seen:
-    [K M, N + K M], what the queries of all depths see of the slots, and of the tree."""
+    """The tree of a lone row, as it were behind the very last slot. positions: [1, K, M], from the end of the row's tokens on;
+    seen: [K M, N + K M], what the queries of all depths see of the slots, and of the tree."""
 
     places: Int[Tensor, "1 M"]
     positions: Int[Tensor, "1 K M"]
@@ -121,7 +121,10 @@ class Tree:
         base = max(longest + K, *self.model.known.tolist())
         if rows == 1 and base == longest + K:
             lone = self._lone(places)
-            positions, seen = lone.positions + longest, lone.seen.narrow(1, self.model.slots - base, base + K * width)[None]
+            positions, seen = (
+                lone.positions + longest,
+                lone.seen.narrow(1, self.model.slots - base, base + K * width)[None],
+            )
         else:
             first = places + upload(context.length, device)[:, None]
             positions = first[:, None] + self._depths
