@@ -94,15 +94,26 @@ def _wide(logits: Tensor) -> torch.dtype:
 class Scored:
     """What a model says about some positions: its logits, and the distributions made from them.
 
-    logits: [..., V] as the model gave them. probs: [..., V] after warping; plain: [..., V] the un-warped, temperature-1
-    softmax, on which most relaxed acceptance rules are defined. Both are made when first asked for.
+    logits: [..., V] as the model gave them. best: [...] the tokens of the largest. probs: [..., V] after warping; plain: [..., V] the
+    un-warped, temperature-1 softmax, on which most relaxed acceptance rules are defined. All but the logits are made when first
+    asked for.
     """
 
-    def __init__(self, logits: Float[Tensor, "*batch V"], sampling: Sampling) -> None:
+    def __init__(
+        self, logits: Float[Tensor, "*batch V"], sampling: Sampling, best: Int[Tensor, "*batch"] | None = None
+    ) -> None:
         self.logits = logits
         self.sampling = sampling
+        self._best = best
         self._probs: Tensor | None = None
         self._plain: Tensor | None = None
+
+    @property
+    def best(self) -> Int[Tensor, "*batch"]:
+        """The most likely tokens."""
+        if self._best is None:
+            self._best = most_likely(self.logits)
+        return self._best
 
     @property
     def probs(self) -> Float[Tensor, "*batch V"]:
@@ -227,13 +238,13 @@ class Sampler:
         self.sampling = sampling
         self.choices: Choices = choices or HashChoices()
 
-    def score(self, logits: Float[Tensor, "*batch V"]) -> Scored:
-        return Scored(logits, self.sampling)
+    def score(self, logits: Float[Tensor, "*batch V"], best: Int[Tensor, "*batch"] | None = None) -> Scored:
+        return Scored(logits, self.sampling, best)
 
     def draw(self, scored: Scored, key: Key) -> Int[Tensor, " B"]:
         """One token per row from its warped distribution; scored: [B, V]. Greedy needs no choice."""
         if self.sampling.greedy:
-            return most_likely(scored.logits)
+            return scored.best
         return self.choices.choose(scored.probs, key)
 
     def uniforms(self, key: Key, count: int) -> Float[Tensor, "K B"] | None:

@@ -181,14 +181,14 @@ def keep_best(draft: Draft, p: Scored) -> Law:
 
     Whatever the draft is, the stream is then the verifier's greedy one.
     """
-    return _Known(draft, p.logits)
+    return _Known(draft, p)
 
 
 class _Known(Law):
     """The law of zeros and ones of what is known beforehand, written out for who asks."""
 
-    def __init__(self, draft: Draft, logits: Float[Tensor, "B K+1 V"]) -> None:
-        best = most_likely(logits)
+    def __init__(self, draft: Draft, p: Scored) -> None:
+        best, logits = p.best, p.logits
         self.memory, self.drawn, self.best = None, False, best
         self.next_token = lambda n: one_hot(at(best, n), logits)
         self._draft, self._best, self._type = draft, best, wide(logits)
@@ -260,7 +260,7 @@ def verify(
     Where nothing was drafted and nothing is remembered there is nothing to decide, so no law: p's own token follows.
     """
     if draft.tokens.shape[1] == 0 and memory is None:
-        own = most_likely(p.logits) if sampler.sampling.greedy else sampler.draw(p[:, 0], key / "next")[:, None]
+        own = p.best if sampler.sampling.greedy else sampler.draw(p[:, 0], key / "next")[:, None]
         (tokens,) = fetched(own)
         none = [0] * len(tokens)
         return Decided(none, none, tokens), None

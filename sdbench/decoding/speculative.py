@@ -119,6 +119,8 @@ class Batch:
         self.fresh_memory = method.rule.start(rows)
         self.prefill_seconds = 0.0
         self.round = 0
+        self._named: list[int] = []
+        self._streams = np.zeros(0, np.uint64)
         trace.sequence, trace.sequence_round = [-1] * rows, [0] * rows
         method.proposer.open(self.context, method.draft_length)
 
@@ -135,7 +137,9 @@ class Batch:
 
     def _key(self) -> Key:
         streams = [row.stream if row else 0 for row in self.rows]
-        return Key(np.array(streams, np.uint64), np.array([row.round if row else 0 for row in self.rows]))
+        if streams != self._named:  # they change with the prompts only
+            self._named, self._streams = streams, np.array(streams, np.uint64)
+        return Key(self._streams, np.array([row.round if row else 0 for row in self.rows]))
 
     def _admit(self, index: int, number: int, request: Request) -> Finished | None:
         """Prefill a row; gives the sequence back when its first token already ends it."""
@@ -180,7 +184,8 @@ class Batch:
         key = self._begin_round()
         draft = method.proposer.propose(context, method.draft_length, key).to(method.target.device)
         K = draft.tokens.shape[1]
-        p = context.sampler.score(method.target.read(context, context.length + K, "verify", keep=K + 1))
+        logits = method.target.read(context, context.length + K, "verify", keep=K + 1)
+        p = context.sampler.score(logits, method.target.best)
         # The round's one synchronisation is in the verdict: what was kept, and the tokens themselves, for the stop rule.
         decided, law = verify(method.rule, draft, p, self.memory, context.sampler, key)
         if law is not None and law.memory is not None:

@@ -41,6 +41,7 @@ class RankLog:
 
     def __init__(self, proposer: str) -> None:
         self.proposer = proposer
+        self._now = _Stands([], [], [], [])
         self._drafts: list[tuple[_Stands, Draft, Tensor | list[int], Tensor | None]] = []
         self._first: list[tuple[int, Tensor, Tensor]] = []
 

@@ -99,7 +99,7 @@ class Verified:
             draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
             K = draft.tokens.shape[1]
             logits = self.verifier.read(here, grown + K, "verify", keep=K + 1)
-            p = context.sampler.score(logits)
+            p = context.sampler.score(logits, self.verifier.best)
             decided, law = verify(self.rule, draft, p, self.memory, context.sampler, below)
             accepted, drafted = np.array(decided.accepted), decided.proposed
             here.place(decided.next_token, np.where(short, grown + accepted, grown))

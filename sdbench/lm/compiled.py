@@ -28,7 +28,7 @@ from sdbench.lm.quiet import quiet
 if TYPE_CHECKING:
     from sdbench.lm.transformer import Transformer
 
-_FORM = 5  # of what is kept; raised when `Step` or the pool changes
+_FORM = 6  # of what is kept; raised when `Step` or the pool changes
 _EXAMPLE = 97  # slots attended over by the example that is traced: a number that no other size is likely to equal
 
 

@@ -140,7 +140,10 @@ class Execution:
         return slice(int(going[0]), int(going[-1]) + 1) if len(going) else slice(None)
 
     def run(self, lm: Transformer, inputs: StepInputs) -> list[Tensor] | None:
-        """The step's logits [B, R, V], of a loop its chosen tokens [B M, K] too; None where there is no program for its shape."""
+        """The step's logits [B, R, V], and the most likely tokens [B, R]; of a loop its logits, and the tokens [B M, K] that it chose.
+
+        None where there is no program for its shape.
+        """
         return None
 
     def known(self, lm: Transformer) -> list[StepInputs]:
@@ -217,7 +220,8 @@ class Step(nn.Module):
 
     def forward(self, own: list[Tensor], masks: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots = own
-        return (self._logits(tokens, positions, slots, masks, pools[0], self._keep),)
+        logits = self._logits(tokens, positions, slots, masks, pools[0], self._keep)
+        return logits, logits.argmax(-1)
 
     def _logits(
         self,

@@ -34,13 +34,15 @@ class LanguageModel(ABC):
     """A model over a vocabulary of V tokens, with N slots for each of B rows.
 
     name: its role (target, qualifier, draft, ...). known: [B] leading tokens of each row that its slots hold. execution: how its
-    steps are executed; missed: whether the last step was eager for want of a program.
+    steps are executed; missed: whether the last step was eager for want of a program; best: [B, R] the most likely tokens behind
+    its queries, where its program gave them.
     """
 
     name: str
     vocab: int
     device: torch.device
     missed = False
+    best: Int[Tensor, "B R"] | None = None
 
     def __init__(self, name: str, vocab: int, device: torch.device) -> None:
         self.name, self.vocab, self.device = name, vocab, device

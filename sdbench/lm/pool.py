@@ -37,7 +37,8 @@ class SlotPool:
     def over(cls, layers: list[Tensor], at: Int[Tensor, "B T"], extent: int) -> SlotPool:
         """A view of a pool's layers, about to be written at `at`: what a compiled or captured step works on."""
         rows, _, slots, _ = layers[0].shape
-        view, half = cls(rows, slots - 1, layers[0].device), len(layers) // 2
+        view, half = cls(0, slots - 1, layers[0].device), len(layers) // 2
+        view.rows = rows  # without places for their positions, which a step is given
         view.keys, view.values = dict(enumerate(layers[:half])), dict(enumerate(layers[half:]))
         view.select(slice(None), at, 0, extent)
         return view

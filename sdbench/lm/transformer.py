@@ -161,12 +161,13 @@ class Transformer(LanguageModel):
         if slots is not None and slots is not positions:
             positions = torch.where(positions == FAR, 0, positions)
         masks = self._masks(positions, slots, mask, rows, reach, extent - width)
-        self.missed = False
+        self.missed, self.best = False, None
         if self.execution.name != "eager" and rows == _ALL and isinstance(keep, int):
             where = self._where(positions, slots, mask, extent)
             outputs = self.execution.run(self, StepInputs(tokens, positions, where, masks, keep))
             self.missed = outputs is None
             if outputs is not None:
+                self.best = outputs[1]
                 return outputs[0]
         if slots is None:
             pool.select(rows, None, extent - width, reach)

@@ -44,6 +44,7 @@ from sdbench.sampling import Sampler, Sampling
 START_SECONDS = 180.0  # a new process imports torch and transformers first
 STOP_SECONDS = 2.0
 COMPILE_SECONDS = 600.0  # an answer for which a program is compiled first
+SHORT = 1 << 16  # bytes: of a longer answer the motions would take longer than they save
 
 ServerFactory = Callable[[LanguageModel], SpeculationServer]
 
@@ -88,7 +89,7 @@ class ServerHandle(ABC):
         """What to do while the server is waited for; None: go through the motions of taking an answer from it."""
 
         def motions() -> None:
-            if isinstance(self._heard, bytes):
+            if isinstance(self._heard, bytes) and len(self._heard) <= SHORT:
                 self._speculation.unpack(None, self._heard)
 
         self.waiter.rehearse = rehearsal or motions
@@ -358,8 +359,10 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
 
     def motions() -> None:
         """Those of giving an answer: after a tree, which takes much longer, they would be slow."""
+        if inbox.outcomes is None or speculations is None or not inbox.heard or speculations.buffer.numel() > SHORT:
+            return
         held = server.foreseen()
-        if held is not None and inbox.heard and inbox.outcomes is not None and speculations is not None:
+        if held is not None:
             inbox.outcomes.unpack(inbox.heard)
             speculations.pack(0, held)
 

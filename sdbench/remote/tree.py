@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NamedTuple
 
 import numpy as np
@@ -84,6 +85,7 @@ class _Lone(NamedTuple):
     seen: Bool[Tensor, "K*M S"]
 
 
+@lru_cache(maxsize=MADE)
 def _own(depths: int, width: int, device: torch.device) -> Bool[Tensor, "K*M K*M"]:
     """A branch sees itself: what stands at its place in this depth and in those before."""
     before = torch.ones(depths, depths, dtype=torch.bool, device=device).tril()
@@ -121,10 +123,8 @@ class Tree:
         base = max(longest + K, *self.model.known.tolist())
         if rows == 1 and base == longest + K:
             lone = self._lone(places)
-            positions, seen = (
-                lone.positions + longest,
-                lone.seen.narrow(1, self.model.slots - base, base + K * width)[None],
-            )
+            positions = lone.positions + longest
+            seen = lone.seen.narrow(1, self.model.slots - base, base + K * width)[None]
         else:
             first = places + upload(context.length, device)[:, None]
             positions = first[:, None] + self._depths
