@@ -94,9 +94,9 @@ def _wide(logits: Tensor) -> torch.dtype:
 class Scored:
     """What a model says about some positions: its logits, and the distributions made from them.
 
-    logits: [..., V] as the model gave them. best: [...] the tokens of the largest. probs: [..., V] after warping; plain: [..., V] the
-    un-warped, temperature-1 softmax, on which most relaxed acceptance rules are defined. All but the logits are made when first
-    asked for.
+    logits: [..., V] as the model gave them. best: [...] the tokens of the largest. probs: [..., V] after warping; plain: [..., V]
+    the un-warped, temperature-1 softmax, on which most relaxed acceptance rules are defined. All but the logits are made when
+    first asked for.
     """
 
     def __init__(

@@ -140,7 +140,7 @@ class Execution:
         return slice(int(going[0]), int(going[-1]) + 1) if len(going) else slice(None)
 
     def run(self, lm: Transformer, inputs: StepInputs) -> list[Tensor] | None:
-        """The step's logits [B, R, V], and the most likely tokens [B, R]; of a loop its logits, and the tokens [B M, K] that it chose.
+        """The step's logits [B, R, V], and the most likely tokens [B, R]; of a loop its logits, and what it chose, [B M, K].
 
         None where there is no program for its shape.
         """
