@@ -19,6 +19,7 @@ from torch import Tensor
 
 from sdbench.errors import RunError
 from sdbench.lm.model import LanguageModel
+from sdbench.lm.rehearsal import Rehearsal
 from sdbench.remote.messages import Outcome, Speculation
 from sdbench.remote.process import START_SECONDS, ServerFactory, ServerHandle, serve
 from sdbench.remote.transport import GroupTransport, Waiter
@@ -80,6 +81,9 @@ class Follower(ServerHandle):
     ) -> None:
         self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
         self.serial = 0
+
+    def rehearse(self, rehearsal: Rehearsal | None) -> None:
+        return None
 
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
         return None
