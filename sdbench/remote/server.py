@@ -349,9 +349,9 @@ class SpeculationServer:
         )
         widest = max((count for row in counts for count in row), default=0)
         likely = glue.topk(min(widest + 1, glue.shape[-1]), dim=-1).indices.tolist()
-        if context.host is not None and context.rows == 1:
-            first = int(context.length[0])
-            self._verified = [context.host[0, first : first + K].tolist()]
+        if context.host is not None:
+            starts = zip(context.host, context.length.tolist(), strict=True)
+            self._verified = [line[first : first + K].tolist() for line, first in starts]
         else:
             self._verified = self._drafted_tokens()[:, :K].tolist()
         outcomes: list[list[tuple[int, int]]] = []
