@@ -21,7 +21,8 @@ from sdbench.errors import RunError
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.rehearsal import Rehearsal
 from sdbench.remote.messages import Outcome, Speculation
-from sdbench.remote.process import START_SECONDS, ServerFactory, ServerHandle, serve
+from sdbench.remote.process import START_SECONDS, ServerFactory, ServerHandle
+from sdbench.remote.serving import serve
 from sdbench.remote.transport import GroupTransport, Waiter
 from sdbench.remote.wire import OutcomeMessage, SpeculationMessage
 from sdbench.sampling import Sampling

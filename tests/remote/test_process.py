@@ -22,8 +22,9 @@ from sdbench.exactness import TabularModel
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.remote import Neural, Remote, RemoteDrafter, Uniform
-from sdbench.remote.process import ServerProcess, serve
+from sdbench.remote.process import ServerProcess
 from sdbench.remote.server import SpeculationServer
+from sdbench.remote.serving import serve
 from sdbench.remote.transport import PeerSilentError, PipeTransport, Waiter
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
