@@ -37,6 +37,9 @@ class StopChecker:
         # Every token that shows adds a byte at least, so no stop string spans more tokens than it has bytes.
         longest = max((len(text.encode()) for text in self.strings), default=0)
         self._window = longest + _MARGIN if longest else 0
+        # Blanks are what decoders add and drop, and other characters may be spread over tokens.
+        self._plain = all(text[-1].isascii() and not text[-1].isspace() for text in self.strings)
+        self._ends: dict[int, bool] = {}  # what `may_end` has answered
 
     def start(self) -> StopState:
         return _Watch(self)
@@ -58,6 +61,19 @@ class StopChecker:
         text = self.decode(tokens)
         return any(stop in text for stop in self.strings)
 
+    def may_end(self, token: int) -> bool:
+        """False if no stop string ends within this token, whatever stands before it.
+
+        One that ends there has its last characters at the beginning of the token's text, or lies in it. This is asked of every
+        token, and decoding takes longer than all else that follows a round: so it is asked once of each.
+        """
+        if token not in self._ends:
+            text = self.decode([token])
+            self._ends[token] = (
+                not self._plain or _BROKEN in text or any(ends_in(text.lstrip(), s) for s in self.strings)
+            )
+        return self._ends[token]
+
     def may_complete(self, tokens: Sequence[int]) -> bool:
         """False if neither these tokens nor a shorter part of them completes a stop string.
 
@@ -77,6 +93,11 @@ class StopChecker:
     def visible(self, tokens: Sequence[int]) -> list[int]:
         """The tokens that show in decoded text."""
         return [token for token in tokens if token not in self._hidden]
+
+
+def ends_in(text: str, stop: str) -> bool:
+    """Whether a stop string that began in the text before may end in this one."""
+    return stop in text or any(stop.endswith(text[:length]) for length in range(1, min(len(text), len(stop)) + 1))
 
 
 class _Watch:
@@ -107,7 +128,7 @@ class _Watch:
         if not checker.strings or not tokens:
             return None
         window = self._tail + checker.visible(tokens)
-        if checker.may_complete(window):
+        if any(map(checker.may_end, tokens)) and checker.may_complete(window):
             for count in range(1, len(tokens) + 1):
                 if checker.completes(self._tail + checker.visible(tokens[:count])):
                     return count

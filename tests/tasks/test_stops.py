@@ -12,6 +12,7 @@ from tests.tasks.tokenizers_made import byte_level, sentence_piece
 BYTE_LEVEL, SENTENCE_PIECE = byte_level(), sentence_piece()
 TOKENIZERS = [BYTE_LEVEL, SENTENCE_PIECE]
 STOPS = ["\n\n", "日本", "Question:", " The answer", "🙂"]
+PLAIN = ["Question:", " The answer", "\ndef", "ex."]  # which end with a character that is always within one token
 
 
 def pushed(checker: StopChecker, blocks: list[list[int]]) -> tuple[int | None, str | None]:
@@ -37,11 +38,13 @@ def oracle(checker: StopChecker, tokens: list[int]) -> tuple[int | None, str | N
 
 
 @pytest.mark.parametrize("tokenizer", TOKENIZERS, ids=["byte level", "sentence piece"])
+@pytest.mark.parametrize("among", [STOPS, PLAIN], ids=["any stops", "plain stops"])
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_blocks_do_not_matter(tokenizer, data):
-    stops = data.draw(st.lists(st.sampled_from(STOPS), min_size=1, max_size=3, unique=True))
-    pieces = st.sampled_from([*STOPS, "\n", "日", "本", " apples", "The", " The answ", "Quest", "ion:", "🙂", "é", "x"])
+def test_blocks_do_not_matter(tokenizer, among, data):
+    stops = data.draw(st.lists(st.sampled_from(among), min_size=1, max_size=3, unique=True))
+    parts = ["\n", "日", "本", " apples", "The", " The answ", "Quest", "ion:", "é", "x", "e", "x.", "de", "f", " ", ":"]
+    pieces = st.sampled_from([*STOPS, *PLAIN, *parts])
     text = "".join(data.draw(st.lists(pieces, min_size=1, max_size=30)))
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     if data.draw(st.booleans()):
@@ -100,6 +103,18 @@ def test_only_a_short_tail_is_decoded(monkeypatch):
         assert state.push([40, 41, 42, 43]) is None
     assert max(lengths) <= 2 * (len("Question:") + 1) + 4
     assert len(lengths) < 300
+
+
+def test_tokens_that_end_no_stop_string_are_not_decoded_twice(monkeypatch):
+    checker = StopChecker([1], ["Question:"], BYTE_LEVEL)
+    tokens = BYTE_LEVEL("apples and pears, and apples", add_special_tokens=False)["input_ids"]
+    state, asked = checker.start(), []
+    assert state.push(tokens) is None
+    monkeypatch.setattr(checker, "decode", lambda tokens: asked.append(tokens) or "")
+    for token in tokens:
+        assert state.push([token]) is None
+    assert not [one for one in asked if len(one) == 1]
+    assert len(asked) < len(tokens) / 2, "only for a tail to open with a whole character"
 
 
 def test_never():
