@@ -184,19 +184,20 @@ class Batch:
         key = self._begin_round()
         draft = method.proposer.propose(context, method.draft_length, key).to(method.target.device)
         K = draft.tokens.shape[1]
-        logits = method.target.read(context, context.length + K, "verify", keep=K + 1)
+        lengths = context.length.tolist()
+        logits = method.target.read(context, [length + K for length in lengths], "verify", keep=K + 1)
         p = context.sampler.score(logits, method.target.best)
         # The round's one synchronisation is in the verdict: what was kept, and the tokens themselves, for the stop rule.
         decided, law = verify(method.rule, draft, p, self.memory, context.sampler, key)
         if law is not None and law.memory is not None:
             self.memory = law.memory(torch.tensor(decided.accepted, device=draft.tokens.device))
-        ends = [length + kept for length, kept in zip(context.length.tolist(), decided.accepted, strict=True)]
+        ends = [length + kept for length, kept in zip(lengths, decided.accepted, strict=True)]
         context.place(decided.next_token, ends)
         for index, row in enumerate(self.rows):
             if row is not None:
                 context.length[index] = ends[index] + 1
         # The target's own last token has been read by nobody yet.
-        read = context.length - 1
+        read = [length - 1 for length in context.length.tolist()]
         method.target.rewind(read)
         method.proposer.commit(read)
         for index, row in enumerate(self.rows):

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
 from sdbench.acceptance.base import Density, Draft
 from sdbench.lm.context import Context
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.sampling import Key
 
 
@@ -49,7 +47,7 @@ class Proposer(Protocol):
         """About `length` tokens behind the first context.length[b] of each active row, also placed in context.tokens."""
         ...
 
-    def commit(self, length: np.ndarray) -> None:
+    def commit(self, length: Lengths) -> None:
         """The first length[b] tokens of row b stand as they were read; whatever was read or remembered behind is void."""
         ...
 

@@ -6,7 +6,6 @@ followed the match are the draft. No model, so deterministic: density DELTA.
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -16,7 +15,7 @@ from sdbench.drafting.base import Local
 from sdbench.errors import InputError
 from sdbench.lm.context import Context
 from sdbench.lm.device import upload
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.sampling import Key
 
 
@@ -73,5 +72,5 @@ class PromptLookup(Local):
             found = found | new
         return source, found
 
-    def commit(self, length: np.ndarray) -> None:
+    def commit(self, length: Lengths) -> None:
         return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from functools import lru_cache
 
-import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -15,7 +14,7 @@ from sdbench.drafting.base import Local
 from sdbench.drafting.policy import Fixed, LengthPolicy
 from sdbench.drafting.ranks import RankLog
 from sdbench.lm.context import Context
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.sampling import Key, Scored
 
 
@@ -63,7 +62,7 @@ class ModelDrafter(Local):
             return None
         tokens, logits = drawn
         context.place_many(tokens, context.length)
-        q = context.sampler.score(logits[:, 1:] if whole else logits)
+        q = context.sampler.score(logits.narrow(1, 1, length) if whole else logits)
         draft = Draft(tokens, _all(context.rows, length, tokens.device), q, self.density)
         self._ranks.drafted(context, draft, logits if whole else None)
         return draft
@@ -96,7 +95,7 @@ class ModelDrafter(Local):
         self._ranks.drafted(context, draft, behind)
         return draft
 
-    def commit(self, length: np.ndarray) -> None:
+    def commit(self, length: Lengths) -> None:
         self.model.rewind(length)
 
 

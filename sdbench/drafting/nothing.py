@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import numpy as np
 import torch
 
 from sdbench.acceptance.base import Density, Draft
 from sdbench.drafting.base import Local
 from sdbench.lm.context import Context
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.sampling import Key
 
 
@@ -35,5 +34,5 @@ class Nothing(Local):
     def propose(self, context: Context, length: int, key: Key) -> Draft:
         return self._draft
 
-    def commit(self, length: np.ndarray) -> None:
+    def commit(self, length: Lengths) -> None:
         return None

@@ -21,7 +21,7 @@ from sdbench.acceptance.base import AcceptanceRule, Density, Draft, Law, verify
 from sdbench.drafting.base import Proposer
 from sdbench.lm.context import Context
 from sdbench.lm.device import upload
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.sampling import Key, Scored
 
 
@@ -135,7 +135,8 @@ class Verified:
     def close(self) -> None:
         self.proposer.close()
 
-    def commit(self, length: np.ndarray) -> None:
+    def commit(self, length: Lengths) -> None:
+        length = np.asarray(length)
         for past in self._rounds:
             # The outer stage cut the stream within this round: remember only what it left of it.
             inside = (past.start <= length) & (length < past.stop)

@@ -21,15 +21,15 @@ import transformers
 from torch import Tensor, nn
 
 from sdbench.errors import RunError
-from sdbench.lm.execution import Program, Programs, StepInputs, flat, parted
+from sdbench.lm.execution import Inputs, Program, Programs, flat, parted
 from sdbench.lm.files import cache_folder
 from sdbench.lm.quiet import quiet
 
 if TYPE_CHECKING:
     from sdbench.lm.transformer import Transformer
 
-_FORM = 6  # of what is kept; raised when `Step` or the pool changes
-_EXAMPLE = 97  # slots attended over by the example that is traced: a number that no other size is likely to equal
+_FORM = 7  # of what is kept; raised when `Step` or the pool changes
+_EXAMPLE = {"extent": 97, "room": 89}  # sizes in the example that is traced, which no others are likely to equal
 
 
 class Compiled(Programs):
@@ -37,7 +37,7 @@ class Compiled(Programs):
 
     name = "compile"
 
-    def make(self, lm: Transformer, inputs: StepInputs) -> Program:
+    def make(self, lm: Transformer, inputs: Inputs) -> Program:
         step = inputs.module(lm)
         file = cache_folder() / "compiled" / f"{self._identity(lm, inputs)}.pt2"
         if not file.is_file():
@@ -53,7 +53,7 @@ class Compiled(Programs):
             self.loaded += 1
         return _load(step, file)
 
-    def _identity(self, lm: Transformer, inputs: StepInputs) -> str:
+    def _identity(self, lm: Transformer, inputs: Inputs) -> str:
         """What the code of a program depends on, hashed."""
         config = lm.config.to_dict()
         for name in ("_name_or_path", "transformers_version"):
@@ -63,29 +63,32 @@ class Compiled(Programs):
             "versions": [torch.__version__, transformers.__version__],
             "machine": ["cpu", _processor(), torch.get_num_threads()],
             "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype)],
-            "shape": [lm.pool.slots, inputs.shape],
+            "shape": [lm.pool.slots, type(inputs).__name__, inputs.shape],
             "layers": lm.layers,
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _compile(lm: Transformer, step: nn.Module, inputs: StepInputs, file: Path) -> None:
+def _compile(lm: Transformer, step: nn.Module, inputs: Inputs, file: Path) -> None:
     """Make a program and put it into its place, as a whole or not at all."""
     with torch.inference_mode(False), torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # between parts of torch
         example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
-        own, _, pools = parted(lm, inputs, example)
-        masks = [torch.zeros(*m.shape[:3], _EXAMPLE, dtype=m.dtype, device=m.device) for m in inputs.masks]
-        extent = torch.export.Dim("extent", min=2, max=lm.pool.slots)
-        free: dict[str, Any] = {
-            "own": [None] * len(own),
-            "masks": [{3: extent}] * len(masks),
+        for at, names in enumerate(inputs.free):
+            shape = [_EXAMPLE[names[dim]] if dim in names else size for dim, size in enumerate(example[at].shape)]
+            example[at] = example[at].new_zeros(shape)
+        own, over, pools = parted(lm, inputs, example)
+        sizes = {name: torch.export.Dim(name, min=2, max=lm.pool.slots + 1) for name in _EXAMPLE}
+        free = [{dim: sizes[name] for dim, name in names.items()} for names in inputs.free]
+        dynamic = {
+            "own": free[: len(own)],
+            "over": free[len(own) :],
             "pools": [[None] * len(layers) for layers in pools],
         }
         exported = torch.export.export(
             step,
-            (own, masks, pools),
-            dynamic_shapes=free,
+            (own, over, pools),
+            dynamic_shapes=dynamic,
             strict=False,
             prefer_deferred_runtime_asserts_over_guards=True,
         )

@@ -24,9 +24,9 @@ from sdbench.sampling import Sampler
 class Context:
     """tokens: [B, N] on the verifier's device; length: [B] decided tokens; active: [B] rows that are being decoded.
 
-    sampler: how to choose. trace: where rounds and steps are recorded. host: on a CPU the memory of `tokens`, into which the few
-    tokens of a round are put one by one: a call of torch takes longer than all of them. rehearsal: gives what to do on the core
-    of the verifier while another process is waited for.
+    sampler: how to choose. trace: where rounds and steps are recorded. host: on a CPU the memory of `tokens`, row by row, into
+    which the few tokens of a round are put one by one: a call of torch takes longer than all of them. rehearsal: gives what to do
+    on the core of the verifier while another process is waited for.
     """
 
     tokens: Int[Tensor, "B N"]
@@ -34,16 +34,20 @@ class Context:
     active: np.ndarray
     sampler: Sampler
     trace: Trace
-    host: np.ndarray | None = None
+    host: list[memoryview] | None = None
     rehearsal: Callable[[], Rehearsal | None] = lambda: None
 
     def __post_init__(self) -> None:
         if self.host is None and self.tokens.device.type == "cpu":
-            object.__setattr__(self, "host", self.tokens.numpy())
+            object.__setattr__(self, "host", [memoryview(line) for line in self.tokens.numpy()])
 
     @property
     def rows(self) -> int:
         return len(self.length)
+
+    def tokens_on(self, device: torch.device) -> Int[Tensor, "B N"]:
+        """All tokens where a model is."""
+        return self.tokens if self.host is not None and device.type == "cpu" else self.tokens.to(device)
 
     def place(self, tokens: Int[Tensor, " B"] | list[int], at: np.ndarray | list[int]) -> None:
         """Write one tentative token per row at position at[b]."""
@@ -75,14 +79,16 @@ class Context:
     def write(self, row: int, first: int, tokens: list[int]) -> None:
         """Write tokens of one row from position `first` on."""
         if self.host is not None:
-            self.host[row, first : first + len(tokens)] = tokens
+            line = self.host[row]
+            for slot, token in enumerate(tokens, first):
+                line[slot] = token
         else:
             self.tokens[row, first : first + len(tokens)] = put(torch.tensor(tokens), self.tokens.device)
 
     def last(self) -> Int[Tensor, " B"] | list[int]:
         """The last decided token of each row: where the host knows it, a number."""
         if self.host is not None:
-            return [int(line[length - 1]) for line, length in zip(self.host, self.length.tolist(), strict=True)]
+            return [line[length - 1] for line, length in zip(self.host, self.length.tolist(), strict=True)]
         if self.rows == 1:
             return self.tokens[:, int(self.length[0]) - 1].clone()
         return self.tokens.gather(1, upload(self.length - 1, self.tokens.device)[:, None])[:, 0]

@@ -7,13 +7,14 @@ The graphs of a model take turns, so they share the memory that they work in; wh
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
+from jaxtyping import Int
 from torch import Tensor
+from torch.nn.functional import pad
 
-from sdbench.lm.execution import Program, Programs, StepInputs, flat, parted
+from sdbench.lm.execution import Inputs, Program, Programs, flat, parted
 from sdbench.lm.pool import SlotPool
 
 if TYPE_CHECKING:
@@ -37,12 +38,15 @@ class CudaGraph(Programs):
     def extent(self, extent: int, slots: int) -> int:
         return min(-(-extent // self.granule) * self.granule, slots)
 
-    def shape(self, pool: SlotPool, inputs: StepInputs) -> tuple[Any, ...]:
+    def whole(self, tokens: Int[Tensor, "B N"], slots: int) -> Int[Tensor, "B N"]:
+        return pad(tokens, (0, slots - tokens.shape[1]))  # as many in every run
+
+    def shape(self, pool: SlotPool, inputs: Inputs) -> tuple[Any, ...]:
         if pool is not self._pool:  # what was captured over another pool is of no use any more
             self._programs.clear()
             self._examples.clear()
             self._pool, self._memory = pool, None  # memory that no graph works in any more is gone
-        return *super().shape(pool, inputs), inputs.masks[0].shape[-1]
+        return *super().shape(pool, inputs), inputs.over[0].shape[-1]
 
     @torch.inference_mode()  # in which the pool's tensors were made
     def freeze(self, lm: LanguageModel) -> None:
@@ -50,11 +54,10 @@ class CudaGraph(Programs):
         # What a prompt longer than those of the warm-up will ask for is captured now.
         for given in [] if self.frozen else self.known(model):
             for extent in range(self.granule, model.pool.slots + self.granule, self.granule):
-                masks = [mask.new_zeros(*mask.shape[:3], min(extent, model.pool.slots)) for mask in given.masks]
-                self.run(model, replace(given, masks=masks))
+                self.run(model, given.within(min(extent, model.pool.slots)))
         super().freeze(lm)
 
-    def make(self, lm: Transformer, inputs: StepInputs) -> Program:
+    def make(self, lm: Transformer, inputs: Inputs) -> Program:
         self.made += 1
         with torch.cuda.device(lm.device):  # captures, and handles to memory, are the current device's
             # One stream for all: libraries keep a workspace for each.
@@ -66,9 +69,9 @@ class CudaGraph(Programs):
 class _Captured:
     """A step captured on the stream `aside`, in `memory`. Its first tensors are its own; the pool's are the pool's."""
 
-    def __init__(self, lm: Transformer, inputs: StepInputs, aside: torch.cuda.Stream, memory: Any) -> None:
-        step, (own, masks, pools) = inputs.module(lm), parted(lm, inputs, flat(lm, inputs))
-        self._inputs = [tensor.clone() for tensor in (*own, *masks)]
+    def __init__(self, lm: Transformer, inputs: Inputs, aside: torch.cuda.Stream, memory: Any) -> None:
+        step, (own, over, pools) = inputs.module(lm), parted(lm, inputs, flat(lm, inputs))
+        self._inputs = [tensor.clone() for tensor in (*own, *over)]
         arguments = (self._inputs[: len(own)], self._inputs[len(own) :], pools)
         aside.wait_stream(torch.cuda.current_stream(lm.device))
         with torch.cuda.stream(aside):

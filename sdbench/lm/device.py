@@ -25,4 +25,6 @@ def upload(numbers: np.ndarray[Any, Any], device: torch.device) -> Tensor:
 
 def put(tensor: Tensor, device: torch.device) -> Tensor:
     """The same of a tensor of the host. (Metal reads the host's memory later, so there it is waited for.)"""
+    if device.type == "cpu" and tensor.is_cpu:
+        return tensor
     return tensor.to(device, non_blocking=device.type == "cuda")

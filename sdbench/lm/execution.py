@@ -10,7 +10,8 @@ compiled in the middle of a measurement, and a measurement that did not run as i
 repeat, is always eager.
 
 A program is either one step or a *loop*: several steps of which each reads what was chosen from the logits of the one before, as a
-draft does. Its random choices are made inside, by the numbers that the host would have used.
+draft does. Its random choices are made inside, by the numbers that the host would have used. Of a chain, which most steps read, the
+rest is derived inside too (`sdbench.lm.chain`); of a token tree it is given.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from __future__ import annotations
 import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, Any
 
@@ -42,8 +43,50 @@ WIDEST = 128  # new tokens a row; a wider step spends its time in products of ma
 Program = Callable[[list[Tensor]], list[Tensor]]
 
 
+class Inputs(ABC):
+    """What a program is given beside the pool; each kind of it has its own programs."""
+
+    @property
+    @abstractmethod
+    def first(self) -> int:
+        """How many tokens of a row its first step reads."""
+
+    @property
+    @abstractmethod
+    def own(self) -> list[Tensor]:
+        """Tensors that are the same however far is attended."""
+
+    @property
+    @abstractmethod
+    def over(self) -> list[Tensor]:
+        """Tensors whose last dimension is the number of slots attended over."""
+
+    @property
+    @abstractmethod
+    def depth(self) -> int:
+        """How many steps it is."""
+
+    @property
+    @abstractmethod
+    def shape(self) -> tuple[Any, ...]:
+        """What two calls must have in common to share a program, the pool aside."""
+
+    @abstractmethod
+    def module(self, lm: Transformer) -> nn.Module:
+        """The call as a function of `own`, `over` and the layers of the pool, once for each step."""
+
+    @abstractmethod
+    def within(self, extent: int) -> Inputs:
+        """The same call over so many slots, for what it computes: what it says means nothing."""
+
+    @property
+    def free(self) -> list[dict[int, str]]:
+        """Of each tensor the dimensions that may differ between calls of one program, by name."""
+        return [{}] * len(self.own) + [{tensor.dim() - 1: "extent"} for tensor in self.over]
+
+
 @dataclass(frozen=True)
-class StepInputs:
+class StepInputs(Inputs):
     """What a step is given, all rows of the pool together.
 
     masks: additive, one for each kind of layers. keep: logits of the last so many queries.
@@ -56,27 +99,30 @@ class StepInputs:
     keep: int
 
     @property
+    def first(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
     def own(self) -> list[Tensor]:
-        """The tensors beside the masks."""
         return [self.tokens, self.positions, self.slots]
 
     @property
+    def over(self) -> list[Tensor]:
+        return self.masks
+
+    @property
     def depth(self) -> int:
-        """How many steps it is."""
         return 1
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        """What two calls must have in common to share a program, the pool aside."""
         return *self.tokens.shape, self.keep, len(self.masks)
 
-    def calls(self, rows: int, width: int, depth: int) -> bool:
-        """Whether it is `depth` steps, of `width` tokens of so many rows in the first."""
-        return (*self.tokens.shape, self.depth) == (rows, width, depth)
-
     def module(self, lm: Transformer) -> nn.Module:
-        """The call as a function of tensors."""
         return Step(lm, self.keep)
+
+    def within(self, extent: int) -> StepInputs:
+        return replace(self, masks=[mask.new_zeros(*mask.shape[:3], extent) for mask in self.masks])
 
 
 @dataclass(frozen=True)
@@ -105,7 +151,7 @@ class LoopInputs(StepInputs):
         return *super().shape, self.width, self.depth, drawn.temperature, drawn.top_k, drawn.top_p
 
     def module(self, lm: Transformer) -> nn.Module:
-        return Loop(lm, self)
+        return Loop(lm, self.keep, self.width, self.sampling)
 
 
 class Execution:
@@ -139,14 +185,18 @@ class Execution:
         going = active.nonzero()[0]
         return slice(int(going[0]), int(going[-1]) + 1) if len(going) else slice(None)
 
-    def run(self, lm: Transformer, inputs: StepInputs) -> list[Tensor] | None:
+    def whole(self, tokens: Int[Tensor, "B N"], slots: int) -> Int[Tensor, "B N"]:
+        """All tokens of the rows, as a program over a pool of so many slots is given them."""
+        return tokens
+
+    def run(self, lm: Transformer, inputs: Inputs) -> list[Tensor] | None:
         """The step's logits [B, R, V], and the most likely tokens [B, R]; of a loop its logits, and what it chose, [B M, K].
 
         None where there is no program for its shape.
         """
         return None
 
-    def known(self, lm: Transformer) -> list[StepInputs]:
+    def known(self, lm: Transformer) -> list[Inputs]:
         """Inputs of each shape that there is a program for, over the model's pool."""
         return []
 
@@ -172,7 +222,7 @@ class Programs(Execution, ABC):
     def __init__(self) -> None:
         super().__init__()
         self._programs: dict[tuple[Any, ...], Program] = {}
-        self._examples: dict[tuple[Any, ...], StepInputs] = {}
+        self._examples: dict[tuple[Any, ...], Inputs] = {}
 
     @property
     def settled(self) -> bool:
@@ -184,8 +234,8 @@ class Programs(Execution, ABC):
     def rows(self, active: np.ndarray) -> slice:
         return slice(None)  # each number of rows would be a shape of its own
 
-    def run(self, lm: Transformer, inputs: StepInputs) -> list[Tensor] | None:
-        if inputs.tokens.shape[1] > WIDEST or len(lm.pool.keys) < lm.layers:
+    def run(self, lm: Transformer, inputs: Inputs) -> list[Tensor] | None:
+        if inputs.first > WIDEST or len(lm.pool.keys) < lm.layers:
             return None
         shape = self.shape(lm.pool, inputs)
         program = self._programs.get(shape)
@@ -198,15 +248,15 @@ class Programs(Execution, ABC):
             self.seconds += perf_counter() - begun
         return program(flat(lm, inputs))
 
-    def known(self, lm: Transformer) -> list[StepInputs]:
+    def known(self, lm: Transformer) -> list[Inputs]:
         return [given for shape, given in self._examples.items() if shape[0] == lm.pool.slots]
 
-    def shape(self, pool: SlotPool, inputs: StepInputs) -> tuple[Any, ...]:
+    def shape(self, pool: SlotPool, inputs: Inputs) -> tuple[Any, ...]:
         """What two steps must have in common to share a program (which may be compiled for a number of threads)."""
-        return pool.slots, torch.get_num_threads(), inputs.shape
+        return pool.slots, torch.get_num_threads(), type(inputs), inputs.shape
 
     @abstractmethod
-    def make(self, lm: Transformer, inputs: StepInputs) -> Program:
+    def make(self, lm: Transformer, inputs: Inputs) -> Program:
         """The program for steps of the shape of `inputs`."""
 
 
@@ -218,9 +268,9 @@ class Step(nn.Module):
         self.model = lm.model
         self._kinds, self._keep, self._vocab = lm.mask_kinds, keep, lm.vocab
 
-    def forward(self, own: list[Tensor], masks: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
+    def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots = own
-        logits = self._logits(tokens, positions, slots, masks, pools[0], self._keep)
+        logits = self._logits(tokens, positions, slots, over, pools[0], self._keep)
         return logits, logits.argmax(-1)
 
     def _logits(
@@ -247,16 +297,16 @@ class Step(nn.Module):
 class Loop(Step):
     """Several steps as one function of tensors."""
 
-    def __init__(self, lm: Transformer, inputs: LoopInputs) -> None:
-        super().__init__(lm, inputs.keep)
-        self._width, self._sampling = inputs.width, inputs.sampling
+    def __init__(self, lm: Transformer, keep: int, width: int, sampling: Sampling) -> None:
+        super().__init__(lm, keep)
+        self._width, self._sampling = width, sampling
 
-    def forward(self, own: list[Tensor], masks: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
+    def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots, uniform = own
         logits, chosen, first, keep = [], [], 0, self._keep
         for depth, layers in enumerate(pools):
             part = slice(first, first := first + tokens.shape[1])
-            seen = [mask[:, :, part] for mask in masks]
+            seen = [mask[:, :, part] for mask in over]
             logits.append(self._logits(tokens, positions[:, part], slots[:, part], seen, layers, keep))
             level = uniform[depth] if self._sampling.greedy else uniform[depth].view(len(tokens), self._width)
             tokens, keep = drawn(logits[-1][:, -self._width :], self._sampling, level), self._width
@@ -264,22 +314,22 @@ class Loop(Step):
         return torch.cat(logits, 1), torch.stack(chosen, 2).flatten(0, 1)
 
 
-def flat(lm: Transformer, inputs: StepInputs) -> list[Tensor]:
+def flat(lm: Transformer, inputs: Inputs) -> list[Tensor]:
     """The arguments of a program, one after the other, their memory in order.
 
     Each step of a loop is given the layers of the pool anew: a compiler writes in place into what one step writes, but would copy
     what several do. That they are the same memory it need not know, for each step reads what the one before it chose.
     """
     layers = lm.pool.layers_of(lm.layers) * inputs.depth
-    return [*(tensor.contiguous() for tensor in (*inputs.own, *inputs.masks)), *layers]
+    return [*(tensor.contiguous() for tensor in (*inputs.own, *inputs.over)), *layers]
 
 
 def parted(
-    lm: Transformer, inputs: StepInputs, tensors: list[Tensor]
+    lm: Transformer, inputs: Inputs, tensors: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
-    """What `flat` put one after the other: the step's own tensors, its masks, and the pool's layers for each step of it."""
+    """What `flat` put one after the other: `own`, `over`, and the pool's layers for each step."""
     first, layers = len(inputs.own), 2 * lm.layers
-    own = first + len(inputs.masks)
+    own = first + len(inputs.over)
     return tensors[:first], tensors[first:own], [tensors[at : at + layers] for at in range(own, len(tensors), layers)]
 
 

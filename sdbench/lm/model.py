@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from sdbench.lm.context import Context
     from sdbench.sampling import Key, Sampling
 
+Lengths = np.ndarray | list[int]  # [B]
 FAR = 1 << 30  # the position of a padding query: it sees every slot, and nothing ever sees it
 
 
@@ -47,7 +48,6 @@ class LanguageModel(ABC):
     def __init__(self, name: str, vocab: int, device: torch.device) -> None:
         self.name, self.vocab, self.device = name, vocab, device
         self.rows = self.slots = 0
-        self._on_host = device.type == "cpu"
         self.execution = Execution()
         self.known = np.zeros(0, np.int64)
 
@@ -75,25 +75,42 @@ class LanguageModel(ABC):
         (all by default), of which a mask may tell more; steps that are given the very same one make it ready once.
         """
 
+    def chain(
+        self,
+        context: Context,
+        ends: tuple[list[int], list[int]],
+        width: int,
+        extent: int,
+        keep: int,
+        uniform: Float[Tensor, "K M"] | None = None,
+    ) -> list[Tensor] | None:
+        """Read tokens of every row by one program, and draw more behind them; None where the execution has no such programs.
+
+        ends: of each row the first token that is read (FAR: none is) and the end of them; width: the most of them; extent: how many
+        slots are attended over. uniform: the numbers behind K draws of the context's sampler (`sdbench.sampling.drawn`). Returns
+        the logits of the last `keep` tokens and the most likely tokens there; or, where tokens were drawn, also the logits behind
+        each of these but the last, which is not read, and the tokens [B, K].
+        """
+        return None
+
     def loop(
         self,
         tokens: Int[Tensor, "B T"],
         positions: Int[Tensor, "B N"],
-        slots: Int[Tensor, "B N"] | None,
-        mask: Bool[Tensor, "B N E"] | None,
+        mask: Bool[Tensor, "B N E"],
         keep: int,
         width: int,
         sampling: Sampling,
         uniform: Float[Tensor, "K M"],
         extent: int,
     ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B R V"]] | None:
-        """K steps in one call, each reading what the last one chose; None where the execution has no such programs.
+        """K steps of a tree in one call, each reading what the last one chose; None where the execution has no such programs.
 
         The first step is of `tokens`; each later one of `width` tokens a row, drawn (`sdbench.sampling.drawn`) from the last
-        `width` logits of the step before it by the numbers `uniform`. positions, slots, mask: of the N = T + (K - 1) width
-        queries, step after step, as in `step`; slots None: one after the other up to `extent`, in every row. Returns what was
-        drawn behind each query, row after row, the last step's included, and the logits of the first step's last `keep` queries
-        and of all later ones.
+        `width` logits of the step before it by the numbers `uniform`. positions, mask: of the N = T + (K - 1) width queries, step
+        after step, as in `step`; they are written one after the other up to slot `extent`, in every row. Returns what was drawn
+        behind each query, row after row, the last step's included, and the logits of the first step's last `keep` queries and of
+        all later ones.
         """
         return None
 
@@ -129,26 +146,31 @@ class LanguageModel(ABC):
         """Bytes held: weights and slots."""
 
     def read(
-        self, context: Context, stop: np.ndarray, kind: str, keep: int = 1, row: int | None = None
+        self, context: Context, stop: Lengths, kind: str, keep: int = 1, row: int | None = None
     ) -> Float[Tensor, "B R V"]:
         """Read each active row's tokens up to `stop[B]`; logits of its last `keep` positions.
 
         Rows that need fewer tokens than others are padded on the left; of rows that are not decoded the logits mean nothing.
         row: read this row alone, and give its logits alone.
         """
+        if row is None and self.execution.name != "eager":
+            outputs = self._chained(context, stop, kind, keep)
+            if outputs is not None:
+                self.missed, self.best = False, outputs[1]
+                return outputs[0]
         mark = context.trace.begin(self.device)
         if len(self.known) == 1:
             # One row, as at batch size 1: no row is padded, and nothing is to be asked of arrays.
             extent = int(stop[0])
             first = min(int(self.known[0]), extent - keep)
-            tokens = self._tokens(context, first, extent)
+            tokens = context.tokens_on(self.device)[:, first:extent]
             whole = slice(None) if row is None else slice(0, 1)
             logits = self.step(tokens, self._positions[None, first:extent], None, keep=keep, rows=whole, extent=extent)
             self.known[0] = extent
             context.trace.end(mark, self.name, kind, 1, extent - first, extent, self.missed)
             return logits
         rows = self.execution.rows(context.active) if row is None else slice(row, row + 1)
-        active, stop = context.active[rows], stop[rows]
+        active, stop = context.active[rows], np.asarray(stop)[rows]
         tokens, positions, slots, extent = self._laid(context, stop, keep, rows)
         logits = self.step(tokens, positions, slots, keep=keep, rows=rows, extent=extent)
         self.known[rows] = np.where(active, stop, self.known[rows])
@@ -172,37 +194,35 @@ class LanguageModel(ABC):
         uniform = context.sampler.uniforms(key, depth)
         if uniform is None:
             return None
-        mark, more = context.trace.begin(self.device), depth - 1
-        alone = len(self.known) == 1
-        if alone:
-            length = int(context.length[0])
-            first = min(int(self.known[0]), length - keep)
-            tokens, slots, extent = self._tokens(context, first, length), None, length + more
-            positions = self._positions[None, first:extent]
-        else:
-            tokens, positions, slots, extent = self._laid(context, context.length, keep, slice(None))
-            extent += more
-            if slots is None:
-                positions = self._positions[extent - tokens.shape[1] - more : extent].expand(context.rows, -1)
-            else:
-                on = context.length[:, None] + np.arange(more)
-                behind = [upload(np.where(context.active[:, None], on, far), self.device) for far in (FAR, self.slots)]
-                positions, slots = (torch.cat(both, 1) for both in zip((positions, slots), behind, strict=True))
-        drawn = self.loop(tokens, positions, slots, None, keep, 1, context.sampler.sampling, uniform, extent)
-        if drawn is None:
-            return None
-        if alone:
-            self.known[0], rows = extent, 1
-        else:
-            np.copyto(self.known, context.length + more, where=context.active)
-            rows = int(np.count_nonzero(context.active))
-        context.trace.end(mark, self.name, kind, rows, tokens.shape[1], extent - more, steps=depth)
-        return drawn
+        drawn = self._chained(context, context.length, kind, keep, uniform)
+        return None if drawn is None else (drawn[1], drawn[0])
 
-    def _tokens(self, context: Context, first: int, stop: int) -> Int[Tensor, "B T"]:
-        """The tokens of all rows from `first` up to `stop`, where the model is."""
-        tokens = context.tokens[:, first:stop]
-        return tokens if self._on_host and context.host is not None else tokens.to(self.device)
+    def _chained(
+        self,
+        context: Context,
+        stop: Lengths,
+        kind: str,
+        keep: int,
+        uniform: Float[Tensor, "K M"] | None = None,
+    ) -> list[Tensor] | None:
+        """`read`, or `draft`, by one program."""
+        mark, more = context.trace.begin(self.device), 0 if uniform is None else len(uniform) - 1
+        going = context.active.tolist()
+        known, stops = self.known.tolist(), stop if isinstance(stop, list) else stop.tolist()
+        # A row may be shorter than what another keeps.
+        starts = [
+            max(min(held, end - keep), 0) if on else FAR for held, end, on in zip(known, stops, going, strict=True)
+        ]
+        width = max(end - start for start, end in zip(starts, stops, strict=True))
+        extent = max(end for end, on in zip(stops, going, strict=True) if on)
+        outputs = self.chain(context, (starts, stops), width, extent + more, keep, uniform)
+        if outputs is None:
+            return None
+        for row, (end, on) in enumerate(zip(stops, going, strict=True)):
+            if on:
+                self.known[row] = end + more
+        context.trace.end(mark, self.name, kind, sum(going), width, extent, steps=more + 1)
+        return outputs
 
     def _laid(
         self, context: Context, stop: np.ndarray, keep: int, rows: slice
@@ -234,10 +254,10 @@ class LanguageModel(ABC):
         positions, slots = (upload(np.where(pad, far, grid), self.device) for far in (FAR, self.slots))
         return tokens, positions, slots, extent
 
-    def rewind(self, length: np.ndarray) -> None:
+    def rewind(self, length: Lengths) -> None:
         """Forget what lies beyond the first length[b] tokens of each row."""
-        for row, end in enumerate(length.tolist()):
-            self.forget(row, end)
+        for row, end in enumerate(length):
+            self.forget(row, int(end))
 
     def rehearsal(self) -> Rehearsal | None:
         """Small pieces of a step, to keep a core warm that waits; None of a model that cannot be taken to pieces. Has slots."""
@@ -251,3 +271,5 @@ class LanguageModel(ABC):
         self.rows, self.slots = rows, slots
         self.known = np.zeros(rows, np.int64)
         self._positions = torch.arange(slots + 1, device=self.device)
+        self._held_ends = torch.zeros(2, rows, dtype=torch.long)
+        self._ends = self._held_ends.numpy()

@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from sdbench.errors import InputError
 from sdbench.lm.architecture import FULL, SLIDING
+from sdbench.lm.chain import ChainInputs, chain_masks, laid
 from sdbench.lm.device import put
 from sdbench.lm.execution import Execution, LoopInputs, StepInputs
 from sdbench.lm.forward import Forward
@@ -43,7 +44,8 @@ class Transformer(LanguageModel):
     """A `transformers` causal LM with its pool.
 
     vocab: how many logits to give; a family's models may pad their embeddings to different widths. execution: how steps are
-    executed (eager by default). missed: whether the last step found no program for its shape.
+    executed (eager by default). missed: whether the last step found no program for its shape. window: how far layers with a sliding
+    window see. added: to the score of a slot that is seen, and of one that is not.
     """
 
     def __init__(
@@ -68,13 +70,14 @@ class Transformer(LanguageModel):
                 "only full and sliding-window attention can be stepped over slots."
             )
         self._kinds: set[str] = kinds
-        self._window: int = window or FAR
+        self.window: int = window or FAR
         self._layers: int = config.num_hidden_layers  # the config looks its fields up slowly
-        # What is added to the score of a slot that is seen, and of one that is not.
-        self._added = tuple(torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
+        seen, unseen = (torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
+        self.added = seen, unseen
         self.pool = SlotPool(0, 0, self.device)
         self._bands: dict[int, list[Tensor]] = {}
         self._cuts: dict[tuple[int, ...], list[Tensor]] = {}  # of bands, each of them looked at, not copied
+        self._places: dict[int, Tensor] = {}  # the first so many, looked at too
         self._shown: tuple[Tensor, Tensor] | None = None  # the last mask that was given, and what it adds to the scores
         self._rehearsal: list[Rehearsal | None] = []  # made when first asked for
         self.forward = Forward(model, _decoder(model, self.layers)[0], self.mask_kinds)
@@ -111,7 +114,7 @@ class Transformer(LanguageModel):
 
     def _allocated(self, rows: int, slots: int) -> None:
         if slots != self.slots:
-            self._bands, self._cuts = {}, {}
+            self._bands, self._cuts, self._places = {}, {}, {}
         super()._allocated(rows, slots)
 
     def bare(self) -> Self:
@@ -179,12 +182,44 @@ class Transformer(LanguageModel):
             logits = logits.gather(1, keep[:, :, None].expand(-1, -1, self.vocab))
         return logits
 
+    def chain(
+        self,
+        context: Context,
+        ends: tuple[list[int], list[int]],
+        width: int,
+        extent: int,
+        keep: int,
+        uniform: Float[Tensor, "K M"] | None = None,
+    ) -> list[Tensor] | None:
+        if self.execution.name == "eager":
+            return None
+        self._ends[:] = ends
+        given = ChainInputs(
+            self.execution.whole(context.tokens_on(self.device), self.slots),
+            put(self._held_ends, self.device),
+            self._reached(extent),
+            width,
+            keep,
+            None if uniform is None else context.sampler.sampling,
+            None if uniform is None else put(uniform, self.device),
+        )
+        outputs = self.execution.run(self, given)
+        if outputs is not None and SLIDING in self._kinds:
+            positions, slots, _ = laid(given.ends, width, width + given.depth - 1, self.slots)
+            self.pool.position.scatter_(1, slots, positions)
+        return outputs
+
+    def _reached(self, extent: int) -> Int[Tensor, " E"]:
+        """The numbers of the slots that are attended over where `extent` of them are needed."""
+        if extent not in self._places:
+            self._places[extent] = self._positions[: self.execution.extent(extent, self.slots)]
+        return self._places[extent]
+
     def loop(
         self,
         tokens: Int[Tensor, "B T"],
         positions: Int[Tensor, "B N"],
-        slots: Int[Tensor, "B N"] | None,
-        mask: Bool[Tensor, "B N E"] | None,
+        mask: Bool[Tensor, "B N E"],
         keep: int,
         width: int,
         sampling: Sampling,
@@ -193,29 +228,27 @@ class Transformer(LanguageModel):
     ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B R V"]] | None:
         if self.execution.name == "eager":
             return None
-        where, queries = self._where(positions, slots, mask, extent), positions.shape[1]
+        where, queries = self._where(positions, None, mask, extent), positions.shape[1]
         if SLIDING in self._kinds:
             self.pool.position.scatter_(1, where, positions)
-        if slots is not None:
-            positions = torch.where(positions == FAR, 0, positions)
-        masks = self._masks(positions, slots, mask, _ALL, self.execution.extent(extent, self.slots), extent - queries)
+        masks = self._masks(positions, None, mask, _ALL, self.execution.extent(extent, self.slots), extent - queries)
         given = LoopInputs(tokens, positions, where, masks, keep, width, sampling, put(uniform, self.device))
         outputs = self.execution.run(self, given)
         return None if outputs is None else (outputs[1], outputs[0])
 
-    def inputs_for(self, rows: int, width: int, context: int, depth: int = 1) -> StepInputs | None:
+    def inputs_for(self, rows: int, width: int, context: int, depth: int = 1) -> ChainInputs | None:
         """Inputs of a chain of `width` new tokens behind `context`, as an existing program wants them; None if there is none.
 
         depth: how many steps the program makes.
         """
-        alike = [given for given in self.execution.known(self) if given.calls(rows, width, depth)]
-        given = max(alike, key=lambda given: given.keep, default=None)
-        if given is None or rows != self.rows or (extent := context + given.positions.shape[1]) > self.slots:
+        chains = [one for one in self.execution.known(self) if isinstance(one, ChainInputs)]
+        alike = [one for one in chains if one.calls(rows, width, depth)]
+        given = max(alike, key=lambda one: one.keep, default=None)
+        stop = context + width
+        if given is None or rows != self.rows or (extent := stop + depth - 1) > min(self.slots, given.tokens.shape[1]):
             return None
-        tokens = torch.ones(rows, width, dtype=torch.long, device=self.device)
-        positions = self._positions[context:extent].expand(rows, -1)
-        masks = self._masks(positions, None, None, _ALL, self.execution.extent(extent, self.slots), context)
-        return replace(given, tokens=tokens, positions=positions, slots=positions, masks=masks)
+        ends = torch.tensor([[context] * rows, [stop] * rows], device=self.device)
+        return replace(given, ends=ends, places=self._reached(extent))
 
     def _where(
         self,
@@ -256,31 +289,41 @@ class Transformer(LanguageModel):
             if self.device.type == "cpu":  # where a cut takes no memory
                 self._cuts[place] = bands
             return bands
-        padding = None if slots is None or slots is positions else (slots == self.slots)[:, :, None]
+        padding = None if slots is None or slots is positions else slots == self.slots
         if mask is not None and padding is None and SLIDING not in self._kinds and extent == first + positions.shape[1]:
             # The steps of a tree come with one mask.
             if self._shown is None or self._shown[0] is not mask:
-                self._shown = mask, torch.where(mask, *self._added)[:, None]
+                self._shown = mask, torch.where(mask, *self.added)[:, None]
             cut = self._shown[1][..., :extent]
             return [cut if self.device.type == "cpu" else aligned(cut)]
         if mask is None:
-            # A chain's slot is its position; what lies behind the query is stale, or its own successors in this step.
-            seen = self._positions[:extent] <= positions[:, :, None]
+            masks = chain_masks(positions, padding, self._positions[:extent], self.mask_kinds, self.window, self.added)
         else:
-            seen = mask[:, :, : first + positions.shape[1]]
-            if seen.shape[2] < extent:
-                seen = pad(seen, (0, extent - seen.shape[2]))
-        # A padding query must see something, or its softmax is not a number; what it sees is never used.
-        if padding is not None:
-            seen = seen | padding
-        masks = [torch.where(seen, *self._added)[:, None]] if FULL in self._kinds else []
-        if SLIDING in self._kinds:
-            held = self._positions[None, :extent] if mask is None else self.pool.position[rows, :extent]
-            near = seen & (positions[:, :, None] - held[:, None] < self._window)
-            if padding is not None:
-                near = near | padding
-            masks.append(torch.where(near, *self._added)[:, None])
+            masks = self._tree_masks(positions, padding, mask, rows, extent, first + positions.shape[1])
         return masks if self.device.type == "cpu" else [aligned(mask) for mask in masks]
+
+    def _tree_masks(
+        self,
+        positions: Int[Tensor, "B T"],
+        padding: Bool[Tensor, "B T"] | None,
+        mask: Bool[Tensor, "B T N"],
+        rows: slice,
+        extent: int,
+        shown: int,
+    ) -> list[Float[Tensor, "B 1 T E"]]:
+        """Those of a mask that tells of the first `shown` slots."""
+        seen = mask[:, :, :shown]
+        if shown < extent:
+            seen = pad(seen, (0, extent - shown))
+        if padding is not None:
+            seen = seen | padding[:, :, None]
+        masks = [torch.where(seen, *self.added)[:, None]] if FULL in self._kinds else []
+        if SLIDING in self._kinds:
+            near = seen & (positions[:, :, None] - self.pool.position[rows, None, :extent] < self.window)
+            if padding is not None:
+                near = near | padding[:, :, None]
+            masks.append(torch.where(near, *self.added)[:, None])
+        return masks
 
     def _bands_of(self, width: int) -> list[Float[Tensor, "1 1 T 2N"]]:
         """The masks of `width` queries at positions N, N + 1, ... over 2 N places."""
@@ -292,8 +335,8 @@ class Transformer(LanguageModel):
         """The masks of a chain of `width` queries from position `first` on, over `extent` places, for each kind of layers."""
         query = torch.arange(first, first + width, device=self.device)[:, None]
         place = torch.arange(extent, device=self.device)
-        seen = {FULL: place <= query, SLIDING: (place <= query) & (query - place < self._window)}
-        return [torch.where(seen[kind], *self._added)[None, None] for kind in self.mask_kinds]
+        seen = {FULL: place <= query, SLIDING: (place <= query) & (query - place < self.window)}
+        return [torch.where(seen[kind], *self.added)[None, None] for kind in self.mask_kinds]
 
 
 class TruncatedTransformer(Transformer):

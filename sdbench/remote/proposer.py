@@ -26,7 +26,7 @@ from sdbench.drafting.ranks import places_of
 from sdbench.errors import InputError
 from sdbench.lm.context import Context
 from sdbench.lm.device import put, upload
-from sdbench.lm.model import LanguageModel
+from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.remote.backup import Backup
 from sdbench.remote.fanout import FanOut, Geometric, widest
 from sdbench.remote.messages import Outcome, Speculation
@@ -220,8 +220,8 @@ class Beside(ABC):
             new = [row[: end - begin] for row, begin, end in zip(new, first, ends, strict=True)]
         return Outcome([on for on, _, _ in here], ends, first, new, key.streams)
 
-    def commit(self, length: np.ndarray) -> None:
-        self._stands = [min(stands, end) for stands, end in zip(self._stands, length.tolist(), strict=True)]
+    def commit(self, length: Lengths) -> None:
+        self._stands = [min(stands, int(end)) for stands, end in zip(self._stands, length, strict=True)]
 
     def close(self) -> None:
         """End the server's process, if there is one."""

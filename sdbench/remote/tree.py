@@ -169,7 +169,6 @@ class Tree:
         drawn = self.model.loop(
             roots,
             positions.flatten(1),
-            None,
             seen,
             width,
             width,

@@ -12,7 +12,7 @@ import torch
 from sdbench.errors import InputError
 from sdbench.lm.execution import Execution, check_execution, execution_of
 from sdbench.lm.transformer import Transformer
-from sdbench.sampling import Sampling
+from sdbench.sampling import Key
 from tests.conftest import ARCHITECTURES, V, random_model
 from tests.lm.interpreted import Interpreted, Replayed
 from tests.lm.test_transformer import CLOSE, context
@@ -184,10 +184,12 @@ def test_a_compiled_program_writes_into_the_pool_and_copies_none_of_it(rows, arc
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
     model = Transformer("target", random_model(architecture, layers=2), execution=execution_of("compile"))
     model.allocate(rows, 1000)
-    at, no_numbers = torch.tensor([[5, 6, 7]]).expand(rows, -1), torch.empty(3, 0, dtype=torch.float64)
-    for _ in range(2):  # the first step makes the layers
-        model.step(at, at, at, keep=2, extent=8)
-        model.loop(at[:, :1], at, None, None, 1, 1, Sampling(), no_numbers, 8)
+    here = context(torch.ones(rows, 20, dtype=torch.long), [8] * rows, 20)
+    key = Key(np.zeros(rows, np.uint64), np.zeros(rows, int))
+    for row in range(rows):  # which makes the layers
+        model.read(here, np.full(rows, 5), "prefill", row=row)
+    model.read(here, np.full(rows, 8), "verify", keep=2)
+    model.draft(here, 3, "draft", key)
     lengths = {str(layer.numel()) for layer in model.pool.keys.values()}
     packages = [*(tmp_path / "compiled").glob("*.pt2")]
     assert len(packages) == 2
