@@ -3,8 +3,8 @@
 A bare forward is the model's own, with its own cache (transformers' DynamicCache) and ready inputs, of the same shape as a step
 that a decoder made, its modules called as a step calls them (`sdbench.lm.forward`). In a compiled or captured mode it is the
 program itself; a step of a loop is its even share of the loop, in which tokens are drawn too. They are timed in the same run, a
-few behind each arm's part of a block and the models in turn, so that whatever slows the machine, or fills its caches, does so on
-both sides. `model_time_fraction` is their sum along a run over its wall time.
+few behind each arm's part of a block and the models in turn, each as often as it is called, so that whatever slows the machine, or
+fills its caches, does so on both sides. `model_time_fraction` is their sum along a run over its wall time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class BareForwards:
     def __init__(self, models: Mapping[str, LanguageModel]) -> None:
         self.models = models
         self.timed: dict[_Shape, int] = {}  # how often each shape was
-        self.steps: dict[_Shape, int] = {}  # how many were made of it
+        self.steps: dict[_Shape, float] = {}  # how many were made of it; a loop, which is timed as a whole, is one
         self.caches: dict[tuple[str, int, int], DynamicCache] = {}
 
     def see(self, steps: list[dict[str, Any]]) -> None:
@@ -44,9 +44,10 @@ class BareForwards:
             if step["kind"] != "prefill" and not step.get("beside"):
                 base = max(GRID, (step["context"] - step["tokens"]) // GRID * GRID)
                 for context in (base, base + GRID):
-                    shape = (step["role"], step["rows"], step["tokens"], context, step.get("loop") or 1)
+                    loop = step.get("loop") or 1
+                    shape = (step["role"], step["rows"], step["tokens"], context, loop)
                     self.timed.setdefault(shape, 0)
-                    self.steps[shape] = self.steps.get(shape, 0) + 1
+                    self.steps[shape] = self.steps.get(shape, 0) + 1 / loop
 
     @torch.inference_mode()
     def time(self) -> list[dict[str, Any]]:
