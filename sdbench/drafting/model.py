@@ -60,11 +60,11 @@ class ModelDrafter(Local):
         drawn = self.model.draft(context, length, "draft", key / "draft", keep=2 if whole else 1)
         if drawn is None:
             return None
-        tokens, logits = drawn
+        tokens, logits, behind = drawn
         context.place_many(tokens, context.length)
-        q = context.sampler.score(logits.narrow(1, 1, length) if whole else logits)
+        q = context.sampler.score(logits)
         draft = Draft(tokens, _all(context.rows, length, tokens.device), q, self.density)
-        self._ranks.drafted(context, draft, logits if whole else None)
+        self._ranks.drafted(context, draft, behind)
         return draft
 
     def _step_by_step(self, context: Context, length: int, key: Key, whole: bool) -> Draft:

@@ -84,6 +84,7 @@ class Chain(nn.Module):
         super().__init__()
         self._width, self._queries = inputs.width, inputs.width + inputs.depth - 1
         self._kinds, self._window, self._added = lm.mask_kinds, lm.window, lm.added
+        self._before = inputs.keep - 1 if inputs.sampling else 0
         self.inner = Step(lm, inputs.keep) if inputs.sampling is None else Loop(lm, inputs.keep, 1, inputs.sampling)
 
     def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
@@ -92,7 +93,8 @@ class Chain(nn.Module):
         positions, slots, padding = laid(ends, self._width, self._queries, pools[0][0].shape[2] - 1)
         read = tokens.gather(1, positions[:, : self._width])
         masks = chain_masks(positions, padding, places, self._kinds, self._window, self._added)
-        return self.inner([read, positions, slots, *uniform], masks, pools)
+        logits, chosen = self.inner([read, positions, slots, *uniform], masks, pools)
+        return (logits[:, self._before :], chosen, logits[:, : self._before]) if self._before else (logits, chosen)
 
 
 def laid(

@@ -190,7 +190,8 @@ class Execution:
         return tokens
 
     def run(self, lm: Transformer, inputs: Inputs) -> list[Tensor] | None:
-        """The step's logits [B, R, V], and the most likely tokens [B, R]; of a loop its logits, and what it chose, [B M, K].
+        """The step's logits [B, R, V], and the most likely tokens [B, R]; of a loop its logits, and what it chose, [B M, K]; of one
+        behind a chain, where more than one was kept of that, the logits of these but the last apart.
 
         None where there is no program for its shape.
         """

@@ -49,7 +49,7 @@ class LanguageModel(ABC):
         self.name, self.vocab, self.device = name, vocab, device
         self.rows = self.slots = 0
         self.execution = Execution()
-        self.known = np.zeros(0, np.int64)
+        self.known: list[int] = []
 
     @property
     @abstractmethod
@@ -88,8 +88,8 @@ class LanguageModel(ABC):
 
         ends: of each row the first token that is read (FAR: none is) and the end of them; width: the most of them; extent: how many
         slots are attended over. uniform: the numbers behind K draws of the context's sampler (`sdbench.sampling.drawn`). Returns
-        the logits of the last `keep` tokens and the most likely tokens there; or, where tokens were drawn, also the logits behind
-        each of these but the last, which is not read, and the tokens [B, K].
+        the logits of the last `keep` tokens and the most likely tokens there; or, where tokens were drawn, the logits that they
+        were drawn from, the tokens [B, K] and, if `keep` is more than 1, the logits of the kept tokens before the last.
         """
         return None
 
@@ -162,7 +162,7 @@ class LanguageModel(ABC):
         if len(self.known) == 1:
             # One row, as at batch size 1: no row is padded, and nothing is to be asked of arrays.
             extent = int(stop[0])
-            first = min(int(self.known[0]), extent - keep)
+            first = min(self.known[0], extent - keep)
             tokens = context.tokens_on(self.device)[:, first:extent]
             whole = slice(None) if row is None else slice(0, 1)
             logits = self.step(tokens, self._positions[None, first:extent], None, keep=keep, rows=whole, extent=extent)
@@ -173,7 +173,7 @@ class LanguageModel(ABC):
         active, stop = context.active[rows], np.asarray(stop)[rows]
         tokens, positions, slots, extent = self._laid(context, stop, keep, rows)
         logits = self.step(tokens, positions, slots, keep=keep, rows=rows, extent=extent)
-        self.known[rows] = np.where(active, stop, self.known[rows])
+        self.known[rows] = np.where(active, stop, self.known[rows]).tolist()
         if row is None and len(stop) < context.rows:
             every = logits.new_zeros(context.rows, *logits.shape[1:])
             every[rows] = logits
@@ -183,11 +183,11 @@ class LanguageModel(ABC):
 
     def draft(
         self, context: Context, depth: int, kind: str, key: Key, keep: int = 1
-    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B R V"]] | None:
+    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K V"], Float[Tensor, "B R V"] | None] | None:
         """Read each active row's decided tokens, and draw `depth` more behind them, all in one call; None where that cannot be.
 
-        The choices are named key / 0, key / 1, ... Returns the tokens, which the caller may place, and the logits: of the last
-        `keep` decided positions, then those behind each drawn token but the last, which is not read.
+        The choices are named key / 0, key / 1, ... Returns the tokens, which the caller may place; the logits that they were drawn
+        from; and those behind the R = keep - 1 tokens before the last decided one, if there are such.
         """
         if self.execution.name == "eager":
             return None
@@ -195,7 +195,7 @@ class LanguageModel(ABC):
         if uniform is None:
             return None
         drawn = self._chained(context, context.length, kind, keep, uniform)
-        return None if drawn is None else (drawn[1], drawn[0])
+        return None if drawn is None else (drawn[1], drawn[0], drawn[2] if keep > 1 else None)
 
     def _chained(
         self,
@@ -208,10 +208,10 @@ class LanguageModel(ABC):
         """`read`, or `draft`, by one program."""
         mark, more = context.trace.begin(self.device), 0 if uniform is None else len(uniform) - 1
         going = context.active.tolist()
-        known, stops = self.known.tolist(), stop if isinstance(stop, list) else stop.tolist()
+        stops = stop if isinstance(stop, list) else stop.tolist()
         # A row may be shorter than what another keeps.
         starts = [
-            max(min(held, end - keep), 0) if on else FAR for held, end, on in zip(known, stops, going, strict=True)
+            max(min(held, end - keep), 0) if on else FAR for held, end, on in zip(self.known, stops, going, strict=True)
         ]
         width = max(end - start for start, end in zip(starts, stops, strict=True))
         extent = max(end for end, on in zip(stops, going, strict=True) if on)
@@ -265,11 +265,11 @@ class LanguageModel(ABC):
 
     def forget(self, row: int, length: int) -> None:
         """`rewind` of one row."""
-        self.known[row] = min(int(self.known[row]), length)
+        self.known[row] = min(self.known[row], length)
 
     def _allocated(self, rows: int, slots: int) -> None:
         self.rows, self.slots = rows, slots
-        self.known = np.zeros(rows, np.int64)
+        self.known = [0] * rows
         self._positions = torch.arange(slots + 1, device=self.device)
         self._held_ends = torch.zeros(2, rows, dtype=torch.long)
         self._ends = self._held_ends.numpy()

@@ -11,7 +11,6 @@ import copy
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
-import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -379,7 +378,8 @@ class TruncatedTransformer(Transformer):
     def _look(self, context: Context) -> None:
         """See what the whole model has read since."""
         self.pool = self._whole.pool
-        np.maximum(self.known, np.minimum(self._whole.known, context.length), out=self.known)
+        seen = zip(self.known, self._whole.known, context.length.tolist(), strict=True)
+        self.known = [max(own, min(whole, length)) for own, whole, length in seen]
 
 
 def aligned(mask: Float[Tensor, "B 1 T E"]) -> Float[Tensor, "B 1 T E"]:

@@ -57,9 +57,11 @@ class RunningServer(SpeculationServer):
             del self._scores[row][:gone]
             if survived[row]:
                 outcome.first[row], outcome.tokens[row] = length, []  # what the model has read stands
-        known = self.model.known.copy()
+        known = [*self.model.known]
         self._take(outcome)
-        self.model.known[survived] = known[survived]
+        self.model.known = [
+            was if on else now for was, now, on in zip(known, self.model.known, survived.tolist(), strict=True)
+        ]
         while (self._ahead[outcome.active] < min(self.least, self.length)).any():
             self._draft("backup")
         speculation = self._so_far()

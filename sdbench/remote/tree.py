@@ -120,7 +120,7 @@ class Tree:
         # Scratch begins behind the speculation of every row, and behind what a row holds that is not decoded just now.
         lengths, active = context.length.tolist(), context.active.tolist()
         longest = max(length for length, on in zip(lengths, active, strict=True) if on)
-        base = max(longest + K, *self.model.known.tolist())
+        base = max(longest + K, *self.model.known)
         if rows == 1 and base == longest + K:
             lone = self._lone(places)
             positions = lone.positions + longest

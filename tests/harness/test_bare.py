@@ -1,5 +1,6 @@
 """Which bare forwards are timed behind a block: those of its shapes, each model as often as it is called, and in turn."""
 
+from itertools import pairwise
 from typing import Any
 
 import torch
@@ -34,7 +35,7 @@ def test_a_loop_is_timed_as_often_as_what_verifies_it(monkeypatch):
     order = timed(monkeypatch, rounds(20, loop=True))
     assert len(order) == 10 * AT_ONCE
     assert abs(order.count("draft") - order.count("target")) <= 2
-    assert sum(a == b for a, b in zip(order, order[1:], strict=False)) <= 10, "in turn, but where one part meets the next"
+    assert sum(a == b for a, b in pairwise(order)) <= 10, "in turn, but where one part meets the next"
 
 
 def test_a_step_is_timed_as_often_as_it_is_made(monkeypatch):
