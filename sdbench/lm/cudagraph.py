@@ -38,7 +38,7 @@ class CudaGraph(Programs):
     def extent(self, extent: int, slots: int) -> int:
         return min(-(-extent // self.granule) * self.granule, slots)
 
-    def whole(self, tokens: Int[Tensor, "B N"], slots: int) -> Int[Tensor, "B N"]:
+    def sized(self, tokens: Int[Tensor, "B N"], slots: int) -> Int[Tensor, "B N"]:
         return pad(tokens, (0, slots - tokens.shape[1]))  # as many in every run
 
     def shape(self, pool: SlotPool, inputs: Inputs) -> tuple[Any, ...]:

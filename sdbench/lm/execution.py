@@ -185,7 +185,7 @@ class Execution:
         going = active.nonzero()[0]
         return slice(int(going[0]), int(going[-1]) + 1) if len(going) else slice(None)
 
-    def whole(self, tokens: Int[Tensor, "B N"], slots: int) -> Int[Tensor, "B N"]:
+    def sized(self, tokens: Int[Tensor, "B N"], slots: int) -> Int[Tensor, "B N"]:
         """All tokens of the rows, as a program over a pool of so many slots is given them."""
         return tokens
 

@@ -194,7 +194,7 @@ class Transformer(LanguageModel):
             return None
         self._ends[:] = ends
         given = ChainInputs(
-            self.execution.whole(context.tokens_on(self.device), self.slots),
+            self.execution.sized(context.tokens_on(self.device), self.slots),
             put(self._held_ends, self.device),
             self._reached(extent),
             width,
@@ -310,7 +310,7 @@ class Transformer(LanguageModel):
         extent: int,
         shown: int,
     ) -> list[Float[Tensor, "B 1 T E"]]:
-        """Those of a mask that tells of the first `shown` slots."""
+        """Those of a mask that tells of the first `shown` slots. Padding sees something here too."""
         seen = mask[:, :, :shown]
         if shown < extent:
             seen = pad(seen, (0, extent - shown))

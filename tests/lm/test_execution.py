@@ -156,7 +156,7 @@ def test_compiling_wants_a_compiler(monkeypatch):
 def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path, monkeypatch):
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
     raw = random_model(architecture, layers=2)
-    for work in (chain, tree):
+    for work in (chain, ragged, tree):
         wanted = work(Transformer("target", raw))
         for made in (True, False):  # the second model finds what the first has left
             model = Transformer("target", raw, execution=execution_of("compile"))

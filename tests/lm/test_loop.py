@@ -13,7 +13,7 @@ from sdbench.remote import Remote, Saguaro, Uniform
 from sdbench.sampling import Choices, HashChoices, Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
-from tests.lm.interpreted import Interpreted
+from tests.lm.interpreted import Interpreted, Replayed
 
 NEW = 14
 SAMPLINGS = {"greedy": Sampling(), "sampled": Sampling(0.8, top_k=30, top_p=0.95)}
@@ -54,9 +54,10 @@ ARMS = {
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("architecture", ["llama", "qwen3-sliding", pytest.param("gpt2", marks=pytest.mark.slow)])
-def test_drafting_at_once_is_drafting_step_by_step(architecture, sampling, rows, arm):
+@pytest.mark.parametrize("mode", [Interpreted, Replayed])
+def test_drafting_at_once_is_drafting_step_by_step(mode, architecture, sampling, rows, arm):
     wanted, plain = decode(ARMS[arm](*models(architecture, None)), SAMPLINGS[sampling], rows)
-    got, trace = decode(ARMS[arm](*models(architecture, Interpreted)), SAMPLINGS[sampling], rows)
+    got, trace = decode(ARMS[arm](*models(architecture, mode)), SAMPLINGS[sampling], rows)
     assert got == wanted
     for column in ("accepted", "rank", "hit"):
         assert [row.get(column) for row in trace.rounds] == [row.get(column) for row in plain.rounds], column
@@ -102,14 +103,14 @@ def test_a_loop_that_was_not_learned_is_taken_step_by_step_and_marked():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("arm", ["sd", "ssd"])
+@pytest.mark.parametrize(("arm", "rows"), [("sd", 1), ("ssd", 1), ("sd", 3)])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_compiled_loops_draft_the_same(sampling, arm, tmp_path, monkeypatch):
+def test_compiled_loops_draft_the_same(sampling, arm, rows, tmp_path, monkeypatch):
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
-    wanted, _ = decode(ARMS[arm](*models("llama", None, 2)), SAMPLINGS[sampling], 1)
+    wanted, _ = decode(ARMS[arm](*models("llama", None, 2)), SAMPLINGS[sampling], rows)
     target, draft = models("llama", None, 2)
     target.execution, draft.execution = execution_of("compile"), execution_of("compile")
-    got, trace = decode(ARMS[arm](target, draft), SAMPLINGS[sampling], 1)
+    got, trace = decode(ARMS[arm](target, draft), SAMPLINGS[sampling], rows)
     assert got == wanted
     assert any("loop" in step for step in trace.steps)
 
