@@ -103,8 +103,10 @@ def test_a_loop_that_was_not_learned_is_taken_step_by_step_and_marked():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("arm", "rows"), [("sd", 1), ("ssd", 1), ("sd", 3)])
-@pytest.mark.parametrize("sampling", SAMPLINGS)
+@pytest.mark.parametrize(
+    ("sampling", "arm", "rows"),
+    [*((sampling, arm, 1) for sampling in SAMPLINGS for arm in ("sd", "ssd")), ("sampled", "sd", 3)],
+)
 def test_compiled_loops_draft_the_same(sampling, arm, rows, tmp_path, monkeypatch):
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
     wanted, _ = decode(ARMS[arm](*models("llama", None, 2)), SAMPLINGS[sampling], rows)
