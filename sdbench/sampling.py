@@ -15,10 +15,12 @@ from __future__ import annotations
 
 import hashlib
 import sys
+from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Protocol
+from itertools import accumulate
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -26,7 +28,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdbench.errors import InputError
-from sdbench.lm.device import upload
+from sdbench.lm.device import at_hand, upload
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,7 @@ def warp(logits: Float[Tensor, "*batch V"], sampling: Sampling) -> Float[Tensor,
 
 
 FEW = 2048  # logits: below, calling numpy takes longer than it saves
+SHORT = 64  # outcomes: up to so many, plain numbers do
 
 
 def most_likely(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
@@ -83,8 +86,7 @@ def most_likely(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
 
 
 def _for_numpy(values: Tensor) -> bool:
-    # A tensor of a kind of its own (shared out, or traced) has no numbers to look at.
-    return type(values) is Tensor and values.is_cpu and values.dtype in (torch.float32, torch.float64)
+    return at_hand(values) and values.dtype in (torch.float32, torch.float64)
 
 
 def _wide(logits: Tensor) -> torch.dtype:
@@ -95,18 +97,28 @@ class Scored:
     """What a model says about some positions: its logits, and the distributions made from them.
 
     logits: [..., V] as the model gave them. best: [...] the tokens of the largest. probs: [..., V] after warping; plain: [..., V]
-    the un-warped, temperature-1 softmax, on which most relaxed acceptance rules are defined. All but the logits are made when
+    the un-warped, temperature-1 softmax, on which most relaxed acceptance rules are defined. All that was not given is made when
     first asked for.
     """
 
     def __init__(
-        self, logits: Float[Tensor, "*batch V"], sampling: Sampling, best: Int[Tensor, "*batch"] | None = None
+        self,
+        logits: Float[Tensor, "*batch V"] | tuple[Scored, Any],
+        sampling: Sampling,
+        best: Int[Tensor, "*batch"] | None = None,
     ) -> None:
-        self.logits = logits
+        self._logits = logits  # or of what they are which part, until they are asked for
         self.sampling = sampling
         self._best = best
         self._probs: Tensor | None = None
         self._plain: Tensor | None = None
+
+    @property
+    def logits(self) -> Float[Tensor, "*batch V"]:
+        if isinstance(self._logits, tuple):
+            whole, index = self._logits
+            self._logits = whole.logits[index]
+        return self._logits
 
     @property
     def best(self) -> Int[Tensor, "*batch"]:
@@ -129,7 +141,7 @@ class Scored:
 
     def __getitem__(self, index) -> Scored:
         """The positions that `index` selects (an index over the leading dimensions)."""
-        part = Scored(self.logits[index], self.sampling)
+        part = Scored((self, index), self.sampling)
         part._probs = None if self._probs is None else self._probs[index]
         part._plain = None if self._plain is None else self._plain[index]
         return part
@@ -139,7 +151,11 @@ class Scored:
         """Join scores along a leading dimension."""
         if len(parts) == 1:
             return parts[0]
-        return Scored(torch.cat([part.logits for part in parts], dim), parts[0].sampling)
+        whole = Scored(torch.cat([part.logits for part in parts], dim), parts[0].sampling)
+        probs = [part._probs for part in parts if part._probs is not None]
+        if len(probs) == len(parts):
+            whole._probs = torch.cat(probs, dim)
+        return whole
 
 
 @dataclass(frozen=True)
@@ -153,30 +169,34 @@ class Key:
     streams: np.ndarray
     rounds: np.ndarray
     path: tuple[int | str, ...] = ()
+    _rows: list[int] = field(default_factory=list, repr=False, compare=False)  # hashed once for all that is named below
 
     def __truediv__(self, name: int | str) -> Key:
         """A key one level deeper: `key / "draft" / depth`."""
-        return Key(self.streams, self.rounds, (*self.path, name))
+        return Key(self.streams, self.rounds, (*self.path, name), self._rows)
+
+    def numbers(self) -> list[float]:
+        """[B] numbers in [0, 1): a stateless hash of the key."""
+        if not self._rows:
+            names = zip(self.streams.tolist(), self.rounds.tolist(), strict=True)
+            self._rows.extend(_mix(stream ^ _mix(number & _64_BITS)) for stream, number in names)
+        word = _word(self.path)
+        return [(_mix(row ^ word) >> 11) * 2.0**-53 for row in self._rows]
 
     def uniform(self) -> np.ndarray:
-        """[B] float64 numbers in [0, 1): a stateless hash of the key."""
-        return self._uniforms([self.path])[0]
+        """`numbers` as [B] float64."""
+        return np.array(self.numbers())
 
     def uniforms(self, count: int) -> np.ndarray:
         """[count, B], the numbers of key / 0, key / 1, ..."""
-        return self._uniforms([(*self.path, index) for index in range(count)])
-
-    def _uniforms(self, paths: Sequence[tuple[int | str, ...]]) -> np.ndarray:
-        names = zip(self.streams.tolist(), self.rounds.tolist(), strict=True)
-        rows = [_mix(stream ^ _mix(number & _64_BITS)) for stream, number in names]
-        words = [_word(repr(path)) for path in paths]
-        return np.array([[(_mix(row ^ word) >> 11) * 2.0**-53 for row in rows] for word in words])
+        return np.array([(self / index).numbers() for index in range(count)])
 
 
 @lru_cache(maxsize=4096)
-def _word(path: str) -> int:
+def _word(path: tuple[int | str, ...]) -> int:
     """A 64-bit hash of a path; the same ones come in every round."""
-    return int.from_bytes(hashlib.blake2b(path.encode(), digest_size=8).digest(), sys.byteorder)
+    names = tuple(name if isinstance(name, str) else int(name) for name in path)
+    return int.from_bytes(hashlib.blake2b(repr(names).encode(), digest_size=8).digest(), sys.byteorder)
 
 
 def stream(seed: int, prompt: str, repeat: int) -> int:
@@ -214,12 +234,19 @@ class HashChoices:
         if not _for_numpy(probs):
             return invert(probs, upload(key.uniform(), probs.device))
         # The same by bisection of the running sums, in a tenth of the time.
-        mass = probs.numpy().cumsum(-1, np.float64)
-        chosen = [
-            min(row.searchsorted(share * row[-1], "right"), row.searchsorted(row[-1]))
-            for row, share in zip(mass, key.uniform(), strict=True)
-        ]
+        if probs.shape[-1] <= SHORT:
+            mass: list[Any] = [[*accumulate(line)] for line in probs.tolist()]
+        else:
+            mass = [memoryview(line) for line in probs.cumsum(-1, dtype=torch.float64).numpy()]
+        chosen = [_passed(row, share) for row, share in zip(mass, key.numbers(), strict=True)]
         return torch.tensor(chosen)
+
+
+def _passed(mass: Sequence[float], share: float) -> int:
+    """The index at which running sums pass a share of the last."""
+    level = share * mass[-1]
+    # Where it rounds up to the whole there is no larger sum: the last index that adds to it is meant.
+    return bisect_right(mass, level) if level < mass[-1] else bisect_left(mass, mass[-1])
 
 
 def invert(probs: Float[Tensor, "*batch V"], uniform: Float[Tensor, "*batch"]) -> Int[Tensor, "*batch"]:

@@ -1,6 +1,7 @@
 """Warping, and choices that depend on their key alone."""
 
 import hashlib
+from itertools import product
 
 import numpy as np
 import pytest
@@ -131,11 +132,10 @@ def test_an_outcome_without_weight_is_never_drawn(weights):
     class Extreme(Key):
         level = 0.0
 
-        def uniform(self):
-            return np.full(1, self.level)
+        def numbers(self):
+            return [self.level]
 
-    probs = torch.tensor([weights])
-    for level in (0.0, 0.5, 1 - 2.0**-53):
+    for probs, level in product((torch.tensor([weights]), torch.tensor([weights * 40])), (0.0, 0.5, 1 - 2.0**-53)):
         extreme = Extreme(np.zeros(1, np.uint64), np.zeros(1))
         object.__setattr__(extreme, "level", level)
         assert probs[0, HashChoices().choose(probs, extreme)[0]] > 0

@@ -25,8 +25,8 @@ from typing import Any, Protocol
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from torch.nn.functional import pad
 
+from sdbench.lm.device import at_hand
 from sdbench.sampling import Key, Sampler, Scored, most_likely
 
 
@@ -48,20 +48,21 @@ class Draft:
     """Drafted tokens of a batch: chains of up to K tokens.
 
     tokens: [B, K]; length: [B], how many of them count in each row; q: the proposer's scores [B, K, V], or None where
-    the proposer has none (density DELTA); density: what q is to the tokens.
+    the proposer has none (density DELTA); density: what q is to the tokens; full: it is known on the host that all K count.
     """
 
     tokens: Int[Tensor, "B K"]
     length: Int[Tensor, " B"]
     q: Scored | None
     density: Density
+    full: bool = False
 
     def to(self, device: torch.device) -> Draft:
         """The same draft where its verifier is."""
         if self.tokens.device == device:
             return self
         q = None if self.q is None else Scored(self.q.logits.to(device), self.q.sampling)
-        return Draft(self.tokens.to(device), self.length.to(device), q, self.density)
+        return Draft(self.tokens.to(device), self.length.to(device), q, self.density, self.full)
 
     def scored(self, p: Scored) -> Scored:
         """q, for the rules that read it. Deterministic tokens have all their mass on themselves."""
@@ -162,16 +163,22 @@ def tokenwise(
     token in place of x_{n+1} when its test failed, p itself if none is given. Behind a draft kept whole stands p.
     """
     K = draft.tokens.shape[1]
-    counts = torch.arange(K, device=draft.tokens.device) < draft.length[:, None]
-    passes = torch.where(counts, passes.to(wide(p.logits)), 0)
-    reach = pad(passes.cumprod(-1), (1, 0), value=1.0)
-    fails = pad(torch.where(counts, 1 - passes, 1), (0, 1), value=1.0)
+    passes = passes.to(wide(p.logits))
+    if not draft.full:
+        passes = torch.where(torch.arange(K, device=draft.tokens.device) < draft.length[:, None], passes, 0)
+    ones = passes.new_ones(len(passes), 1)
+    reach, fails = torch.cat([ones, passes.cumprod(-1)], 1), torch.cat([1 - passes, ones], 1)
 
     def next_token(n: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
-        whole = row(p, n).probs
         if replacement is None or K == 0:
-            return whole
-        return torch.where((n == draft.length)[:, None], whole, replacement(n.clamp(max=K - 1)))
+            return row(p, n).probs
+        if at_hand(n):  # where asking costs nothing, only what is needed is made
+            whole = [kept == length for kept, length in zip(n.tolist(), draft.length.tolist(), strict=True)]
+            if all(whole):
+                return row(p, n).probs
+            if not any(whole):
+                return replacement(n)
+        return torch.where((n == draft.length)[:, None], row(p, n).probs, replacement(n.clamp(max=K - 1)))
 
     return Law(reach * fails, next_token, memory)
 

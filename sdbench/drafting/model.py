@@ -63,7 +63,7 @@ class ModelDrafter(Local):
         tokens, logits, behind = drawn
         context.place_many(tokens, context.length)
         q = context.sampler.score(logits)
-        draft = Draft(tokens, _all(context.rows, length, tokens.device), q, self.density)
+        draft = Draft(tokens, _all(context.rows, length, tokens.device), q, self.density, full=True)
         self._ranks.drafted(context, draft, behind)
         return draft
 
@@ -90,8 +90,9 @@ class ModelDrafter(Local):
                 if self.model.device.type == "cpu" and not going[torch.from_numpy(context.active)].any():
                     break
             drafted = drafted + (1 if going is None else going)
-        count = _all(context.rows, drafted, self.model.device) if isinstance(drafted, int) else drafted
-        draft = Draft(torch.stack(tokens, 1), count, Scored.cat(scores, 1), self.density)
+        full = isinstance(drafted, int)
+        count = _all(context.rows, drafted, self.model.device) if full else drafted
+        draft = Draft(torch.stack(tokens, 1), count, Scored.cat(scores, 1), self.density, full)
         self._ranks.drafted(context, draft, behind)
         return draft
 

@@ -23,6 +23,11 @@ def upload(numbers: np.ndarray[Any, Any], device: torch.device) -> Tensor:
     return put(torch.from_numpy(numbers), device)
 
 
+def at_hand(tensor: Tensor) -> bool:
+    """Whether its numbers can be looked at without waiting. A tensor of a kind of its own (shared out, or traced) has none."""
+    return type(tensor) is Tensor and tensor.is_cpu
+
+
 def put(tensor: Tensor, device: torch.device) -> Tensor:
     """The same of a tensor of the host. (Metal reads the host's memory later, so there it is waited for.)"""
     if device.type == "cpu" and tensor.is_cpu:

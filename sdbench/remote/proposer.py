@@ -197,11 +197,13 @@ class Beside(ABC):
             return Draft(none, none.sum(1), None, self.density)
         self._sent.append(_Sent(trace.round, places, self._asked, wanted, perf_counter()))
         context.place_many(speculation.tokens, context.length)
+        full = speculation.length == self._full
         return Draft(
             speculation.tokens.to(device),
-            self._whole if speculation.length == self._full else put(torch.tensor(speculation.length), device),
+            self._whole if full else put(torch.tensor(speculation.length), device),
             context.sampler.score(speculation.logits.to(device)),
             self.density,
+            full,
         )
 
     def _outcome(self, context: Context, key: Key) -> Outcome:
