@@ -66,15 +66,19 @@ class ChainInputs(Inputs):
             return shape
         return *shape, self.depth, self.sampling.temperature, self.sampling.top_k, self.sampling.top_p
 
-    def calls(self, rows: int, width: int, depth: int) -> bool:
-        """Whether it is `depth` steps, of `width` tokens of so many rows in the first."""
-        return (len(self.tokens), self.width, self.depth) == (rows, width, depth)
-
     def module(self, lm: Transformer) -> nn.Module:
         return Chain(lm, self)
 
     def within(self, extent: int) -> ChainInputs:
         return replace(self, places=torch.arange(extent, device=self.places.device))
+
+    def needs(self, context: int) -> int:
+        return context + self.width + self.depth - 1
+
+    def after(self, context: int, places: Int[Tensor, " E"]) -> ChainInputs:
+        rows, stop = len(self.tokens), min(context + self.width, self.tokens.shape[1])
+        ends = torch.tensor([[stop - self.width] * rows, [stop] * rows], device=self.ends.device)
+        return replace(self, ends=ends, places=places)
 
 
 class Chain(nn.Module):

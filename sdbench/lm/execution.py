@@ -10,8 +10,8 @@ compiled in the middle of a measurement, and a measurement that did not run as i
 repeat, is always eager.
 
 A program is either one step or a *loop*: several steps of which each reads what was chosen from the logits of the one before, as a
-draft does. Its random choices are made inside, by the numbers that the host would have used. Of a chain, which most steps read, the
-rest is derived inside too (`sdbench.lm.chain`); of a token tree it is given.
+draft does. Its random choices are made inside, by the numbers that the host would have used. So are positions, slots and masks, of
+chains (`sdbench.lm.chain`) and of token trees (`sdbench.lm.branches`).
 """
 
 from __future__ import annotations
@@ -79,6 +79,14 @@ class Inputs(ABC):
     def within(self, extent: int) -> Inputs:
         """The same call over so many slots, for what it computes: what it says means nothing."""
 
+    @abstractmethod
+    def needs(self, context: int) -> int:
+        """How many slots the same call attends over behind `context` tokens of every row."""
+
+    @abstractmethod
+    def after(self, context: int, places: Int[Tensor, " E"]) -> Inputs:
+        """The same call behind so many tokens, over the slots of these numbers, for the time that it takes."""
+
     @property
     def free(self) -> list[dict[int, str]]:
         """Of each tensor the dimensions that may differ between calls of one program, by name."""
@@ -124,34 +132,11 @@ class StepInputs(Inputs):
     def within(self, extent: int) -> StepInputs:
         return replace(self, masks=[mask.new_zeros(*mask.shape[:3], extent) for mask in self.masks])
 
+    def needs(self, context: int) -> int:
+        return context + self.first
 
-@dataclass(frozen=True)
-class LoopInputs(StepInputs):
-    """What a loop of several steps is given: T tokens for the first; then `width` in each, chosen from the last `width` logits.
-
-    positions, slots, masks: of all N queries, step after step. keep: logits of the last so many queries of the first step.
-    uniform: the numbers behind the choices of each step, empty at temperature 0.
-    """
-
-    width: int
-    sampling: Sampling
-    uniform: Float[Tensor, "K M"]
-
-    @property
-    def depth(self) -> int:
-        return len(self.uniform)
-
-    @property
-    def own(self) -> list[Tensor]:
-        return [*super().own, self.uniform]
-
-    @property
-    def shape(self) -> tuple[Any, ...]:
-        drawn = self.sampling
-        return *super().shape, self.width, self.depth, drawn.temperature, drawn.top_k, drawn.top_p
-
-    def module(self, lm: Transformer) -> nn.Module:
-        return Loop(lm, self.keep, self.width, self.sampling)
+    def after(self, context: int, places: Int[Tensor, " E"]) -> StepInputs:
+        return self.within(len(places))
 
 
 class Execution:
@@ -296,7 +281,10 @@ class Step(nn.Module):
 
 
 class Loop(Step):
-    """Several steps as one function of tensors."""
+    """Several steps as one function of tensors; each but the first is of `width` tokens a row, chosen from the last `width` logits.
+
+    Positions, slots and masks are those of all queries, step after step.
+    """
 
     def __init__(self, lm: Transformer, keep: int, width: int, sampling: Sampling) -> None:
         super().__init__(lm, keep)

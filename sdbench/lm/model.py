@@ -93,24 +93,21 @@ class LanguageModel(ABC):
         """
         return None
 
-    def loop(
+    def tree(
         self,
-        tokens: Int[Tensor, "B T"],
-        positions: Int[Tensor, "B N"],
-        mask: Bool[Tensor, "B N E"],
-        keep: int,
-        width: int,
+        roots: Int[Tensor, "B M"],
+        behind: Int[Tensor, "B M"],
+        lengths: list[int],
+        base: int,
         sampling: Sampling,
-        uniform: Float[Tensor, "K M"],
-        extent: int,
-    ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B R V"]] | None:
-        """K steps of a tree in one call, each reading what the last one chose; None where the execution has no such programs.
+        uniform: Float[Tensor, "K B*M"],
+    ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B K*M V"]] | None:
+        """Grow M branches of each row by K tokens in one call; None where the execution has no such programs.
 
-        The first step is of `tokens`; each later one of `width` tokens a row, drawn (`sdbench.sampling.drawn`) from the last
-        `width` logits of the step before it by the numbers `uniform`. positions, mask: of the N = T + (K - 1) width queries, step
-        after step, as in `step`; they are written one after the other up to slot `extent`, in every row. Returns what was drawn
-        behind each query, row after row, the last step's included, and the logits of the first step's last `keep` queries and of
-        all later ones.
+        roots: their first tokens, which stand `behind` so many of the row's `lengths` tokens, and of what follows these. Each step
+        reads what the one before it drew, by the numbers `uniform`, and writes the M tokens side by side, from slot `base` on in
+        every row. Returns what was drawn behind each token, branch after branch, the last step's included, and the logits that it
+        was drawn from, depth after depth.
         """
         return None
 
@@ -273,3 +270,5 @@ class LanguageModel(ABC):
         self._positions = torch.arange(slots + 1, device=self.device)
         self._held_ends = torch.zeros(2, rows, dtype=torch.long)
         self._ends = self._held_ends.numpy()
+        self._held_at = torch.zeros(rows + 1, dtype=torch.long)
+        self._at = self._held_at.numpy()

@@ -8,7 +8,6 @@ position i over a slot with position j is  seen(i, j) and i - j < window.
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any, Self
 
 import torch
@@ -18,9 +17,10 @@ from torch.nn.functional import pad
 
 from sdbench.errors import InputError
 from sdbench.lm.architecture import FULL, SLIDING
+from sdbench.lm.branches import TreeInputs, spread
 from sdbench.lm.chain import ChainInputs, chain_masks, laid
 from sdbench.lm.device import put
-from sdbench.lm.execution import Execution, LoopInputs, StepInputs
+from sdbench.lm.execution import Execution, Inputs, StepInputs
 from sdbench.lm.forward import Forward
 from sdbench.lm.model import FAR, LanguageModel
 from sdbench.lm.pool import SlotPool
@@ -214,40 +214,39 @@ class Transformer(LanguageModel):
             self._places[extent] = self._positions[: self.execution.extent(extent, self.slots)]
         return self._places[extent]
 
-    def loop(
+    def tree(
         self,
-        tokens: Int[Tensor, "B T"],
-        positions: Int[Tensor, "B N"],
-        mask: Bool[Tensor, "B N E"],
-        keep: int,
-        width: int,
+        roots: Int[Tensor, "B M"],
+        behind: Int[Tensor, "B M"],
+        lengths: list[int],
+        base: int,
         sampling: Sampling,
-        uniform: Float[Tensor, "K M"],
-        extent: int,
-    ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B R V"]] | None:
+        uniform: Float[Tensor, "K B*M"],
+    ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B K*M V"]] | None:
         if self.execution.name == "eager":
             return None
-        where, queries = self._where(positions, None, mask, extent), positions.shape[1]
-        if SLIDING in self._kinds:
-            self.pool.position.scatter_(1, where, positions)
-        masks = self._masks(positions, None, mask, _ALL, self.execution.extent(extent, self.slots), extent - queries)
-        given = LoopInputs(tokens, positions, where, masks, keep, width, sampling, put(uniform, self.device))
+        self._at[:] = *lengths, base
+        places, at = self._reached(base + len(uniform) * roots.shape[1]), put(self._held_at, self.device)
+        given = TreeInputs(roots, behind, at, places, sampling, put(uniform, self.device))
         outputs = self.execution.run(self, given)
-        return None if outputs is None else (outputs[1], outputs[0])
-
-    def inputs_for(self, rows: int, width: int, context: int, depth: int = 1) -> ChainInputs | None:
-        """Inputs of a chain of `width` new tokens behind `context`, as an existing program wants them; None if there is none.
-
-        depth: how many steps the program makes.
-        """
-        chains = [one for one in self.execution.known(self) if isinstance(one, ChainInputs)]
-        alike = [one for one in chains if one.calls(rows, width, depth)]
-        given = max(alike, key=lambda one: one.keep, default=None)
-        stop = context + width
-        if given is None or rows != self.rows or (extent := stop + depth - 1) > min(self.slots, given.tokens.shape[1]):
+        if outputs is None:
             return None
-        ends = torch.tensor([[context] * rows, [stop] * rows], device=self.device)
-        return replace(given, ends=ends, places=self._reached(extent))
+        if SLIDING in self._kinds:
+            _, positions, slots = spread(behind, at, given.depth, self.max_positions - 1)
+            self.pool.position.scatter_(1, slots, positions)
+        return outputs[1], outputs[0]
+
+    def inputs_for(self, rows: int, width: int, context: int, depth: int = 1) -> Inputs | None:
+        """Inputs of `depth` steps behind `context`, the first of `width` new tokens a row, as an existing program wants them.
+
+        None if there is no such program, or no room.
+        """
+        known = self.execution.known(self)
+        alike = [one for one in known if (self.rows, one.first, one.depth) == (rows, width, depth)]
+        given = max(alike, key=lambda one: one.shape, default=None)  # the one that keeps most
+        if given is None or (extent := given.needs(context)) > self.slots:
+            return None
+        return given.after(context, self._reached(extent))
 
     def _where(
         self,

@@ -121,6 +121,11 @@ class Tree:
         lengths, active = context.length.tolist(), context.active.tolist()
         longest = max(length for length, on in zip(lengths, active, strict=True) if on)
         base = max(longest + K, *self.model.known)
+        if not context.sampler.sampling.greedy:  # which needs no choices
+            key = Key(np.repeat(key.streams, width), np.repeat(key.rounds, width), key.path)
+        drafted = self._at_once(context, roots, places, lengths, base, key)
+        if drafted is not None:
+            return Drafted(base, *drafted)
         if rows == 1 and base == longest + K:
             lone = self._lone(places)
             positions = lone.positions + longest
@@ -130,14 +135,9 @@ class Tree:
             positions = first[:, None] + self._depths
             own = _own(K, width, device).expand(rows, -1, -1)
             seen = torch.cat([(self._slots[:base] < first[:, :, None]).repeat(1, K, 1), own], -1)
-        if not context.sampler.sampling.greedy:  # which needs no choices
-            key = Key(np.repeat(key.streams, width), np.repeat(key.rounds, width), key.path)
         if max(lengths) + 2 * K > self._last:
             positions = positions.clamp(max=self._last)  # beyond the model's reach nothing will be decoded
-        drafted = self._at_once(context, roots, positions, seen, key)
-        if drafted is None:
-            drafted = self._step_by_step(context, roots, positions, seen[:, -width:], key, fan_out, told)
-        return Drafted(base, *drafted)
+        return Drafted(base, *self._step_by_step(context, roots, positions, seen[:, -width:], key, fan_out, told))
 
     def _lone(self, places: Int[Tensor, "1 M"]) -> _Lone:
         """What is the same wherever the tree of a lone row stands: its branches, that is, and the fan-out, come again and again."""
@@ -154,8 +154,9 @@ class Tree:
         self,
         context: Context,
         roots: Int[Tensor, "B M"],
-        positions: Int[Tensor, "B K M"],
-        seen: Bool[Tensor, "B K*M E"],
+        places: Int[Tensor, "B M"],
+        lengths: list[int],
+        base: int,
         key: Key,
     ) -> tuple[Tensor, Tensor, Tensor, None] | None:
         """All depths by one program, if there is one. What lies deeper than a query is not written when it looks."""
@@ -165,21 +166,12 @@ class Tree:
         uniform = context.sampler.uniforms(key, K)
         if uniform is None:
             return None
-        mark, extent = context.trace.begin(roots.device), seen.shape[2]
-        drawn = self.model.loop(
-            roots,
-            positions.flatten(1),
-            seen,
-            width,
-            width,
-            context.sampler.sampling,
-            uniform,
-            extent,
-        )
+        mark = context.trace.begin(roots.device)
+        drawn = self.model.tree(roots, places, lengths, base, context.sampler.sampling, uniform)
         if drawn is None:
             return None
-        active, first = sum(context.active.tolist()), extent - (K - 1) * width
-        context.trace.end(mark, self.model.name, "tree", active, width, first, steps=K, width=width)
+        active = sum(context.active.tolist())
+        context.trace.end(mark, self.model.name, "tree", active, width, base + width, steps=K, width=width)
         logits = drawn[1].view(rows, K, width, -1).transpose(0, 1)
         return drawn[0].view(rows, width, K).permute(2, 0, 1), logits, logits, None
 
