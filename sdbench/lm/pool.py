@@ -96,9 +96,10 @@ class SlotPool:
             parts.append(self.position[:, None, :, None])
         if self.rows == 1:
             (begin,), (first,) = source, target
+            apart = first + count <= begin
             for held in parts:
                 moved = held[:, :, begin : begin + (count - 1) * stride + 1 : stride]
-                held[:, :, first : first + count] = moved.clone()
+                held.narrow(2, first, count).copy_(moved if apart else moved.clone())
             return
         steps, device = np.arange(count), self.position.device
         which = upload(np.array(rows), device)[:, None]

@@ -33,7 +33,7 @@ from torch import Tensor
 
 from sdbench.drafting.ranks import ranks
 from sdbench.lm.context import Context
-from sdbench.lm.device import synchronise, upload
+from sdbench.lm.device import put, synchronise, upload
 from sdbench.lm.execution import programs_of
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
@@ -41,7 +41,7 @@ from sdbench.remote.backup import Backup, Neural
 from sdbench.remote.fanout import FanOut, Geometric, Listed, widest
 from sdbench.remote.messages import Caller, Outcome, Speculation
 from sdbench.remote.saguaro import Saguaro
-from sdbench.remote.tree import Drafted, Tree
+from sdbench.remote.tree import Drafted, DraftedAtOnce, Tree
 from sdbench.sampling import Key, Sampler
 
 RANKED_AT_ONCE = 32  # outcomes; fan-outs learn from no fewer
@@ -118,7 +118,7 @@ class SpeculationServer:
         self._unsettled: tuple[Outcome, Speculation] | None = None
         self._glue: Tensor | None = None
         self._keys: Keys = [{} for _ in range(rows)]
-        self._held: Drafted | None = None
+        self._held: Drafted | DraftedAtOnce | None = None
         self._behind: Tensor | None = None
         self._tree = Tree(self.model, self.saguaro, length)
         self._unranked: list[_Unranked] = []
@@ -363,7 +363,7 @@ class SpeculationServer:
         width = max(map(len, outcomes))
         roots = [[token for _, token in row] + [0] * (width - len(row)) for row in outcomes]
         keys = [{outcome: branch for branch, outcome in enumerate(row)} for row in outcomes]
-        return keys, _places(counts, self.device), self._here(np.array(roots, np.int64))
+        return keys, _places(counts, self.device), put(torch.tensor(roots), self.device)
 
     def _drafted_tokens(self) -> Int[Tensor, "B K"]:
         """The speculation that is being verified."""

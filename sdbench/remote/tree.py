@@ -34,14 +34,14 @@ Told = Callable[[], "list[int] | None"]
 class Drafted:
     """What was drafted behind M branches: D tokens, K unless the tree was left. base: the slot where the scratch begins.
 
-    By depth, as lists or as tensors: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's
-    own logits there. only: the branch that was drafted on alone from some depth on, where M is 1; None if all were.
+    By depth: tokens: [B, M]; logits: [B, M, V], what they were drawn from; behind: [B, M, V], the draft's own logits there. only:
+    the branch that was drafted on alone from some depth on, where M is 1; None if all were.
     """
 
     base: int
-    tokens: list[Int[Tensor, "B M"]] | Int[Tensor, "D B M"]
-    logits: list[Float[Tensor, "B M V"]] | Float[Tensor, "D B M V"]
-    behind: list[Float[Tensor, "B M V"]] | Float[Tensor, "D B M V"]
+    tokens: list[Int[Tensor, "B M"]]
+    logits: list[Float[Tensor, "B M V"]]
+    behind: list[Float[Tensor, "B M V"]]
     only: int | None = None
 
     @property
@@ -61,19 +61,49 @@ class Drafted:
         """Tokens, logits and the draft's own logits of a branch of each row (of any, where it is -1)."""
         if len(branch) == 1:
 
-            def line(parts: list[Tensor] | Tensor) -> Tensor:
-                if isinstance(parts, Tensor):
-                    return parts[None, :, 0, branch[0]]
+            def line(parts: list[Tensor]) -> Tensor:
                 return torch.stack([part[:, branch[0] if part.shape[1] > 1 else 0] for part in parts], 1)
         else:
             device = self.tokens[0].device
             at = torch.arange(len(branch), device=device), upload(np.array(branch), device)
 
-            def line(parts: list[Tensor] | Tensor) -> Tensor:
+            def line(parts: list[Tensor]) -> Tensor:
                 return torch.stack([part[at] for part in parts], 1)
 
         logits = line(self.logits)
         return line(self.tokens), logits, logits if self.behind is self.logits else line(self.behind)
+
+
+@dataclass(frozen=True)
+class DraftedAtOnce:
+    """The same of all branches to their end, as a program gives it."""
+
+    base: int
+    tokens: Int[Tensor, "B M K"]
+    logits: Float[Tensor, "B K M V"]
+    only = None
+
+    @property
+    def depth(self) -> int:
+        return self.tokens.shape[2]
+
+    @property
+    def width(self) -> int:
+        return self.tokens.shape[1]
+
+    @property
+    def bytes(self) -> int:
+        return self.tokens.nbytes + self.logits.nbytes
+
+    def of(self, branch: list[int]) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K V"], Float[Tensor, "B K V"]]:
+        """See `Drafted`."""
+        if len(branch) == 1:
+            tokens, logits = self.tokens.select(1, branch[0]), self.logits.select(2, branch[0])
+        else:
+            device = self.tokens.device
+            row, at = torch.arange(len(branch), device=device), upload(np.array(branch), device)
+            tokens, logits = self.tokens[row, at], self.logits[row, :, at]
+        return tokens, logits, logits
 
 
 class _Lone(NamedTuple):
@@ -110,7 +140,7 @@ class Tree:
         key: Key,
         fan_out: tuple[int, ...],
         told: Told | None = None,
-    ) -> Drafted:
+    ) -> Drafted | DraftedAtOnce:
         """Draft behind the branches: `roots` after the first places[B, M] tokens of the speculation.
 
         key: of the rows' draws, the same in all branches of a row. fan_out: what will be cached behind each drafted token.
@@ -125,7 +155,7 @@ class Tree:
             key = Key(np.repeat(key.streams, width), np.repeat(key.rounds, width), key.path)
         drafted = self._at_once(context, roots, places, lengths, base, key)
         if drafted is not None:
-            return Drafted(base, *drafted)
+            return drafted
         if rows == 1 and base == longest + K:
             lone = self._lone(places)
             positions = lone.positions + longest
@@ -158,7 +188,7 @@ class Tree:
         lengths: list[int],
         base: int,
         key: Key,
-    ) -> tuple[Tensor, Tensor, Tensor, None] | None:
+    ) -> DraftedAtOnce | None:
         """All depths by one program, if there is one. What lies deeper than a query is not written when it looks."""
         K, (rows, width) = self.length, roots.shape
         if self.model.execution.name == "eager" or not self.saguaro.plain:
@@ -172,8 +202,7 @@ class Tree:
             return None
         active = sum(context.active.tolist())
         context.trace.end(mark, self.model.name, "tree", active, width, base + width, steps=K, width=width)
-        logits = drawn[1].view(rows, K, width, -1).transpose(0, 1)
-        return drawn[0].view(rows, width, K).permute(2, 0, 1), logits, logits, None
+        return DraftedAtOnce(base, drawn[0].view(rows, width, K), drawn[1].view(rows, K, width, -1))
 
     def _step_by_step(
         self,
