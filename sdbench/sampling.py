@@ -167,7 +167,7 @@ class Key:
     """
 
     streams: np.ndarray
-    rounds: np.ndarray
+    rounds: np.ndarray | list[int]
     path: tuple[int | str, ...] = ()
     _rows: list[int] = field(default_factory=list, repr=False, compare=False)  # hashed once for all that is named below
 
@@ -178,7 +178,7 @@ class Key:
     def numbers(self) -> list[float]:
         """[B] numbers in [0, 1): a stateless hash of the key."""
         if not self._rows:
-            names = zip(self.streams.tolist(), self.rounds.tolist(), strict=True)
+            names = zip(self.streams.tolist(), map(int, self.rounds), strict=True)
             self._rows.extend(_mix(stream ^ _mix(number & _64_BITS)) for stream, number in names)
         word = _word(self.path)
         return [(_mix(row ^ word) >> 11) * 2.0**-53 for row in self._rows]

@@ -139,7 +139,7 @@ class Batch:
         streams = [row.stream if row else 0 for row in self.rows]
         if streams != self._named:  # they change with the prompts only
             self._named, self._streams = streams, np.array(streams, np.uint64)
-        return Key(self._streams, np.array([row.round if row else 0 for row in self.rows]))
+        return Key(self._streams, [row.round if row else 0 for row in self.rows])
 
     def _admit(self, index: int, number: int, request: Request) -> Finished | None:
         """Prefill a row; gives the sequence back when its first token already ends it."""

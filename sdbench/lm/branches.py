@@ -84,7 +84,8 @@ class Branches(nn.Module):
         (roots, behind, at, uniform), (places,) = own, over
         first, positions, slots = spread(behind, at, len(pools), self._last)
         masks = branch_masks(first, at[-1], len(pools), places, self._kinds, self._window, self._added)
-        return self.inner([roots, positions, slots, uniform], masks, pools)
+        logits, chosen = self.inner([roots, positions, slots, uniform], masks, pools)
+        return logits.unflatten(1, (len(pools), -1)), chosen.unflatten(0, (len(roots), -1))
 
 
 def spread(

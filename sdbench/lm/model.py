@@ -101,13 +101,12 @@ class LanguageModel(ABC):
         base: int,
         sampling: Sampling,
         uniform: Float[Tensor, "K B*M"],
-    ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B K*M V"]] | None:
+    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B K M V"]] | None:
         """Grow M branches of each row by K tokens in one call; None where the execution has no such programs.
 
         roots: their first tokens, which stand `behind` so many of the row's `lengths` tokens, and of what follows these. Each step
         reads what the one before it drew, by the numbers `uniform`, and writes the M tokens side by side, from slot `base` on in
-        every row. Returns what was drawn behind each token, branch after branch, the last step's included, and the logits that it
-        was drawn from, depth after depth.
+        every row. Returns what was drawn behind each token, the last step's included, and the logits that it was drawn from.
         """
         return None
 

@@ -222,7 +222,7 @@ class Transformer(LanguageModel):
         base: int,
         sampling: Sampling,
         uniform: Float[Tensor, "K B*M"],
-    ) -> tuple[Int[Tensor, "B*M K"], Float[Tensor, "B K*M V"]] | None:
+    ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B K M V"]] | None:
         if self.execution.name == "eager":
             return None
         self._at[:] = *lengths, base

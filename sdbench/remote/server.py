@@ -33,7 +33,7 @@ from torch import Tensor
 
 from sdbench.drafting.ranks import ranks
 from sdbench.lm.context import Context
-from sdbench.lm.device import put, synchronise, upload
+from sdbench.lm.device import synchronise, upload
 from sdbench.lm.execution import programs_of
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
@@ -110,7 +110,7 @@ class SpeculationServer:
         )
         self.served = []
         self._streams = np.zeros(rows, np.uint64)
-        self._rounds = np.full(rows, -1)
+        self._rounds = [-1] * rows
         # By row, as plain numbers: asking arrays of so few takes longer. latest: whether the last outcome was about it.
         self._decided, self._drafted, self._branch = [1] * rows, [0] * rows, [-1] * rows
         self._latest, self._hit = [False] * rows, [False] * rows
@@ -194,7 +194,10 @@ class SpeculationServer:
         self._keys, self._held = [{} for _ in keys], None
         if not any(keys):
             return
-        key, fan_out = Key(self._streams, self._rounds + 1, ("draft",)), self.counts(self.length, hit=True)
+        key, fan_out = (
+            Key(self._streams, [number + 1 for number in self._rounds], ("draft",)),
+            self.counts(self.length, hit=True),
+        )
         # On a GPU the whole tree is queued at once.
         told = partial(self._come_true, caller, keys) if caller is not None and self.device.type == "cpu" else None
         drafted = self._tree.grow(self.context, places, roots, key, fan_out, told)
@@ -274,7 +277,7 @@ class SpeculationServer:
             else:  # what is written for a row that is not asked about goes where no token will ever be decided
                 context.length[row] = context.tokens.shape[1] - self.length
         self._streams = outcome.streams
-        self._rounds = self._rounds + outcome.active
+        self._rounds = [number + on for number, on in zip(self._rounds, outcome.active, strict=True)]
 
     def _backed_up(self, hit: np.ndarray, missed: np.ndarray) -> Speculation:
         """What is held for the rows that hit, and what the back-up drafts for those that missed."""
@@ -363,7 +366,7 @@ class SpeculationServer:
         width = max(map(len, outcomes))
         roots = [[token for _, token in row] + [0] * (width - len(row)) for row in outcomes]
         keys = [{outcome: branch for branch, outcome in enumerate(row)} for row in outcomes]
-        return keys, _places(counts, self.device), put(torch.tensor(roots), self.device)
+        return keys, _places(counts, self.device), self._here(np.array(roots, np.int64))
 
     def _drafted_tokens(self) -> Int[Tensor, "B K"]:
         """The speculation that is being verified."""

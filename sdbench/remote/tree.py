@@ -190,7 +190,7 @@ class Tree:
         key: Key,
     ) -> DraftedAtOnce | None:
         """All depths by one program, if there is one. What lies deeper than a query is not written when it looks."""
-        K, (rows, width) = self.length, roots.shape
+        K, width = self.length, roots.shape[1]
         if self.model.execution.name == "eager" or not self.saguaro.plain:
             return None
         uniform = context.sampler.uniforms(key, K)
@@ -202,7 +202,7 @@ class Tree:
             return None
         active = sum(context.active.tolist())
         context.trace.end(mark, self.model.name, "tree", active, width, base + width, steps=K, width=width)
-        return DraftedAtOnce(base, drawn[0].view(rows, width, K), drawn[1].view(rows, K, width, -1))
+        return DraftedAtOnce(base, *drawn)
 
     def _step_by_step(
         self,
