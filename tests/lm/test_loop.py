@@ -117,6 +117,22 @@ def test_compiled_loops_draft_the_same(sampling, arm, rows, tmp_path, monkeypatc
     assert any("loop" in step for step in trace.steps)
 
 
+@torch.inference_mode()
+@pytest.mark.parametrize("architecture", ["llama", "qwen3-sliding"])
+def test_every_program_can_be_called_alone(architecture):
+    """As bare forwards are: behind any context, for the time that it takes."""
+    target, draft = models(architecture, Interpreted)
+    for arm in ("sd", "ssd"):
+        _, trace = decode(ARMS[arm](target, draft), SAMPLINGS["sampled"], 1)
+        for step in trace.steps:
+            model = {"target": target, "draft": draft}[step["role"]]
+            if step["kind"] != "prefill":
+                given = model.inputs_for(1, step["tokens"], 12, step.get("loop") or 1)
+                assert given is not None, step
+                outputs = model.execution.run(model, given)
+                assert all(output.isfinite().all() for output in outputs)
+
+
 def test_a_servers_programs_serve_longer_prompts_too():
     """Its pool is as large as the model's here from the first batch on, so no shape changes when a longer prompt comes."""
     target, draft = models("llama", Interpreted)
