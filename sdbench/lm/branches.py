@@ -61,9 +61,6 @@ class TreeInputs(Inputs):
     def module(self, lm: Transformer) -> nn.Module:
         return Branches(lm, self)
 
-    def within(self, extent: int) -> TreeInputs:
-        return replace(self, places=torch.arange(extent, device=self.places.device))
-
     def needs(self, context: int) -> int:
         return context + self.depth * self.first
 

@@ -69,9 +69,6 @@ class ChainInputs(Inputs):
     def module(self, lm: Transformer) -> nn.Module:
         return Chain(lm, self)
 
-    def within(self, extent: int) -> ChainInputs:
-        return replace(self, places=torch.arange(extent, device=self.places.device))
-
     def needs(self, context: int) -> int:
         return context + self.width + self.depth - 1
 

@@ -75,9 +75,9 @@ class Inputs(ABC):
     def module(self, lm: Transformer) -> nn.Module:
         """The call as a function of `own`, `over` and the layers of the pool, once for each step."""
 
-    @abstractmethod
     def within(self, extent: int) -> Inputs:
-        """The same call over so many slots, for what it computes: what it says means nothing."""
+        """The same call over so many slots, at the end of them, for what it computes: what it says means nothing."""
+        return self.after(max(extent - self.needs(0), 0), torch.arange(extent, device=self.own[0].device))
 
     @abstractmethod
     def needs(self, context: int) -> int:
@@ -129,14 +129,11 @@ class StepInputs(Inputs):
     def module(self, lm: Transformer) -> nn.Module:
         return Step(lm, self.keep)
 
-    def within(self, extent: int) -> StepInputs:
-        return replace(self, masks=[mask.new_zeros(*mask.shape[:3], extent) for mask in self.masks])
-
     def needs(self, context: int) -> int:
         return context + self.first
 
     def after(self, context: int, places: Int[Tensor, " E"]) -> StepInputs:
-        return self.within(len(places))
+        return replace(self, masks=[mask.new_zeros(*mask.shape[:3], len(places)) for mask in self.masks])
 
 
 class Execution:
@@ -175,8 +172,10 @@ class Execution:
         return tokens
 
     def run(self, lm: Transformer, inputs: Inputs) -> list[Tensor] | None:
-        """The step's logits [B, R, V], and the most likely tokens [B, R]; of a loop its logits, and what it chose, [B M, K]; of one
-        behind a chain, where more than one was kept of that, the logits of these but the last apart.
+        """The step's logits [B, R, V], and the most likely tokens [B, R].
+
+        Of a loop behind a chain the logits that were drawn from, [B, K, V], what was drawn, [B, K], and, where more than one was
+        kept of the chain, the logits of these but the last; of a tree logits [B, K, M, V] and what was drawn, [B, M, K].
 
         None where there is no program for its shape.
         """

@@ -267,7 +267,4 @@ class LanguageModel(ABC):
         self.rows, self.slots = rows, slots
         self.known = [0] * rows
         self._positions = torch.arange(slots + 1, device=self.device)
-        self._held_ends = torch.zeros(2, rows, dtype=torch.long)
-        self._ends = self._held_ends.numpy()
-        self._held_at = torch.zeros(rows + 1, dtype=torch.long)
-        self._at = self._held_at.numpy()
+        self._ends, self._at = (torch.zeros(*shape, dtype=torch.long) for shape in ((2, rows), (rows + 1,)))

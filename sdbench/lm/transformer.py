@@ -8,8 +8,10 @@ position i over a slot with position j is  seen(i, j) and i - j < window.
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -19,7 +21,7 @@ from sdbench.errors import InputError
 from sdbench.lm.architecture import FULL, SLIDING
 from sdbench.lm.branches import TreeInputs, spread
 from sdbench.lm.chain import ChainInputs, chain_masks, laid
-from sdbench.lm.device import put
+from sdbench.lm.device import put, upload
 from sdbench.lm.execution import Execution, Inputs, StepInputs
 from sdbench.lm.forward import Forward
 from sdbench.lm.model import FAR, LanguageModel
@@ -192,10 +194,10 @@ class Transformer(LanguageModel):
     ) -> list[Tensor] | None:
         if self.execution.name == "eager":
             return None
-        self._ends[:] = ends
+        held = self._host_numbers(self._ends, ends)
         given = ChainInputs(
             self.execution.sized(context.tokens_on(self.device), self.slots),
-            put(self._held_ends, self.device),
+            held,
             self._reached(extent),
             width,
             keep,
@@ -207,6 +209,13 @@ class Transformer(LanguageModel):
             positions, slots, _ = laid(given.ends, width, width + given.depth - 1, self.slots)
             self.pool.position.scatter_(1, slots, positions)
         return outputs
+
+    def _host_numbers(self, buffer: Int[Tensor, " N"], numbers: Sequence[Any]) -> Int[Tensor, " N"]:
+        """Numbers of the host where the model is; on a CPU, where a step is over when it returns, in a buffer used again."""
+        if self.device.type != "cpu":
+            return upload(np.array(numbers), self.device)
+        buffer.numpy()[:] = numbers
+        return buffer
 
     def _reached(self, extent: int) -> Int[Tensor, " E"]:
         """The numbers of the slots that are attended over where `extent` of them are needed."""
@@ -225,8 +234,7 @@ class Transformer(LanguageModel):
     ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B K M V"]] | None:
         if self.execution.name == "eager":
             return None
-        self._at[:] = *lengths, base
-        places, at = self._reached(base + len(uniform) * roots.shape[1]), put(self._held_at, self.device)
+        places, at = self._reached(base + len(uniform) * roots.shape[1]), self._host_numbers(self._at, [*lengths, base])
         given = TreeInputs(roots, behind, at, places, sampling, put(uniform, self.device))
         outputs = self.execution.run(self, given)
         if outputs is None:

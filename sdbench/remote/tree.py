@@ -108,18 +108,17 @@ class DraftedAtOnce:
 
 class _Lone(NamedTuple):
     """The tree of a lone row, as it were behind the very last slot. positions: [1, K, M], from the end of the row's tokens on;
-    seen: [K M, N + K M], what the queries of all depths see of the slots, and of the tree."""
+    seen: [M, N + K M], what the branches see of the slots, and of the tree."""
 
     places: Int[Tensor, "1 M"]
     positions: Int[Tensor, "1 K M"]
-    seen: Bool[Tensor, "K*M S"]
+    seen: Bool[Tensor, "M S"]
 
 
 @lru_cache(maxsize=MADE)
-def _own(depths: int, width: int, device: torch.device) -> Bool[Tensor, "K*M K*M"]:
-    """A branch sees itself: what stands at its place in this depth and in those before."""
-    before = torch.ones(depths, depths, dtype=torch.bool, device=device).tril()
-    return torch.kron(before, torch.eye(width, dtype=torch.bool, device=device))
+def _own(depths: int, width: int, device: torch.device) -> Bool[Tensor, "M K*M"]:
+    """A branch sees itself: what stands at its place in each depth. (What lies deeper than a step is not attended over in it.)"""
+    return torch.eye(width, dtype=torch.bool, device=device).repeat(1, depths)
 
 
 class Tree:
@@ -164,10 +163,10 @@ class Tree:
             first = places + upload(context.length, device)[:, None]
             positions = first[:, None] + self._depths
             own = _own(K, width, device).expand(rows, -1, -1)
-            seen = torch.cat([(self._slots[:base] < first[:, :, None]).repeat(1, K, 1), own], -1)
+            seen = torch.cat([self._slots[:base] < first[:, :, None], own], -1)
         if max(lengths) + 2 * K > self._last:
             positions = positions.clamp(max=self._last)  # beyond the model's reach nothing will be decoded
-        return Drafted(base, *self._step_by_step(context, roots, positions, seen[:, -width:], key, fan_out, told))
+        return Drafted(base, *self._step_by_step(context, roots, positions, seen, key, fan_out, told))
 
     def _lone(self, places: Int[Tensor, "1 M"]) -> _Lone:
         """What is the same wherever the tree of a lone row stands: its branches, that is, and the fan-out, come again and again."""
@@ -176,7 +175,7 @@ class Tree:
                 self._made.clear()
             K, width, slots = self.length, places.shape[1], self.model.slots
             prefix = self._slots < slots - K + places[0, :, None]
-            seen = torch.cat([prefix.repeat(K, 1), _own(K, width, places.device)], 1)
+            seen = torch.cat([prefix, _own(K, width, places.device)], 1)
             self._made[id(places)] = _Lone(places, places[:, None] + self._depths, seen)
         return self._made[id(places)]
 

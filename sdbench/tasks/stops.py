@@ -40,6 +40,7 @@ class StopChecker:
         # Blanks are what decoders add and drop, and other characters may be spread over tokens.
         self._plain = all(text[-1].isascii() and not text[-1].isspace() for text in self.strings)
         self._ends: dict[int, bool] = {}  # what `may_end` has answered
+        self._word = list(tokenizer("a", add_special_tokens=False)["input_ids"]) if self.strings else []
 
     def start(self) -> StopState:
         return _Watch(self)
@@ -68,10 +69,11 @@ class StopChecker:
         token, and decoding takes longer than all else that follows a round: so it is asked once of each.
         """
         if token not in self._ends:
-            text = self.decode([token])
-            self._ends[token] = (
-                not self._plain or _BROKEN in text or any(ends_in(text.lstrip(), s) for s in self.strings)
-            )
+            # Some decoders write a token otherwise behind a word than alone.
+            before, after = self.decode(self._word), self.decode([*self._word, token])
+            texts = [self.decode([token]), after.removeprefix(before)]
+            known = self._plain and after.startswith(before) and not any(_BROKEN in text for text in texts)
+            self._ends[token] = not known or any(ends_in(text.lstrip(), s) for text in texts for s in self.strings)
         return self._ends[token]
 
     def may_complete(self, tokens: Sequence[int]) -> bool:

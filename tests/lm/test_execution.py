@@ -122,6 +122,18 @@ def test_graphs_for_longer_prompts_are_captured_before_anything_is_measured():
     assert not model.missed
 
 
+@torch.inference_mode()
+def test_a_program_that_is_tried_over_fewer_slots_reads_what_is_there():
+    """Behind them a query with a sliding window would see nothing: its softmax, and then the slots, may be no numbers."""
+    model = Transformer("target", random_model("gemma3"), execution=Replayed())
+    chain(model)
+    known = model.execution.known(model)
+    assert known
+    for given in known:
+        ends = given.within(16).ends
+        assert ends[:, 0].tolist() == [16 - given.width, 16]
+
+
 def test_another_process_is_given_the_mode_without_its_programs():
     made = Interpreted()
     made.made, made.frozen = 3, True

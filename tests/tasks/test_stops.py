@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import given, settings, strategies as st
+from tokenizers import Tokenizer, decoders, models
+from transformers import PreTrainedTokenizerFast
 
 from sdbench.stopping import NeverStop
 from sdbench.tasks import StopChecker
@@ -115,6 +117,15 @@ def test_tokens_that_end_no_stop_string_are_not_decoded_twice(monkeypatch):
         assert state.push([token]) is None
     assert not [one for one in asked if len(one) == 1]
     assert len(asked) < len(tokens) / 2, "only for a tail to open with a whole character"
+
+
+def test_a_token_that_is_written_otherwise_behind_a_word():
+    """As in WordPiece: alone it shows the marks that say that it goes on."""
+    words = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "go": 2, "##ing": 3, "##ne": 4}, unk_token="[UNK]"))
+    words.decoder = decoders.WordPiece()
+    checker = StopChecker([], ["going"], PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]"))
+    state = checker.start()
+    assert [state.push([token]) for token in (2, 4, 2, 3)] == [None, None, None, 1]
 
 
 def test_never():
