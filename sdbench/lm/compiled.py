@@ -28,7 +28,7 @@ from sdbench.lm.quiet import quiet
 if TYPE_CHECKING:
     from sdbench.lm.transformer import Transformer
 
-_FORM = 10  # of what is kept; raised when `Step` or the pool changes
+_FORM = 10  # of what is kept; raised when what is traced, or the pool, changes
 _EXAMPLE = {"extent": 97, "room": 89}  # sizes in the example that is traced, which no others are likely to equal
 
 

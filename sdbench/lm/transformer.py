@@ -7,20 +7,20 @@ position i over a slot with position j is  seen(i, j) and i - j < window.
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn.functional import pad
 
 from sdbench.errors import InputError
 from sdbench.lm.architecture import FULL, SLIDING
 from sdbench.lm.branches import TreeInputs, spread
 from sdbench.lm.chain import ChainInputs, chain_masks, laid
+from sdbench.lm.decoder import decoder, first_layers
 from sdbench.lm.device import put, upload
 from sdbench.lm.execution import Execution, Inputs, StepInputs
 from sdbench.lm.forward import Forward
@@ -81,7 +81,7 @@ class Transformer(LanguageModel):
         self._places: dict[int, Tensor] = {}  # the first so many, looked at too
         self._shown: tuple[Tensor, Tensor] | None = None  # the last mask that was given, and what it adds to the scores
         self._rehearsal: list[Rehearsal | None] = []  # made when first asked for
-        self.forward = Forward(model, _decoder(model, self.layers)[0], self.mask_kinds)
+        self.forward = Forward(model, decoder(model, self.layers)[0], self.mask_kinds)
 
     @property
     def layers(self) -> int:
@@ -133,7 +133,7 @@ class Transformer(LanguageModel):
     def _rehearsed(self) -> Rehearsal | None:
         # Programs are other code than the modules that they were made from; what is shared out is no process's own.
         shared = any(hasattr(weight, "_local_tensor") for weight in self.model.parameters())
-        (body, name), where = _decoder(self.model, self.layers), self._positions[None, :_REHEARSED]
+        (body, name), where = decoder(self.model, self.layers), self._positions[None, :_REHEARSED]
         if name is None or shared or self.device.type != "cpu" or self.execution.name != "eager":
             return None
         return rehearsal(
@@ -339,10 +339,9 @@ class Transformer(LanguageModel):
 
     def band(self, width: int, first: int, extent: int) -> list[Float[Tensor, "1 1 T E"]]:
         """The masks of a chain of `width` queries from position `first` on, over `extent` places, for each kind of layers."""
-        query = torch.arange(first, first + width, device=self.device)[:, None]
-        place = torch.arange(extent, device=self.device)
-        seen = {FULL: place <= query, SLIDING: (place <= query) & (query - place < self.window)}
-        return [torch.where(seen[kind], *self.added)[None, None] for kind in self.mask_kinds]
+        positions = torch.arange(first, first + width, device=self.device)[None]
+        places = torch.arange(extent, device=self.device)
+        return chain_masks(positions, None, places, self.mask_kinds, self.window, self.added)
 
 
 class TruncatedTransformer(Transformer):
@@ -359,7 +358,7 @@ class TruncatedTransformer(Transformer):
                 f"{whole.name}: early exit after {layers} layers; it has {depth}, so choose 1 to {depth - 1}."
             )
         self._whole, self._depth = whole, layers
-        model = _first_layers(whole.model, layers, depth)
+        model = first_layers(whole.model, layers, depth)
         super().__init__(f"{whole.name}[{layers}]", model, whole.vocab, whole.execution.fresh())
 
     @property
@@ -398,39 +397,3 @@ def aligned(mask: Float[Tensor, "B 1 T E"]) -> Float[Tensor, "B 1 T E"]:
     held = mask.new_empty(*mask.shape[:-1], -(-extent // _ROUND) * _ROUND)
     held[..., :extent] = mask
     return held[..., :extent]
-
-
-def _first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedModel:
-    """A shallow copy of `model` whose list of decoder layers is cut; every parameter is shared."""
-    body, name = _decoder(model, depth)
-    if name is None:
-        raise InputError(f"{type(model).__name__}: its list of decoder layers was not found, so it has no early exit.")
-    cut: Any = _shallow(body)
-    cut._modules[name] = nn.ModuleList(list(body._modules[name])[:layers])
-    cut.config = config = copy.copy(body.config)
-    config.num_hidden_layers = layers
-    return _with_body(model, body, cut)
-
-
-def _decoder(model: PreTrainedModel, depth: int) -> tuple[Any, str | None]:
-    """The module that holds the list of a model's `depth` decoder layers, and the list's name there; None if it was not found."""
-    body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    lists = [name for name, child in body.named_children() if isinstance(child, nn.ModuleList) and len(child) == depth]
-    return body, lists[0] if lists else None
-
-
-def _with_body(module: Any, body: nn.Module, cut: nn.Module) -> Any:
-    """A shallow copy of `module` in which `body`, wherever it hangs, is replaced by `cut`."""
-    if module is body:
-        return cut
-    new = _shallow(module)
-    for name, child in module.named_children():
-        if any(part is body for part in child.modules()):
-            new._modules[name] = _with_body(child, body, cut)
-    return new
-
-
-def _shallow(module: Any) -> Any:
-    new = copy.copy(module)
-    new._modules = dict(module._modules)
-    return new
