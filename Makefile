@@ -125,7 +125,7 @@ results-verify: setup
 	done
 	$(BIN)/sdbench verify limit=60 sampling.temperature=0.7 hardware=cpu_pair \
 	  'arms=[sd,ssd,ssd_fast_backup,pearl,amusd,psd_fuzzy]' 'arms.ssd.grid.proposer.saguaro.c=[1.0,0.5,0.1]' \
-	  'arms.ssd_fast_backup.grid.proposer.backup._target_=[sdbench.remote.Lookup,sdbench.remote.Random,sdbench.remote.Undrafted]' \
+	  'arms.ssd_fast_backup.grid.proposer.backup._target_=[sdbench.asynchronous.Lookup,sdbench.asynchronous.Random,sdbench.asynchronous.Undrafted]' \
 	  | tail -n 1 > results/verify/beside-sampled.json
 	$(BIN)/sdbench verify experiment=smollm2 models.target.path=$(SMOLLM2) tasks=spec_bench limit=20 max_new_tokens=48 \
 	  | tail -n 1 > results/verify/smollm2.json

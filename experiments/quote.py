@@ -17,7 +17,7 @@ from experiments import claims
 from experiments.cells import Cells
 from experiments.plan import total_seconds
 from sdbench.analysis.table import footnotes, markdown
-from sdbench.lm.fit import GB
+from sdbench.models.memory import GB
 
 ROOT = Path(__file__).resolve().parents[1]
 MARK = re.compile(r"<!-- quote: (\S+) -->\n.*?<!-- end quote -->", re.DOTALL)

@@ -162,16 +162,16 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         return OK
     from sdbench.analysis.report import show
     from sdbench.harness.plan import prepare
-    from sdbench.harness.run import follow, run
+    from sdbench.harness.run import run, run_worker_rank
 
     ranks = None
     if config["hardware"].get("tensor_parallel"):
-        from sdbench.harness.ranks import Ranks
+        from sdbench.harness.tensor_parallel import Ranks
 
         ranks = Ranks(config["hardware"]["device"])
     plan = prepare(config, ranks)
     if ranks and not ranks.first:
-        follow(plan)
+        run_worker_rank(plan)
         return OK
     out, summary, fresh = run(plan)
     if not fresh:

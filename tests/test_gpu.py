@@ -11,14 +11,14 @@ import torch
 from transformers import AutoConfig, LlamaForCausalLM
 
 from sdbench.acceptance import Exact
+from sdbench.asynchronous import OnDemandDrafter, SSDDrafter, Uniform
 from sdbench.cli import main
 from sdbench.decoding import Pearl, Request, Speculative
 from sdbench.decoding.speculative import Batch
-from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, Verified
-from sdbench.lm.execution import execution_of
+from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter
+from sdbench.lm.programs.base import execution_of
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
-from sdbench.remote import Remote, RemoteDrafter, Uniform
 from sdbench.runs.record import load
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
@@ -61,7 +61,7 @@ def decoders(mode):
         Speculative(target, Exact(), ModelDrafter(draft), 4),
         Speculative(target, Exact(), PromptLookup(), 4),
         Speculative(target, Exact(), EarlyExit(target, 2), 3),
-        Speculative(target, Exact(), Verified(qualifier, Exact(), ModelDrafter(draft), 2), 5),
+        Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), ModelDrafter(draft), 2), 5),
     ]
 
 
@@ -126,8 +126,8 @@ def beside(target, draft):
     tokens = []
     for decoder in (
         Speculative(target),
-        Speculative(target, Exact(), Remote(draft, Uniform(3), timeout_seconds=60), 3),
-        Pearl(target, RemoteDrafter(draft, timeout_seconds=60), None, 3),
+        Speculative(target, Exact(), SSDDrafter(draft, Uniform(3), timeout_seconds=60), 3),
+        Pearl(target, OnDemandDrafter(draft, timeout_seconds=60), None, 3),
     ):
         finished = decoder.generate(requests, Sampling(), NeverStop(), 20, rows=2)
         tokens.append({item.request.name: item.tokens for item in finished})

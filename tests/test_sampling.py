@@ -9,7 +9,8 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from sdbench.errors import InputError
-from sdbench.sampling import HashChoices, Key, Sampling, invert, most_likely, stream, warp
+from sdbench.keyed_random import HashChoices, Key, invert, stream
+from sdbench.sampling import Sampling, most_likely, warp
 
 
 def key(rows: int, round: int = 0, seed: int = 0) -> Key:

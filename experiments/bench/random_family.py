@@ -18,9 +18,9 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from experiments.script import script
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
-from sdbench.lm.fit import count
-from sdbench.lm.quiet import quiet
-from sdbench.lm.spec import ModelSpec, resolve
+from sdbench.models.memory import count
+from sdbench.models.quiet import quiet
+from sdbench.models.spec import ModelSpec, resolve
 
 SHAPES = Path(__file__).with_name("llama3.yaml")
 

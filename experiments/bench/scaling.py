@@ -21,14 +21,14 @@ import yaml
 
 from experiments.script import script
 from sdbench.analysis.style import figure, save
+from sdbench.device import synchronise
 from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
-from sdbench.lm.device import synchronise
-from sdbench.lm.execution import execution_of
-from sdbench.lm.fit import count
+from sdbench.lm.kv_cache import KVCache
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.pool import SlotPool
+from sdbench.lm.programs.base import execution_of
 from sdbench.lm.transformer import Transformer
+from sdbench.models.memory import count
 
 ROUNDS = 15
 TOKENS = (1, 2, 4, 6, 8, 12, 16, 24, 32, 48, 64)
@@ -70,7 +70,7 @@ class Stepper:
 
     def __init__(self, model: Transformer, shape: Shape) -> None:
         self.model, self.shape = copy.copy(model), shape
-        self.model.pool, self.model.execution = SlotPool(0, 0, model.device), execution_of(model.execution.name)
+        self.model.pool, self.model.execution = KVCache(0, 0, model.device), execution_of(model.execution.name)
         self.model.allocate(shape.rows, shape.context + shape.tokens)
         device = model.device
         self.tokens = torch.ones(shape.rows, shape.tokens, dtype=torch.long, device=device)

@@ -19,12 +19,12 @@ import torch
 
 from experiments.bench.scaling import Shape, Stepper
 from experiments.script import script
-from sdbench.cores import pin, usable
+from sdbench.child_process import die_with_parent
+from sdbench.device import pin, usable
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
 from sdbench.lm.transformer import Transformer
-from sdbench.processes import die_with_parent
 
 TURNS, SECONDS = 20, 0.5
 CONTEXT = 160

@@ -1,31 +1,21 @@
 """Acceptance rules: what a verifier keeps of a draft, as pure functions of tensors. `base` says what a rule is."""
 
-from sdbench.acceptance.base import (
-    AcceptanceRule,
-    Decided,
-    Density,
-    Draft,
-    Law,
-    Memoryless,
-    Verdict,
-    draw,
-    keep_best,
-    tokenwise,
-)
+from sdbench.acceptance.base import AcceptanceRule, Decided, Law, Memoryless, Verdict, draw, keep_best, tokenwise
 from sdbench.acceptance.bild import BiLD
 from sdbench.acceptance.cactus import Cactus
 from sdbench.acceptance.cascades import Cascade
 from sdbench.acceptance.consultant import Consultant
 from sdbench.acceptance.divergence import DIVERGENCES, Divergence
+from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.acceptance.ensemble import Ensemble
 from sdbench.acceptance.exact import Exact
-from sdbench.acceptance.forced import Forced
 from sdbench.acceptance.fuzzy import Fuzzy
 from sdbench.acceptance.lenience import Lenience
 from sdbench.acceptance.match import Match
 from sdbench.acceptance.mentored import Mentored
 from sdbench.acceptance.recorded import Recorded
 from sdbench.acceptance.relaxed_topk import RelaxedTopK
+from sdbench.acceptance.simulated_acceptance import Forced
 from sdbench.acceptance.thresholds import Thresholds
 from sdbench.acceptance.typical import Typical
 
@@ -37,7 +27,6 @@ __all__ = [
     "Cascade",
     "Consultant",
     "Decided",
-    "Density",
     "Divergence",
     "Draft",
     "Ensemble",
@@ -49,6 +38,7 @@ __all__ = [
     "Match",
     "Memoryless",
     "Mentored",
+    "ProposalKind",
     "Recorded",
     "RelaxedTopK",
     "Thresholds",

@@ -18,7 +18,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from enum import Enum
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -26,54 +25,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sdbench.lm.device import at_hand
-from sdbench.sampling import Key, Sampler, Scored, most_likely
-
-
-class Density(Enum):
-    """What the proposer's q is to its tokens."""
-
-    EXACT = "exact"  # each token was really drawn from its q
-    DELTA = "delta"  # the tokens are a deterministic function of the context: q has all its mass on them
-    NOMINAL = "nominal"  # q is what a verifier says, but a lossy stage chose the tokens
-
-
-NEVER: frozenset[Density] = frozenset()
-OVER_ANY = frozenset(Density)
-OVER_DRAWN = frozenset({Density.EXACT, Density.DELTA})  # where the tokens really come from q
-
-
-@dataclass
-class Draft:
-    """Drafted tokens of a batch: chains of up to K tokens.
-
-    tokens: [B, K]; length: [B], how many of them count in each row; q: the proposer's scores [B, K, V], or None where
-    the proposer has none (density DELTA); density: what q is to the tokens; full: it is known on the host that all K count.
-    """
-
-    tokens: Int[Tensor, "B K"]
-    length: Int[Tensor, " B"]
-    q: Scored | None
-    density: Density
-    full: bool = False
-
-    def to(self, device: torch.device) -> Draft:
-        """The same draft where its verifier is."""
-        if self.tokens.device == device:
-            return self
-        q = None if self.q is None else Scored(self.q.logits.to(device), self.q.sampling)
-        return Draft(self.tokens.to(device), self.length.to(device), q, self.density, self.full)
-
-    def scored(self, p: Scored) -> Scored:
-        """q, for the rules that read it. Deterministic tokens have all their mass on themselves."""
-        if self.q is not None:
-            return self.q
-        shape = (*self.tokens.shape, p.logits.shape[-1])
-        one_hot = torch.zeros(shape, dtype=wide(p.logits), device=p.logits.device)
-        one_hot.scatter_(-1, self.tokens[..., None], 1.0)
-        scores = Scored(torch.log(one_hot), p.sampling)
-        scores._probs = scores._plain = one_hot
-        return scores
+from sdbench.acceptance.draft import NEVER, Draft, ProposalKind, wide
+from sdbench.device import at_hand
+from sdbench.keyed_random import Key
+from sdbench.sampling import Sampler, Scored, most_likely
 
 
 @dataclass
@@ -124,7 +79,7 @@ class AcceptanceRule(Protocol):
     joint: the rule looks at more than one token at a time (its draft must not be cut afterwards).
     """
 
-    lossless_over: frozenset[Density]
+    lossless_over: frozenset[ProposalKind]
     joint: bool
 
     def law(self, draft: Draft, p: Scored, memory: Float[Tensor, "B M"] | None = None) -> Law:
@@ -142,7 +97,7 @@ class Memoryless:
     simulated: the rule tests nothing, what is kept is forced; no quality is reported of its stream.
     """
 
-    lossless_over: frozenset[Density] = NEVER
+    lossless_over: frozenset[ProposalKind] = NEVER
     joint = False
     simulated = False
 
@@ -205,11 +160,6 @@ class _Known(Law):
         draft, best = self._draft, self._best
         kept = draft.tokens.eq(best[:, :-1]).cumprod(-1).sum(-1).minimum(draft.length)
         return torch.zeros(best.shape, dtype=self._type, device=best.device).scatter_(1, kept[:, None], 1.0)
-
-
-def wide(values: Tensor) -> torch.dtype:
-    """The type that probabilities are computed in: float32, or float64 for float64."""
-    return torch.float64 if values.dtype == torch.float64 else torch.float32
 
 
 def at(values: Float[Tensor, "B T ..."], n: Int[Tensor, " B"]) -> Float[Tensor, "B ..."]:

@@ -7,10 +7,11 @@ the small model hands over, is a draft-length policy.)
 
 from __future__ import annotations
 
-from sdbench.acceptance.base import Draft, Law, Memoryless, tokenwise
-from sdbench.acceptance.knobs import number
+from sdbench.acceptance.base import Law, Memoryless, tokenwise
+from sdbench.acceptance.draft import Draft
 from sdbench.acceptance.surprise import surprise
 from sdbench.sampling import Scored, most_likely
+from sdbench.validate import number
 
 
 class BiLD(Memoryless):

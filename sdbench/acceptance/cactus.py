@@ -13,21 +13,10 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdbench.acceptance.base import (
-    NEVER,
-    OVER_DRAWN,
-    Draft,
-    Law,
-    Memoryless,
-    at,
-    keep_best,
-    residual,
-    row,
-    taken,
-    tokenwise,
-)
-from sdbench.acceptance.knobs import number
+from sdbench.acceptance.base import Law, Memoryless, at, keep_best, residual, row, taken, tokenwise
+from sdbench.acceptance.draft import NEVER, OVER_DRAWN, Draft
 from sdbench.sampling import Scored
+from sdbench.validate import number
 
 
 class Cactus(Memoryless):

@@ -23,20 +23,10 @@ from math import inf
 from jaxtyping import Float
 from torch import Tensor
 
-from sdbench.acceptance.base import (
-    NEVER,
-    OVER_DRAWN,
-    Draft,
-    Law,
-    Memoryless,
-    at,
-    ratio,
-    residual,
-    row,
-    tokenwise,
-)
-from sdbench.acceptance.knobs import choice, number
+from sdbench.acceptance.base import Law, Memoryless, at, ratio, residual, row, tokenwise
+from sdbench.acceptance.draft import NEVER, OVER_DRAWN, Draft
 from sdbench.sampling import Scored
+from sdbench.validate import choice, number
 
 RANGES = {
     "chow": (0, 1),

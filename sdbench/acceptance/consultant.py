@@ -13,10 +13,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdbench.acceptance.base import NEVER, Draft, Law, at, tokenwise
-from sdbench.acceptance.knobs import choice, number, switch
+from sdbench.acceptance.base import Law, at, tokenwise
+from sdbench.acceptance.draft import NEVER, Draft
 from sdbench.acceptance.surprise import surprise
 from sdbench.sampling import Scored
+from sdbench.validate import choice, number, switch
 
 
 class Consultant:

@@ -27,10 +27,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdbench.acceptance.base import Draft, taken, wide
-from sdbench.acceptance.knobs import choice, count, switch
+from sdbench.acceptance.base import taken
+from sdbench.acceptance.draft import Draft, wide
 from sdbench.errors import InputError
 from sdbench.sampling import Scored
+from sdbench.validate import choice, switch, whole
 
 
 def kl(log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
@@ -78,7 +79,7 @@ class Divergence:
 
     def __init__(self, name: str, top_k: int | None = None, warped: bool = False) -> None:
         self.name = choice("divergence", name, DIVERGENCES)
-        self.top_k = None if top_k is None else count("top_k", top_k)
+        self.top_k = None if top_k is None else whole("top_k", top_k, 1)
         self.warped = switch("warped", warped)
         if warped and name == "abs_logit":
             raise InputError(

@@ -7,21 +7,10 @@ also the residual which belongs to v. So the stream's next token has the law v.
 
 from __future__ import annotations
 
-from sdbench.acceptance.base import (
-    NEVER,
-    OVER_DRAWN,
-    Draft,
-    Law,
-    Memoryless,
-    at,
-    one_hot,
-    ratio,
-    residual,
-    row,
-    tokenwise,
-)
-from sdbench.acceptance.knobs import number
+from sdbench.acceptance.base import Law, Memoryless, at, one_hot, ratio, residual, row, tokenwise
+from sdbench.acceptance.draft import NEVER, OVER_DRAWN, Draft
 from sdbench.sampling import Scored
+from sdbench.validate import number
 
 
 class Ensemble(Memoryless):

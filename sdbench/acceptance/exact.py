@@ -8,7 +8,8 @@ draft that is kept whole draw from p. Then the stream has the law p, whatever q,
 
 from __future__ import annotations
 
-from sdbench.acceptance.base import OVER_DRAWN, Draft, Law, Memoryless, keep_best, ratio, residual, row, tokenwise
+from sdbench.acceptance.base import Law, Memoryless, keep_best, ratio, residual, row, tokenwise
+from sdbench.acceptance.draft import OVER_DRAWN, Draft
 from sdbench.sampling import Scored
 
 

@@ -15,20 +15,11 @@ Over tokens that were drawn from q, the stream's next token has the law q where 
 
 from __future__ import annotations
 
-from sdbench.acceptance.base import (
-    NEVER,
-    OVER_DRAWN,
-    Draft,
-    Law,
-    Memoryless,
-    ratio,
-    residual,
-    row,
-    tokenwise,
-)
+from sdbench.acceptance.base import Law, Memoryless, ratio, residual, row, tokenwise
 from sdbench.acceptance.divergence import Divergence
-from sdbench.acceptance.knobs import choice, number
+from sdbench.acceptance.draft import NEVER, OVER_DRAWN, Draft
 from sdbench.sampling import Scored, most_likely
+from sdbench.validate import choice, number
 
 
 class Fuzzy(Memoryless):

@@ -12,20 +12,10 @@ from __future__ import annotations
 
 from math import log
 
-from sdbench.acceptance.base import (
-    NEVER,
-    OVER_DRAWN,
-    Draft,
-    Law,
-    Memoryless,
-    residual,
-    row,
-    taken,
-    tokenwise,
-    wide,
-)
-from sdbench.acceptance.knobs import number
+from sdbench.acceptance.base import Law, Memoryless, residual, row, taken, tokenwise
+from sdbench.acceptance.draft import NEVER, OVER_DRAWN, Draft, wide
 from sdbench.sampling import Scored
+from sdbench.validate import number
 
 
 class Lenience(Memoryless):

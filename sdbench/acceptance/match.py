@@ -11,18 +11,8 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdbench.acceptance.base import (
-    OVER_ANY,
-    Draft,
-    Law,
-    Memoryless,
-    at,
-    keep_best,
-    normalised,
-    row,
-    taken,
-    tokenwise,
-)
+from sdbench.acceptance.base import Law, Memoryless, at, keep_best, normalised, row, taken, tokenwise
+from sdbench.acceptance.draft import OVER_ANY, Draft
 from sdbench.sampling import Scored
 
 

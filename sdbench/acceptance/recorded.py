@@ -13,7 +13,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdbench.acceptance.base import NEVER, Density, Draft, Law, one_hot, row
+from sdbench.acceptance.base import Law, one_hot, row
+from sdbench.acceptance.draft import NEVER, Draft, ProposalKind
 from sdbench.errors import InputError
 from sdbench.sampling import Scored
 
@@ -21,7 +22,7 @@ from sdbench.sampling import Scored
 class Recorded:
     """lengths: accepted lengths, one for each verification. Remembers, for each row, how many it has replayed."""
 
-    lossless_over: frozenset[Density] = NEVER
+    lossless_over: frozenset[ProposalKind] = NEVER
     joint = False
     simulated = True
 

@@ -6,9 +6,10 @@ Keep x if it is among the verifier's `relaxed_topk` most likely tokens and p(x) 
 
 from __future__ import annotations
 
-from sdbench.acceptance.base import Draft, Law, Memoryless, taken, tokenwise
-from sdbench.acceptance.knobs import count, number
+from sdbench.acceptance.base import Law, Memoryless, taken, tokenwise
+from sdbench.acceptance.draft import Draft
 from sdbench.sampling import Scored
+from sdbench.validate import number, whole
 
 
 class RelaxedTopK(Memoryless):
@@ -23,7 +24,7 @@ class RelaxedTopK(Memoryless):
     """
 
     def __init__(self, relaxed_topk: int = 10, relaxed_delta: float = 0.01) -> None:
-        self.relaxed_topk = count("relaxed_topk.relaxed_topk", relaxed_topk)
+        self.relaxed_topk = whole("relaxed_topk.relaxed_topk", relaxed_topk, 1)
         self.relaxed_delta = number("relaxed_topk.relaxed_delta", relaxed_delta, 0, 1)
 
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:

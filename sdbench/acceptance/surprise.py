@@ -5,7 +5,8 @@ from __future__ import annotations
 from jaxtyping import Float
 from torch import Tensor
 
-from sdbench.acceptance.base import Draft, taken, wide
+from sdbench.acceptance.base import taken
+from sdbench.acceptance.draft import Draft, wide
 from sdbench.sampling import Scored
 
 

@@ -7,10 +7,11 @@ With both thresholds at 1, the library's defaults, this is the match rule, lossl
 
 from __future__ import annotations
 
-from sdbench.acceptance.base import NEVER, OVER_ANY, Draft, Law, Memoryless, at, keep_best, row, taken, tokenwise
-from sdbench.acceptance.knobs import number
+from sdbench.acceptance.base import Law, Memoryless, at, keep_best, row, taken, tokenwise
+from sdbench.acceptance.draft import NEVER, OVER_ANY, Draft
 from sdbench.acceptance.match import without
 from sdbench.sampling import Scored
+from sdbench.validate import number
 
 
 class Thresholds(Memoryless):

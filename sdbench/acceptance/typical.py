@@ -8,9 +8,10 @@ for. The proposer's q is not read. A replacement is a sample from p. The stream'
 
 from __future__ import annotations
 
-from sdbench.acceptance.base import Draft, Law, Memoryless, keep_best, taken, tokenwise
-from sdbench.acceptance.knobs import number
+from sdbench.acceptance.base import Law, Memoryless, keep_best, taken, tokenwise
+from sdbench.acceptance.draft import Draft
 from sdbench.sampling import Scored
+from sdbench.validate import number
 
 
 class Typical(Memoryless):

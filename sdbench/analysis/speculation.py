@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.rows import Tables, decode_seconds, decode_steps, ratio, target_rounds
-from sdbench.remote.fanout import fit_exponent, geometric, outcome_law
+from sdbench.asynchronous.fan_out import fit_exponent, geometric, outcome_law
 from sdbench.simulate.overlap import (
     Rounds,
     best_draft_length,

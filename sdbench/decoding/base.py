@@ -6,9 +6,10 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Protocol
 
+from sdbench.keyed_random import Choices
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
-from sdbench.sampling import Choices, Sampling
+from sdbench.sampling import Sampling
 from sdbench.stopping import Stop, StopState
 
 
@@ -56,7 +57,7 @@ class Decoder(Protocol):
         """Nothing more will be decoded: end whatever processes it has."""
         ...
 
-    def reach(self) -> int:
+    def max_lookahead(self) -> int:
         """The most tokens that are held, tentatively, beyond the decided ones."""
         ...
 

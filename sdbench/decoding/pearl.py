@@ -20,15 +20,17 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 
-from sdbench import knobs
-from sdbench.acceptance.base import AcceptanceRule, Draft, count
+from sdbench import validate
+from sdbench.acceptance.base import AcceptanceRule, count
+from sdbench.acceptance.draft import Draft
+from sdbench.asynchronous.drafter import OnDemandDrafter
 from sdbench.decoding.base import Finished, Request
 from sdbench.decoding.speculative import Batch, Speculative
+from sdbench.device import upload
 from sdbench.errors import InputError
-from sdbench.lm.device import upload
+from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
-from sdbench.remote.proposer import RemoteDrafter
-from sdbench.sampling import Key, Scored, most_likely
+from sdbench.sampling import Scored, most_likely
 
 LONGEST_WINDOW = 16
 FIRST_WINDOW = 4  # until the first batch has measured both sides
@@ -43,17 +45,19 @@ class Pearl(Speculative):
     def __init__(
         self,
         verifier: LanguageModel,
-        proposer: RemoteDrafter,
+        proposer: OnDemandDrafter,
         rule: AcceptanceRule | None = None,
         draft_length: int | None = None,
         pre_verify: bool = True,
         post_verify: bool = True,
     ) -> None:
-        if not isinstance(proposer, RemoteDrafter):
-            raise InputError("pearl needs a proposer that drafts beside the verifier: sdbench.remote.RemoteDrafter.")
+        if not isinstance(proposer, OnDemandDrafter):
+            raise InputError(
+                "pearl needs a proposer that drafts beside the verifier: sdbench.asynchronous.OnDemandDrafter."
+            )
         super().__init__(verifier, rule, proposer, FIRST_WINDOW if draft_length is None else draft_length)
-        knobs.switch("pre_verify", pre_verify)
-        knobs.switch("post_verify", post_verify)
+        validate.switch("pre_verify", pre_verify)
+        validate.switch("post_verify", post_verify)
         if self.rule.start(1) is not None:
             raise InputError("pearl takes no rule that remembers: its rounds end without the verifier's own token.")
         if not (pre_verify or post_verify):
@@ -62,9 +66,9 @@ class Pearl(Speculative):
         self.pre_verify, self.post_verify = pre_verify, post_verify
         self.batch = _PearlBatch
 
-    def reach(self) -> int:
+    def max_lookahead(self) -> int:
         longest = LONGEST_WINDOW if self.measures else self.draft_length
-        return 2 * self.proposer.reach(longest) + 1
+        return 2 * self.proposer.max_lookahead(longest) + 1
 
 
 class _PearlBatch(Batch):
@@ -87,7 +91,7 @@ class _PearlBatch(Batch):
     def _round(self) -> Iterator[Finished]:
         context, method = self.context, self.pearl
         proposer = method.proposer
-        assert isinstance(proposer, RemoteDrafter)
+        assert isinstance(proposer, OnDemandDrafter)
         g, key, active = method.draft_length, self._begin_round(), context.active.copy()
         drafting = active & ((self.pending == 0) | method.post_verify)
         # Without its draft the target goes on alone.
@@ -135,7 +139,7 @@ class _PearlBatch(Batch):
             first = upload(drafting & judging, device)[:, None, None]
             q.scatter_(1, index, torch.where(first, new.q.logits[:, :1].to(q.dtype), q.gather(1, index)))
         length = upload(count, device)
-        return Draft(tokens, length, context.sampler.score(q), self.method.proposer.density), p
+        return Draft(tokens, length, context.sampler.score(q), self.method.proposer.kind), p
 
     def _judge(
         self, draft: Draft, p: Scored, new: Draft | None, drafting: np.ndarray, judging: np.ndarray, key: Key
@@ -158,7 +162,7 @@ class _PearlBatch(Batch):
             context.place(token, np.where(adds, context.length + kept, context.tokens.shape[1] - 1))
         start = context.length.copy()
         context.length[:] = np.where(judging, start + kept + adds, start)
-        method.target.rewind(np.where(context.active, context.length - 1, method.target.known))
+        method.target.rewind(np.where(context.active, context.length - 1, method.target.kv_len))
         self._pend(new, drafting, judging, goes_on)
         lines = context.tokens[:, int(start.min()) : int(context.length.max())].tolist()
         for index, row in enumerate(self.rows):

@@ -13,18 +13,19 @@ from time import perf_counter
 import numpy as np
 import torch
 
-from sdbench import knobs
+from sdbench import validate
 from sdbench.acceptance.base import AcceptanceRule, verify
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding.base import Finished, Request, Row
+from sdbench.device import synchronise
 from sdbench.drafting.base import Proposer
-from sdbench.drafting.nothing import Nothing
+from sdbench.drafting.no_draft import NoDraft
 from sdbench.errors import InputError
-from sdbench.lm.context import Context
-from sdbench.lm.device import synchronise
+from sdbench.keyed_random import Choices, Key, stream
 from sdbench.lm.model import LanguageModel
+from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
-from sdbench.sampling import Choices, Key, Sampler, Sampling, stream
+from sdbench.sampling import Sampler, Sampling
 from sdbench.stopping import Stop
 
 
@@ -38,19 +39,19 @@ class Speculative:
         proposer: Proposer | None = None,
         draft_length: int = 0,
     ) -> None:
-        knobs.whole("draft_length", draft_length)
+        validate.whole("draft_length", draft_length)
         if draft_length < 1 and proposer is not None:
             raise InputError(f"draft_length is {draft_length}; a speculative arm must draft at least 1 token.")
         self.target = verifier
         self.rule: AcceptanceRule = rule or Exact()
-        self.proposer: Proposer = proposer or Nothing()
+        self.proposer: Proposer = proposer or NoDraft()
         self.draft_length = draft_length
         self.batch: type[Batch] = Batch
         self.edge = f"{self.proposer.name}>{verifier.name}" if proposer else verifier.name
 
     @property
     def lossless(self) -> bool:
-        return self.proposer.density in self.rule.lossless_over
+        return self.proposer.kind in self.rule.lossless_over
 
     @property
     def models(self) -> list[LanguageModel]:
@@ -59,8 +60,8 @@ class Speculative:
     def close(self) -> None:
         self.proposer.close()
 
-    def reach(self) -> int:
-        return self.proposer.reach(self.draft_length) + 1
+    def max_lookahead(self) -> int:
+        return self.proposer.max_lookahead(self.draft_length) + 1
 
     def generate(
         self,
@@ -75,7 +76,7 @@ class Speculative:
     ) -> Iterator[Finished]:
         """Decode `rows` sequences at a time, refilling finished rows; yields sequences as they finish."""
         requests = list(requests)
-        slots = max((len(request.tokens) for request in requests), default=0) + max_new_tokens + self.reach()
+        slots = max((len(request.tokens) for request in requests), default=0) + max_new_tokens + self.max_lookahead()
         for model in self.models:
             if slots > model.max_positions:
                 raise InputError(
@@ -106,7 +107,7 @@ class Batch:
         self.method, self.stop, self.max_new_tokens, self.seed = method, stop, max_new_tokens, seed
         for model in method.models:
             model.allocate(rows, slots)
-        self.context = Context(
+        self.context = DecodeState(
             torch.zeros(rows, slots, dtype=torch.long, device=method.target.device),
             np.ones(rows, np.int64),
             np.zeros(rows, bool),
@@ -154,7 +155,7 @@ class Batch:
         context.tokens[index, :length] = torch.tensor(request.tokens)
         context.length[index], context.active[index] = length, True
         method.proposer.prompt(context, index, self._key())
-        method.target.known[index] = 0
+        method.target.kv_len[index] = 0
         logits = method.target.read(context, context.length, "prefill", row=index)[:, -1]
         scored = context.sampler.score(logits)
         key = self._key() / "prefill"

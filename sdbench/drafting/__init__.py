@@ -1,8 +1,8 @@
 """Proposers, and the policies that choose how far to draft."""
 
 from sdbench.drafting.base import Proposer as Proposer
+from sdbench.drafting.lengths import Fixed as Fixed, LengthPolicy as LengthPolicy, StopWhenUnsure as StopWhenUnsure
 from sdbench.drafting.lookup import PromptLookup as PromptLookup
 from sdbench.drafting.model import EarlyExit as EarlyExit, ModelDrafter as ModelDrafter
-from sdbench.drafting.nothing import Nothing as Nothing
-from sdbench.drafting.policy import Fixed as Fixed, LengthPolicy as LengthPolicy, StopWhenUnsure as StopWhenUnsure
-from sdbench.drafting.verified import Verified as Verified
+from sdbench.drafting.no_draft import NoDraft as NoDraft
+from sdbench.drafting.staged import StagedDrafter as StagedDrafter

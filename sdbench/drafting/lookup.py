@@ -1,7 +1,7 @@
 """Prompt look-up (PLD, apoorvumang/prompt-lookup-decoding): copy what followed the last n-gram where it stood before.
 
 The longest n-gram that ends the sequence, n = max_ngram .. min_ngram, is looked for among the earlier tokens; the tokens that
-followed the match are the draft. No model, so deterministic: density DELTA.
+followed the match are the draft. No model, so deterministic: kind DELTA.
 """
 
 from __future__ import annotations
@@ -10,20 +10,20 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sdbench.acceptance.base import Density, Draft
+from sdbench.acceptance.draft import Draft, ProposalKind
+from sdbench.device import upload
 from sdbench.drafting.base import Local
 from sdbench.errors import InputError
-from sdbench.lm.context import Context
-from sdbench.lm.device import upload
+from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths
-from sdbench.sampling import Key
+from sdbench.lm.state import DecodeState
 
 
 class PromptLookup(Local):
     """max_ngram: 3 in PLD. match: "first" (the oldest, as PLD) or "last" (the most recent)."""
 
     name = "lookup"
-    density = Density.DELTA
+    kind = ProposalKind.DETERMINISTIC
 
     def __init__(self, max_ngram: int = 3, min_ngram: int = 1, match: str = "first") -> None:
         if not 1 <= min_ngram <= max_ngram:
@@ -36,13 +36,13 @@ class PromptLookup(Local):
     def models(self) -> list[LanguageModel]:
         return []
 
-    def reach(self, length: int) -> int:
+    def max_lookahead(self, length: int) -> int:
         return length
 
-    def admit(self, context: Context, row: int) -> None:
+    def admit(self, context: DecodeState, row: int) -> None:
         return None
 
-    def propose(self, context: Context, length: int, key: Key) -> Draft:
+    def propose(self, context: DecodeState, length: int, key: Key) -> Draft:
         tokens = context.tokens[:, : int(context.length.max())]
         ends = upload(context.length, tokens.device)
         source, found = self._source(tokens, ends)
@@ -51,7 +51,7 @@ class PromptLookup(Local):
         where = (source[:, None] + torch.arange(width, device=tokens.device)).clamp(max=tokens.shape[1] - 1)
         copied = tokens.gather(1, where)
         context.place_many(copied, context.length)
-        return Draft(copied, drafted.clamp(max=width), None, self.density)
+        return Draft(copied, drafted.clamp(max=width), None, self.kind)
 
     def _source(self, tokens: Int[Tensor, "B L"], ends: Int[Tensor, " B"]):
         """Where the copied tokens begin, [B], and whether any match was found, [B]."""

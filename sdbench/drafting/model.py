@@ -8,20 +8,21 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from sdbench import knobs
-from sdbench.acceptance.base import Density, Draft
+from sdbench import validate
+from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.drafting.base import Local
-from sdbench.drafting.policy import Fixed, LengthPolicy
-from sdbench.drafting.ranks import RankLog
-from sdbench.lm.context import Context
+from sdbench.drafting.lengths import Fixed, LengthPolicy
+from sdbench.drafting.rank_log import RankLog
+from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths
-from sdbench.sampling import Key, Scored
+from sdbench.lm.state import DecodeState
+from sdbench.sampling import Scored
 
 
 class ModelDrafter(Local):
     """Draws tokens from a language model, one after another (Leviathan et al. 2211.17192)."""
 
-    density = Density.EXACT
+    kind = ProposalKind.SAMPLED
 
     def __init__(self, model: LanguageModel, policy: LengthPolicy | None = None) -> None:
         self.model = model
@@ -36,24 +37,24 @@ class ModelDrafter(Local):
     def models(self) -> list[LanguageModel]:
         return [self.model]
 
-    def reach(self, length: int) -> int:
+    def max_lookahead(self, length: int) -> int:
         return length
 
-    def open(self, context: Context, length: int) -> None:
+    def open(self, context: DecodeState, length: int) -> None:
         self._ranks.open(context.trace)
 
-    def admit(self, context: Context, row: int) -> None:
-        self.model.known[row] = 0
+    def admit(self, context: DecodeState, row: int) -> None:
+        self.model.kv_len[row] = 0
         # All but the last decided token: that one rides in the first drafting step.
         behind = self.model.read(context, context.length - 1, "prefill", row=row)
         self._ranks.admitted(context, row, behind[0, -1])
 
-    def propose(self, context: Context, length: int, key: Key) -> Draft:
+    def propose(self, context: DecodeState, length: int, key: Key) -> Draft:
         # Behind a draft that was kept whole the first step reads its last token too: its logits say how the bonus ranks.
         whole = self._ranks.whole(context)
         return self._at_once(context, length, key, whole) or self._step_by_step(context, length, key, whole)
 
-    def _at_once(self, context: Context, length: int, key: Key, whole: bool) -> Draft | None:
+    def _at_once(self, context: DecodeState, length: int, key: Key, whole: bool) -> Draft | None:
         """All tokens by one program, if there is one."""
         if not isinstance(self.policy, Fixed):
             return None
@@ -63,11 +64,11 @@ class ModelDrafter(Local):
         tokens, logits, behind = drawn
         context.place_many(tokens, context.length)
         q = context.sampler.score(logits)
-        draft = Draft(tokens, _all(context.rows, length, tokens.device), q, self.density, full=True)
+        draft = Draft(tokens, _all(context.rows, length, tokens.device), q, self.kind, full=True)
         self._ranks.drafted(context, draft, behind)
         return draft
 
-    def _step_by_step(self, context: Context, length: int, key: Key, whole: bool) -> Draft:
+    def _step_by_step(self, context: DecodeState, length: int, key: Key, whole: bool) -> Draft:
         tokens, scores = [], []
         going, behind = None, None
         drafted: int | Int[Tensor, " B"] = 1  # of each row; a number as long as it is the same of all
@@ -92,7 +93,7 @@ class ModelDrafter(Local):
             drafted = drafted + (1 if going is None else going)
         full = isinstance(drafted, int)
         count = _all(context.rows, drafted, self.model.device) if full else drafted
-        draft = Draft(torch.stack(tokens, 1), count, Scored.cat(scores, 1), self.density, full)
+        draft = Draft(torch.stack(tokens, 1), count, Scored.cat(scores, 1), self.kind, full)
         self._ranks.drafted(context, draft, behind)
         return draft
 
@@ -110,5 +111,5 @@ class EarlyExit(ModelDrafter):
     """The verifier's own first `layers` layers and its head as the draft (LayerSkip, 2404.16710; works on any model)."""
 
     def __init__(self, model: LanguageModel, layers: int, policy: LengthPolicy | None = None) -> None:
-        knobs.whole("proposer.layers", layers, 1)
+        validate.whole("proposer.layers", layers, 1)
         super().__init__(model.truncated(layers), policy)

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from sdbench.decoding.base import Decoder, Request
 from sdbench.exactness.tabular import TabularModel, sequence_law
-from sdbench.sampling import Key, Sampling
+from sdbench.keyed_random import Key
+from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 
 LOSSLESS = 1e-12

@@ -6,13 +6,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdbench.asynchronous.drafter import AsyncDrafter
 from sdbench.decoding.base import Decoder
 from sdbench.errors import InputError
 from sdbench.exactness.tabular import TabularModel
 from sdbench.harness.build import Roles, build
 from sdbench.lm.model import LanguageModel
 from sdbench.peers.base import Peer
-from sdbench.remote.proposer import Beside
 
 
 @dataclass
@@ -34,12 +34,12 @@ class Arm:
     @property
     def beside(self) -> list[Beside]:
         """Its drafts with a process of their own."""
-        return [stage for stage, _ in self._proposers if isinstance(stage, Beside)]
+        return [stage for stage, _ in self._proposers if isinstance(stage, AsyncDrafter)]
 
     @property
     def trees(self) -> dict[str, int]:
         """By role, how many tokens of speculations a server holds of each row."""
-        return {stage.name: stage.tree(length) for stage, length in self._proposers if isinstance(stage, Beside)}
+        return {stage.name: stage.tree(length) for stage, length in self._proposers if isinstance(stage, AsyncDrafter)}
 
     @property
     def _proposers(self) -> Iterator[tuple[Any, int]]:
@@ -106,6 +106,6 @@ def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageMod
     return arms
 
 
-def rehearse(configs: Mapping[str, dict[str, Any]], roles: list[str]) -> list[Arm]:
+def build_on_stubs(configs: Mapping[str, dict[str, Any]], roles: list[str]) -> list[Arm]:
     """The arms over stand-ins for the models, so that every knob is checked before weights are loaded."""
     return make(configs, {role: TabularModel(role, 2, 0) for role in roles})

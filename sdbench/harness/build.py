@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sdbench.errors import InputError
+from sdbench.harness.aliases import ALIASES
 from sdbench.lm.model import LanguageModel
 
 
@@ -53,8 +54,8 @@ def build(config: Any, models: Mapping[str, LanguageModel], where: str) -> Any:
 
 
 def locate(path: str, where: str) -> Any:
-    """The class at a dotted path."""
-    module, _, name = path.rpartition(".")
+    """Import the class at a dotted path, which may be an old one (`sdbench.harness.aliases`)."""
+    module, _, name = ALIASES.get(path, path).rpartition(".")
     try:
         return getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError
-from sdbench.harness.forced import KNOB, forced
+from sdbench.harness.simulated_acceptance import KNOB, forced
 
 # The shipped launchers `basic` and `joblib` bear the names of Hydra's own, which then check them: as it should be.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")

@@ -8,7 +8,7 @@ from sdbench.errors import InputError
 from sdbench.harness.build import build
 from sdbench.harness.config import choices, compose
 from sdbench.harness.plan import specs_of
-from sdbench.lm.family import check_family
+from sdbench.models.family import check_family
 from sdbench.runs.environment import environment
 
 

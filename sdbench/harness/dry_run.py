@@ -6,7 +6,7 @@ from typing import Any
 
 from sdbench.errors import InputError
 from sdbench.harness.plan import check_settings, memory, prepare
-from sdbench.lm.fit import GB
+from sdbench.models.memory import GB
 
 # Where the prompts cannot be tokenized yet, slots are reckoned for prompts of this many tokens.
 ASSUMED_PROMPT = 1024
@@ -30,7 +30,7 @@ def describe(config: dict[str, Any]) -> str:
             f"{len(plan.arm_configs)} arms x {len(plan.prompts)} prompts x {config['repeats']} repeats of {plan.task.name}, "
             f"in {len(plan.blocks)} blocks of {plan.batch_size}; at most {plan.max_new_tokens} new tokens; {plan.mode} stops"
         )
-        for arm in plan.rehearsed:
+        for arm in plan.stub_arms:
             kind = "lossless" if arm.decoder.lossless else "lossy"
             lines.append(f"  {arm.name}: {kind}; steps {', '.join(arm.views)}")
         lines.append(f"memory, {plan.slots} slots a row:")

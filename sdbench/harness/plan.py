@@ -10,19 +10,19 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from sdbench import knobs
-from sdbench.cores import pin, usable
+from sdbench import validate
+from sdbench.device import pin, usable
 from sdbench.errors import InputError
-from sdbench.harness.arms import Arm, rehearse
+from sdbench.harness.arms import Arm, build_on_stubs
 from sdbench.harness.build import build
-from sdbench.harness.company import Use
+from sdbench.harness.co_tenancy import Use
 from sdbench.harness.config import expand_grids
-from sdbench.harness.lease import physical
-from sdbench.lm.execution import check_execution
-from sdbench.lm.family import Family, check_family
-from sdbench.lm.fit import Fit, fit
-from sdbench.lm.spec import ModelSpec
-from sdbench.lm.weights import check_device, dtype_of, weights_identity
+from sdbench.harness.gpu_lock import physical
+from sdbench.lm.programs.base import check_execution
+from sdbench.models.family import Family, check_family
+from sdbench.models.memory import Fit, fit
+from sdbench.models.spec import ModelSpec
+from sdbench.models.weights import check_device, dtype_of, weights_identity
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
 from sdbench.tasks.base import Prompt, Task, prompts_sha256
@@ -30,7 +30,7 @@ from sdbench.tasks.encode import encode
 from sdbench.tasks.stops import StopChecker
 
 if TYPE_CHECKING:
-    from sdbench.harness.ranks import Ranks
+    from sdbench.harness.tensor_parallel import Ranks
     from sdbench.lm.transformer import Transformer
 
 
@@ -41,7 +41,7 @@ class Plan:
 
     config: dict[str, Any]
     arm_configs: dict[str, dict[str, Any]]
-    rehearsed: list[Arm]
+    stub_arms: list[Arm]
     baseline: str
     task: Task
     prompts: list[tuple[Prompt, list[int]]]
@@ -81,8 +81,8 @@ class Plan:
     def use(self) -> Use:
         """What the run keeps busy, for others to know."""
         hardware = self.config["hardware"]
-        apart = any(arm.apart for arm in self.rehearsed)  # a process of its own beside the main one
-        threads = max(arm.threads or hardware["threads"] for arm in self.rehearsed)
+        apart = any(arm.apart for arm in self.stub_arms)  # a process of its own beside the main one
+        threads = max(arm.threads or hardware["threads"] for arm in self.stub_arms)
         cores = usable() or tuple(range(os.cpu_count() or 1))
         if hardware.get("pin"):
             cores = {*cores[:threads], *(cores[-1:] if apart else ())}
@@ -136,10 +136,10 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     sampling = _sampling(config["sampling"])
     specs = specs_of(config)
     arm_configs = expand_grids(config.get("arms") or {})
-    rehearsed = rehearse(arm_configs, list(specs))
+    stub_arms = build_on_stubs(arm_configs, list(specs))
     baseline = _baseline(config["baseline"], arm_configs)
     task: Task = build(config["tasks"], {}, "tasks")
-    used = {role: spec for role, spec in specs.items() if any(role in arm.roles for arm in rehearsed)}
+    used = {role: spec for role, spec in specs.items() if any(role in arm.roles for arm in stub_arms)}
     hardware = config["hardware"]
     for role, spec in used.items():
         dtype_of(role, spec.dtype or hardware["dtype"])
@@ -149,19 +149,19 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     if not prompts:
         raise InputError(f"The task {task.name} has no prompts.")
     family = check_family(used)
-    _check_layers(rehearsed, family)
+    _check_layers(stub_arms, family)
     if ranks is not None:
-        ranks.check(rehearsed, used, family.members["target"].config)
+        ranks.check(stub_arms, used, family.members["target"].config)
     encoded = [(prompt, encode(prompt, family.tokenizer, chat=config["chat"] is not False)) for prompt in prompts]
     _check_tokens(encoded, family)
-    _check_peers(rehearsed, config, sampling, task)
+    _check_peers(stub_arms, config, sampling, task)
     max_new_tokens = config["max_new_tokens"] or task.max_new_tokens
-    knobs.whole("tasks.max_new_tokens", max_new_tokens, 1)
+    validate.whole("tasks.max_new_tokens", max_new_tokens, 1)
     checker = StopChecker(family.eos, task.stop, family.tokenizer)
     return Plan(
         config,
         arm_configs,
-        rehearsed,
+        stub_arms,
         baseline,
         task,
         encoded,
@@ -171,7 +171,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
         checker,
         NeverStop() if config["ignore_eos"] else checker,
         max_new_tokens,
-        _slots(encoded, max_new_tokens, rehearsed, family),
+        _slots(encoded, max_new_tokens, stub_arms, family),
         ranks,
     )
 
@@ -182,7 +182,7 @@ def memory(config: dict[str, Any], slots: int, specs: Mapping[str, ModelSpec] | 
     specs: of a plan, whose models have their devices already (by default, those that the config names).
     """
     hardware = config["hardware"]
-    arms = rehearse(expand_grids(config.get("arms") or {}), list(config["models"]))
+    arms = build_on_stubs(expand_grids(config.get("arms") or {}), list(config["models"]))
     named = specs_of(config) if specs is None else specs
     specs = {role: spec for role, spec in named.items() if any(role in arm.roles for arm in arms)}
     trees: dict[str, int] = {}
@@ -206,9 +206,9 @@ def load(plan: Plan) -> dict[str, Transformer]:
 
 def load_role(plan: Plan, role: str) -> Transformer:
     """One model of a plan; of a tensor-parallel target, this rank's part."""
-    from sdbench.lm.execution import execution_of
+    from sdbench.lm.programs.base import execution_of
     from sdbench.lm.transformer import Transformer
-    from sdbench.lm.weights import load_weights
+    from sdbench.models.weights import load_weights
 
     hardware, ranks = plan.config["hardware"], plan.ranks
     device = ranks.device if ranks else hardware["device"]
@@ -220,28 +220,28 @@ def load_role(plan: Plan, role: str) -> Transformer:
 def check_settings(config: Mapping[str, Any]) -> None:
     """Refuse single values of the config that are none."""
     for name in ("repeats", "batch_size"):
-        knobs.whole(name, config[name], 1)
+        validate.whole(name, config[name], 1)
     for name in ("warmup", "seed"):
-        knobs.whole(name, config[name])
+        validate.whole(name, config[name])
     for name in ("limit", "max_new_tokens"):
         if config[name] is not None:
-            knobs.whole(name, config[name], 1)
-    knobs.switch("ignore_eos", config["ignore_eos"])
+            validate.whole(name, config[name], 1)
+    validate.switch("ignore_eos", config["ignore_eos"])
     if config["chat"] is not None:
-        knobs.switch("chat", config["chat"])
-    knobs.between("margin", config["margin"], 0, 1)
-    knobs.between("verify.alpha", config["verify"]["alpha"], 0, 1)
-    knobs.number("verify.epsilon", config["verify"]["epsilon"])
+        validate.switch("chat", config["chat"])
+    validate.number("margin", config["margin"], 0, 1, bounds="()")
+    validate.number("verify.alpha", config["verify"]["alpha"], 0, 1, bounds="()")
+    validate.number("verify.epsilon", config["verify"]["epsilon"])
     hardware = config["hardware"]
-    knobs.whole("hardware.threads", hardware["threads"], 1)
+    validate.whole("hardware.threads", hardware["threads"], 1)
     if hardware.get("pin") is not None:
-        knobs.switch("hardware.pin", hardware["pin"])
+        validate.switch("hardware.pin", hardware["pin"])
 
 
 def _sampling(entry: Mapping[str, Any]) -> Sampling:
     for name, value in entry.items():
-        knobs.number(f"sampling.{name}", value)
-    knobs.whole("sampling.top_k", entry["top_k"])
+        validate.number(f"sampling.{name}", value)
+    validate.whole("sampling.top_k", entry["top_k"])
     return Sampling(**entry)
 
 
@@ -289,12 +289,12 @@ def _check_layers(arms: list[Arm], family: Family) -> None:
 def _slots(prompts: list[tuple[Prompt, list[int]]], new: int, arms: list[Arm], family: Family) -> int:
     """Slots that the longest prompt needs under the furthest-reaching arm; refused where a model cannot read as many."""
     prompt, tokens = max(prompts, key=lambda item: len(item[1]))
-    furthest = max(arms, key=lambda arm: arm.decoder.reach())
-    slots = len(tokens) + new + furthest.decoder.reach()
+    furthest = max(arms, key=lambda arm: arm.decoder.max_lookahead())
+    slots = len(tokens) + new + furthest.decoder.max_lookahead()
     if family.context is not None and slots > family.context:
         raise InputError(
             f"The prompt '{prompt.id}' ({len(tokens)} tokens), max_new_tokens={new} and the arm '{furthest.name}' "
-            f"({furthest.decoder.reach()} tokens ahead) need {slots} positions, but the models read {family.context}: "
+            f"({furthest.decoder.max_lookahead()} tokens ahead) need {slots} positions, but the models read {family.context}: "
             "shorten one of them."
         )
     return slots

@@ -19,23 +19,23 @@ import torch
 
 from sdbench.decoding.base import Request
 from sdbench.harness.arms import Arm, make
-from sdbench.harness.bare import BareForwards
 from sdbench.harness.blocks import decode, rotated
 from sdbench.harness.build import build
-from sdbench.harness.company import Company
-from sdbench.harness.identity import identities
-from sdbench.harness.lease import lease
-from sdbench.harness.peak import PeakMemory
+from sdbench.harness.co_tenancy import CoTenants
+from sdbench.harness.gpu_lock import lease
+from sdbench.harness.gpu_memory import PeakMemory
+from sdbench.harness.greedy_match import identities
 from sdbench.harness.plan import Plan, load, load_role
 from sdbench.harness.progress import Progress
-from sdbench.lm.execution import programs_of
+from sdbench.harness.reference_forward import ReferenceForwards
 from sdbench.lm.model import LanguageModel
+from sdbench.lm.programs.base import programs_of
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.runs.environment import environment
-from sdbench.runs.identity import run_id
 from sdbench.runs.lock import held
 from sdbench.runs.record import RunFolder, claim
+from sdbench.runs.run_id import run_id
 from sdbench.runs.trackers import Tracker
 from sdbench.tasks.base import provenance
 
@@ -141,7 +141,7 @@ def leased(plan: Plan) -> Iterator[None]:
         yield
 
 
-def follow(plan: Plan) -> None:
+def run_worker_rank(plan: Plan) -> None:
     """Take part in the comparison that the first rank makes: the same blocks, of which nothing is kept here."""
     assert plan.ranks is not None
     plan.ranks.join()
@@ -153,17 +153,17 @@ def follow(plan: Plan) -> None:
         return  # the run was finished before
     plan.take_cores()
     with ExitStack() as stack:
-        _measure(plan, Unwritten(finished), stack)
+        _measure(plan, NullRunFolder(finished), stack)
 
 
-class Unwritten:
+class NullRunFolder:
     """The first rank's folder as the others see it: what is finished there; what they themselves write is dropped."""
 
     def __init__(self, done: set[tuple[int, int]]) -> None:
         self._done = done
 
     @property
-    def journal(self) -> Unwritten:
+    def journal(self) -> NullRunFolder:
         return self
 
     def finished(self) -> set[tuple[int, int]]:
@@ -188,7 +188,9 @@ def _report(out: Path) -> list[Path]:
     return sorted(report([out]).parent.rglob("*.png"))
 
 
-def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tuple[list[Arm], dict[str, Transformer]]:
+def _measure(
+    plan: Plan, folder: RunFolder | NullRunFolder, stack: ExitStack
+) -> tuple[list[Arm], dict[str, Transformer]]:
     """Decode all blocks that the journal lacks. stack: closes the arms."""
     finished = folder.journal.finished()
     models = load(plan)
@@ -200,7 +202,7 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
     for arm in arms:
         stack.callback(arm.decoder.close)
     views = {model.name: model for arm in arms for model in arm.decoder.models}
-    bare, peak = BareForwards(views), PeakMemory({model.device for model in models.values()})
+    bare, peak = ReferenceForwards(views), PeakMemory({model.device for model in models.values()})
     todo = [
         (repeat, block)
         for repeat in range(plan.config["repeats"])
@@ -218,7 +220,7 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
     bar = Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo), shown)
     with ExitStack() as around:
         # The ranks of one run are no company to each other.
-        company = None if plan.ranks else around.enter_context(Company(plan.use))
+        company = None if plan.ranks else around.enter_context(CoTenants(plan.use))
         progress = around.enter_context(bar)
         for repeat, block in todo:
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": [], "bare": []}
@@ -238,11 +240,11 @@ def _measure(plan: Plan, folder: RunFolder | Unwritten, stack: ExitStack) -> tup
                     bare.see(plan.ranks.shared(part["steps"]) if plan.ranks else part["steps"])
                     timed = bare.time()
                     tables["bare"] += [{**row, "after": arm.name, "block": block, "repeat": repeat} for row in timed]
-            if company and company.met():
+            if company and company.disturbed():
                 folder.note_shared(block, repeat)
             folder.journal.write(block, repeat, tables)
             progress.advance()
-    if todo and not isinstance(folder, Unwritten) and plan.ranks is None:
+    if todo and not isinstance(folder, NullRunFolder) and plan.ranks is None:
         folder.add_to_environment(**peak.beside(plan, folder.environment.get("memory") or {}))
     return arms, models
 
@@ -268,7 +270,7 @@ def _warm_up(plan: Plan, arms: list[Arm]) -> None:
                 break
 
 
-def _freeze(folder: RunFolder | Unwritten, models: Mapping[str, LanguageModel], arms: list[Arm]) -> None:
+def _freeze(folder: RunFolder | NullRunFolder, models: Mapping[str, LanguageModel], arms: list[Arm]) -> None:
     """From here on nothing is compiled: what was is said in the folder, apart from what is measured."""
     for model in models.values():
         model.execution.freeze(model)

@@ -144,9 +144,9 @@ def _kind(config: Mapping[str, Any]) -> str | None:
         return "ar"
     if drafts.endswith(".ModelDrafter"):
         return "sd" if proposer["model"] == "draft" and "policy" not in proposer else None
-    if drafts.endswith(".FreeRunning"):
+    if drafts.endswith(".AMUSDDrafter"):
         return "amusd"
-    if drafts.endswith(".Remote"):
+    if drafts.endswith(".SSDDrafter"):
         return "ssd" if str((proposer.get("backup") or {}).get("_target_", "Neural")).endswith("Neural") else None
     return None
 

@@ -24,7 +24,7 @@ import torch
 from sdbench.decoding.base import Request
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
 from sdbench.harness.arms import Arm, make
-from sdbench.harness.identity import gap
+from sdbench.harness.greedy_match import gap
 from sdbench.harness.plan import Plan, load
 from sdbench.harness.run import leased
 from sdbench.lm.model import LanguageModel
@@ -103,7 +103,7 @@ def shortened(config: Any, length: int = 2) -> Any:
         length = 1
     short = {key: shortened(value, 1) if key == "proposer" else deepcopy(value) for key, value in config.items()}
     if "fan_out" in short:
-        short["fan_out"] = {"_target_": "sdbench.remote.Uniform", "per_length": 1}
+        short["fan_out"] = {"_target_": "sdbench.asynchronous.Uniform", "per_length": 1}
     if "draft_length" in short:
         asked = short["draft_length"]
         short["draft_length"] = length if asked is None else min(asked, length)

@@ -3,7 +3,7 @@
 One call does it all: `step` writes T new tokens of each row at given slots and says what follows the last of them, each
 query seeing what the mask lets it see. A chain is the mask "slots up to my own position"; a token tree is only another mask.
 
-On top of it each model keeps `known[B]`, how many leading tokens of each row it holds. `read` brings it up to a given
+On top of it each model keeps `kv_len[B]`, how many leading tokens of each row it holds. `read` brings it up to a given
 length in one step, so whatever a model has missed (its own last drafted token, a correction) rides along; `rewind` forgets
 what a verdict has dropped. In a chain the slot of a token is its position.
 """
@@ -19,13 +19,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sdbench.lm.device import upload
-from sdbench.lm.execution import Execution
-from sdbench.lm.rehearsal import Rehearsal
+from sdbench.device import upload
+from sdbench.lm.cache_warming import Rehearsal
+from sdbench.lm.programs.base import Execution
 
 if TYPE_CHECKING:
-    from sdbench.lm.context import Context
-    from sdbench.sampling import Key, Sampling
+    from sdbench.keyed_random import Key
+    from sdbench.lm.state import DecodeState
+    from sdbench.sampling import Sampling
 
 Lengths = np.ndarray | list[int]  # [B]
 FAR = 1 << 30  # the position of a padding query: it sees every slot, and nothing ever sees it
@@ -34,7 +35,7 @@ FAR = 1 << 30  # the position of a padding query: it sees every slot, and nothin
 class LanguageModel(ABC):
     """A model over a vocabulary of V tokens, with N slots for each of B rows.
 
-    name: its role (target, qualifier, draft, ...). known: [B] leading tokens of each row that its slots hold. execution: how its
+    name: its role (target, qualifier, draft, ...). kv_len: [B] leading tokens of each row that its slots hold. execution: how its
     steps are executed; missed: whether the last step was eager for want of a program; best: [B, R] the most likely tokens behind
     its queries, where its program gave them.
     """
@@ -49,7 +50,7 @@ class LanguageModel(ABC):
         self.name, self.vocab, self.device = name, vocab, device
         self.rows = self.slots = 0
         self.execution = Execution()
-        self.known: list[int] = []
+        self.kv_len: list[int] = []
 
     @property
     @abstractmethod
@@ -77,7 +78,7 @@ class LanguageModel(ABC):
 
     def chain(
         self,
-        context: Context,
+        context: DecodeState,
         ends: tuple[list[int], list[int]],
         width: int,
         extent: int,
@@ -142,7 +143,7 @@ class LanguageModel(ABC):
         """Bytes held: weights and slots."""
 
     def read(
-        self, context: Context, stop: Lengths, kind: str, keep: int = 1, row: int | None = None
+        self, context: DecodeState, stop: Lengths, kind: str, keep: int = 1, row: int | None = None
     ) -> Float[Tensor, "B R V"]:
         """Read each active row's tokens up to `stop[B]`; logits of its last `keep` positions.
 
@@ -155,21 +156,21 @@ class LanguageModel(ABC):
                 self.missed, self.best = False, outputs[1]
                 return outputs[0]
         mark = context.trace.begin(self.device)
-        if len(self.known) == 1:
+        if len(self.kv_len) == 1:
             # One row, as at batch size 1: no row is padded, and nothing is to be asked of arrays.
             extent = int(stop[0])
-            first = min(self.known[0], extent - keep)
+            first = min(self.kv_len[0], extent - keep)
             tokens = context.tokens_on(self.device)[:, first:extent]
             whole = slice(None) if row is None else slice(0, 1)
             logits = self.step(tokens, self._positions[None, first:extent], None, keep=keep, rows=whole, extent=extent)
-            self.known[0] = extent
+            self.kv_len[0] = extent
             context.trace.end(mark, self.name, kind, 1, extent - first, extent, self.missed)
             return logits
         rows = self.execution.rows(context.active) if row is None else slice(row, row + 1)
         active, stop = context.active[rows], np.asarray(stop)[rows]
         tokens, positions, slots, extent = self._laid(context, stop, keep, rows)
         logits = self.step(tokens, positions, slots, keep=keep, rows=rows, extent=extent)
-        self.known[rows] = np.where(active, stop, self.known[rows]).tolist()
+        self.kv_len[rows] = np.where(active, stop, self.kv_len[rows]).tolist()
         if row is None and len(stop) < context.rows:
             every = logits.new_zeros(context.rows, *logits.shape[1:])
             every[rows] = logits
@@ -178,7 +179,7 @@ class LanguageModel(ABC):
         return logits
 
     def draft(
-        self, context: Context, depth: int, kind: str, key: Key, keep: int = 1
+        self, context: DecodeState, depth: int, kind: str, key: Key, keep: int = 1
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K V"], Float[Tensor, "B R V"] | None] | None:
         """Read each active row's decided tokens, and draw `depth` more behind them, all in one call; None where that cannot be.
 
@@ -195,7 +196,7 @@ class LanguageModel(ABC):
 
     def _chained(
         self,
-        context: Context,
+        context: DecodeState,
         stop: Lengths,
         kind: str,
         keep: int,
@@ -207,7 +208,8 @@ class LanguageModel(ABC):
         stops = stop if isinstance(stop, list) else stop.tolist()
         # A row may be shorter than what another keeps.
         starts = [
-            max(min(held, end - keep), 0) if on else FAR for held, end, on in zip(self.known, stops, going, strict=True)
+            max(min(held, end - keep), 0) if on else FAR
+            for held, end, on in zip(self.kv_len, stops, going, strict=True)
         ]
         width = max(end - start for start, end in zip(starts, stops, strict=True))
         extent = max(end for end, on in zip(stops, going, strict=True) if on)
@@ -216,19 +218,21 @@ class LanguageModel(ABC):
             return None
         for row, (end, on) in enumerate(zip(stops, going, strict=True)):
             if on:
-                self.known[row] = end + more
+                self.kv_len[row] = end + more
         context.trace.end(mark, self.name, kind, sum(going), width, extent, steps=more + 1)
         return outputs
 
     def _laid(
-        self, context: Context, stop: np.ndarray, keep: int, rows: slice
+        self, context: DecodeState, stop: np.ndarray, keep: int, rows: slice
     ) -> tuple[Int[Tensor, "B T"], Int[Tensor, "B T"], Int[Tensor, "B T"] | None, int]:
         """What each active row has not read up to stop[b], side by side: tokens, positions, slots (as in `step`) and the extent.
 
         Where no row is padded the slots are the positions, the very same tensor.
         """
         active = context.active[rows]
-        start = np.maximum(np.minimum(self.known[rows], stop - keep), 0)  # a row may be shorter than what another keeps
+        start = np.maximum(
+            np.minimum(self.kv_len[rows], stop - keep), 0
+        )  # a row may be shorter than what another keeps
         if len(stop) == 1:
             first, extent, together = int(start[0]), int(stop[0]), True
         else:
@@ -261,10 +265,10 @@ class LanguageModel(ABC):
 
     def forget(self, row: int, length: int) -> None:
         """`rewind` of one row."""
-        self.known[row] = min(self.known[row], length)
+        self.kv_len[row] = min(self.kv_len[row], length)
 
     def _allocated(self, rows: int, slots: int) -> None:
         self.rows, self.slots = rows, slots
-        self.known = [0] * rows
+        self.kv_len = [0] * rows
         self._positions = torch.arange(slots + 1, device=self.device)
         self._ends, self._at = (torch.zeros(*shape, dtype=torch.long) for shape in ((2, rows), (rows + 1,)))

@@ -1,6 +1,6 @@
 """Any `transformers` causal language model as a `LanguageModel`, over the slot pool.
 
-The model's own forward (`sdbench.lm.forward`) is given the pool, positions and a ready mask, so nothing of an architecture is
+The model's own forward (`sdbench.lm.module_replay`) is given the pool, positions and a ready mask, so nothing of an architecture is
 written again here. Layers with a sliding window see a token only when it is nearer than the window: the mask of a query at
 position i over a slot with position j is  seen(i, j) and i - j < window.
 """
@@ -16,28 +16,28 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
+from sdbench.device import put, upload
 from sdbench.errors import InputError
-from sdbench.lm.architecture import FULL, SLIDING
-from sdbench.lm.branches import TreeInputs, spread
-from sdbench.lm.chain import ChainInputs, chain_masks, laid
-from sdbench.lm.decoder import decoder, first_layers
-from sdbench.lm.device import put, upload
-from sdbench.lm.execution import Execution, Inputs, StepInputs
-from sdbench.lm.forward import Forward
+from sdbench.lm.cache_warming import Rehearsal, rehearsal
+from sdbench.lm.early_exit import decoder, first_layers
+from sdbench.lm.kv_cache import KVCache
 from sdbench.lm.model import FAR, LanguageModel
-from sdbench.lm.pool import SlotPool
-from sdbench.lm.rehearsal import Rehearsal, rehearsal
+from sdbench.lm.module_replay import Forward
+from sdbench.lm.programs.base import Execution, Inputs, StepInputs
+from sdbench.lm.programs.chain import ChainInputs, chain_masks, laid
+from sdbench.lm.programs.tree import TreeInputs, spread
+from sdbench.models.architecture import FULL, SLIDING
 from sdbench.sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sdbench.lm.context import Context
+    from sdbench.lm.state import DecodeState
 
 
 _ALL = slice(None)
 _ROUND = 8  # numbers of a mask
-_REHEARSED = 4  # tokens of the step that is rehearsed
+_REHEARSED = 4  # tokens of the step that is stub_arms
 _BANDED = 16  # queries; wider steps, as in prefill, make their mask
 
 
@@ -75,7 +75,7 @@ class Transformer(LanguageModel):
         self._layers: int = config.num_hidden_layers  # the config looks its fields up slowly
         seen, unseen = (torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
         self.added = seen, unseen
-        self.pool = SlotPool(0, 0, self.device)
+        self.pool = KVCache(0, 0, self.device)
         self._bands: dict[int, list[Tensor]] = {}
         self._cuts: dict[tuple[int, ...], list[Tensor]] = {}  # of bands, each of them looked at, not copied
         self._places: dict[int, Tensor] = {}  # the first so many, looked at too
@@ -110,7 +110,7 @@ class Transformer(LanguageModel):
     def allocate(self, rows: int, slots: int) -> None:
         # A pool that is large enough is used again: steps attend over the part of it that holds tokens.
         if rows != self.pool.rows or slots > self.pool.slots:
-            self.pool = SlotPool(rows, self.execution.slots(slots), self.device)
+            self.pool = KVCache(rows, self.execution.slots(slots), self.device)
         self._allocated(rows, self.pool.slots)
 
     def _allocated(self, rows: int, slots: int) -> None:
@@ -185,7 +185,7 @@ class Transformer(LanguageModel):
 
     def chain(
         self,
-        context: Context,
+        context: DecodeState,
         ends: tuple[list[int], list[int]],
         width: int,
         extent: int,
@@ -381,11 +381,11 @@ class TruncatedTransformer(Transformer):
         self._look(context)
         return super().draft(context, depth, kind, key, keep)
 
-    def _look(self, context: Context) -> None:
+    def _look(self, context: DecodeState) -> None:
         """See what the whole model has read since."""
         self.pool = self._whole.pool
-        seen = zip(self.known, self._whole.known, context.length.tolist(), strict=True)
-        self.known = [max(own, min(whole, length)) for own, whole, length in seen]
+        seen = zip(self.kv_len, self._whole.kv_len, context.length.tolist(), strict=True)
+        self.kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
 
 
 def aligned(mask: Float[Tensor, "B 1 T E"]) -> Float[Tensor, "B 1 T E"]:

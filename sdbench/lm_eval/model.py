@@ -22,10 +22,10 @@ from sdbench.errors import InputError
 from sdbench.harness.arms import make
 from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
-from sdbench.lm.weights import weights_identity
 from sdbench.lm_eval.cache import keep_apart
 from sdbench.lm_eval.generation import DEFAULT_MAX_NEW_TOKENS, Generation, generation
-from sdbench.runs.identity import canonical
+from sdbench.models.weights import weights_identity
+from sdbench.runs.run_id import canonical
 from sdbench.tasks.stops import StopChecker
 
 if TYPE_CHECKING:
@@ -168,7 +168,7 @@ class ArmLM(_HF):
 
     def _check_length(self, options: Generation, prompts: list[Request]) -> None:
         longest = max(len(prompt.tokens) for prompt in prompts)
-        slots, context = longest + options.max_new_tokens + self.arm.decoder.reach(), self.plan.family.context
+        slots, context = longest + options.max_new_tokens + self.arm.decoder.max_lookahead(), self.plan.family.context
         if context is not None and slots > context:
             raise InputError(
                 f"A prompt of {longest} tokens, max_gen_toks={options.max_new_tokens} and the arm '{self.arm.name}' need {slots} "

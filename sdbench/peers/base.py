@@ -13,9 +13,10 @@ from time import perf_counter
 
 from sdbench.decoding.base import Finished, Request
 from sdbench.errors import InputError
+from sdbench.keyed_random import Choices
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
-from sdbench.sampling import Choices, Sampling
+from sdbench.sampling import Sampling
 from sdbench.stopping import Stop, StopState
 
 
@@ -49,7 +50,7 @@ class Peer(ABC):
         """Nothing more will be decoded."""
         return None
 
-    def reach(self) -> int:
+    def max_lookahead(self) -> int:
         """The most tokens that are held beyond the decided ones."""
         return 1
 

@@ -15,11 +15,12 @@ import torch
 
 from sdbench.decoding.base import Finished, Request
 from sdbench.errors import InputError
+from sdbench.keyed_random import stream
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
 from sdbench.peers.base import Growing, Peer
 from sdbench.peers.generation import module_of
-from sdbench.sampling import Sampling, stream
+from sdbench.sampling import Sampling
 from sdbench.stopping import Stop
 
 STRATEGIES = ("auto", "bandit")
@@ -48,7 +49,7 @@ class FlashSpec(Peer):
     def title(self) -> str:
         return "flashspec"
 
-    def reach(self) -> int:
+    def max_lookahead(self) -> int:
         return self.draft_length + 1
 
     def check(self, rows: int, sampling: Sampling, stop_strings: Sequence[str]) -> None:

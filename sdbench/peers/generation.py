@@ -19,11 +19,12 @@ import torch
 
 from sdbench.decoding.base import Finished, Request
 from sdbench.errors import InputError
+from sdbench.keyed_random import stream
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.quiet import quiet
 from sdbench.lm.trace import Trace
+from sdbench.models.quiet import quiet
 from sdbench.peers.base import Growing, Peer
-from sdbench.sampling import Sampling, stream
+from sdbench.sampling import Sampling
 from sdbench.stopping import Stop
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class _Drafting(Generate):
             raise InputError(f"draft_length is {draft_length!r}; it must be a whole number of at least 1.")
         self.draft_length = draft_length
 
-    def reach(self) -> int:
+    def max_lookahead(self) -> int:
         return self.draft_length + 1
 
     @property

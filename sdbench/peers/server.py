@@ -65,7 +65,7 @@ class Server:
         if self._answers():
             raise RunError(f"A server answers at {self.url} already; stop it, or attach to it without a command.")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115
-        leash = [sys.executable, "-m", "sdbench.leash", *self.words]
+        leash = [sys.executable, "-m", "sdbench.child_process", *self.words]
         self._process = subprocess.Popen(
             leash, stdin=subprocess.DEVNULL, stdout=self._log, stderr=subprocess.STDOUT, start_new_session=True
         )

@@ -15,12 +15,13 @@ from typing import Any
 
 from sdbench.decoding.base import Finished, Request
 from sdbench.errors import RunError
+from sdbench.keyed_random import stream
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Trace
 from sdbench.peers.base import Growing, Peer
 from sdbench.peers.counters import Counts, between, of_meta, of_metrics
 from sdbench.peers.server import Server
-from sdbench.sampling import Sampling, stream
+from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
 
 Pieces = Generator[tuple[list[int], dict[str, Any], str | None], None, None]

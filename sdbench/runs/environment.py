@@ -10,7 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from sdbench.cores import usable
+from sdbench.device import usable
 
 PACKAGES = (
     "sdbench",

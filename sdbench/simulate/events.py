@@ -226,7 +226,7 @@ class Simulation:
     def amusd(self, length: int, least: int = 2) -> float:
         """A draft that never waits, as far as `length` tokens ahead; an answer holds `least` tokens at least.
 
-        As in `sdbench.remote.running`: it is asked between two tokens; its run stands, less what was decided, if it holds the
+        As in `sdbench.asynchronous.amusd`: it is asked between two tokens; its run stands, less what was decided, if it holds the
         target's own token too, and is begun anew otherwise. The target reads length + 1 places, however many are drafted.
         """
         own, least = self.latencies, min(least, length)

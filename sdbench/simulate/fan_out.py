@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sdbench.remote.fanout import geometric
+from sdbench.asynchronous.fan_out import geometric
 
 
 def fan_out_of(logged: Mapping[str, Any], length: int, budget: int) -> tuple[int, ...]:

@@ -12,11 +12,11 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sdbench.child_process import die_with_parent
 from sdbench.errors import InputError
-from sdbench.processes import die_with_parent
 from sdbench.training.card import model_card
+from sdbench.training.fit import Trainer
 from sdbench.training.ladder import Ladder, measure
-from sdbench.training.loop import Trainer
 from sdbench.training.package import write_checksums, write_log, write_model
 from sdbench.training.recipe import ROLES, TrainRecipe
 from sdbench.training.tokenizer import tokenizer_texts, train_tokenizer

@@ -9,8 +9,8 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sdbench.tasks.texts import GENERATORS, Text, final_answer, generate
 from sdbench.tasks.texts.records import matches
+from sdbench.training.accuracy import held_out
 from sdbench.training.greedy import agreement, greedy_answers
-from sdbench.training.progress import held_out
 from sdbench.training.recipe import ROLES
 
 LADDER_SEED = 2  # not the seed that training watches

@@ -6,7 +6,7 @@ from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from sdbench.training.corpus import Batch
+from sdbench.training.data import Batch
 from sdbench.training.precision import product_dtype
 from sdbench.training.recipe import ModelRecipe
 

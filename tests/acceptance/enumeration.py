@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from sdbench.acceptance import Density, Draft, Law
+from sdbench.acceptance import Draft, Law, ProposalKind
 from sdbench.sampling import Sampling, Scored
 
 SAMPLINGS = [Sampling(temperature=1.0), Sampling(temperature=0.6, top_k=2)]
@@ -113,7 +113,7 @@ class Place:
         return self.logits_p.index(max(self.logits_p))
 
 
-def tensors(world, tokens, sampling, density=Density.EXACT, start=()):
+def tensors(world, tokens, sampling, kind=ProposalKind.SAMPLED, start=()):
     """The draft and the verifier's scores for drafted chains (a list of tuples of one length) behind one context."""
     p, q = world
     K = len(tokens[0])
@@ -123,8 +123,8 @@ def tensors(world, tokens, sampling, density=Density.EXACT, start=()):
     draft = Draft(
         torch.tensor(tokens, dtype=torch.long).reshape(len(tokens), K),
         torch.full((len(tokens),), K),
-        None if density is Density.DELTA else Scored(of_q, sampling),
-        density,
+        None if kind is ProposalKind.DETERMINISTIC else Scored(of_q, sampling),
+        kind,
     )
     return draft, Scored(of_p, sampling)
 
@@ -143,7 +143,7 @@ def check_law(law: Law, K):
         )
 
 
-def round_law(rule, world, K, sampling, density=Density.EXACT, drafts=None, memory=None, start=()):
+def round_law(rule, world, K, sampling, kind=ProposalKind.SAMPLED, drafts=None, memory=None, start=()):
     """The law of the tokens that one round emits: {kept tokens + the verifier's own: probability}.
 
     drafts: {chain: probability}; by default the proposer draws them from its warped q.
@@ -152,7 +152,7 @@ def round_law(rule, world, K, sampling, density=Density.EXACT, drafts=None, memo
     if drafts is None:
         drafts = {chain: chain_law(q, chain, sampling, start) for chain in itertools.product(range(p.V), repeat=K)}
         drafts = {chain: weight for chain, weight in drafts.items() if weight > 0}
-    draft, scored = tensors(world, list(drafts), sampling, density, start)
+    draft, scored = tensors(world, list(drafts), sampling, kind, start)
     rows = None if memory is None else torch.tensor([memory] * len(drafts), dtype=torch.float64)
     law = rule.law(draft, scored, rule.start(len(drafts)) if rows is None else rows)
     check_law(law, K)

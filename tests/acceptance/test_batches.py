@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdbench.acceptance import Cascade, Consultant, Density, Draft, Forced, Fuzzy, Mentored, Recorded
+from sdbench.acceptance import Cascade, Consultant, Draft, Forced, Fuzzy, Mentored, ProposalKind, Recorded
 from sdbench.sampling import Sampling, Scored
 
 from .definitions import DEFINITIONS
@@ -22,7 +22,7 @@ RULES = {
 SETTINGS = [Sampling(temperature=0.0), Sampling(temperature=0.8, top_p=0.9)]
 
 
-def ragged(sampling, density=Density.EXACT, rubbish=0.0):
+def ragged(sampling, kind=ProposalKind.SAMPLED, rubbish=0.0):
     """Five rows of 0 to 3 drafted tokens; what stands in the padding is `rubbish` (and token 0)."""
     generator = torch.Generator().manual_seed(3)
     B, K, V = 5, 3, 6
@@ -35,8 +35,8 @@ def ragged(sampling, density=Density.EXACT, rubbish=0.0):
     for b in range(B):
         p[b, length[b] + 1 :] = rubbish
     tokens[padding] = 0
-    scored = None if density is Density.DELTA else Scored(q, sampling)
-    return Draft(tokens, length, scored, density), Scored(p, sampling)
+    scored = None if kind is ProposalKind.DETERMINISTIC else Scored(q, sampling)
+    return Draft(tokens, length, scored, kind), Scored(p, sampling)
 
 
 def alone(draft, p, b):
@@ -48,12 +48,12 @@ def alone(draft, p, b):
 
 
 @pytest.mark.parametrize("rubbish", [0.0, float("nan")])
-@pytest.mark.parametrize("density", [Density.EXACT, Density.DELTA])
+@pytest.mark.parametrize("kind", [ProposalKind.SAMPLED, ProposalKind.DETERMINISTIC])
 @pytest.mark.parametrize("sampling", SETTINGS, ids=["greedy", "sampled"])
 @pytest.mark.parametrize("name", RULES)
-def test_rows_do_not_depend_on_each_other_nor_on_padding(name, sampling, density, rubbish):
+def test_rows_do_not_depend_on_each_other_nor_on_padding(name, sampling, kind, rubbish):
     rule = RULES[name]
-    draft, p = ragged(sampling, density, rubbish)
+    draft, p = ragged(sampling, kind, rubbish)
     memory = rule.start(5)
     if memory is not None:
         memory = torch.rand(5, memory.shape[1], generator=torch.Generator().manual_seed(1)).double()
@@ -77,7 +77,7 @@ def test_a_draft_of_nothing(name, sampling):
     """K = 0: nothing is kept for certain, and the verifier goes on alone."""
     p = Scored(torch.randn(2, 1, 5, generator=torch.Generator().manual_seed(0)), sampling)
     q = Scored(torch.zeros(2, 0, 5), sampling)
-    draft = Draft(torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long), q, Density.EXACT)
+    draft = Draft(torch.zeros(2, 0, dtype=torch.long), torch.zeros(2, dtype=torch.long), q, ProposalKind.SAMPLED)
     law = RULES[name].law(draft, p, RULES[name].start(2))
     assert law.accepted.tolist() == [[1.0], [1.0]]
     torch.testing.assert_close(law.next_token(torch.zeros(2, dtype=torch.long)), p.probs[:, 0])
@@ -90,7 +90,7 @@ def test_a_law_is_made_without_waiting_for_the_device(name, sampling):
     with FakeTensorMode():
         p = Scored(torch.randn(2, 3, 7), sampling)
         q = Scored(torch.randn(2, 2, 7), sampling)
-        draft = Draft(torch.zeros(2, 2, dtype=torch.long), torch.ones(2, dtype=torch.long), q, Density.EXACT)
+        draft = Draft(torch.zeros(2, 2, dtype=torch.long), torch.ones(2, dtype=torch.long), q, ProposalKind.SAMPLED)
         law = RULES[name].law(draft, p, RULES[name].start(2))
         assert law.next_token(torch.ones(2, dtype=torch.long)).shape == (2, 7)
         if law.memory is not None:
@@ -102,7 +102,7 @@ def test_half_precision_logits_give_single_precision_laws(name):
     generator = torch.Generator().manual_seed(0)
     p = Scored(torch.randn(2, 3, 7, generator=generator).bfloat16(), SETTINGS[1])
     q = Scored(torch.randn(2, 2, 7, generator=generator).bfloat16(), SETTINGS[1])
-    draft = Draft(torch.zeros(2, 2, dtype=torch.long), torch.tensor([2, 1]), q, Density.EXACT)
+    draft = Draft(torch.zeros(2, 2, dtype=torch.long), torch.tensor([2, 1]), q, ProposalKind.SAMPLED)
     law = RULES[name].law(draft, p, RULES[name].start(2))
     assert law.accepted.dtype == law.next_token(torch.tensor([0, 1])).dtype == torch.float32
     torch.testing.assert_close(law.accepted.sum(-1), torch.ones(2))
@@ -110,7 +110,7 @@ def test_half_precision_logits_give_single_precision_laws(name):
 
 def test_a_one_hot_q_meets_the_rules_that_read_it():
     """Deterministic tokens: by its divergence alone a fuzzy rule keeps all or nothing; a cascade trusts the certain."""
-    draft, p = ragged(SETTINGS[1], Density.DELTA)
+    draft, p = ragged(SETTINGS[1], ProposalKind.DETERMINISTIC)
     infinite = Fuzzy(1e9).law(draft, p).accepted
     assert (infinite[:, 0] == 1).all()
     assert (Fuzzy(0.7, divergence="js").law(draft, p).accepted.gather(1, draft.length[:, None]) == 1).all()

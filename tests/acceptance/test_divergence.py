@@ -6,7 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings, strategies as st
 
-from sdbench.acceptance import DIVERGENCES, Density, Divergence, Draft
+from sdbench.acceptance import DIVERGENCES, Divergence, Draft, ProposalKind
 from sdbench.acceptance.divergence import OVER_DISTRIBUTIONS
 from sdbench.sampling import Sampling, Scored
 
@@ -21,7 +21,7 @@ weights = st.lists(st.floats(1e-6, 1.0), min_size=5, max_size=5)
 def of(name, p, q, token=0, top_k=None, sampling=T1, warped=False):
     """The divergence of two distributions (lists), through the class."""
     logits = [torch.tensor(side, dtype=torch.float64).log()[None, None] for side in (p, q)]
-    draft = Draft(torch.tensor([[token]]), torch.tensor([1]), Scored(logits[1], sampling), Density.EXACT)
+    draft = Draft(torch.tensor([[token]]), torch.tensor([1]), Scored(logits[1], sampling), ProposalKind.SAMPLED)
     verifier = Scored(torch.cat([logits[0], logits[0]], 1), sampling)
     return Divergence(name, top_k, warped)(draft, verifier).item()
 
@@ -99,7 +99,7 @@ def test_warped_or_not():
 @pytest.mark.parametrize("name", OVER_DISTRIBUTIONS)
 def test_a_probability_too_small_for_its_type_is_not_zero(name):
     logits = torch.tensor([[[0.0, -200.0]]])
-    draft = Draft(torch.tensor([[0]]), torch.tensor([1]), Scored(logits, T1), Density.EXACT)
+    draft = Draft(torch.tensor([[0]]), torch.tensor([1]), Scored(logits, T1), ProposalKind.SAMPLED)
     value = Divergence(name)(draft, Scored(torch.tensor([[[0.0, -100.0], [0.0, 0.0]]]), T1))
     assert value.item() == pytest.approx(0, abs=1e-6)
 
@@ -107,7 +107,7 @@ def test_a_probability_too_small_for_its_type_is_not_zero(name):
 def test_of_a_deterministic_draft():
     """q is one-hot: js is bounded, KL(q||p) is the surprise, what the code computes is infinite."""
     p = torch.tensor([[[0.7, 0.2, 0.1]] * 2], dtype=torch.float64).log()
-    draft = Draft(torch.tensor([[1]]), torch.tensor([1]), None, Density.DELTA)
+    draft = Draft(torch.tensor([[1]]), torch.tensor([1]), None, ProposalKind.DETERMINISTIC)
     value = {name: Divergence(name)(draft, Scored(p, T1)).item() for name in DIVERGENCES}
     assert value["tv"] == pytest.approx(0.8)
     assert value["kl_qp"] == pytest.approx(-math.log(0.2))

@@ -10,20 +10,21 @@ from sdbench.acceptance import (
     Cactus,
     Cascade,
     Consultant,
-    Density,
     Ensemble,
     Exact,
     Fuzzy,
     Lenience,
     Match,
     Mentored,
+    ProposalKind,
     RelaxedTopK,
     Thresholds,
     Typical,
     draw,
 )
 from sdbench.acceptance.base import Memoryless, tokenwise, verify
-from sdbench.sampling import Key, Sampler, Sampling
+from sdbench.keyed_random import Key
+from sdbench.sampling import Sampler, Sampling
 
 from .definitions import cascade, fsd_js, fuzzy, relaxed, rollback
 from .enumeration import WORLDS, Place, tensors
@@ -86,7 +87,7 @@ def wrong_drafts(name, rule):
     wrong = 0
     for p, q in WORLDS.values():
         drafts = list(itertools.product(range(p.V), repeat=2))
-        law = rule.law(*tensors((p, q), drafts, GREEDY, Density.NOMINAL))
+        law = rule.law(*tensors((p, q), drafts, GREEDY, ProposalKind.RELABELLED))
         assert set(law.accepted.flatten().tolist()) <= {0.0, 1.0}
         verdict = draw(law, Sampler(GREEDY), Key(torch.zeros(0).numpy(), torch.zeros(0).numpy()))
         for chain, n, token in zip(drafts, verdict.accepted.tolist(), verdict.next_token.tolist(), strict=True):
@@ -126,8 +127,8 @@ def test_greedy_rules_follow_the_verifier_over_any_draft(rule):
     for world in WORLDS.values():
         p = world[0]
         drafts = list(itertools.product(range(p.V), repeat=2))
-        for density in Density:
-            law = rule.law(*tensors(world, drafts, GREEDY, density))
+        for kind in ProposalKind:
+            law = rule.law(*tensors(world, drafts, GREEDY, kind))
             n = law.accepted.argmax(-1)
             for chain, kept, token in zip(drafts, n.tolist(), law.next_token(n).argmax(-1).tolist(), strict=True):
                 context = ()

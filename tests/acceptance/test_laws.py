@@ -7,18 +7,19 @@ import torch
 from sdbench.acceptance import (
     Cactus,
     Cascade,
-    Density,
     Ensemble,
     Exact,
     Fuzzy,
     Lenience,
     Match,
     Mentored,
+    ProposalKind,
     Thresholds,
     draw,
 )
 from sdbench.acceptance.base import Law, Memoryless, ratio, residual, row, tokenwise
-from sdbench.sampling import Key, Sampler, stream
+from sdbench.keyed_random import Key, stream
+from sdbench.sampling import Sampler
 
 from .definitions import DEFINITIONS, cascade, mixture
 from .enumeration import (
@@ -52,11 +53,11 @@ LOSSLESS = {
 }
 
 
-def off_by(rule, density, drafts=None, K=2, worlds=WORLDS):
+def off_by(rule, kind, drafts=None, K=2, worlds=WORLDS):
     """The largest distance of the joint law of K+1 tokens from the verifier's own."""
     return max(
         distance(
-            completed(round_law(rule, world, K, sampling, density, drafts), world[0], K + 1, sampling),
+            completed(round_law(rule, world, K, sampling, kind, drafts), world[0], K + 1, sampling),
             verifiers_own(world[0], K + 1, sampling),
         )
         for world in worlds.values()
@@ -78,32 +79,34 @@ def test_the_stream_is_what_the_definition_says(name):
 
 @pytest.mark.parametrize("name", [name for name in DEFINITIONS if not DEFINITIONS[name][0].lossless_over])
 def test_a_rule_that_calls_itself_lossy_is(name):
-    assert off_by(DEFINITIONS[name][0], Density.EXACT, K=1) > 1e-3
+    assert off_by(DEFINITIONS[name][0], ProposalKind.SAMPLED, K=1) > 1e-3
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_lossless_over_tokens_drawn_from_q(name):
-    assert Density.EXACT in LOSSLESS[name].lossless_over
-    assert off_by(LOSSLESS[name], Density.EXACT) < 1e-12
+    assert ProposalKind.SAMPLED in LOSSLESS[name].lossless_over
+    assert off_by(LOSSLESS[name], ProposalKind.SAMPLED) < 1e-12
 
 
 @pytest.mark.parametrize("name", LOSSLESS)
 def test_lossless_over_deterministic_tokens(name):
-    assert Density.DELTA in LOSSLESS[name].lossless_over
+    assert ProposalKind.DETERMINISTIC in LOSSLESS[name].lossless_over
     for chain in [(0, 0), (2, 1)]:
-        assert off_by(LOSSLESS[name], Density.DELTA, {chain: 1.0}) < 1e-12
+        assert off_by(LOSSLESS[name], ProposalKind.DETERMINISTIC, {chain: 1.0}) < 1e-12
 
 
 @pytest.mark.parametrize("rule", [Match(), Thresholds()])
 def test_lossless_over_tokens_that_were_not_drawn_from_q(rule):
-    assert Density.NOMINAL in rule.lossless_over
+    assert ProposalKind.RELABELLED in rule.lossless_over
     for chain in [(0, 0), (2, 1)]:
-        assert off_by(rule, Density.NOMINAL, {chain: 1.0}) < 1e-12
+        assert off_by(rule, ProposalKind.RELABELLED, {chain: 1.0}) < 1e-12
 
 
-@pytest.mark.parametrize("name", [name for name in LOSSLESS if Density.NOMINAL not in LOSSLESS[name].lossless_over])
+@pytest.mark.parametrize(
+    "name", [name for name in LOSSLESS if ProposalKind.RELABELLED not in LOSSLESS[name].lossless_over]
+)
 def test_a_nominal_q_breaks_the_rules_that_read_it(name):
-    assert off_by(LOSSLESS[name], Density.NOMINAL, {(0, 0): 1.0}) > 1e-3
+    assert off_by(LOSSLESS[name], ProposalKind.RELABELLED, {(0, 0): 1.0}) > 1e-3
 
 
 class VerifierInPlaceOfResidual(Memoryless):
@@ -132,7 +135,7 @@ class ResidualOfTheWrongPlace(Memoryless):
 
 @pytest.mark.parametrize("wrong", [VerifierInPlaceOfResidual(), EverythingKept(), ResidualOfTheWrongPlace()])
 def test_the_proof_rejects_wrong_variants_of_the_exact_rule(wrong):
-    assert off_by(wrong, Density.EXACT) > 1e-2
+    assert off_by(wrong, ProposalKind.SAMPLED) > 1e-2
 
 
 def test_the_proof_rejects_what_is_not_a_law():

@@ -4,11 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from sdbench.acceptance import Density, Draft, Forced, Recorded, draw
+from sdbench.acceptance import Draft, Forced, ProposalKind, Recorded, draw
 from sdbench.acceptance.base import verify
-from sdbench.acceptance.forced import chance
+from sdbench.acceptance.simulated_acceptance import chance
 from sdbench.errors import InputError
-from sdbench.sampling import Key, Sampler, Sampling, Scored
+from sdbench.keyed_random import Key
+from sdbench.sampling import Sampler, Sampling, Scored
 
 GREEDY, SAMPLED = Sampling(), Sampling(temperature=0.7)
 ROWS = 20_000
@@ -24,7 +25,7 @@ def draft_of(lengths, K, sampling, V=5):
     tokens = torch.randint(V, (B, K), generator=generator)
     q = Scored(torch.randn(B, K, V, generator=generator), sampling)
     p = Scored(torch.randn(B, K + 1, V, generator=generator), sampling)
-    return Draft(tokens, torch.tensor(lengths), q, Density.EXACT), p
+    return Draft(tokens, torch.tensor(lengths), q, ProposalKind.SAMPLED), p
 
 
 @pytest.mark.parametrize("sampling", [GREEDY, SAMPLED], ids=["greedy", "sampled"])

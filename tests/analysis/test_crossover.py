@@ -7,7 +7,7 @@ import pytest
 from sdbench.analysis.crossover import crossover, of_run
 from sdbench.simulate.overlap import crossover_batch
 
-NEURAL, FAST = "sdbench.remote.Neural", "sdbench.remote.Lookup"
+NEURAL, FAST = "sdbench.asynchronous.Neural", "sdbench.asynchronous.Lookup"
 A, K, P = 0.8, 6, 0.8
 E_SD = (1 - A ** (K + 1)) / (1 - A)
 

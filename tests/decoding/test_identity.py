@@ -5,7 +5,7 @@ import torch
 
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding import Request, Speculative
-from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StopWhenUnsure, Verified
+from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter, StopWhenUnsure
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
@@ -32,9 +32,9 @@ def arms(target, qualifier, draft):
     yield "lookup", Speculative(target, Exact(), PromptLookup(), 5)
     yield "early_exit", Speculative(target, Exact(), EarlyExit(target, 2), 3)
     yield "unsure", Speculative(target, Exact(), ModelDrafter(draft, StopWhenUnsure(0.2)), 5)
-    yield "pyramid", Speculative(target, Exact(), Verified(qualifier, Exact(), ModelDrafter(draft), 2), 5)
-    yield "lookup_pyramid", Speculative(target, Exact(), Verified(qualifier, Exact(), PromptLookup(), 2), 5)
-    three = Verified(qualifier, Exact(), Verified(draft, Exact(), PromptLookup(), 2), 3)
+    yield "pyramid", Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), ModelDrafter(draft), 2), 5)
+    yield "lookup_pyramid", Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), PromptLookup(), 2), 5)
+    three = StagedDrafter(qualifier, Exact(), StagedDrafter(draft, Exact(), PromptLookup(), 2), 3)
     yield "three_high", Speculative(target, Exact(), three, 6)
 
 
@@ -66,7 +66,7 @@ def test_tokens_do_not_depend_on_batch_size_when_sampling():
     requests = [Request(text, str(i)) for i, text in enumerate(prompts(5))]
     for decoder in (
         Speculative(target, Exact(), ModelDrafter(draft), 3),
-        Speculative(target, Exact(), Verified(qualifier, Exact(), ModelDrafter(draft), 2), 4),
+        Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), ModelDrafter(draft), 2), 4),
     ):
         outputs = []
         for rows in (1, 2, 5):
@@ -90,7 +90,7 @@ def test_a_pyramid_that_overshoots_at_the_end_has_room(rows):
     qualifier, draft = Transformer("qualifier", near), Transformer("draft", near)
     texts = prompts(3)
     for truncate in (False, True):
-        pyramid = Speculative(target, Exact(), Verified(qualifier, Exact(), ModelDrafter(draft), 5, truncate), 3)
+        pyramid = Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), ModelDrafter(draft), 5, truncate), 3)
         for new in (2, 4, 5, 7, 9):
             requests = [Request(text, str(i)) for i, text in enumerate(texts)]
             wanted, got = (

@@ -4,13 +4,13 @@ import pytest
 import torch
 
 from sdbench.acceptance import Consultant, Exact
+from sdbench.asynchronous import OnDemandDrafter
 from sdbench.decoding import Pearl, Request, Speculative
 from sdbench.drafting import ModelDrafter
 from sdbench.errors import InputError
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
-from sdbench.remote import RemoteDrafter
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
@@ -43,21 +43,21 @@ def pair():
 )
 def test_lossless(window, pre, post):
     target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
-    decoder = Pearl(target, RemoteDrafter(draft, process=False), None, window, pre, post)
+    decoder = Pearl(target, OnDemandDrafter(draft, process=False), None, window, pre, post)
     assert decoder.lossless
     assert distance_from_target(decoder, target, 3) < LOSSLESS
 
 
 def test_lossless_without_pre_verify():
     target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
-    decoder = Pearl(target, RemoteDrafter(draft, process=False), None, 1, pre_verify=False)
+    decoder = Pearl(target, OnDemandDrafter(draft, process=False), None, 1, pre_verify=False)
     assert distance_from_target(decoder, target, 3) < LOSSLESS
 
 
 def test_a_q_that_was_not_drawn_from_is_rejected(monkeypatch):
     """Negative control: pending tokens judged against the distributions of the tokens behind them."""
     target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
-    decoder = Pearl(target, RemoteDrafter(draft, process=False), None, 2)
+    decoder = Pearl(target, OnDemandDrafter(draft, process=False), None, 2)
     kept = decoder.batch._pend
 
     def shifted(self, *arguments):
@@ -75,7 +75,7 @@ def test_greedy_tokens(pair, rows, pre, post):
     target, draft = pair
     expected, _ = decode(Speculative(target))
     for window in (1, 4):
-        decoder = Pearl(target, RemoteDrafter(draft, process=False), None, window, pre, post)
+        decoder = Pearl(target, OnDemandDrafter(draft, process=False), None, window, pre, post)
         got, trace = decode(decoder, rows)
         assert got == expected
         assert sum(row["accepted"] for row in trace.rounds) > 0
@@ -93,7 +93,7 @@ def test_rows_shorter_than_what_another_keeps(pair):
         done = decoder.generate(requests, Sampling(), NeverStop(), 9, rows=rows)
         return {item.request.name: item.tokens for item in done}
 
-    pearl = Pearl(target, RemoteDrafter(draft, process=False), None, 5)
+    pearl = Pearl(target, OnDemandDrafter(draft, process=False), None, 5)
     assert finished(pearl, 4) == finished(Speculative(target), 1)
 
 
@@ -101,7 +101,7 @@ def test_rows_shorter_than_what_another_keeps(pair):
 def test_in_a_process_with_a_measured_window(pair):
     target, draft = pair
     expected, _ = decode(Speculative(target, Exact(), ModelDrafter(draft), 3))
-    decoder = Pearl(target, RemoteDrafter(draft))
+    decoder = Pearl(target, OnDemandDrafter(draft))
     assert decoder.measures
     assert decode(decoder)[0] == expected
     assert not decoder.measures
@@ -113,8 +113,8 @@ def test_in_a_process_with_a_measured_window(pair):
 def test_refusals(pair):
     target, draft = pair
     with pytest.raises(InputError, match="overlaps nothing"):
-        Pearl(target, RemoteDrafter(draft), None, 2, False, False)
-    with pytest.raises(InputError, match="RemoteDrafter"):
+        Pearl(target, OnDemandDrafter(draft), None, 2, False, False)
+    with pytest.raises(InputError, match="OnDemandDrafter"):
         Pearl(target, ModelDrafter(draft), None, 2)
     with pytest.raises(InputError, match="remembers"):
-        decode(Pearl(target, RemoteDrafter(draft, process=False), Consultant(), 2))
+        decode(Pearl(target, OnDemandDrafter(draft, process=False), Consultant(), 2))

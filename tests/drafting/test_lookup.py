@@ -6,9 +6,10 @@ import torch
 
 from sdbench.drafting import PromptLookup
 from sdbench.errors import InputError
-from sdbench.lm.context import Context
+from sdbench.keyed_random import Key
+from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
-from sdbench.sampling import Key, Sampler, Sampling
+from sdbench.sampling import Sampler, Sampling
 
 
 def proposed(rows: list[list[int]], length: int, **knobs) -> list[list[int]]:
@@ -16,7 +17,7 @@ def proposed(rows: list[list[int]], length: int, **knobs) -> list[list[int]]:
     for row, text in enumerate(rows):
         tokens[row, : len(text)] = torch.tensor(text)
     size = np.array([len(text) for text in rows])
-    here = Context(tokens, size, np.ones(len(rows), bool), Sampler(Sampling()), Trace())
+    here = DecodeState(tokens, size, np.ones(len(rows), bool), Sampler(Sampling()), Trace())
     key = Key(np.zeros(len(rows), np.uint64), np.zeros(len(rows), np.int64))
     draft = PromptLookup(**knobs).propose(here, length, key)
     placed = [

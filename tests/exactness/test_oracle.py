@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from sdbench.acceptance import Cactus, Consultant, Exact, Fuzzy, Lenience, Match, Typical
-from sdbench.acceptance.base import Density, Draft, Law, at, normalised, ratio, residual, tokenwise
+from sdbench.acceptance.base import Law, at, normalised, ratio, residual, tokenwise
+from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.decoding import Speculative
-from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StopWhenUnsure, Verified
+from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter, StopWhenUnsure
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target, output_law, sequence_law, total_variation
 from sdbench.sampling import Sampling, Scored
 
@@ -47,7 +48,7 @@ class NotDrawnFrom(ModelDrafter):
     def propose(self, context, length, key):
         draft = super().propose(context, length, key)
         assert draft.q is not None
-        return Draft(draft.tokens, draft.length, Scored(draft.q.logits / 3, draft.q.sampling), Density.EXACT)
+        return Draft(draft.tokens, draft.length, Scored(draft.q.logits / 3, draft.q.sampling), ProposalKind.SAMPLED)
 
 
 class ValueDropped(ModelDrafter):
@@ -56,7 +57,7 @@ class ValueDropped(ModelDrafter):
     def propose(self, context, length, key):
         draft = super().propose(context, length, key)
         kept = (draft.tokens != 1).long().cumprod(-1).sum(-1)
-        return Draft(draft.tokens, kept, draft.q, draft.density)
+        return Draft(draft.tokens, kept, draft.q, draft.kind)
 
 
 def lossless(target, qualifier, draft):
@@ -69,13 +70,13 @@ def lossless(target, qualifier, draft):
         "lookup, last match": Speculative(target, exact, PromptLookup(match="last"), 2),
         "early exit": Speculative(target, exact, EarlyExit(target, 1), 2),
         "stop when unsure": Speculative(target, exact, ModelDrafter(draft, StopWhenUnsure(0.5)), 2),
-        "pyramid": Speculative(target, exact, Verified(qualifier, exact, one, 1), 2),
-        "pyramid, truncated": Speculative(target, exact, Verified(qualifier, exact, one, 1, truncate=True), 2),
-        "pyramid, matched": Speculative(target, exact, Verified(qualifier, Match(), one, 1), 1),
-        "pyramid over look-up": Speculative(target, exact, Verified(qualifier, exact, PromptLookup(), 1), 2),
-        "match over a fuzzy stage": Speculative(target, Match(), Verified(qualifier, Fuzzy(0.2), one, 1), 1),
+        "pyramid": Speculative(target, exact, StagedDrafter(qualifier, exact, one, 1), 2),
+        "pyramid, truncated": Speculative(target, exact, StagedDrafter(qualifier, exact, one, 1, truncate=True), 2),
+        "pyramid, matched": Speculative(target, exact, StagedDrafter(qualifier, Match(), one, 1), 1),
+        "pyramid over look-up": Speculative(target, exact, StagedDrafter(qualifier, exact, PromptLookup(), 1), 2),
+        "match over a fuzzy stage": Speculative(target, Match(), StagedDrafter(qualifier, Fuzzy(0.2), one, 1), 1),
         "three high": Speculative(
-            target, exact, Verified(qualifier, exact, Verified(draft, exact, PromptLookup(), 1), 1), 1
+            target, exact, StagedDrafter(qualifier, exact, StagedDrafter(draft, exact, PromptLookup(), 1), 1), 1
         ),
         "lenience of 1": Speculative(target, Lenience(1.0), one, 1),
         "cactus of 0": Speculative(target, Cactus(0.0), one, 1),
@@ -86,11 +87,11 @@ def lossy(target, qualifier, draft):
     exact, one = Exact(), ModelDrafter(draft)
     return {
         "fuzzy": Speculative(target, Fuzzy(0.2), one, 2),
-        "fuzzy below": Speculative(target, exact, Verified(qualifier, Fuzzy(0.2), one, 1), 1),
+        "fuzzy below": Speculative(target, exact, StagedDrafter(qualifier, Fuzzy(0.2), one, 1), 1),
         "typical": Speculative(target, Typical(), one, 1),
         "consultant": Speculative(target, Consultant(), one, 2),
         "lenience": Speculative(target, Lenience(0.5), one, 1),
-        "psd, fuzzy at both stages": Speculative(target, Fuzzy(0.2), Verified(qualifier, Fuzzy(0.2), one, 1), 1),
+        "psd, fuzzy at both stages": Speculative(target, Fuzzy(0.2), StagedDrafter(qualifier, Fuzzy(0.2), one, 1), 1),
     }
 
 
@@ -99,7 +100,7 @@ def wrong(target, qualifier, draft):
     return {
         "p in place of the residual": Speculative(target, ResidualForgotten(), one, 2),
         "p in place of the residual, below": Speculative(
-            target, exact, Verified(qualifier, ResidualForgotten(), one, 1), 1
+            target, exact, StagedDrafter(qualifier, ResidualForgotten(), one, 1), 1
         ),
         "a low token dropped": Speculative(target, LowDrafted(), one, 2),
         "a q that was not drawn from": Speculative(target, exact, NotDrawnFrom(draft), 2),

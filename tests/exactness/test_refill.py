@@ -3,10 +3,10 @@
 import pytest
 
 from sdbench.acceptance import Exact
+from sdbench.asynchronous import AMUSDDrafter, OnDemandDrafter, SSDDrafter, Undrafted, Uniform
 from sdbench.decoding import Pearl, Request, Speculative
-from sdbench.drafting import ModelDrafter, Verified
+from sdbench.drafting import ModelDrafter, StagedDrafter
 from sdbench.exactness import LOSSLESS, TabularModel, output_law, sequence_law, total_variation
-from sdbench.remote import FreeRunning, Remote, RemoteDrafter, Undrafted, Uniform
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 
@@ -15,10 +15,10 @@ def decoders(target, qualifier, draft):
     exact = Exact()
     return {
         "sd": Speculative(target, exact, ModelDrafter(draft), 1),
-        "pyramid": Speculative(target, exact, Verified(qualifier, exact, ModelDrafter(draft), 1), 1),
-        "ssd": Speculative(target, exact, Remote(draft, Uniform(1), Undrafted(), process=False), 1),
-        "amusd": Speculative(target, exact, FreeRunning(draft, 1, process=False), 1),
-        "pearl": Pearl(target, RemoteDrafter(draft, process=False), None, 2),
+        "pyramid": Speculative(target, exact, StagedDrafter(qualifier, exact, ModelDrafter(draft), 1), 1),
+        "ssd": Speculative(target, exact, SSDDrafter(draft, Uniform(1), Undrafted(), process=False), 1),
+        "amusd": Speculative(target, exact, AMUSDDrafter(draft, 1, process=False), 1),
+        "pearl": Pearl(target, OnDemandDrafter(draft, process=False), None, 2),
     }
 
 

@@ -16,7 +16,7 @@ from sdbench.runs.record import load
 
 FAULTY = '''
 import os
-from sdbench.remote import Neural
+from sdbench.asynchronous import Neural
 
 
 class Faulty(Neural):

@@ -4,8 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
-from sdbench.harness import peak
-from sdbench.lm.fit import RESERVED_BYTES, DeviceMemory, Fit
+from sdbench.models.memory import RESERVED_BYTES, DeviceMemory, Fit
 
 
 def test_without_a_gpu_nothing_is_said():

@@ -2,8 +2,8 @@
 
 from itertools import chain
 
-from sdbench.lm.cudagraph import CudaGraph
-from sdbench.lm.execution import Programs, flat, parted
+from sdbench.lm.programs.base import Programs, flat, parted
+from sdbench.lm.programs.cudagraph import CudaGraph
 
 
 class Interpreted(Programs):

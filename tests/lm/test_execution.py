@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from sdbench.errors import InputError
-from sdbench.lm.execution import Execution, check_execution, execution_of
+from sdbench.keyed_random import Key
+from sdbench.lm.programs.base import Execution, check_execution, execution_of
 from sdbench.lm.transformer import Transformer
-from sdbench.sampling import Key
 from tests.conftest import ARCHITECTURES, V, random_model
 from tests.lm.interpreted import Interpreted, Replayed
 from tests.lm.test_transformer import CLOSE, context

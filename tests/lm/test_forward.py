@@ -7,12 +7,12 @@ import torch
 import transformers as t
 from torch import nn
 
-from sdbench.lm.forward import Forward
-from sdbench.lm.pool import SlotPool
-from sdbench.lm.table import Table
+from sdbench.lm.kv_cache import KVCache
+from sdbench.lm.module_replay import Forward
+from sdbench.lm.rotary_cache import Table
 from sdbench.lm.transformer import Transformer
 from tests.conftest import V, random_model
-from tests.lm.folders import SMALL
+from tests.models.folders import SMALL
 
 # Whether nothing but modules stands between tokens and logits.
 PLAIN = {
@@ -146,7 +146,7 @@ class Longer(nn.Module):
 @pytest.mark.parametrize("tells", [False, True])
 def test_a_number_may_be_another_next_time(tells):
     model = Bare(tells)
-    forward, pool = Forward(model, model, ("full_attention",)), SlotPool(1, 8, torch.device("cpu"))
+    forward, pool = Forward(model, model, ("full_attention",)), KVCache(1, 8, torch.device("cpu"))
     tokens = torch.ones(1, 2, dtype=torch.long)
     for extent in (3, 4, 5):
         mask = torch.zeros(1, 1, 2, extent)

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from sdbench.acceptance import Exact
+from sdbench.asynchronous import Saguaro, SSDDrafter, Uniform
 from sdbench.decoding import Request, Speculative
-from sdbench.drafting import EarlyExit, ModelDrafter, StopWhenUnsure, Verified
-from sdbench.lm.execution import Execution, execution_of
+from sdbench.drafting import EarlyExit, ModelDrafter, StagedDrafter, StopWhenUnsure
+from sdbench.keyed_random import Choices, HashChoices
+from sdbench.lm.programs.base import Execution, execution_of
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
-from sdbench.remote import Remote, Saguaro, Uniform
-from sdbench.sampling import Choices, HashChoices, Sampling
+from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
 from tests.lm.interpreted import Interpreted, Replayed
@@ -45,8 +46,10 @@ def decode(decoder, sampling, rows, choices: Choices | None = None):
 ARMS = {
     "sd": lambda target, draft: Speculative(target, Exact(), ModelDrafter(draft), 3),
     "early_exit": lambda target, draft: Speculative(target, Exact(), EarlyExit(target, 2), 3),
-    "pyramid": lambda target, draft: Speculative(target, Exact(), Verified(draft, Exact(), EarlyExit(draft, 2), 2), 4),
-    "ssd": lambda target, draft: Speculative(target, Exact(), Remote(draft, Uniform(3), process=False), 3),
+    "pyramid": lambda target, draft: Speculative(
+        target, Exact(), StagedDrafter(draft, Exact(), EarlyExit(draft, 2), 2), 4
+    ),
+    "ssd": lambda target, draft: Speculative(target, Exact(), SSDDrafter(draft, Uniform(3), process=False), 3),
 }
 
 
@@ -82,7 +85,7 @@ def test_what_the_host_must_see_is_drafted_step_by_step():
     target, draft = models("llama", Interpreted)
     sampled = SAMPLINGS["sampled"]
     unsure = Speculative(target, Exact(), ModelDrafter(draft, StopWhenUnsure(0.2)), 3)
-    bent = Speculative(target, Exact(), Remote(draft, Uniform(2), saguaro=Saguaro(0.5), process=False), 3)
+    bent = Speculative(target, Exact(), SSDDrafter(draft, Uniform(2), saguaro=Saguaro(0.5), process=False), 3)
     for decoder, choices in ((unsure, None), (bent, None), (ARMS["sd"](target, draft), Foreign())):
         assert not any("loop" in step for step in decode(decoder, sampled, 1, choices)[1].steps)
     assert any("loop" in step for step in decode(ARMS["sd"](target, draft), sampled, 1, Own())[1].steps)

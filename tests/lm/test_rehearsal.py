@@ -3,8 +3,7 @@
 import pytest
 import torch
 
-from sdbench.lm import rehearsal
-from sdbench.lm.execution import execution_of
+from sdbench.lm.programs.base import execution_of
 from sdbench.lm.transformer import Transformer
 from tests.conftest import ARCHITECTURES, V, random_model
 from tests.lm.test_execution import chain

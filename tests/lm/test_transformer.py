@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from sdbench.errors import InputError
-from sdbench.lm.context import Context
 from sdbench.lm.model import FAR
+from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer, aligned
 from sdbench.sampling import Sampler, Sampling
@@ -15,11 +15,11 @@ from tests.conftest import ARCHITECTURES, V, random_model
 CLOSE = 2e-5
 
 
-def context(tokens: torch.Tensor, length: list[int], slots: int) -> Context:
+def context(tokens: torch.Tensor, length: list[int], slots: int) -> DecodeState:
     buffer = torch.zeros(len(tokens), slots, dtype=torch.long)
     buffer[:, : tokens.shape[1]] = tokens
     rows = len(length)
-    return Context(buffer, np.array(length), np.ones(rows, bool), Sampler(Sampling()), Trace(sequence=[0] * rows))
+    return DecodeState(buffer, np.array(length), np.ones(rows, bool), Sampler(Sampling()), Trace(sequence=[0] * rows))
 
 
 @pytest.fixture(params=ARCHITECTURES)
@@ -61,7 +61,7 @@ def test_ragged_rows_and_rewinding(raw, idle):
     for row, stop in enumerate(stops):
         if row != idle:
             assert (logits[row] - plain[row, stop - 3 : stop]).abs().max() < CLOSE * plain.abs().max()
-    assert model.known == known
+    assert model.kv_len == known
 
 
 @torch.inference_mode()

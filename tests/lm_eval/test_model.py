@@ -17,12 +17,12 @@ from sdbench.decoding.speculative import Speculative
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
 from sdbench.harness.plan import specs_of
-from sdbench.lm.hub import place_of
-from sdbench.lm.spec import resolve
 from sdbench.lm_eval.__main__ import main
 from sdbench.lm_eval.cache import OWNER
 from sdbench.lm_eval.catalogue import Catalogue
 from sdbench.lm_eval.model import ArmLM
+from sdbench.models.hub import place_of
+from sdbench.models.spec import resolve
 from sdbench.runs.record import load
 from sdbench.tasks.texts import generate
 

@@ -10,8 +10,8 @@ import pytest
 from sdbench.analysis.summary import summarise
 from sdbench.errors import InputError
 from sdbench.runs.environment import environment, git_state
-from sdbench.runs.identity import run_id
 from sdbench.runs.record import claim, load, open_run
+from sdbench.runs.run_id import run_id
 from sdbench.runs.tables import frames
 from tests.runs.made import AR, SD, meta, rows
 

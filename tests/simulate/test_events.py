@@ -4,8 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from sdbench.asynchronous.fan_out import geometric, hit_probability
 from sdbench.errors import InputError
-from sdbench.remote.fanout import geometric, hit_probability
 from sdbench.simulate.events import Latencies, Simulation, kept, places
 from sdbench.simulate.formulas import expected_tokens
 from sdbench.simulate.overlap import Rounds, dsi_segment, pearl_tokens_per_round, theorem_7

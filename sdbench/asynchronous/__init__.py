@@ -1,0 +1,13 @@
+"""Speculative speculative decoding: the draft speculates, on hardware of its own, for what the verifier may decide."""
+
+from sdbench.asynchronous.amusd import AMUSDDrafter as AMUSDDrafter
+from sdbench.asynchronous.backup import Lookup as Lookup, Neural as Neural, Random as Random, Undrafted as Undrafted
+from sdbench.asynchronous.drafter import OnDemandDrafter as OnDemandDrafter, SSDDrafter as SSDDrafter
+from sdbench.asynchronous.fan_out import (
+    Geometric as Geometric,
+    Learned as Learned,
+    Listed as Listed,
+    Uniform as Uniform,
+)
+from sdbench.asynchronous.saguaro import Saguaro as Saguaro
+from sdbench.asynchronous.speculation import SpeculationServer as SpeculationServer

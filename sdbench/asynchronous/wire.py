@@ -1,0 +1,115 @@
+"""Outcomes and speculations as messages, one fused buffer each way; that of speculations is preallocated.
+
+outcome      int64 [magic, serial | active B | length B | first B | streams B | tokens B W]
+speculation  int64 [magic, serial | hit B | length B | tokens B K], then logits [B, K, V] in the model's own type
+
+No key or value ever crosses: the server reads the tokens itself.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from sdbench.asynchronous.protocol import Outcome, Speculation
+
+MAGIC = 0x5DBE9C4
+HEAD = np.int64(MAGIC).tobytes()
+NEW_TOKENS = 8  # the most tokens that stages above add between two outcomes (each adds one)
+
+
+class MalformedError(Exception):
+    """What came is no message of this session."""
+
+
+class OutcomeMessage:
+    """Outcomes of a session with B rows, as bytes."""
+
+    def __init__(self, rows: int) -> None:
+        self.rows = rows
+        self._streams: tuple[int, ...] = ()
+        self._same = np.zeros(0, np.uint64)
+
+    def pack(self, serial: int, outcome: Outcome) -> bytes:
+        width = max(map(len, outcome.tokens))
+        tokens = [token for row in outcome.tokens for token in (*row, *(0,) * (width - len(row)))]
+        rows = *outcome.active, *outcome.length, *outcome.first, *outcome.streams.tolist(), *tokens
+        return struct.pack(self._form(width), MAGIC, serial, *rows)
+
+    def unpack(self, data: bytes) -> tuple[int, Outcome]:
+        """The serial number, and what came."""
+        rows = self.rows
+        width, rest = divmod(len(data) // 8 - 2 - 4 * rows, rows)
+        if rest or len(data) % 8 or not 0 < width <= NEW_TOKENS:
+            raise MalformedError(f"an outcome of {len(data)} bytes for {rows} rows")
+        _, serial, *ints = struct.unpack(self._form(width), data)
+        active, length, first, streams = (ints[at * rows : (at + 1) * rows] for at in range(4))
+        if self._streams != tuple(streams):  # they change with the prompts only
+            self._streams, self._same = tuple(streams), np.array(streams, np.uint64)
+        tokens = [ints[at : at + width] for at in range(4 * rows, len(ints), width)]
+        tokens = [row[: end - begin] for row, begin, end in zip(tokens, first, length, strict=True)]
+        return serial, Outcome([flag != 0 for flag in active], length, first, tokens, self._same)
+
+    def _form(self, width: int) -> str:
+        return f"={2 + 3 * self.rows}q{self.rows}Q{self.rows * width}q"
+
+
+class SpeculationMessage:
+    """The buffer of speculations of a session: B rows, K tokens, V logits each, on `device`."""
+
+    def __init__(self, rows: int, length: int, vocab: int, dtype: torch.dtype, device: torch.device) -> None:
+        self.rows, self.length, self.vocab, self.dtype = rows, length, vocab, dtype
+        self._on_cpu = device.type == "cpu"
+        self._form = struct.Struct(f"={2 + rows * (2 + length)}q")
+        size = rows * length * vocab * dtype.itemsize
+        self.buffer = torch.zeros(self._form.size + size, dtype=torch.uint8, device=device)
+        self._scores = self._logits(self.buffer[self._form.size :].view(dtype))
+        # The whole numbers are written on the host: on the CPU into the buffer itself.
+        self._head = self.buffer[: self._form.size]
+        self._numbers = self._head.cpu().numpy()
+        self._bytes: Any = self._numbers.data
+
+    def _logits(self, flat: Tensor) -> Tensor:
+        return flat.view(self.rows, self.length, self.vocab)
+
+    def pack(self, serial: int, speculation: Speculation) -> Tensor:
+        """The buffer, filled."""
+        tokens = [token for row in speculation.tokens.tolist() for token in row]
+        self._form.pack_into(self._bytes, 0, MAGIC, serial, *speculation.hit, *speculation.length, *tokens)
+        if not self._on_cpu:
+            self._head.copy_(torch.from_numpy(self._numbers))
+        self._scores.copy_(speculation.logits)
+        return self.buffer
+
+    def unpack(self, serial: int | None, answer: bytes | Tensor) -> Speculation:
+        """What an answer holds, if it is that to `serial` (None: to any) and makes sense.
+
+        answer: bytes, or a buffer, of which the logits are a view.
+
+        Raises:
+            MalformedError: it does not.
+        """
+        size, at, count = self._form.size, 8 * (2 + 2 * self.rows), self.rows * self.length
+        if isinstance(answer, bytes):
+            head = bytearray(answer)
+            flat = torch.frombuffer(head, dtype=self.dtype, offset=size)
+            flat = flat if self._on_cpu else flat.to(self.buffer.device)
+        else:
+            head, flat = bytearray(answer[:size].cpu().numpy()), answer[size:].view(self.dtype)
+        grid, logits = torch.frombuffer(head, dtype=torch.int64, count=count, offset=at), self._logits(flat)
+        magic, number, *rest = self._form.unpack_from(head)
+        hit, drafted, tokens = rest[: self.rows], rest[self.rows : 2 * self.rows], rest[2 * self.rows :]
+        if magic != MAGIC or serial not in (number, None):
+            raise MalformedError(f"the answer to outcome {number} where that to {serial} was due")
+        if not (all(flag in (0, 1) for flag in hit) and all(0 <= length <= self.length for length in drafted)):
+            raise MalformedError(f"hits {hit}, lengths {drafted} in a draft of {self.length}")
+        if min(tokens) < 0 or max(tokens) >= self.vocab:
+            raise MalformedError(f"a token outside the vocabulary of {self.vocab}")
+        if math.isnan(logits.sum()):
+            raise MalformedError("a drafted token without a probability")
+        return Speculation([flag != 0 for flag in hit], drafted, grid.view(self.rows, self.length), logits)

@@ -1,0 +1,123 @@
+"""The slot pool: keys and values of every layer at numbered slots, preallocated.
+
+A step writes its keys and values at given slots and attends over the first `extent` slots, under a mask that says what each
+query sees. So a rejected token costs nothing: its slot is overwritten, or not seen. `transformers` takes the pool for a
+cache: `update` is all that its attention layers call.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdbench.device import upload
+
+
+class KVCache:
+    """Keys and values [B, heads, N + 1, D] of each layer, and `position` [B, N + 1] of the token in each slot.
+
+    Slot N is the trash: padding queries write there, and nothing reads it. Layers are allocated at their first use, since
+    only the model itself knows the heads and widths of each.
+    """
+
+    def __init__(self, rows: int, slots: int, device: torch.device) -> None:
+        self.rows, self.slots = rows, slots
+        # What transformers looks at in a cache, beside `update`: no layer of it is of a kind with needs of its own.
+        self.is_compileable, self.is_sliding, self.layers = True, [], []
+        self.position = torch.arange(slots + 1, device=device).repeat(rows, 1)
+        self.keys: dict[int, Tensor] = {}
+        self.values: dict[int, Tensor] = {}
+        self._held: dict[int, list[Tensor]] = {}
+        self._lines: dict[int, Int[Tensor, "B H 1"]] = {}  # by the number of heads
+        self.select(slice(None), None, 0, slots)
+
+    @classmethod
+    def over(cls, layers: list[Tensor], at: Int[Tensor, "B T"], extent: int) -> KVCache:
+        """A view of a pool's layers, about to be written at `at`: what a compiled or captured step works on."""
+        rows, _, slots, _ = layers[0].shape
+        view, half = cls(0, slots - 1, layers[0].device), len(layers) // 2
+        view.rows = rows  # without places for their positions, which a step is given
+        view.keys, view.values = dict(enumerate(layers[:half])), dict(enumerate(layers[half:]))
+        view.select(slice(None), at, 0, extent)
+        return view
+
+    def layers_of(self, count: int) -> list[Tensor]:
+        """Keys of the first `count` layers, all of which have been used, then their values."""
+        if count not in self._held:
+            self._held[count] = [side[layer] for side in (self.keys, self.values) for layer in range(count)]
+        return self._held[count]
+
+    def select(self, rows: slice, at: Int[Tensor, "B T"] | None, first: int, extent: int) -> None:
+        """Say where the next step writes: at the slots `at`, or, where it is None, from slot `first` on in every row."""
+        self._rows, self._at, self._first, self._extent = rows, at, first, extent
+        self._written: Int[Tensor, " L"] | None = None
+
+    def update(
+        self, key: Float[Tensor, "B H T D"], value: Float[Tensor, "B H T D"], layer: int, *args, **kwargs
+    ) -> tuple[Float[Tensor, "B H E D"], Float[Tensor, "B H E D"]]:
+        """Write a layer's new keys and values; return those of the first `extent` slots."""
+        if layer not in self.keys:
+            self.keys[layer] = key.new_zeros(self.rows, key.shape[1], self.slots + 1, key.shape[3])
+            self.values[layer] = value.new_zeros(self.rows, value.shape[1], self.slots + 1, value.shape[3])
+        keys, values = self.keys[layer][self._rows], self.values[layer][self._rows]
+        if self._at is None:
+            stop = self._first + key.shape[2]
+            keys[:, :, self._first : stop] = key
+            values[:, :, self._first : stop] = value
+        else:
+            # As lines of one table: a third of a scatter's time, and where they lie is reckoned once for all layers alike. A
+            # compiler writes them in place; to scatter it would copy the whole layer, there and back.
+            lines = self._written
+            if lines is None or len(lines) != key.shape[:3].numel():
+                begin = self._begin(key.shape[1])[: len(key)]
+                lines = self._written = (begin + self._at[:, None]).flatten()
+            for held, new in ((keys, key), (values, value)):
+                held.view(-1, held.shape[3]).index_copy_(0, lines, new.reshape(-1, new.shape[3]))
+        return keys[:, :, : self._extent], values[:, :, : self._extent]
+
+    def _begin(self, heads: int) -> Int[Tensor, "B H 1"]:
+        """The line at which each head of each row begins, in a table of all their slots."""
+        if heads not in self._lines:
+            every = torch.arange(self.rows * heads, device=self.position.device)
+            self._lines[heads] = (every * (self.slots + 1)).view(-1, heads, 1)
+        return self._lines[heads]
+
+    def move(
+        self, rows: list[int], source: list[int], stride: int, target: list[int], count: int, positions: bool = True
+    ) -> None:
+        """Copy what each of `rows` holds at `count` slots from source[r] on, every stride-th, to the slots from target[r] on.
+
+        The two may overlap. positions: of the tokens too, for a model that asks for them.
+        """
+        parts = [*self.keys.values(), *self.values.values()]
+        if positions:
+            parts.append(self.position[:, None, :, None])
+        if self.rows == 1:
+            (begin,), (first,) = source, target
+            apart = first + count <= begin
+            for held in parts:
+                moved = held[:, :, begin : begin + (count - 1) * stride + 1 : stride]
+                held.narrow(2, first, count).copy_(moved if apart else moved.clone())
+            return
+        steps, device = np.arange(count), self.position.device
+        which = upload(np.array(rows), device)[:, None]
+        begins, firsts = (np.array(slots)[:, None] for slots in (source, target))
+        old, new = (upload(slots, device) for slots in (begins + stride * steps, firsts + steps))
+        for held in parts:
+            held[which, :, new] = held[which, :, old]
+
+    @property
+    def bytes(self) -> int:
+        """Bytes that the layers in use hold."""
+        return sum(t.numel() * t.element_size() for side in (self.keys, self.values) for t in side.values())
+
+    def get_seq_length(self, *args) -> int:
+        return 0
+
+    def get_mask_sizes(self, *args) -> tuple[int, int]:
+        return self._extent, 0
+
+    def get_max_cache_shape(self, *args) -> int:
+        return self.slots

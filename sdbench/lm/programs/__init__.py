@@ -1,0 +1,1 @@
+"""Execution modes of a step: eager, compiled programs, captured CUDA graphs."""

@@ -1,0 +1,150 @@
+"""Steps compiled ahead of time, by `torch.export` and AOTInductor, and kept in the user's cache.
+
+A program holds no weights: it is given those of the model that is there, so the cache is small and the weights are in memory once.
+The number of slots that a step attends over is free, everything else is fixed. Loading a program takes some milliseconds; making
+one takes as long as the C++ compiler does, some ten seconds, once for each machine. For CPUs: on a GPU steps are captured instead
+(`sdbench.lm.programs.cudagraph`), since there loading such a program ended the process (torch 2.11, on an H200).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from sdbench.errors import RunError
+from sdbench.lm.programs.base import Inputs, Program, Programs, flat, parted
+from sdbench.models.quiet import quiet
+from sdbench.models.weight_files import cache_folder
+
+if TYPE_CHECKING:
+    from sdbench.lm.transformer import Transformer
+
+_FORM = 10  # of what is kept; raised when what is traced, or the pool, changes
+_EXAMPLE = {"extent": 97, "room": 89}  # sizes in the example that is traced, which no others are likely to equal
+
+
+class Compiled(Programs):
+    """Programs made by AOTInductor."""
+
+    name = "compile"
+
+    def make(self, lm: Transformer, inputs: Inputs) -> Program:
+        step = inputs.module(lm)
+        file = cache_folder() / "compiled" / f"{self._identity(lm, inputs)}.pt2"
+        if not file.is_file():
+            try:
+                _compile(lm, step, inputs, file)
+            except Exception as error:  # tracer, code generator and compiler raise kinds of their own
+                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+                raise RunError(
+                    f"{lm.name} could not be compiled ({reason}); hardware.execution=eager runs without."
+                ) from error
+            self.made += 1
+        else:
+            self.loaded += 1
+        return _load(step, file)
+
+    def _identity(self, lm: Transformer, inputs: Inputs) -> str:
+        """What the code of a program depends on, hashed."""
+        config = lm.config.to_dict()
+        for name in ("_name_or_path", "transformers_version"):
+            config.pop(name, None)
+        what = {
+            "form": _FORM,
+            "versions": [torch.__version__, transformers.__version__],
+            "machine": ["cpu", _processor(), torch.get_num_threads()],
+            "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype)],
+            "shape": [lm.pool.slots, type(inputs).__name__, inputs.shape],
+            "layers": lm.layers,
+        }
+        return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def _compile(lm: Transformer, step: nn.Module, inputs: Inputs, file: Path) -> None:
+    """Make a program and put it into its place, as a whole or not at all."""
+    with torch.inference_mode(False), torch.no_grad(), quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # between parts of torch
+        example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
+        for at, names in enumerate(inputs.free):
+            shape = [_EXAMPLE[names[dim]] if dim in names else size for dim, size in enumerate(example[at].shape)]
+            example[at] = example[at].new_zeros(shape)
+        own, over, pools = parted(lm, inputs, example)
+        sizes = {name: torch.export.Dim(name, min=2, max=lm.pool.slots + 1) for name in _EXAMPLE}
+        free = [{dim: sizes[name] for dim, name in names.items()} for names in inputs.free]
+        dynamic = {
+            "own": free[: len(own)],
+            "over": free[len(own) :],
+            "pools": [[None] * len(layers) for layers in pools],
+        }
+        exported = torch.export.export(
+            step,
+            (own, over, pools),
+            dynamic_shapes=dynamic,
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+        file.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=file.parent, prefix=".compiling-") as scratch:
+            made = os.path.join(scratch, "made.pt2")
+            options = {"aot_inductor.package_constants_in_so": False}
+            torch._inductor.aoti_compile_and_package(exported, package_path=made, inductor_configs=options)
+            held = _tensors(step)
+            extra = {name: t for name, t in {**exported.state_dict, **exported.constants}.items() if name not in held}
+            torch.save(extra, os.path.join(scratch, "extra.pt"))
+            os.replace(os.path.join(scratch, "extra.pt"), file.with_suffix(".extra.pt"))
+            os.replace(made, file)
+
+
+def _load(step: nn.Module, file: Path) -> Program:
+    """Load a program and give it the weights; they are looked at where they are, and so must stay."""
+    loaded = torch._inductor.aoti_load_package(str(file), run_single_threaded=True)
+    extra = torch.load(file.with_suffix(".extra.pt"), weights_only=True)
+    held = {**extra, **_tensors(step)}
+    constants = {name: held[name] for name in loaded.get_constant_fqns()}
+    return _Loaded(loaded, constants, next(tensor for name, tensor in constants.items() if name not in extra))
+
+
+class _Loaded:
+    """A loaded program. It knows the addresses of its constants alone: they are kept for it, and told anew when they have moved (to
+    memory that processes share, when the model is given to another one)."""
+
+    def __init__(self, program: Any, constants: dict[str, Tensor], witness: Tensor) -> None:
+        self._program, self._constants = program, constants
+        self._run, self._witness = program.loader.boxed_run, witness  # a weight: these are what moves
+        self._tell()
+
+    def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
+        if self._witness.data_ptr() != self._at:
+            self._tell()
+        return self._run(inputs)
+
+    def _tell(self) -> None:
+        self._program.load_constants(self._constants, check_full_update=True, user_managed=True)
+        self._at = self._witness.data_ptr()
+
+
+def _tensors(module: nn.Module) -> dict[str, Tensor]:
+    return {
+        **dict(module.named_parameters(remove_duplicate=False)),
+        **dict(module.named_buffers(remove_duplicate=False)),
+    }
+
+
+def _processor() -> str:
+    """What the compiler makes code for: the processor's instructions."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line for line in lines if line.startswith(("flags", "Features")))
+    except (OSError, StopIteration):
+        import platform
+
+        return f"{platform.machine()} {platform.processor()}"

@@ -1,0 +1,133 @@
+"""What `transformers` reads of a model before its weights, with errors that say how to get it."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from sdbench.errors import InputError
+from sdbench.models.gguf import converted
+from sdbench.models.quiet import quiet
+from sdbench.models.spec import ModelSpec, Source
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+
+
+TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
+
+
+def place_of(spec: ModelSpec, source: Source) -> tuple[str, dict[str, Any]]:
+    """What to give to a `from_pretrained`: the folder or hub id, and options."""
+    if source.kind == "gguf":
+        return str(converted(Path(source.location))), {}
+    if source.kind != "hub":
+        return source.location, {}
+    return source.location, {"revision": spec.revision or "main", "local_files_only": not reachable()}
+
+
+@cache
+def reachable() -> bool:
+    """Whether the hub answers. Asked once, for a few seconds at most: its own client would try for half a minute a file."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
+        return True
+    hub = urlsplit(constants.ENDPOINT)
+    try:
+        socket.create_connection(
+            (hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)), timeout=4
+        ).close()
+    except OSError:
+        return False
+    return True
+
+
+def read_config(spec: ModelSpec, source: Source) -> PreTrainedConfig:
+    """The model's config."""
+    from transformers import AutoConfig
+
+    place, options = place_of(spec, source)
+    with readable(spec, source, "config"), quiet():
+        return AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def read_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerFast:
+    """The model's tokenizer."""
+    from transformers import AutoTokenizer
+
+    place, options = place_of(spec, source)
+    folder = Path(place)
+    if source.kind != "hub" and folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZERS):
+        # Some classes would make an empty one.
+        raise InputError(f"{place} ({spec.role}) holds no tokenizer: it needs one of {', '.join(TOKENIZERS)}.")
+    with readable(spec, source, "tokenizer"), quiet():
+        return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def read_eos(spec: ModelSpec, source: Source, config: PreTrainedConfig) -> tuple[int, ...]:
+    """The token ids that end the model's output, as its own `generate` would take them: may be none."""
+    from transformers import GenerationConfig
+
+    place, options = place_of(spec, source)
+    try:
+        with quiet():
+            ids = GenerationConfig.from_pretrained(place, **options).eos_token_id
+    except OSError:  # a model without a generation config
+        ids = getattr(config.get_text_config(), "eos_token_id", None)
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+
+
+@contextmanager
+def readable(spec: ModelSpec, source: Source, what: str) -> Iterator[None]:
+    """Turn whatever reading a model raises into one sentence that says what to do."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:  # the hub, the network, JSON and the readers each raise kinds of their own
+        raise InputError(_sentence(spec, source, what, error)) from error
+
+
+def _sentence(spec: ModelSpec, source: Source, what: str, error: Exception) -> str:
+    import httpx  # the hub's client is built on it
+    from huggingface_hub import errors
+
+    name, role = source.location, spec.role
+    causes = list(_chain(error))
+    elsewhere = f"or give models.{role}.path=FOLDER"
+    if any(isinstance(cause, errors.GatedRepoError) for cause in causes):
+        return (
+            f"The model {name} ({role}) is gated: accept its licence at https://huggingface.co/{name} and run "
+            f"`hf auth login`, {elsewhere}."
+        )
+    if any(isinstance(cause, errors.RevisionNotFoundError) for cause in causes):
+        return f"The model {name} ({role}) has no revision '{spec.revision}' on the hub."
+    if any(isinstance(cause, errors.RepositoryNotFoundError) for cause in causes):
+        return (
+            f"There is no public model {name} ({role}) on the hub: check the name, run `hf auth login` if it is "
+            f"private, {elsewhere}."
+        )
+    unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, httpx.TransportError)
+    if any(isinstance(cause, unreachable) for cause in causes):
+        return (
+            f"The model {name} ({role}) is not in the local cache and the hub cannot be reached: run "
+            f"`hf download {name}` where there is a network, {elsewhere}."
+        )
+    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
+    fetch = f"; run `hf download {name}` where there is a network, {elsewhere}" if source.kind == "hub" else ""
+    return f"The {what} of {name} ({role}) cannot be read: {reason}{fetch}."
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__

@@ -1,0 +1,79 @@
+"""Where a model comes from and how it is held: what a file of `conf/models/` says of each role."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Literal
+
+from sdbench.errors import InputError
+
+PACKAGED = "pkg://"
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One role's model.
+
+    role: target, qualifier, draft, ... path: a hub id, a folder, a .gguf file, or `pkg://PACKAGE/FOLDER` for weights
+    that come with an installed package. revision: of a hub id (None: its main branch). device, dtype: None is the
+    hardware's. quantization: see `sdbench.models.quantization`. parameters, cache_values: the published number of
+    parameters, and of keys and values kept per token; used only where the model's config cannot be had.
+    """
+
+    role: str
+    path: str
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    parameters: int | None = None
+    cache_values: int | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A spec's path, looked up. location: the hub id, or the absolute path of the folder or .gguf file."""
+
+    kind: Literal["hub", "folder", "gguf"]
+    location: str
+    packaged: bool = False
+
+
+def resolve(spec: ModelSpec) -> Source:
+    """Find what a spec's path names; InputError if that is nothing."""
+    if spec.path.startswith(PACKAGED):
+        return Source("folder", str(_packaged(spec)), packaged=True)
+    path = Path(spec.path).expanduser()
+    knob = f"models.{spec.role}.path"
+    if path.is_dir():
+        return Source("folder", str(_with_config(spec, path)))
+    if path.suffix == ".gguf":
+        if not path.is_file():
+            raise InputError(f"{knob}: there is no file {spec.path}.")
+        return Source("gguf", str(path.resolve()))
+    if path.is_file():
+        raise InputError(f"{knob}: {spec.path} is a file; give a .gguf file, a model folder or a hub id.")
+    if not _HUB_ID.fullmatch(spec.path):
+        raise InputError(f"{knob}: there is no folder {spec.path}, and it is not a hub id (OWNER/NAME).")
+    return Source("hub", spec.path)
+
+
+def _packaged(spec: ModelSpec) -> Path:
+    package, _, inside = spec.path.removeprefix(PACKAGED).partition("/")
+    try:
+        folder = Path(str(resources.files(package))) / inside
+    except ModuleNotFoundError as error:
+        raise InputError(f"models.{spec.role}.path: there is no installed package '{package}'.") from error
+    if not folder.is_dir():
+        raise InputError(f"models.{spec.role}.path: the package {package} lacks {inside}; install it again.")
+    return _with_config(spec, folder)
+
+
+def _with_config(spec: ModelSpec, folder: Path) -> Path:
+    if not (folder / "config.json").is_file():
+        raise InputError(f"models.{spec.role}.path: the folder {folder} has no config.json, so it holds no model.")
+    return folder.resolve()

@@ -1,0 +1,170 @@
+"""What is refused before weights are loaded, and with which sentence."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import httpx
+import pytest
+import transformers as t
+from huggingface_hub import errors
+from omegaconf import OmegaConf
+
+from sdbench.errors import InputError
+from sdbench.models import hub
+from sdbench.models.architecture import check_architecture
+from sdbench.models.family import check_family
+from sdbench.models.spec import ModelSpec, resolve
+from tests.models.folders import ARCHITECTURES, config_of, saved, spec
+from tests.tasks.tokenizers_made import SPECIAL, byte_level
+
+CONF = sorted((Path(__file__).parents[2] / "conf" / "models").glob("*.yaml"))
+ROLES = ("target", "qualifier", "draft")
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_architectures_that_work(architecture, tmp_path):
+    saved(tmp_path, architecture)
+    family = check_family({"target": spec(tmp_path)})
+    assert (family.vocab, family.context, family.eos) == (300, 128, (1,))
+    assert len(family.tokenizer) <= 300
+
+
+REFUSED = {
+    "MambaForCausalLM has recurrent": t.MambaConfig(),
+    "RecurrentGemmaForCausalLM has recurrent": t.RecurrentGemmaConfig(),
+    "Qwen3NextForCausalLM has recurrent": t.Qwen3NextConfig(num_hidden_layers=4),
+    "t5 is an encoder-decoder": t.T5Config(),
+    "BloomForCausalLM uses ALiBi": t.BloomConfig(),
+    "FalconForCausalLM uses ALiBi": t.FalconConfig(alibi=True),
+    "Gemma2ForCausalLM has no sdpa": t.Gemma2Config(),
+    "layers of kind chunked_attention": t.Llama4TextConfig(num_hidden_layers=4),
+    "vit is not a causal language model": t.ViTConfig(),
+}
+
+
+@pytest.mark.parametrize("reason", REFUSED)
+def test_architectures_that_do_not(reason):
+    with pytest.raises(InputError, match=f"^draft: .*{reason}"):
+        check_architecture("draft", REFUSED[reason])
+
+
+def test_a_refused_architecture_needs_no_weights(tmp_path):
+    t.MambaConfig().save_pretrained(tmp_path)
+    with pytest.raises(InputError, match="target: MambaForCausalLM has recurrent layers"):
+        check_family({"target": spec(tmp_path)})
+
+
+def pair(tmp_path, tokenizer, width: int = 300):
+    saved(tmp_path / "target")
+    saved(tmp_path / "draft", width=width, tokenizer=tokenizer)
+    return {role: spec(tmp_path / role, role) for role in ("target", "draft")}
+
+
+def test_a_padded_embedding_is_fine(tmp_path):
+    family = check_family(pair(tmp_path, None, width=384))
+    assert family.vocab == 300
+    assert family.members["draft"].width == 384
+
+
+def test_different_vocabularies_are_refused(tmp_path):
+    other = byte_level(300, special=[*SPECIAL[:2], "<call>", "<turn>"])
+    with pytest.raises(InputError, match="of target and draft differ: token 2 is '<turn>' for target and '<call>' for"):
+        check_family(pair(tmp_path, other))
+
+
+def test_a_smaller_vocabulary_is_refused(tmp_path):
+    with pytest.raises(
+        InputError, match=r"of target and draft differ: token 270 is '.*' for target and no token for draft"
+    ):
+        check_family(pair(tmp_path, byte_level(270)))
+
+
+def test_a_special_token_that_only_one_has_is_fine(tmp_path):
+    tokenizer = byte_level(300)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
+    assert check_family(pair(tmp_path, tokenizer)).vocab == 300
+
+
+def test_other_ends_are_refused(tmp_path):
+    tokenizer = byte_level(300)
+    tokenizer.eos_token = "<turn>"
+    with pytest.raises(InputError, match="eos_token_id is 1 for target and 2 for draft"):
+        check_family(pair(tmp_path, tokenizer))
+
+
+def test_too_narrow_an_embedding_is_refused(tmp_path):
+    with pytest.raises(InputError, match="embedding of draft has 280 entries, fewer than the 300 tokens of target"):
+        check_family(pair(tmp_path, None, width=280))
+
+
+def test_all_end_tokens_of_the_target_count(tmp_path):
+    saved(tmp_path)
+    t.GenerationConfig(eos_token_id=[1, 2]).save_pretrained(tmp_path)
+    assert check_family({"target": spec(tmp_path)}).eos == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("path", "reason"),
+    [
+        ("none/at/all", r"models\.target\.path: there is no folder none/at/all, and it is not a hub id"),
+        ("none.gguf", r"models\.target\.path: there is no file none\.gguf"),
+        ("pkg://sdbench/none", r"the package sdbench lacks none; install it again"),
+        ("pkg://nosuchpackage/x", r"there is no installed package 'nosuchpackage'"),
+        (
+            "sdbench/owner-of-nothing",
+            r"not in the local cache and the hub cannot be reached: run `hf download sdbench/",
+        ),
+    ],
+)
+def test_absent_sources(path, reason):
+    with pytest.raises(InputError, match=reason) as caught:
+        check_family({"target": spec(path)})
+    assert "\n" not in str(caught.value)
+
+
+def test_folders_that_hold_no_model(tmp_path):
+    with pytest.raises(InputError, match=r"has no config\.json"):
+        check_family({"target": spec(tmp_path)})
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config of .* cannot be read"):
+        check_family({"target": spec(tmp_path)})
+    (tmp_path / "weights.bin").write_text("")
+    with pytest.raises(InputError, match=r"is a file; give a \.gguf file, a model folder or a hub id"):
+        check_family({"target": spec(tmp_path / "weights.bin")})
+
+
+@pytest.mark.parametrize(
+    ("kind", "reason"),
+    [
+        (errors.GatedRepoError, r"is gated: accept its licence at https://huggingface.co/a/b and run `hf auth login`"),
+        (errors.RepositoryNotFoundError, "There is no public model a/b"),
+        (errors.RevisionNotFoundError, "has no revision 'v9' on the hub"),
+    ],
+)
+def test_what_the_hub_refuses(kind, reason, monkeypatch):
+    def refuse(*args, **options):
+        response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co/a/b"))
+        raise OSError("no") from kind("refused", response=response)
+
+    monkeypatch.setattr(t.AutoConfig, "from_pretrained", refuse)
+    source = ModelSpec("draft", "a/b", revision="v9")
+    with pytest.raises(InputError, match=reason):
+        hub.read_config(source, resolve(source))
+
+
+@pytest.mark.parametrize("file", CONF, ids=lambda file: file.stem)
+def test_conf_says_what_a_spec_takes(file):
+    conf = OmegaConf.to_container(OmegaConf.load(file))
+    assert isinstance(conf, dict)
+    specs = [ModelSpec(role=role, **fields) for role, fields in conf.items()]
+    assert [spec.role for spec in specs] == list(ROLES[: len(specs)])
+    if file.stem != "tiny":
+        assert all(spec.parameters and spec.cache_values for spec in specs)
+        assert all(resolve(spec).kind == "hub" for spec in specs)
+
+
+def test_the_families():
+    names = ["gemma3", "llama3", "llama3_70b", "qwen3", "smollm2", "smollm2_family", "tiny"]
+    assert [file.stem for file in CONF] == names
+    assert config_of("llama").vocab_size == 300
