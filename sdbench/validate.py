@@ -32,13 +32,12 @@ def number(name: str, value: Any, low: float = -inf, high: float = inf, bounds: 
 
     bounds: which ends are allowed; "[)" is [low, high).
     """
-    numeric = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < inf
-    inside = numeric and low <= value <= high
+    if not isinstance(value, int | float) or isinstance(value, bool):
+        kind = "a number" if (low, high) == (-inf, inf) else f"a number in {_interval(low, high, bounds)}"
+        raise InputError(f"{name} is {value!r}; it must be {kind}.")
+    inside = abs(value) < inf and low <= value <= high
     if not inside or (bounds[0] == "(" and value == low) or (bounds[1] == ")" and value == high):
-        if (low, high) == (-inf, inf):
-            raise InputError(f"{name} is {value!r}; it must be a number.")
-        left, right = "(" if low == -inf else bounds[0], ")" if high == inf else bounds[1]
-        raise InputError(f"{name} is {value!r}; it must be a number in {left}{low:g}, {high:g}{right}.")
+        raise InputError(f"{name} is {value!r}; it must be a number in {_interval(low, high, bounds)}.")
     return value
 
 
@@ -48,3 +47,8 @@ def choice(name: str, value: Any, options: Iterable[str]) -> str:
     if value not in options:
         raise InputError(f"{name} is {value!r}; it must be one of {', '.join(options)}.")
     return value
+
+
+def _interval(low: float, high: float, bounds: str) -> str:
+    """Write the interval; an infinite end is open."""
+    return f"{'(' if low == -inf else bounds[0]}{low:g}, {high:g}{')' if high == inf else bounds[1]}"

@@ -11,14 +11,14 @@ from tests.lm.test_execution import chain
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
 def test_all_of_a_small_layer_is_rehearsed_and_no_logit_changes(architecture, monkeypatch):
-    monkeypatch.setattr(rehearsal, "PIECE_SECONDS", 10.0)
+    monkeypatch.setattr(cache_warming, "PIECE_SECONDS", 10.0)
     model = Transformer("target", random_model(architecture), V)
     with torch.inference_mode():
         before = chain(model)
         ran = []
-        run = model.rehearsal()
+        run = model.cache_warming.rehearsal()
         assert run is not None
-        assert model.rehearsal() is run
+        assert model.cache_warming.rehearsal() is run
         for module in model.model.modules():
             module.register_forward_pre_hook(lambda module, _: ran.append(module))
         for _ in range(200):
@@ -31,23 +31,23 @@ def test_all_of_a_small_layer_is_rehearsed_and_no_logit_changes(architecture, mo
 
 
 def test_of_a_large_layer_nothing_is(monkeypatch):
-    monkeypatch.setattr(rehearsal, "PIECE_SECONDS", 0.0)
+    monkeypatch.setattr(cache_warming, "PIECE_SECONDS", 0.0)
     model = Transformer("target", random_model("llama"), V)
     with torch.inference_mode():
         chain(model)
-        assert model.rehearsal() is None
+        assert model.cache_warming.rehearsal() is None
 
 
 def test_neither_is_a_program():
     model = Transformer("target", random_model("llama"), V, execution_of("compile"))
     model.allocate(1, 40)
-    assert model.rehearsal() is None
+    assert model.cache_warming.rehearsal() is None
 
 
 def test_another_process_gets_no_rehearsal(monkeypatch):
-    monkeypatch.setattr(rehearsal, "PIECE_SECONDS", 10.0)
+    monkeypatch.setattr(cache_warming, "PIECE_SECONDS", 10.0)
     model = Transformer("target", random_model("llama"), V)
     with torch.inference_mode():
         chain(model)
-        assert model.rehearsal() is not None
+        assert model.cache_warming.rehearsal() is not None
     assert model.bare()._rehearsal == []
