@@ -1,7 +1,7 @@
 """Check shape annotations while tests run; `tests/conftest.py` installs the check.
 
-jaxtyping calls `check` for each function of sdbench. beartype then checks the arguments and results that carry a shape annotation, such
-as Float[Tensor, "B V"]. Other annotations are pyright's business.
+jaxtyping calls `check` for each function of sdbench. beartype then checks the arguments and results that carry a shape annotation,
+such as Float[Tensor, "B V"]. Other annotations are pyright's business.
 """
 
 from __future__ import annotations

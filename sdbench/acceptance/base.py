@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from sdbench.acceptance.draft import NEVER, Draft, ProposalKind, wide
@@ -108,7 +108,7 @@ class Memoryless:
 def tokenwise(
     draft: Draft,
     p: Scored,
-    passes: Float[Tensor, "B K"] | Bool[Tensor, "B K"],
+    passes: Shaped[Tensor, "B K"],
     replacement: Callable[[Int[Tensor, " B"]], Float[Tensor, "B V"]] | None = None,
     memory: Callable[[Int[Tensor, " B"]], Float[Tensor, "B M"]] | None = None,
 ) -> Law:
@@ -162,7 +162,7 @@ class _Known(Law):
         return torch.zeros(best.shape, dtype=self._type, device=best.device).scatter_(1, kept[:, None], 1.0)
 
 
-def at(values: Float[Tensor, "B T ..."], n: Int[Tensor, " B"]) -> Float[Tensor, "B ..."]:
+def at(values: Shaped[Tensor, "B T ..."], n: Int[Tensor, " B"]) -> Shaped[Tensor, "B ..."]:
     """values[b, n[b]] for every row."""
     return values[torch.arange(len(n), device=values.device), n]
 
