@@ -210,7 +210,7 @@ class Transformer(LanguageModel):
             self.pool.position.scatter_(1, slots, positions)
         return outputs
 
-    def _host_numbers(self, buffer: Int[Tensor, "..."], numbers: Sequence[Any]) -> Int[Tensor, "..."]:
+    def _host_numbers(self, buffer: Int[Tensor, "*shape"], numbers: Sequence[Any]) -> Int[Tensor, "*shape"]:
         """Numbers of the host where the model is; on a CPU, where a step is over when it returns, in a buffer used again."""
         if self.device.type != "cpu":
             return upload(np.array(numbers), self.device)
