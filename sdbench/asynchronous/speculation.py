@@ -40,7 +40,7 @@ from sdbench.device import synchronise, upload
 from sdbench.drafting.rank_log import ranks
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.programs.base import programs_of
+from sdbench.lm.programs.modes import programs_of
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampler
