@@ -77,7 +77,7 @@ def speculation(arm: Tables) -> dict[str, Any] | None:
         "tokens_per_round_on_miss": fed.e_miss,
         "seconds": times,
         # Of a cache under another stage the rounds are that stage's, not the target's.
-        "theorem_7_tokens_per_second": _per_second(fed, rows) if cached["edge"].str.endswith(">target").all() else None,
+        "theorem_7_tokens_per_second": _per_second(fed, rows) if cached["verifier"].eq("target").all() else None,
         "best_draft_length": best_draft_length(times["verify"], times["glue"], times["tree"]),
         "timeline": _timeline(arm, cached),
     }

@@ -67,9 +67,8 @@ def _counts(arm: Mapping[str, Any]) -> bool:
 
 def _recorded(rounds: Any) -> str:
     """The arm whose outcomes are used: one with a draft model right under the target."""
-    ranked = (
-        rounds[rounds["rank"].notna() & (rounds["edge"] == "draft>target")] if "rank" in rounds else rounds.iloc[:0]
-    )
+    drafted = (rounds["proposer"] == "draft") & (rounds["verifier"] == "target")
+    ranked = rounds[rounds["rank"].notna() & drafted] if "rank" in rounds else rounds.iloc[:0]
     if ranked.empty:
         raise InputError(
             "No arm of this run logged ranks: simulate needs one with a draft under the target, such as sd."

@@ -94,8 +94,8 @@ def predict(
     Args:
         tables: the run's tables.
         arm: the arm's name: decoding alone, one edge, or a pyramid of any height (a chain of edges up to the target).
-        lengths: the configured length of a stage by its edge. An inner pair is asked for the length of the edge above
-            it, and runs until it has them. Without an entry the mean proposed length is taken, and fractional inner
+        lengths: the configured draft length of a stage by its verifier. An inner pair is asked for the length of the
+            stage above it, and runs until it has them. Without an entry the mean proposed length is taken, and fractional inner
             rounds.
         host_seconds: added to each verification (`host_seconds_per_step` of the baseline).
 
@@ -109,7 +109,7 @@ def predict(
     for key in times:
         if key[1] == "verify":  # pyright: ignore[reportIndexIssue]  # keys are (role, kind)
             times[key] += host_seconds
-    by_verifier = {str(edge).rpartition(">")[2]: part for edge, part in rounds.groupby("edge")}
+    by_verifier = {str(verifier): part for verifier, part in rounds.groupby("verifier")}
     outer = by_verifier[TARGET]
     batch = steps.drop_duplicates(["block", "repeat", "round"])
     rows = len(outer) / len(batch)  # sequences that take part in a batch round, on average
@@ -122,18 +122,17 @@ def _round_seconds(
 ) -> float:
     """Expected seconds of one round of a verifier: its forward, and what it takes to propose to it."""
     stage = rounds[verifier]
-    edge = str(stage["edge"].iloc[0])
-    proposer = edge.rpartition(">")[0]
+    proposer = str(stage["proposer"].iloc[0])
     verify = times.get((verifier, "verify"), times.get((verifier, "draft"), 0.0))
     if proposer not in rounds:
         # A proposer without steps of its own (a look-up) costs nothing here.
         return float(stage["proposed"].mean()) * times.get((proposer, "draft"), 0.0) + verify
     inner = rounds[proposer]
     proposed = stage["proposed"]
-    if edge in lengths:
+    if verifier in lengths:
         law = inner["emitted"].value_counts(normalize=True)
         yields = {int(n): float(p) for n, p in law.items()}  # pyright: ignore[reportArgumentType]
-        wanted = proposed.clip(upper=lengths[edge]).value_counts(normalize=True)
+        wanted = proposed.clip(upper=lengths[verifier]).value_counts(normalize=True)
         inner_rounds = sum(float(p) * rounds_until(int(n), yields) for n, p in wanted.items())  # pyright: ignore
     else:
         inner_rounds = float(proposed.mean()) / float(inner["emitted"].mean())
@@ -147,4 +146,4 @@ def _of(table: pd.DataFrame, arm: str) -> pd.DataFrame:
 def _decoding(steps: pd.DataFrame, arm: str) -> pd.DataFrame:
     """An arm's steps after prefill on the critical path."""
     own = _of(steps, arm)
-    return own[(own["kind"] != "prefill") & (own["beside"].ne(True) if "beside" in own else True)]
+    return own[(own["kind"] != "prefill") & (own["concurrent"].ne(True) if "concurrent" in own else True)]

@@ -25,8 +25,9 @@ def measured(tables: Mapping[str, pd.DataFrame], name: str = "this run's machine
     """
     rounds, bare = tables["rounds"], "wanted" in tables["rounds"]
     overlapping = set(rounds.loc[rounds["wanted"].notna(), "arm"]) if bare else set()
-    drafting = set(rounds.loc[rounds["edge"] == "draft>target", "arm"]) - overlapping
-    alone = set(rounds.loc[rounds["edge"] == "target", "arm"])
+    on_target = rounds[rounds["verifier"] == "target"]
+    drafting = set(on_target.loc[on_target["proposer"] == "draft", "arm"]) - overlapping
+    alone = set(on_target.loc[on_target["proposer"] == "", "arm"])
     steps = tables["steps"][tables["steps"]["kind"] != "prefill"]
     verify = steps[(steps["role"] == "target") & (steps["kind"] == "verify")]
     host = _host(tables, alone) if alone else _host(tables, drafting)

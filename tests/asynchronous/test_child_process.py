@@ -70,7 +70,7 @@ def test_the_same_tokens_and_a_record_of_both_sides():
             got, trace = decode(decoder, sampling, rows, requests)
             assert got == expected
             assert {step["kind"] for step in trace.steps} >= {"prefill", "verify", "glue", "tree", "backup"}
-            assert all(step["beside"] for step in trace.steps if step["kind"] in ("glue", "tree"))
+            assert all(step["concurrent"] for step in trace.steps if step["kind"] in ("glue", "tree"))
             for row in trace.rounds:
                 assert row["asked"] < row["received"] < row["replied"] < row["answered"]  # one clock
     # A pyramid over the same server.

@@ -56,7 +56,7 @@ def test_rounds_until_by_hand():
 
 @pytest.mark.parametrize("arm", [arm.name for arm in ARMS])
 def test_the_mended_model_predicts_a_simulated_run(tables, arm):
-    lengths = {"pyramid_cut": {"qualifier>target": 5}}.get(arm)
+    lengths = {"pyramid_cut": {"target": 5}}.get(arm)
     host = host_seconds_per_step(tables, "ar")
     assert host == pytest.approx(HOST_SECONDS)
     assert predict(tables, arm, lengths, host) == pytest.approx(measured(tables, arm), rel=0.03)
@@ -86,7 +86,7 @@ def test_a_pyramid_of_three_stages(monkeypatch):
     tall = frames(rows([AR, TALL], prompts=25))
     assert set(tall["rounds"]["edge"]) == {"target", "qualifier>target", "draft>qualifier", "draft[1]>draft"}
     host = host_seconds_per_step(tall, "ar")
-    lengths = {"qualifier>target": 12, "draft>qualifier": 6}
+    lengths = {"target": 12, "qualifier": 6}
     assert predict(tall, "tall", lengths, host) == pytest.approx(measured(tall, "tall"), rel=0.05)
 
 
