@@ -48,7 +48,7 @@ def column_type(name: str, column: str) -> pa.DataType:
 def renewed(name: str, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Give the columns of a table of an earlier release their present names.
 
-    columns: sequences of values by name. `proposer` and `verifier` come from the text of `edge`; `beside` is now called `concurrent`.
+    columns: sequences of values by name. `proposer` and `verifier` come from the text of `edge`. `beside` is called `concurrent`.
     """
     found = dict(columns)
     if name == "rounds" and "edge" in found:

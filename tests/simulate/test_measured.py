@@ -21,7 +21,8 @@ def recorded(rounds: int, verify: float):
         answered, built = replied + BACK, replied + GLUE + TREE
         key = {"arm": "ssd", "block": 0, "repeat": 0, "round": index}
         rows.append(
-            {**key, "prompt_id": "p", "proposer": "draft", "verifier": "target", "proposed": 1, "accepted": 1, "hit": True, "asked": asked,
+            {**key, "prompt_id": "p", "proposer": "draft", "verifier": "target",
+             "proposed": 1, "accepted": 1, "hit": True, "asked": asked,
              "wanted": asked, "received": received, "replied": replied, "answered": answered, "built": built}
         )  # fmt: skip
         for role, kind, tokens, seconds, begun in (
