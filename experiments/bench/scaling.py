@@ -86,7 +86,7 @@ class Stepper:
     def step(self) -> None:
         extent = self.shape.context + self.shape.tokens
         begun = perf_counter()
-        self.model.step(self.tokens, self.positions, None, self.mask, keep=self.shape.tokens, extent=extent)
+        self.model.step(self.tokens, self.positions, None, self.mask, num_logits=self.shape.tokens, attend_len=extent)
         synchronise(self.model.device)
         self.seconds.append(perf_counter() - begun)
 

@@ -57,12 +57,11 @@ class AMUSDServer(SpeculationServer):
             self._ahead[row] -= gone
             del self._scores[row][:gone]
             if survived[row]:
-                outcome.first[row], outcome.tokens[row] = length, []  # what the model has read stands
-        known = [*self.model.kv_len]
+                outcome.first[row], outcome.tokens[row] = (
+                    end,
+                    [],
+                )  # the whole run is right, so the model forgets nothing
         self._take(outcome)
-        self.model.kv_len = [
-            was if on else now for was, now, on in zip(known, self.model.kv_len, survived.tolist(), strict=True)
-        ]
         while (self._ahead[outcome.active] < min(self.least, self.length)).any():
             self._draft("backup")
         speculation = self._so_far()
@@ -81,7 +80,7 @@ class AMUSDServer(SpeculationServer):
         short = context.active & (self._ahead < self.length)
         end = np.where(context.active, context.length + self._ahead, context.length)
         here = context.ahead(end, short)
-        logits = self.model.read(here, end, kind)[:, -1]
+        logits = self.model.read(here, end, kind).logits[:, -1]
         # Named by its place: a place is drafted anew only if nothing that was drafted there has been looked at.
         token = context.sampler.draw(context.sampler.score(logits), Key(self._streams, end) / "run")
         here.place(token, np.where(short, end, context.tokens.shape[1] - 1))

@@ -66,7 +66,7 @@ class Neural:
                 return BackedUp(drawn[0], length, drawn[1], drawn[1])
         tokens, scores, behind = [], [], []
         for depth in range(server.length):
-            behind.append(server.model.read(context, context.length + depth, "backup")[:, -1])
+            behind.append(server.model.read(context, context.length + depth, "backup").logits[:, -1])
             logits = server.modified(behind[-1], fan_out[depth])
             token = context.sampler.draw(context.sampler.score(logits), server.key() / "draft" / depth)
             context.place(token, context.length + depth)

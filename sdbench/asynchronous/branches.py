@@ -221,10 +221,10 @@ class Tree:
             mark = context.trace.begin(roots.device)
             # A branch alone is written where it would be among the others.
             extent, new = base + depth * width + (width if only is None else only + 1), tokens.shape[1]
-            logits = self.model.step(tokens, positions[:, depth], None, mask, keep=new, extent=extent)
-            context.trace.end(mark, self.model.name, kind, active, new, extent, self.model.missed)
-            behind.append(logits)
-            logits = self.saguaro.modify(logits, fan_out[depth], sampler.sampling)
+            output = self.model.step(tokens, positions[:, depth], None, mask, num_logits=new, attend_len=extent)
+            context.trace.end(mark, self.model.name, kind, active, new, extent, output.missed)
+            behind.append(output.logits)
+            logits = self.saguaro.modify(output.logits, fan_out[depth], sampler.sampling)
             tokens = sampler.draw(sampler.score(logits.flatten(0, 1)), key / depth).view(rows, new)
             drafted.append(tokens)
             scores.append(logits)

@@ -135,9 +135,9 @@ class SpeculationServer:
         self._decided[row], self._latest[row] = len(tokens), False
         self._rounds[row], self._drafted[row], self._hit[row] = -1, 0, False
         self._keys[row], self._told[row] = {}, None
-        self.model.kv_len[row] = 0
+        self.model.reset(row)
         context.trace.round = -1
-        self._prompted = self.model.read(context, context.length, "prefill", row=row)
+        self._prompted = self.model.read(context, context.length, "prefill", row=row).logits
         synchronise(self.device)
 
     def foresee(self, caller: Caller | None = None) -> None:
@@ -299,8 +299,6 @@ class SpeculationServer:
         if rows and self._held is not None:
             held, first = self._held, [int(self.context.length[row]) - 1 for row in rows]
             self.model.move(rows, [held.base + self._branch[row] for row in rows], held.width, first, held.depth)
-            for row, begin in zip(rows, first, strict=True):
-                self.model.kv_len[row] = begin + held.depth
         self._branch = [-1] * self.context.rows
 
     def _here(self, values: np.ndarray) -> Tensor:
@@ -315,9 +313,9 @@ class SpeculationServer:
         context, K = self.context, self.length
         if self._behind is None or self.device.type != "cpu":
             # Behind a shorter draft stands what is left of an earlier one: read, and looked at by nobody.
-            return self.model.read(context, context.length + K, "glue", keep=K + 1)
+            return self.model.read(context, context.length + K, "glue", num_logits=K + 1).logits
         self._adopt()
-        return torch.cat([self._behind, self.model.read(context, context.length + K, "glue")], 1)
+        return torch.cat([self._behind, self.model.read(context, context.length + K, "glue").logits], 1)
 
     def _note(self) -> None:
         """Keep what says where the outcome that was told last stood in the draft's order."""

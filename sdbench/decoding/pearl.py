@@ -102,7 +102,8 @@ class _PearlBatch(Batch):
         logits = None
         if judging.any():
             reading = context.ahead(context.length + self.pending, judging)
-            logits = method.target.read(reading, reading.length, "verify", keep=int(self.pending[judging].max()) + 1)
+            places = int(self.pending[judging].max()) + 1
+            logits = method.target.read(reading, reading.length, "verify", num_logits=places).logits
         new = proposer.take(ahead, g) if drafting.any() else None
         if new is not None and new.tokens.shape[1] == 0:
             new, drafting = None, np.zeros_like(drafting)  # the draft is lost: the target goes on alone
@@ -162,7 +163,7 @@ class _PearlBatch(Batch):
             context.place(token, np.where(adds, context.length + kept, context.tokens.shape[1] - 1))
         start = context.length.copy()
         context.length[:] = np.where(judging, start + kept + adds, start)
-        method.target.rewind(np.where(context.active, context.length - 1, method.target.kv_len))
+        method.target.keep(np.where(context.active, context.length - 1, method.target.kv_len))
         self._pend(new, drafting, judging, goes_on)
         lines = context.tokens[:, int(start.min()) : int(context.length.max())].tolist()
         for index, row in enumerate(self.rows):

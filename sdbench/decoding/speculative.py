@@ -155,9 +155,9 @@ class Batch:
         context.tokens[index, :length] = torch.tensor(request.tokens)
         context.length[index], context.active[index] = length, True
         method.proposer.prompt(context, index, self._key())
-        method.target.kv_len[index] = 0
-        logits = method.target.read(context, context.length, "prefill", row=index)[:, -1]
-        scored = context.sampler.score(logits)
+        method.target.reset(index)
+        output = method.target.read(context, context.length, "prefill", row=index)
+        scored = context.sampler.score(output.logits[:, -1])
         key = self._key() / "prefill"
         one = Key(key.streams[index : index + 1], key.rounds[index : index + 1], key.path)
         token = context.sampler.draw(scored, one)
@@ -186,8 +186,8 @@ class Batch:
         draft = method.proposer.propose(context, method.draft_length, key).to(method.target.device)
         K = draft.tokens.shape[1]
         lengths = context.length.tolist()
-        logits = method.target.read(context, [length + K for length in lengths], "verify", keep=K + 1)
-        p = context.sampler.score(logits, method.target.best)
+        output = method.target.read(context, [length + K for length in lengths], "verify", num_logits=K + 1)
+        p = context.sampler.score(output.logits, output.best)
         # The round's one synchronisation is in the verdict: what was kept, and the tokens themselves, for the stop rule.
         decided, law = verify(method.rule, draft, p, self.memory, context.sampler, key)
         if law is not None and law.memory is not None:
@@ -199,7 +199,7 @@ class Batch:
                 context.length[index] = ends[index] + 1
         # The target's own last token has been read by nobody yet.
         read = [length - 1 for length in context.length.tolist()]
-        method.target.rewind(read)
+        method.target.keep(read)
         method.proposer.commit(read)
         for index, row in enumerate(self.rows):
             if row is not None:

@@ -44,9 +44,9 @@ class ModelDrafter(Local):
         self._ranks.open(context.trace)
 
     def admit(self, context: DecodeState, row: int) -> None:
-        self.model.kv_len[row] = 0
+        self.model.reset(row)
         # All but the last decided token: that one rides in the first drafting step.
-        behind = self.model.read(context, context.length - 1, "prefill", row=row)
+        behind = self.model.read(context, context.length - 1, "prefill", row=row).logits
         self._ranks.admitted(context, row, behind[0, -1])
 
     def propose(self, context: DecodeState, length: int, key: Key) -> Draft:
@@ -58,7 +58,7 @@ class ModelDrafter(Local):
         """All tokens by one program, if there is one."""
         if not isinstance(self.policy, Fixed):
             return None
-        drawn = self.model.draft(context, length, "draft", key / "draft", keep=2 if whole else 1)
+        drawn = self.model.draft(context, length, "draft", key / "draft", num_logits=2 if whole else 1)
         if drawn is None:
             return None
         tokens, logits, behind = drawn
@@ -73,7 +73,8 @@ class ModelDrafter(Local):
         going, behind = None, None
         drafted: int | Int[Tensor, " B"] = 1  # of each row; a number as long as it is the same of all
         for depth in range(length):
-            both = self.model.read(context, context.length + depth, "draft", keep=2 if whole and depth == 0 else 1)
+            places = 2 if whole and depth == 0 else 1
+            both = self.model.read(context, context.length + depth, "draft", num_logits=places).logits
             logits = both[:, -1]
             if depth == 0 and whole:
                 behind = both
@@ -98,7 +99,7 @@ class ModelDrafter(Local):
         return draft
 
     def commit(self, length: Lengths) -> None:
-        self.model.rewind(length)
+        self.model.keep(length)
 
 
 @lru_cache(maxsize=64)

@@ -78,7 +78,7 @@ class StagedDrafter:
         self.proposer.prompt(context, row, key)
 
     def admit(self, context: DecodeState, row: int) -> None:
-        self.verifier.kv_len[row] = 0
+        self.verifier.reset(row)
         self.verifier.read(context, context.length - 1, "prefill", row=row)
         self.proposer.admit(context, row)
         fresh = self.rule.start(context.rows)
@@ -101,8 +101,8 @@ class StagedDrafter:
             below = key / "inner" / len(self._rounds)
             draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
             K = draft.tokens.shape[1]
-            logits = self.verifier.read(here, grown + K, "verify", keep=K + 1)
-            p = context.sampler.score(logits, self.verifier.best)
+            output = self.verifier.read(here, grown + K, "verify", num_logits=K + 1)
+            p = context.sampler.score(output.logits, output.best)
             decided, law = verify(self.rule, draft, p, self.memory, context.sampler, below)
             accepted, drafted = np.array(decided.accepted), decided.proposed
             here.place(decided.next_token, np.where(short, grown + accepted, grown))
@@ -115,7 +115,7 @@ class StagedDrafter:
                 )
             self._rounds.append(_Round(law, before, grown))
             # The verifier's own last token has been read by nobody yet.
-            self.verifier.rewind(grown - 1)
+            self.verifier.keep(grown - 1)
             self.proposer.commit(grown - 1)
             scores.append(p)
             width += K + 1
@@ -147,7 +147,7 @@ class StagedDrafter:
             inside = (past.start <= length) & (length < past.stop)
             self._remember(past.law, np.maximum(length - past.start, 0), inside)
         self._rounds = []
-        self.verifier.rewind(length)
+        self.verifier.keep(length)
         self.proposer.commit(length)
 
     def _remember(self, law: Law | None, accepted: np.ndarray, rows: np.ndarray) -> None:

@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sdbench.lm.model import LanguageModel
+from sdbench.lm.output import StepOutput
 
 
 class TabularModel(LanguageModel):
@@ -52,7 +53,7 @@ class TabularModel(LanguageModel):
         self.held = torch.full((rows, slots + 1), -1)
         self.position = torch.full((rows, slots + 1), -1)
 
-    def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
+    def _move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
         for held in (self.held, self.position):
             moved = [held[row, begin + stride * torch.arange(count)] for row, begin in zip(rows, source, strict=True)]
             for row, first, values in zip(rows, target, moved, strict=True):
@@ -67,21 +68,22 @@ class TabularModel(LanguageModel):
         positions: Int[Tensor, "B T"],
         slots: Int[Tensor, "B T"] | None,
         mask: Bool[Tensor, "B T N"] | None = None,
-        keep: int | Int[Tensor, "B R"] = 1,
+        num_logits: int | Int[Tensor, "B R"] = 1,
         rows: slice = slice(None),
-        extent: int | None = None,
-    ) -> Float[Tensor, "B R V"]:
-        stop = self.slots if extent is None else extent
+        attend_len: int | None = None,
+    ) -> StepOutput:
+        stop = self.slots if attend_len is None else attend_len
         if slots is None:
             slots = torch.arange(stop - tokens.shape[1], stop).expand(len(tokens), -1)
         self.held[rows].scatter_(1, slots, tokens)
         self.position[rows].scatter_(1, slots, positions)
-        if isinstance(keep, int):
-            keep = torch.arange(tokens.shape[1] - keep, tokens.shape[1]).expand(len(tokens), -1)
-        logits = torch.empty(*keep.shape, self.vocab, dtype=torch.float64)
+        wanted = num_logits
+        if isinstance(wanted, int):
+            wanted = torch.arange(tokens.shape[1] - wanted, tokens.shape[1]).expand(len(tokens), -1)
+        logits = torch.empty(*wanted.shape, self.vocab, dtype=torch.float64)
         held, position = self.held[rows], self.position[rows]
-        for row, query in itertools.product(range(len(tokens)), range(keep.shape[1])):
-            at = int(keep[row, query])
+        for row, query in itertools.product(range(len(tokens)), range(wanted.shape[1])):
+            at = int(wanted[row, query])
             if mask is None:
                 seen = torch.arange(self.slots + 1) <= positions[row, at]
             else:
@@ -90,7 +92,7 @@ class TabularModel(LanguageModel):
                 seen[: len(shown)] = shown
             visible = sorted(zip(position[row][seen].tolist(), held[row][seen].tolist(), strict=True))
             logits[row, query] = self.table(tuple(token for _, token in visible)).log()
-        return logits
+        return StepOutput(logits)
 
 
 def sequence_law(model: TabularModel, prompt: tuple[int, ...], length: int) -> dict[tuple[int, ...], float]:

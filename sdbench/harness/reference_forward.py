@@ -85,7 +85,7 @@ class ReferenceForwards:
         masks = [mask.expand(batch, -1, -1, -1) for mask in model.band(tokens, context, context + tokens)]
         if not model.forward.settled(tokens) and tokens <= model.slots:
             # Steps of another process are not known here. Between two blocks the slots hold nothing that is needed.
-            model.step(new[:1], positions[:1] - context, None, keep=tokens, rows=slice(0, 1), extent=tokens)
+            model.step(new[:1], positions[:1] - context, None, num_logits=tokens, rows=slice(0, 1), attend_len=tokens)
         synchronise(model.device)
         begun = perf_counter()
         model.forward(new, positions, cache, masks, tokens, context + tokens)

@@ -1,6 +1,6 @@
 """The slot pool: keys and values of every layer at numbered slots, preallocated.
 
-A step writes its keys and values at given slots and attends over the first `extent` slots, under a mask that says what each
+A step writes its keys and values at given slots and attends over the first `attend_len` slots, under a mask that says what each
 query sees. So a rejected token costs nothing: its slot is overwritten, or not seen. `transformers` takes the pool for a
 cache: `update` is all that its attention layers call.
 """
@@ -18,7 +18,7 @@ from sdbench.device import upload
 class KVCache:
     """Keys and values [B, heads, N + 1, D] of each layer, and `position` [B, N + 1] of the token in each slot.
 
-    Slot N is the trash: padding queries write there, and nothing reads it. Layers are allocated at their first use, since
+    Slot N is the padding slot: padding queries write there, and nothing reads it. Layers are allocated at their first use, since
     only the model itself knows the heads and widths of each.
     """
 
@@ -34,13 +34,13 @@ class KVCache:
         self.select(slice(None), None, 0, slots)
 
     @classmethod
-    def over(cls, layers: list[Tensor], at: Int[Tensor, "B T"], extent: int) -> KVCache:
+    def over(cls, layers: list[Tensor], at: Int[Tensor, "B T"], attend_len: int) -> KVCache:
         """A view of a pool's layers, about to be written at `at`: what a compiled or captured step works on."""
         rows, _, slots, _ = layers[0].shape
         view, half = cls(0, slots - 1, layers[0].device), len(layers) // 2
         view.rows = rows  # without places for their positions, which a step is given
         view.keys, view.values = dict(enumerate(layers[:half])), dict(enumerate(layers[half:]))
-        view.select(slice(None), at, 0, extent)
+        view.select(slice(None), at, 0, attend_len)
         return view
 
     def layers_of(self, count: int) -> list[Tensor]:
@@ -49,15 +49,15 @@ class KVCache:
             self._held[count] = [side[layer] for side in (self.keys, self.values) for layer in range(count)]
         return self._held[count]
 
-    def select(self, rows: slice, at: Int[Tensor, "B T"] | None, first: int, extent: int) -> None:
+    def select(self, rows: slice, at: Int[Tensor, "B T"] | None, first: int, attend_len: int) -> None:
         """Say where the next step writes: at the slots `at`, or, where it is None, from slot `first` on in every row."""
-        self._rows, self._at, self._first, self._extent = rows, at, first, extent
+        self._rows, self._at, self._first, self._attend_len = rows, at, first, attend_len
         self._written: Int[Tensor, " L"] | None = None
 
     def update(
         self, key: Float[Tensor, "B H T D"], value: Float[Tensor, "B H T D"], layer: int, *args, **kwargs
     ) -> tuple[Float[Tensor, "B H E D"], Float[Tensor, "B H E D"]]:
-        """Write a layer's new keys and values; return those of the first `extent` slots."""
+        """Write a layer's new keys and values; return those of the first `attend_len` slots."""
         if layer not in self.keys:
             self.keys[layer] = key.new_zeros(self.rows, key.shape[1], self.slots + 1, key.shape[3])
             self.values[layer] = value.new_zeros(self.rows, value.shape[1], self.slots + 1, value.shape[3])
@@ -75,7 +75,7 @@ class KVCache:
                 lines = self._written = (begin + self._at[:, None]).flatten()
             for held, new in ((keys, key), (values, value)):
                 held.view(-1, held.shape[3]).index_copy_(0, lines, new.reshape(-1, new.shape[3]))
-        return keys[:, :, : self._extent], values[:, :, : self._extent]
+        return keys[:, :, : self._attend_len], values[:, :, : self._attend_len]
 
     def _begin(self, heads: int) -> Int[Tensor, "B H 1"]:
         """The line at which each head of each row begins, in a table of all their slots."""
@@ -117,7 +117,7 @@ class KVCache:
         return 0
 
     def get_mask_sizes(self, *args) -> tuple[int, int]:
-        return self._extent, 0
+        return self._attend_len, 0
 
     def get_max_cache_shape(self, *args) -> int:
         return self.slots

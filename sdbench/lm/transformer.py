@@ -23,6 +23,7 @@ from sdbench.lm.early_exit import decoder, first_layers
 from sdbench.lm.kv_cache import KVCache
 from sdbench.lm.model import FAR, LanguageModel
 from sdbench.lm.module_replay import Forward
+from sdbench.lm.output import StepOutput
 from sdbench.lm.programs.base import Execution, Inputs, StepInputs
 from sdbench.lm.programs.chain import ChainInputs, chain_masks, laid
 from sdbench.lm.programs.tree import TreeInputs, spread
@@ -138,10 +139,10 @@ class Transformer(LanguageModel):
             return None
         return rehearsal(
             body._modules[name][0],
-            lambda: self.step(torch.zeros_like(where), where, None, rows=slice(0, 1), extent=where.shape[1]),
+            lambda: self.step(torch.zeros_like(where), where, None, rows=slice(0, 1), attend_len=where.shape[1]),
         )
 
-    def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
+    def _move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
         self.pool.move(rows, source, stride, target, count, positions=SLIDING in self._kinds)
 
     def truncated(self, layers: int) -> TruncatedTransformer:
@@ -153,55 +154,54 @@ class Transformer(LanguageModel):
         positions: Int[Tensor, "B T"],
         slots: Int[Tensor, "B T"] | None,
         mask: Bool[Tensor, "B T N"] | None = None,
-        keep: int | Int[Tensor, "B R"] = 1,
+        num_logits: int | Int[Tensor, "B R"] = 1,
         rows: slice = slice(None),
-        extent: int | None = None,
-    ) -> Float[Tensor, "B R V"]:
-        extent = self.slots if extent is None else extent
+        attend_len: int | None = None,
+    ) -> StepOutput:
+        attend_len = self.slots if attend_len is None else attend_len
         pool, width = self.pool, tokens.shape[1]
-        reach = self.execution.extent(extent, self.slots)
+        reach = self.execution.attend_len(attend_len, self.slots)
         if SLIDING in self._kinds:
-            pool.position[rows].scatter_(1, self._where(positions, slots, mask, extent), positions)
+            pool.position[rows].scatter_(1, self._where(positions, slots, mask, attend_len), positions)
         if slots is not None and slots is not positions:
             positions = torch.where(positions == FAR, 0, positions)
-        masks = self._masks(positions, slots, mask, rows, reach, extent - width)
-        self.missed, self.best = False, None
-        if self.execution.name != "eager" and rows == _ALL and isinstance(keep, int):
-            where = self._where(positions, slots, mask, extent)
-            outputs = self.execution.run(self, StepInputs(tokens, positions, where, masks, keep))
-            self.missed = outputs is None
+        masks = self._masks(positions, slots, mask, rows, reach, attend_len - width)
+        missed = False
+        if self.execution.name != "eager" and rows == _ALL and isinstance(num_logits, int):
+            where = self._where(positions, slots, mask, attend_len)
+            outputs = self.execution.run(self, StepInputs(tokens, positions, where, masks, num_logits))
             if outputs is not None:
-                self.best = outputs[1]
-                return outputs[0]
+                return StepOutput(outputs[0], outputs[1])
+            missed = True
         if slots is None:
-            pool.select(rows, None, extent - width, reach)
+            pool.select(rows, None, attend_len - width, reach)
         else:
             pool.select(rows, slots, 0, reach)
-        kept = keep if isinstance(keep, int) else width
+        kept = num_logits if isinstance(num_logits, int) else width
         logits = self.forward(tokens, positions, pool, masks, kept, self.slots)[..., : self.vocab]
-        if not isinstance(keep, int):
-            logits = logits.gather(1, keep[:, :, None].expand(-1, -1, self.vocab))
-        return logits
+        if not isinstance(num_logits, int):
+            logits = logits.gather(1, num_logits[:, :, None].expand(-1, -1, self.vocab))
+        return StepOutput(logits, missed=missed)
 
     def chain(
         self,
-        context: DecodeState,
+        state: DecodeState,
         ends: tuple[list[int], list[int]],
         width: int,
-        extent: int,
-        keep: int,
+        attend_len: int,
+        num_logits: int,
         uniform: Float[Tensor, "K M"] | None = None,
     ) -> list[Tensor] | None:
         if self.execution.name == "eager":
             return None
         held = self._host_numbers(self._ends, ends)
         given = ChainInputs(
-            self.execution.sized(context.tokens_on(self.device), self.slots),
+            self.execution.sized(state.tokens_on(self.device), self.slots),
             held,
-            self._reached(extent),
+            self._reached(attend_len),
             width,
-            keep,
-            None if uniform is None else context.sampler.sampling,
+            num_logits,
+            None if uniform is None else state.sampler.sampling,
             None if uniform is None else put(uniform, self.device),
         )
         outputs = self.execution.run(self, given)
@@ -217,11 +217,11 @@ class Transformer(LanguageModel):
         buffer.numpy()[:] = numbers
         return buffer
 
-    def _reached(self, extent: int) -> Int[Tensor, " E"]:
-        """The numbers of the slots that are attended over where `extent` of them are needed."""
-        if extent not in self._places:
-            self._places[extent] = self._positions[: self.execution.extent(extent, self.slots)]
-        return self._places[extent]
+    def _reached(self, attend_len: int) -> Int[Tensor, " E"]:
+        """The numbers of the slots that are attended over where `attend_len` of them are needed."""
+        if attend_len not in self._places:
+            self._places[attend_len] = self._positions[: self.execution.attend_len(attend_len, self.slots)]
+        return self._places[attend_len]
 
     def tree(
         self,
@@ -252,23 +252,23 @@ class Transformer(LanguageModel):
         known = self.execution.known(self)
         alike = [one for one in known if (self.rows, one.first, one.depth) == (rows, width, depth)]
         given = max(alike, key=lambda one: one.shape, default=None)  # the one that keeps most
-        if given is None or (extent := given.needs(context)) > self.slots:
+        if given is None or (attend_len := given.needs(context)) > self.slots:
             return None
-        return given.after(context, self._reached(extent))
+        return given.after(context, self._reached(attend_len))
 
     def _where(
         self,
         positions: Int[Tensor, "B T"],
         slots: Int[Tensor, "B T"] | None,
         mask: Bool[Tensor, "B T N"] | None,
-        extent: int,
+        attend_len: int,
     ) -> Int[Tensor, "B T"]:
         """The slots that are written."""
         if slots is not None:
             return slots
         if mask is None:
             return positions  # a chain's slot is its position
-        return self._positions[extent - positions.shape[1] : extent].expand_as(positions)
+        return self._positions[attend_len - positions.shape[1] : attend_len].expand_as(positions)
 
     def _masks(
         self,
@@ -276,7 +276,7 @@ class Transformer(LanguageModel):
         slots: Int[Tensor, "B T"] | None,
         mask: Bool[Tensor, "B T N"] | None,
         rows: slice,
-        extent: int,
+        attend_len: int,
         first: int,
     ) -> list[Float[Tensor, "B 1 T E"]]:
         """What each query sees, as numbers to be added (0 or -inf), for each kind of layers in turn.
@@ -285,10 +285,10 @@ class Transformer(LanguageModel):
         """
         if mask is None and slots is None and positions.shape[1] <= _BANDED:
             # The chain of a few tokens is the same band wherever it stands: cut from one that was made once.
-            place = *positions.shape, first, extent
+            place = *positions.shape, first, attend_len
             if place in self._cuts:
                 return self._cuts[place]
-            bands = [band.narrow(3, self.slots - first, extent) for band in self._bands_of(positions.shape[1])]
+            bands = [band.narrow(3, self.slots - first, attend_len) for band in self._bands_of(positions.shape[1])]
             if self.device.type != "cpu":
                 bands = [aligned(part) for part in bands]
             bands = [part.expand(len(positions), -1, -1, -1) for part in bands]
@@ -296,16 +296,23 @@ class Transformer(LanguageModel):
                 self._cuts[place] = bands
             return bands
         padding = None if slots is None or slots is positions else slots == self.slots
-        if mask is not None and padding is None and SLIDING not in self._kinds and extent == first + positions.shape[1]:
+        if (
+            mask is not None
+            and padding is None
+            and SLIDING not in self._kinds
+            and attend_len == first + positions.shape[1]
+        ):
             # The steps of a tree come with one mask.
             if self._shown is None or self._shown[0] is not mask:
                 self._shown = mask, torch.where(mask, *self.added)[:, None]
-            cut = self._shown[1][..., :extent]
+            cut = self._shown[1][..., :attend_len]
             return [cut if self.device.type == "cpu" else aligned(cut)]
         if mask is None:
-            masks = chain_masks(positions, padding, self._positions[:extent], self.mask_kinds, self.window, self.added)
+            masks = chain_masks(
+                positions, padding, self._positions[:attend_len], self.mask_kinds, self.window, self.added
+            )
         else:
-            masks = self._tree_masks(positions, padding, mask, rows, extent, first + positions.shape[1])
+            masks = self._tree_masks(positions, padding, mask, rows, attend_len, first + positions.shape[1])
         return masks if self.device.type == "cpu" else [aligned(mask) for mask in masks]
 
     def _tree_masks(
@@ -314,18 +321,18 @@ class Transformer(LanguageModel):
         padding: Bool[Tensor, "B T"] | None,
         mask: Bool[Tensor, "B T N"],
         rows: slice,
-        extent: int,
+        attend_len: int,
         shown: int,
     ) -> list[Float[Tensor, "B 1 T E"]]:
         """Those of a mask that tells of the first `shown` slots. Padding sees something here too."""
         seen = mask[:, :, :shown]
-        if shown < extent:
-            seen = pad(seen, (0, extent - shown))
+        if shown < attend_len:
+            seen = pad(seen, (0, attend_len - shown))
         if padding is not None:
             seen = seen | padding[:, :, None]
         masks = [torch.where(seen, *self.added)[:, None]] if FULL in self._kinds else []
         if SLIDING in self._kinds:
-            near = seen & (positions[:, :, None] - self.pool.position[rows, None, :extent] < self.window)
+            near = seen & (positions[:, :, None] - self.pool.position[rows, None, :attend_len] < self.window)
             if padding is not None:
                 near = near | padding[:, :, None]
             masks.append(torch.where(near, *self.added)[:, None])
@@ -337,10 +344,10 @@ class Transformer(LanguageModel):
             self._bands[width] = self.band(width, self.slots, 2 * self.slots)
         return self._bands[width]
 
-    def band(self, width: int, first: int, extent: int) -> list[Float[Tensor, "1 1 T E"]]:
-        """The masks of a chain of `width` queries from position `first` on, over `extent` places, for each kind of layers."""
+    def band(self, width: int, first: int, attend_len: int) -> list[Float[Tensor, "1 1 T E"]]:
+        """The masks of a chain of `width` queries from position `first` on, over `attend_len` places, for each kind of layers."""
         positions = torch.arange(first, first + width, device=self.device)[None]
-        places = torch.arange(extent, device=self.device)
+        places = torch.arange(attend_len, device=self.device)
         return chain_masks(positions, None, places, self.mask_kinds, self.window, self.added)
 
 
@@ -373,19 +380,19 @@ class TruncatedTransformer(Transformer):
         self.pool = self._whole.pool
         self._allocated(rows, self.pool.slots)
 
-    def read(self, context, stop, kind, keep=1, row=None):
-        self._look(context)
-        return super().read(context, stop, kind, keep, row)
+    def read(self, state, stop, kind, num_logits=1, row=None):
+        self._look(state)
+        return super().read(state, stop, kind, num_logits, row)
 
-    def draft(self, context, depth, kind, key, keep=1):
-        self._look(context)
-        return super().draft(context, depth, kind, key, keep)
+    def draft(self, state, depth, kind, key, num_logits=1):
+        self._look(state)
+        return super().draft(state, depth, kind, key, num_logits)
 
-    def _look(self, context: DecodeState) -> None:
+    def _look(self, state: DecodeState) -> None:
         """See what the whole model has read since."""
         self.pool = self._whole.pool
-        seen = zip(self.kv_len, self._whole.kv_len, context.length.tolist(), strict=True)
-        self.kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
+        seen = zip(self._kv_len, self._whole.kv_len, state.length.tolist(), strict=True)
+        self._kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
 
 
 def aligned(mask: Float[Tensor, "B 1 T E"]) -> Float[Tensor, "B 1 T E"]:
@@ -393,7 +400,7 @@ def aligned(mask: Float[Tensor, "B 1 T E"]) -> Float[Tensor, "B 1 T E"]:
 
     Of a lone row that is at no such address a GPU's kernels fail; of others each layer would make a copy that is.
     """
-    extent = mask.shape[-1]
-    held = mask.new_empty(*mask.shape[:-1], -(-extent // _ROUND) * _ROUND)
-    held[..., :extent] = mask
-    return held[..., :extent]
+    attend_len = mask.shape[-1]
+    held = mask.new_empty(*mask.shape[:-1], -(-attend_len // _ROUND) * _ROUND)
+    held[..., :attend_len] = mask
+    return held[..., :attend_len]

@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import torch
 
+from sdbench.harness import gpu_memory
 from sdbench.models.memory import RESERVED_BYTES, DeviceMemory, Fit
 
 

@@ -4,6 +4,7 @@ import pickle
 import re
 import shutil
 import zipfile
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ import torch
 
 from sdbench.errors import InputError
 from sdbench.keyed_random import Key
+from sdbench.lm.output import StepOutput
 from sdbench.lm.programs.base import Execution, check_execution, execution_of
 from sdbench.lm.transformer import Transformer
 from tests.conftest import ARCHITECTURES, V, random_model
@@ -18,41 +20,47 @@ from tests.lm.interpreted import Interpreted, Replayed
 from tests.lm.test_transformer import CLOSE, context
 
 
-def chain(model: Transformer) -> list[torch.Tensor]:
-    """A prompt, single tokens, a wide step, and a rewind."""
+def chain(model: Transformer) -> list[StepOutput]:
+    """Read a prompt, a single token and seven tokens; forget some; read again."""
     text = torch.randint(0, V, (1, 30), generator=torch.Generator().manual_seed(1))
     model.allocate(1, 40)
     here = context(text, [30], 40)
     model.read(here, np.array([12]), "prefill", row=0)
-    logits = [model.read(here, np.array([stop]), "verify", keep=keep) for stop, keep in ((13, 1), (20, 7))]
-    model.rewind(np.array([15]))
-    return [*logits, model.read(here, np.array([22]), "verify", keep=7)]
+    outputs = [model.read(here, np.array([stop]), "verify", num_logits=count) for stop, count in ((13, 1), (20, 7))]
+    model.keep(np.array([15]))
+    return [*outputs, model.read(here, np.array([22]), "verify", num_logits=7)]
 
 
-def ragged(model: Transformer) -> list[torch.Tensor]:
+def ragged(model: Transformer) -> list[StepOutput]:
     text = torch.randint(0, V, (3, 30), generator=torch.Generator().manual_seed(2))
     model.allocate(3, 40)
     here = context(text, [30] * 3, 40)
     for row, length in enumerate((15, 9, 20)):
         model.read(here, np.full(3, length), "prefill", row=row)
-    logits = [model.read(here, np.array([18, 16, 25]), "verify", keep=3)]
+    outputs = [model.read(here, np.array([18, 16, 25]), "verify", num_logits=3)]
     here.active[2] = False
-    return [*logits, model.read(here, np.array([19, 18, 25]), "verify", keep=1)[:2]]
+    last = model.read(here, np.array([19, 18, 25]), "verify")
+    return [*outputs, replace(last, logits=last.logits[:2])]
 
 
-def tree(model: Transformer) -> list[torch.Tensor]:
+def tree(model: Transformer) -> list[StepOutput]:
     """Two branches behind a common prefix, one forward for each depth, in scratch slots."""
     generator = torch.Generator().manual_seed(3)
     model.allocate(1, 40)
     model.read(context(torch.randint(0, V, (1, 14), generator=generator), [14], 40), np.array([14]), "prefill", row=0)
     prefix, own = torch.ones(1, 2, 20, dtype=torch.bool), torch.eye(2, dtype=torch.bool).repeat(1, 2)[None]
     prefix[:, :, 14:] = False
-    mask, logits = torch.cat([prefix, own], -1), []
+    mask, outputs = torch.cat([prefix, own], -1), []
     for depth in range(2):
-        tokens, extent = torch.randint(0, V, (1, 2), generator=generator), 20 + 2 * (depth + 1)
+        tokens, stop = torch.randint(0, V, (1, 2), generator=generator), 20 + 2 * (depth + 1)
         at = torch.full((1, 2), 14 + depth)
-        logits.append(model.step(tokens, at, None, mask[:, :, :extent], keep=2, extent=extent))
-    return logits
+        outputs.append(model.step(tokens, at, None, mask[:, :, :stop], num_logits=2, attend_len=stop))
+    return outputs
+
+
+def apart(ours: StepOutput, theirs: StepOutput) -> float:
+    """The largest difference between two outputs' logits, relative to the largest logit."""
+    return float((ours.logits - theirs.logits).abs().max() / theirs.logits.abs().max())
 
 
 @torch.inference_mode()
@@ -65,8 +73,8 @@ def test_a_program_gives_the_logits_of_the_models_own_forward(mode, architecture
     model = Transformer("target", raw, execution=mode())
     for _ in range(2):
         for ours, theirs in zip(work(model), wanted, strict=True):
-            assert not model.missed
-            assert (ours - theirs).abs().max() < CLOSE * theirs.abs().max()
+            assert not ours.missed
+            assert apart(ours, theirs) < CLOSE
         model.execution.frozen = True  # the second time every shape is known
     assert model.execution.made
 
@@ -83,10 +91,10 @@ def test_early_exit_has_programs_of_its_own():
         text = torch.randint(0, V, (1, 20), generator=torch.Generator().manual_seed(5))
         here = context(text, [20], 40)
         whole.read(here, np.array([18]), "prefill", row=0)
-        found.append(view.read(here, np.array([20]), "draft", keep=1))
+        found.append(view.read(here, np.array([20]), "draft"))
     assert view.execution is not whole.execution
     assert view.execution.made == 1
-    assert (found[0] - found[1]).abs().max() < CLOSE * found[0].abs().max()
+    assert apart(found[1], found[0]) < CLOSE
 
 
 @torch.inference_mode()
@@ -98,12 +106,10 @@ def test_an_unknown_shape_is_never_compiled_in_a_measurement():
     here = context(text, [30], 40)
     model.allocate(1, 40)
     model.read(here, np.array([12]), "prefill", row=0)
-    model.read(here, np.array([15]), "verify", keep=3)
-    assert model.missed
+    assert model.read(here, np.array([15]), "verify", num_logits=3).missed
     assert model.execution.made == made
     assert [step.get("missed", False) for step in here.trace.steps] == [False, True]
-    model.read(here, np.array([16]), "verify", keep=1)
-    assert not model.missed, "a known shape afterwards is no miss"
+    assert not model.read(here, np.array([16]), "verify").missed, "a known shape afterwards is no miss"
 
 
 def test_graphs_for_longer_prompts_are_captured_before_anything_is_measured():
@@ -116,10 +122,9 @@ def test_graphs_for_longer_prompts_are_captured_before_anything_is_measured():
     assert model.execution.made == known + 4  # two shapes over 32 slots; of 16 and of 48 too
     with torch.inference_mode():
         here = context(torch.randint(0, V, (1, 40), generator=torch.Generator().manual_seed(1)), [40], 40)
-        model.rewind(np.array([0]))
+        model.keep(np.array([0]))
         model.read(here, np.array([36]), "prefill", row=0)
-        model.read(here, np.array([37]), "verify", keep=1)
-    assert not model.missed
+        assert not model.read(here, np.array([37]), "verify").missed
 
 
 @torch.inference_mode()
@@ -173,17 +178,17 @@ def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path
         for made in (True, False):  # the second model finds what the first has left
             model = Transformer("target", raw, execution=execution_of("compile"))
             for ours, theirs in zip(work(model), wanted, strict=True):
-                assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max()
+                assert apart(ours, theirs) < 1e-4
             execution: Execution = model.execution
             assert bool(execution.made) == made
             assert bool(execution.loaded) != made
     raw.share_memory()  # as when it is given to another process: the weights move
     for ours, theirs in zip(tree(model), wanted, strict=True):
-        assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max(), "a program follows its weights"
+        assert apart(ours, theirs) < 1e-4, "a program follows its weights"
     others = random_model(architecture, layers=2, seed=1)
     model = Transformer("target", others, execution=execution_of("compile"))
     for ours, theirs in zip(tree(model), tree(Transformer("target", others)), strict=True):
-        assert (ours - theirs).abs().max() < 1e-4 * theirs.abs().max(), "a program holds no weights"
+        assert apart(ours, theirs) < 1e-4, "a program holds no weights"
     assert not model.execution.made
 
 
@@ -200,7 +205,7 @@ def test_a_compiled_program_writes_into_the_pool_and_copies_none_of_it(rows, arc
     key = Key(np.zeros(rows, np.uint64), np.zeros(rows, int))
     for row in range(rows):  # which makes the layers
         model.read(here, np.full(rows, 5), "prefill", row=row)
-    model.read(here, np.full(rows, 8), "verify", keep=2)
+    model.read(here, np.full(rows, 8), "verify", num_logits=2)
     model.draft(here, 3, "draft", key)
     lengths = {str(layer.numel()) for layer in model.pool.keys.values()}
     packages = [*(tmp_path / "compiled").glob("*.pt2")]

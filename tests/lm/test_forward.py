@@ -41,7 +41,7 @@ def logits(model: Transformer, rows: int, steps=STEPS) -> list[torch.Tensor]:
     found = []
     for width, first, keep in steps:
         part = slice(first, first + width)
-        found.append(model.step(tokens[:, part], places[:, part], None, keep=keep, extent=part.stop))
+        found.append(model.step(tokens[:, part], places[:, part], None, num_logits=keep, attend_len=part.stop).logits)
     return found
 
 
@@ -86,12 +86,12 @@ def test_early_exit_calls_its_own_layers():
     cut = whole.truncated(1)
     cut.allocate(1, 32)
     place = torch.arange(3)[None]
-    _, ours = (cut.step(place, place, None, keep=3, extent=3) for _ in range(2))
+    _, ours = (cut.step(place, place, None, num_logits=3, attend_len=3).logits for _ in range(2))
     calls = cut.forward._calls[3]
     assert calls is not None
     layers = [call.module for call in calls if call.module in list(raw.model.layers)]
     assert layers == [raw.model.layers[0]]
-    assert not torch.equal(ours, whole.step(place, place, None, keep=3, extent=3))
+    assert not torch.equal(ours, whole.step(place, place, None, num_logits=3, attend_len=3).logits)
 
 
 class Doubled(t.LlamaModel):

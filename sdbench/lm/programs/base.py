@@ -75,9 +75,9 @@ class Inputs(ABC):
     def module(self, lm: Transformer) -> nn.Module:
         """The call as a function of `own`, `over` and the layers of the pool, once for each step."""
 
-    def within(self, extent: int) -> Inputs:
+    def within(self, attend_len: int) -> Inputs:
         """The same call over so many slots, at the end of them, for what it computes: what it says means nothing."""
-        return self.after(max(extent - self.needs(0), 0), torch.arange(extent, device=self.own[0].device))
+        return self.after(max(attend_len - self.needs(0), 0), torch.arange(attend_len, device=self.own[0].device))
 
     @abstractmethod
     def needs(self, context: int) -> int:
@@ -90,21 +90,21 @@ class Inputs(ABC):
     @property
     def free(self) -> list[dict[int, str]]:
         """Of each tensor the dimensions that may differ between calls of one program, by name."""
-        return [{}] * len(self.own) + [{tensor.dim() - 1: "extent"} for tensor in self.over]
+        return [{}] * len(self.own) + [{tensor.dim() - 1: "attend_len"} for tensor in self.over]
 
 
 @dataclass(frozen=True)
 class StepInputs(Inputs):
     """What a step is given, all rows of the pool together.
 
-    masks: additive, one for each kind of layers. keep: logits of the last so many queries.
+    masks: additive, one for each kind of layers. num_logits: logits of the last so many queries.
     """
 
     tokens: Int[Tensor, "B T"]
     positions: Int[Tensor, "B T"]
     slots: Int[Tensor, "B T"]
     masks: list[Float[Tensor, "B 1 T E"]]
-    keep: int
+    num_logits: int
 
     @property
     def first(self) -> int:
@@ -124,10 +124,10 @@ class StepInputs(Inputs):
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        return *self.tokens.shape, self.keep, len(self.masks)
+        return *self.tokens.shape, self.num_logits, len(self.masks)
 
     def module(self, lm: Transformer) -> nn.Module:
-        return Step(lm, self.keep)
+        return Step(lm, self.num_logits)
 
     def needs(self, context: int) -> int:
         return context + self.first
@@ -154,9 +154,9 @@ class Execution:
         """Make no programs from here on."""
         self.frozen = True
 
-    def extent(self, extent: int, slots: int) -> int:
-        """How many slots a step attends over that needs `extent` of them."""
-        return extent
+    def attend_len(self, needed: int, slots: int) -> int:
+        """The number of slots that attention reads in a step that needs `needed` of the cache's `slots`."""
+        return needed
 
     def slots(self, slots: int) -> int:
         """How many slots a pool is given that needs `slots` of them."""
@@ -248,14 +248,14 @@ class Programs(Execution, ABC):
 class Step(nn.Module):
     """A step as a function of tensors alone: what is compiled, or captured."""
 
-    def __init__(self, lm: Transformer, keep: int) -> None:
+    def __init__(self, lm: Transformer, num_logits: int) -> None:
         super().__init__()
         self.model = lm.model
-        self._kinds, self._keep, self._vocab = lm.mask_kinds, keep, lm.vocab
+        self._kinds, self._num_logits, self._vocab = lm.mask_kinds, num_logits, lm.vocab
 
     def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots = own
-        logits = self._logits(tokens, positions, slots, over, pools[0], self._keep)
+        logits = self._logits(tokens, positions, slots, over, pools[0], self._num_logits)
         return logits, logits.argmax(-1)
 
     def _logits(
@@ -265,7 +265,7 @@ class Step(nn.Module):
         slots: Tensor,
         masks: list[Tensor],
         layers: list[Tensor],
-        keep: int,
+        num_logits: int,
     ) -> Tensor:
         pool = KVCache.over(layers, slots, masks[0].shape[-1])
         mask = masks[0] if len(masks) == 1 else dict(zip(self._kinds, masks, strict=True))
@@ -275,7 +275,7 @@ class Step(nn.Module):
             past_key_values=pool,
             use_cache=True,
             attention_mask=mask,
-            logits_to_keep=keep,
+            logits_to_keep=num_logits,
         ).logits[..., : self._vocab]
 
 
@@ -285,19 +285,19 @@ class Loop(Step):
     Positions, slots and masks are those of all queries, step after step.
     """
 
-    def __init__(self, lm: Transformer, keep: int, width: int, sampling: Sampling) -> None:
-        super().__init__(lm, keep)
+    def __init__(self, lm: Transformer, num_logits: int, width: int, sampling: Sampling) -> None:
+        super().__init__(lm, num_logits)
         self._width, self._sampling = width, sampling
 
     def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots, uniform = own
-        logits, chosen, first, keep = [], [], 0, self._keep
+        logits, chosen, first, num_logits = [], [], 0, self._num_logits
         for depth, layers in enumerate(pools):
             part = slice(first, first := first + tokens.shape[1])
             seen = [mask[:, :, part] for mask in over]
-            logits.append(self._logits(tokens, positions[:, part], slots[:, part], seen, layers, keep))
+            logits.append(self._logits(tokens, positions[:, part], slots[:, part], seen, layers, num_logits))
             level = uniform[depth] if self._sampling.greedy else uniform[depth].view(len(tokens), self._width)
-            tokens, keep = drawn(logits[-1][:, -self._width :], self._sampling, level), self._width
+            tokens, num_logits = drawn(logits[-1][:, -self._width :], self._sampling, level), self._width
             chosen.append(tokens)
         return torch.cat(logits, 1), torch.stack(chosen, 2).flatten(0, 1)
 

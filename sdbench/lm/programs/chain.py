@@ -2,7 +2,7 @@
 
 The rest is derived in the step. Of the T tokens that end at e, and of what is drawn behind them, query i stands at position
 e - T + i, which is also its slot, and sees the slots up to its own. Where it stands before s, the first token that the row is to
-read, it is padding: its slot is the trash, and it sees everything.
+read, it is padding: its slot is the padding slot, and it sees everything.
 """
 
 from __future__ import annotations
@@ -26,16 +26,18 @@ if TYPE_CHECKING:
 class ChainInputs(Inputs):
     """What a step of a chain is given, or a loop that goes on behind one.
 
-    tokens: all of each row. ends: the first token that each row reads (beyond all of them: it reads none), and the end of them.
-    places: the numbers of the slots that are attended over. width: T, as many as the row reads that reads most. keep: logits of the
-    last so many. sampling, uniform: of a loop, how the K tokens behind it are drawn, and by what numbers.
+    tokens: all tokens of each row.
+    ends: for each row the first token to read (beyond all tokens: none) and the end of the tokens to read.
+    places: the numbers of the slots that attention reads.
+    width: T, the largest number of tokens that a row reads. num_logits: the number of last tokens whose logits are returned.
+    sampling, uniform: for a loop, how its K tokens are drawn, and the random numbers behind the draws.
     """
 
     tokens: Int[Tensor, "B N"]
     ends: Int[Tensor, "2 B"]
     places: Int[Tensor, " E"]
     width: int
-    keep: int
+    num_logits: int
     sampling: Sampling | None = None
     uniform: Float[Tensor, "K M"] | None = None
 
@@ -61,7 +63,7 @@ class ChainInputs(Inputs):
 
     @property
     def shape(self) -> tuple[Any, ...]:
-        shape = len(self.tokens), self.width, self.keep
+        shape = len(self.tokens), self.width, self.num_logits
         if self.sampling is None:
             return shape
         return *shape, self.depth, self.sampling.temperature, self.sampling.top_k, self.sampling.top_p
@@ -85,8 +87,10 @@ class Chain(nn.Module):
         super().__init__()
         self._width, self._queries = inputs.width, inputs.width + inputs.depth - 1
         self._kinds, self._window, self._added = lm.mask_kinds, lm.window, lm.added
-        self._before = inputs.keep - 1 if inputs.sampling else 0
-        self.inner = Step(lm, inputs.keep) if inputs.sampling is None else Loop(lm, inputs.keep, 1, inputs.sampling)
+        self._before = inputs.num_logits - 1 if inputs.sampling else 0
+        self.inner = (
+            Step(lm, inputs.num_logits) if inputs.sampling is None else Loop(lm, inputs.num_logits, 1, inputs.sampling)
+        )
 
     def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, ends, *uniform = own
@@ -99,12 +103,12 @@ class Chain(nn.Module):
 
 
 def laid(
-    ends: Int[Tensor, "2 B"], width: int, queries: int, trash: int
+    ends: Int[Tensor, "2 B"], width: int, queries: int, padding_slot: int
 ) -> tuple[Int[Tensor, "B Q"], Int[Tensor, "B Q"], Bool[Tensor, "B Q"]]:
-    """The positions and slots of the queries of a chain, and which of them are padding, at position 0 and in the trash."""
+    """The positions and slots of the queries of a chain, and which of them are padding, at position 0 and in the padding slot."""
     positions = ends[1, :, None] + torch.arange(-width, queries - width, device=ends.device)
     padding = positions < ends[0, :, None]
-    return torch.where(padding, 0, positions), torch.where(padding, trash, positions), padding
+    return torch.where(padding, 0, positions), torch.where(padding, padding_slot, positions), padding
 
 
 def chain_masks(

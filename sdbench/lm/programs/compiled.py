@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from sdbench.lm.transformer import Transformer
 
 _FORM = 10  # of what is kept; raised when what is traced, or the pool, changes
-_EXAMPLE = {"extent": 97, "room": 89}  # sizes in the example that is traced, which no others are likely to equal
+_EXAMPLE = {"attend_len": 97, "room": 89}  # sizes in the example that is traced, which no others are likely to equal
 
 
 class Compiled(Programs):

@@ -35,8 +35,8 @@ class CudaGraph(Programs):
         self._aside: torch.cuda.Stream | None = None
         self._memory: Any = None
 
-    def extent(self, extent: int, slots: int) -> int:
-        return min(-(-extent // self.granule) * self.granule, slots)
+    def attend_len(self, needed: int, slots: int) -> int:
+        return min(-(-needed // self.granule) * self.granule, slots)
 
     def sized(self, tokens: Int[Tensor, "B N"], slots: int) -> Int[Tensor, "B N"]:
         return pad(tokens, (0, slots - tokens.shape[1]))  # as many in every run
@@ -53,8 +53,8 @@ class CudaGraph(Programs):
         model = cast("Transformer", lm)
         # What a prompt longer than those of the warm-up will ask for is captured now.
         for given in [] if self.frozen else self.known(model):
-            for extent in range(self.granule, model.pool.slots + self.granule, self.granule):
-                self.run(model, given.within(min(extent, model.pool.slots)))
+            for attend_len in range(self.granule, model.pool.slots + self.granule, self.granule):
+                self.run(model, given.within(min(attend_len, model.pool.slots)))
         super().freeze(lm)
 
     def make(self, lm: Transformer, inputs: Inputs) -> Program:
