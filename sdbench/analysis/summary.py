@@ -17,7 +17,7 @@ from sdbench.analysis.power import detectable_difference
 from sdbench.analysis.rows import ERROR, Tables, by_arm, of_arm, target_rounds, usable
 from sdbench.errors import InputError
 from sdbench.runs.schema import SCHEMA_VERSION
-from sdbench.simulate.formulas import host_seconds_per_step, predict
+from sdbench.simulate.prediction import host_seconds_per_step, predict
 
 
 class ArmMeta(TypedDict):

@@ -22,9 +22,9 @@ from sdbench.harness.plan import prepare
 from sdbench.harness.run import run
 from sdbench.runs.record import Run, load
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
-from sdbench.simulate.fan_out import fan_out_of
 from sdbench.simulate.measured import measured
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
+from sdbench.theory.ssd import fan_out_of
 
 PROMPTS = 16
 LONGEST = 12  # drafted tokens by one model
