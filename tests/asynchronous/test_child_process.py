@@ -91,8 +91,8 @@ class Faulty(Neural):
         super().__init__()
         self.fault, self.calls = fault, 0
 
-    def draft(self, server, missed):
-        backed = super().draft(server, missed)
+    def draft(self, request):
+        backed = super().draft(request)
         self.calls += 1
         if self.calls == 3:
             if self.fault == "exit":
@@ -235,7 +235,7 @@ def test_a_command_that_fails_ends_the_server():
     server = ServerProcess(models()[1], make_server, seconds=5.0)
     server.open(1, -9, 2, Sampling(), torch.float64)
     with pytest.raises(RunError, match="process failed: RuntimeError"):
-        server.admitted()
+        server.wait_admitted()
     assert not server.process.is_alive()
 
 
@@ -299,8 +299,8 @@ def test_answers_by_a_group_of_torch_distributed():
     server = ServerProcess(draft, make_server, seconds=20.0, backend="gloo")
     server.open(1, 20, 2, Sampling(), draft.dtype)
     server.admit(0, [1, 2], 0)
-    server.tell(Outcome([True], [2], [1], [[2]], np.zeros(1, np.uint64)))
-    speculation = server.hear()
+    server.send_outcome(Outcome([True], [2], [1], [[2]], np.zeros(1, np.uint64)))
+    speculation = server.receive_draft()
     best = int(draft.table((1, 2)).argmax())
     assert speculation.tokens.tolist() == [[best, int(draft.table((1, 2, best)).argmax())]]
     assert torch.allclose(speculation.logits[0, 0], draft.table((1, 2)).log())

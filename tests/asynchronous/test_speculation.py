@@ -188,23 +188,23 @@ def test_a_tree_is_left_for_the_outcome_that_is_there_and_nothing_is_lost(sampli
         server.admit(0, [5, 3, 8], 7)
         streams = np.array([7], np.uint64)
         first = server.serve(Outcome([True], [4], [3], [[9]], streams))
-        server.build()
-        held = [token for _, token in server._keys[0]]
+        server.work()
+        held = [token for _, token in server.cache.branches[0]]
         told = held[-1] if hits else min(set(range(V)) - set(held))
         second = Outcome([True], [8], [7], [[told]], streams)
-        server.build(Overtaken(second) if overtaken else None)
-        kept = server._held is not None
-        alone = {step["kind"] for step in server.context.trace.steps} >= {"branch"}
+        server.work(Overtaken(second) if overtaken else None)
+        kept = server.cache.drafted is not None
+        alone = {step["kind"] for step in server.state.trace.steps} >= {"branch"}
         assert alone == (overtaken and hits)
         answer = server.serve(second)
-        server.build()
-        assert server._held is not None
+        server.work()
+        assert server.cache.drafted is not None
         return (
             kept,
             answer.hit,
             first.tokens.tolist(),
             answer.tokens.tolist(),
-            torch.stack(server._held.tokens).tolist(),
+            torch.stack(server.cache.drafted.tokens).tolist(),
         )
 
     whole, left = served(False), served(True)

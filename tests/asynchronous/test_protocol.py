@@ -1,11 +1,10 @@
-"""Messages survive the way, and what is no message of the session is refused."""
+"""Messages arrive unchanged, and impossible ones are refused."""
 
 import numpy as np
 import pytest
 import torch
 
-from sdbench.asynchronous.protocol import Outcome, Speculation
-from sdbench.asynchronous.wire import MalformedError, OutcomeMessage, SpeculationMessage
+from sdbench.asynchronous.protocol import MalformedError, Outcome, OutcomeMessage, Speculation, SpeculationMessage
 
 CPU = torch.device("cpu")
 
