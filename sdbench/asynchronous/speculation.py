@@ -233,9 +233,9 @@ class SpeculationServer(DraftServer):
             return
         key = drafting_key(Key(self._streams, [number + 1 for number in self._rounds]))
         branches = [{outcome: branch for branch, outcome in enumerate(row)} for row in outcomes]
-        # On a GPU the whole tree is queued at once.
-        on_cpu = caller is not None and self.device.type == "cpu"
-        arrived = partial(self._arrived_branch, caller, branches) if on_cpu else None
+        arrived = None
+        if caller is not None and self.device.type == "cpu":  # on a GPU the whole tree is queued at once
+            arrived = partial(self._arrived_branch, caller, branches)
         counts = self._counts(self.length, hit=True)
         drafted = self._branches.grow(self.state, behind, roots, key, counts, arrived)
         if drafted.depth == self.length:

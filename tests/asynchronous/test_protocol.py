@@ -1,5 +1,7 @@
 """Messages arrive unchanged, and impossible ones are refused."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -43,7 +45,7 @@ def test_speculations(dtype):
         assert back.logits.equal(logits)
 
 
-def spoiled(serial=5, hit=1, length=2, token=3, score=0.0):
+def spoiled(serial=5, hit: Any = 1, length=2, token=3, score=0.0):
     message = SpeculationMessage(1, 2, 7, torch.float32, CPU)
     logits = torch.zeros(1, 2, 7)
     logits[0, 0, min(token, 6)] = score

@@ -105,5 +105,6 @@ def test_a_rank_that_decided_otherwise_is_found_out(ranks):
 
 def test_a_server_that_fails_says_why(ranks):
     first, _ = ranks
+    first.open(1, -9, K, Sampling(), DRAFT.dtype)
     with pytest.raises(ServerFaultError, match="failed"):
-        first._command("open", None)
+        first.wait_admitted()
