@@ -79,7 +79,7 @@ def _serve(pipe: Any, server: DraftServer, transport: Transport) -> None:
         if command == "open":
             rows, slots, length, sampling, dtype, frozen = words
             if frozen:
-                server.model.execution.freeze(server.model)
+                server.model.freeze()
             server.open(rows, slots, length, Sampler(sampling))
             inbox.outcomes, inbox.in_session = OutcomeMessage(rows), True
             speculations = SpeculationMessage(rows, length, server.model.vocab, dtype, server.device)

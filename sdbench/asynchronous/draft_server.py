@@ -24,7 +24,7 @@ from sdbench.device import synchronise
 from sdbench.drafting.draft_tokens import draft_tokens
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.programs.base import programs_of
+from sdbench.lm.programs.modes import programs_of
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampler

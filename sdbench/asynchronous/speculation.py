@@ -204,7 +204,7 @@ class SpeculationServer(DraftServer):
         counts, sampling = self._counts(self.length, hit=False), self.state.sampler.sampling
         return lambda logits, depth: self.saguaro.modify(logits, counts[depth], sampling)
 
-    def _read_speculation(self) -> Float[Tensor, "B K+1 V"]:
+    def _read_speculation(self) -> Float[Tensor, "B K1 V"]:
         """Return the draft's logits behind the outcome's token and behind each token of the speculation: GLUE.
 
         The drafting has read all tokens but the last. The keys and values of a branch move to the row's own slots. On a GPU a step
@@ -225,7 +225,7 @@ class SpeculationServer(DraftServer):
             self.model.move(rows, [held.base + self._branch[row] for row in rows], held.width, first, held.depth)
         self._branch = [-1] * self.state.rows
 
-    def _grow(self, glue: Float[Tensor, "B K+1 V"], caller: Caller | None) -> None:
+    def _grow(self, glue: Float[Tensor, "B K1 V"], caller: Caller | None) -> None:
         """Draft for the likely outcomes behind each number of accepted tokens: FORK and TREE."""
         outcomes, behind, roots = self._fork(glue)
         self.cache.clear()
@@ -247,7 +247,7 @@ class SpeculationServer(DraftServer):
         return None if outcome is None else branches_of(self._ended(outcome), branches)
 
     def _fork(
-        self, glue: Float[Tensor, "B K+1 V"]
+        self, glue: Float[Tensor, "B K1 V"]
     ) -> tuple[list[list[tuple[int, int]]], Int[Tensor, "B M"], Int[Tensor, "B M"]]:
         """Choose the outcomes to speculate for: behind each k, the F_k tokens that the draft finds most likely.
 
