@@ -79,7 +79,7 @@ def chain_masks(
 
 def branch_masks(
     form: MaskForm, first: Int[Tensor, "B M"], base: Int[Tensor, ""], depth: int, slots: Int[Tensor, " E"]
-) -> list[Float[Tensor, "B 1 K*M E"]]:
+) -> list[Float[Tensor, "B 1 KM E"]]:
     """Make the masks of M branches that grow by one token per step, for K steps.
 
     The token of branch m at depth d stands at position first[b, m] + d, in slot base + d M + m. It sees the slots below

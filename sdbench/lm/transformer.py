@@ -159,7 +159,7 @@ class Transformer(LanguageModel):
         lengths: list[int],
         base: int,
         sampling: Sampling,
-        uniform: Float[Tensor, "K B*M"],
+        uniform: Float[Tensor, "K BM"],
     ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B K M V"]] | None:
         if self.execution.name == "eager":
             return None

@@ -32,7 +32,7 @@ class TreeInputs(Inputs):
     at: Int[Tensor, " B+1"]
     slots: Int[Tensor, " E"]
     sampling: Sampling
-    uniform: Float[Tensor, "K B*M"]
+    uniform: Float[Tensor, "K BM"]
 
     @property
     def first(self) -> int:
@@ -84,7 +84,7 @@ class Branches(nn.Module):
 
 def spread(
     behind: Int[Tensor, "B M"], at: Int[Tensor, " B+1"], depth: int, last: int
-) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B K*M"], Int[Tensor, "B K*M"]]:
+) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B KM"], Int[Tensor, "B KM"]]:
     """Return the first position of each branch, and the positions and slots of all branch tokens, depth by depth.
 
     last: the last position that the model can read; positions beyond it are clamped.
