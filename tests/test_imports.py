@@ -52,8 +52,6 @@ ALLOWED = {
 # Imports against this direction, each with its reason.
 EXCEPTIONS = {
     ("lm_eval.__main__", "cli"): "the command of the lm-eval adapter composes its config as `sdbench run` does",
-    ("analysis.speculation", "asynchronous.fan_out"): "the formulas of the fan-out move to theory/",
-    ("simulate.fan_out", "asynchronous.fan_out"): "the formulas of the fan-out move to theory/",
 }
 
 
@@ -116,7 +114,6 @@ def test_a_circle_is_found():
     assert circle({"a": {"b", "c"}, "b": {"c"}, "c": set()}) is None
 
 
-@pytest.mark.xfail(reason="the back-ups and the speculation server still import each other", strict=True)
 def test_no_module_imports_itself_by_way_of_others():
     found = circle(graph())
     assert found is None, " imports ".join(found or [])
