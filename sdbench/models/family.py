@@ -76,7 +76,7 @@ def _member(spec: ModelSpec) -> Member:
     config = read_config(spec, source)
     check_architecture(spec.role, config)
     text = config.get_text_config()
-    check_source(spec, source)
+    check_source(spec, source, quantized=getattr(config, "quantization_config", None) is not None)
     tokenizer = read_tokenizer(spec, source)
     eos = read_eos(spec, source, config)
     if not eos and isinstance(tokenizer.eos_token_id, int):
@@ -85,12 +85,15 @@ def _member(spec: ModelSpec) -> Member:
     return Member(spec, source, text, tokenizer, text.vocab_size, context, eos)
 
 
-def check_source(spec: ModelSpec, source: Source) -> None:
-    """Refuse local weight files that are not what they should be. Hub files are checked by the hub's own client."""
+def check_source(spec: ModelSpec, source: Source, quantized: bool = False) -> None:
+    """Refuse local weight files that are damaged. The hub's own client checks files of the hub.
+
+    quantized: the model's config has a quantization config.
+    """
     if source.kind == "hub":
         return
     folder = Path(place_of(spec, source)[0])
-    check_weight_files(folder)
+    check_weight_files(folder, quantized)
     if source.packaged:
         check_checksums(folder)
 

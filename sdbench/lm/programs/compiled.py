@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from sdbench.errors import RunError
 from sdbench.lm.programs.base import Inputs, Program, Programs, flat, parted
 from sdbench.models.quiet import quiet
-from sdbench.models.weight_files import cache_folder
+from sdbench.models.cache import writable_cache
 
 if TYPE_CHECKING:
     from sdbench.lm.transformer import Transformer
@@ -39,7 +39,7 @@ class Compiled(Programs):
 
     def make(self, lm: Transformer, inputs: Inputs) -> Program:
         step = inputs.module(lm)
-        file = cache_folder() / "compiled" / f"{self._identity(lm, inputs)}.pt2"
+        file = writable_cache("compiled") / f"{self._identity(lm, inputs)}.pt2"
         if not file.is_file():
             try:
                 _compile(lm, step, inputs, file)
