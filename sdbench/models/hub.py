@@ -18,7 +18,7 @@ from sdbench.models.quiet import quiet, reason_of
 from sdbench.models.spec import ModelSpec, Source
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 
 # What to do about a local file that cannot be read.
@@ -81,17 +81,19 @@ def read_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerFast:
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
 
 
-def read_eos(spec: ModelSpec, source: Source, config: PreTrainedConfig) -> tuple[int, ...]:
-    """The token ids that end the model's output, as its own `generate` would take them: may be none."""
+def read_generation(spec: ModelSpec, source: Source, config: PreTrainedConfig) -> GenerationConfig:
+    """The model's generation config, as its own `generate` would take it: of a model without one, made from its config."""
     from transformers import GenerationConfig
 
     place, options = place_of(spec, source)
-    try:
-        with quiet():
-            ids = GenerationConfig.from_pretrained(place, **options).eos_token_id
-    except OSError:  # a model without a generation config
-        ids = getattr(config.get_text_config(), "eos_token_id", None)
-    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+    with readable(spec, source, "generation config"), quiet():
+        try:
+            return GenerationConfig.from_pretrained(place, **options)
+        except OSError:
+            # The same class of error stands for "there is none" and for "it is no JSON".
+            if (Path(place) / "generation_config.json").is_file():
+                raise
+            return GenerationConfig.from_model_config(config)
 
 
 @contextmanager
