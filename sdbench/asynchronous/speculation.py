@@ -40,7 +40,7 @@ from sdbench.device import synchronise, upload
 from sdbench.drafting.rank_log import ranks
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.programs.base import programs_of
+from sdbench.lm.programs.modes import programs_of
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampler
@@ -168,14 +168,6 @@ class SpeculationServer:
         self._drafted, self._hit, self._latest = [*speculation.length], hit, [*outcome.active]
         self._log(hit, received)
         return speculation
-
-    def foreseen(self) -> Speculation | None:
-        """Some speculation that is held; None if none is."""
-        if self._held is None:
-            return None
-        rows = self.context.rows
-        tokens, logits, _ = self._held.of([0] * rows)
-        return Speculation([True] * rows, [self.length] * rows, tokens, logits)
 
     def build(self, caller: Caller | None = None) -> None:
         """Draft for the outcomes that the speculation just served may come to.
