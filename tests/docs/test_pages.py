@@ -88,7 +88,7 @@ def test_paths(page):
             named = any((ROOT / folder).rglob(code) for folder in ("sdbench", "conf", "experiments", "tests", "docs"))
             assert named or code in run_files(), f"{where}: {code}"
             continue
-        assert (ROOT / code).exists(), f"{where}: {code}"
+        assert (ROOT / code).exists() or (ROOT / "sdbench" / code).exists(), f"{where}: {code}"
 
 
 @cache
@@ -197,12 +197,12 @@ def test_the_prose_check_finds_what_it_looks_for(tmp_path):
     page = tmp_path / "page.md"
     long = " ".join(["word"] * 31)
     page.write_text(
-        f"# Title\n\n{long}.\n\nA short one. Nobody foresees `nobody` here.\n\n```text\nnobody {long}\n```\n"
+        f"# Title\n\n{long}.\n\nA short one. Nobody reads `nobody` here.\n\n```text\nnobody {long}\n```\n"
     )
     assert [line.split(": ")[1][:8] for line in check(page)] == ["31 words", "'nobody'"]
     module = tmp_path / "module.py"
     module.write_text('"""A docstring."""\n\n# It goes through\n# the motions.\n')
-    assert any("goes through the motions" in line for line in check(module))
+    assert any("motions" in line for line in check(module))
 
 
 def test_sentences_are_told_apart():
