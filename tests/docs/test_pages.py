@@ -196,9 +196,7 @@ def test_variables(page):
 def test_the_prose_check_finds_what_it_looks_for(tmp_path):
     page = tmp_path / "page.md"
     long = " ".join(["word"] * 31)
-    page.write_text(
-        f"# Title\n\n{long}.\n\nA short one. Nobody reads `nobody` here.\n\n```text\nnobody {long}\n```\n"
-    )
+    page.write_text(f"# Title\n\n{long}.\n\nA short one. Nobody reads `nobody` here.\n\n```text\nnobody {long}\n```\n")
     assert [line.split(": ")[1][:8] for line in check(page)] == ["31 words", "'nobody'"]
     module = tmp_path / "module.py"
     module.write_text('"""A docstring."""\n\n# It goes through\n# the motions.\n')
