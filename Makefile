@@ -11,14 +11,18 @@ export TOKENIZERS_PARALLELISM = false
 help:  ## Show what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed  ## Make the virtual environment with the tested versions
+setup: $(VENV)/.dev  ## Make the virtual environment with the tested versions, for development
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
 	@touch $@
 
-demo: setup  ## Run the default comparison: print its table, and where its report lies
+demo: $(VENV)/.run  ## Run the default comparison: print its table, and where its report lies
 	$(BIN)/sdbench run
 
 test: setup  ## Run the tests (no network, no GPU)

@@ -182,7 +182,7 @@ def _no_numbers(count: int) -> Float[Tensor, "K 0"]:
 
 
 def drawn(
-    logits: Float[Tensor, "*batch V"], sampling: Sampling, uniform: Float[Tensor, "*batch"]
+    logits: Float[Tensor, "*batch V"], sampling: Sampling, uniform: Float[Tensor, "*numbers"]
 ) -> Int[Tensor, "*batch"]:
     """What `Sampler.draw` draws from these logits, given the uniform numbers behind its choices."""
     if sampling.greedy:

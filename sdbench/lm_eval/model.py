@@ -17,7 +17,7 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
 from tqdm import tqdm
 
-from sdbench.decoding.base import Request
+from sdbench.decoding.base import Request, slots_needed
 from sdbench.errors import InputError
 from sdbench.harness.arms import make
 from sdbench.harness.config import compose
@@ -168,7 +168,7 @@ class ArmLM(_HF):
 
     def _check_length(self, options: Generation, prompts: list[Request]) -> None:
         longest = max(len(prompt.tokens) for prompt in prompts)
-        slots, context = longest + options.max_new_tokens + self.arm.decoder.max_lookahead(), self.plan.family.context
+        slots, context = slots_needed(self.arm.decoder, longest, options.max_new_tokens), self.plan.family.context
         if context is not None and slots > context:
             raise InputError(
                 f"A prompt of {longest} tokens, max_gen_toks={options.max_new_tokens} and the arm '{self.arm.name}' need {slots} "

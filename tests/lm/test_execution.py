@@ -41,7 +41,8 @@ def ragged(model: Transformer) -> list[StepOutput]:
     outputs = [model.read(here, np.array([18, 16, 25]), "verify", num_logits=3)]
     here.active[2] = False
     last = model.read(here, np.array([19, 18, 25]), "verify")
-    return [*outputs, replace(last, logits=last.logits[:2])]
+    best = None if last.best is None else last.best[:2]
+    return [*outputs, replace(last, logits=last.logits[:2], best=best)]
 
 
 def tree(model: Transformer) -> list[StepOutput]:

@@ -1,11 +1,12 @@
-"""Messages survive the way, and what is no message of the session is refused."""
+"""Messages arrive unchanged, and impossible ones are refused."""
+
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 
-from sdbench.asynchronous.protocol import Outcome, Speculation
-from sdbench.asynchronous.wire import MalformedError, OutcomeMessage, SpeculationMessage
+from sdbench.asynchronous.protocol import MalformedError, Outcome, OutcomeMessage, Speculation, SpeculationMessage
 
 CPU = torch.device("cpu")
 
@@ -44,7 +45,7 @@ def test_speculations(dtype):
         assert back.logits.equal(logits)
 
 
-def spoiled(serial=5, hit=1, length=2, token=3, score=0.0):
+def spoiled(serial=5, hit: Any = 1, length=2, token=3, score=0.0):
     message = SpeculationMessage(1, 2, 7, torch.float32, CPU)
     logits = torch.zeros(1, 2, 7)
     logits[0, 0, min(token, 6)] = score
