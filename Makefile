@@ -39,10 +39,14 @@ test-timing: setup  # asserts a speed: for a machine that does nothing else
 test-gpu: setup  ## Run the tests that need CUDA
 	$(BIN)/python -m pytest -m gpu
 
-lint: setup  ## Check style and types
+lint: setup  ## Check style, types and prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python tests/docs/prose.py README.md CONTRIBUTING.md CHANGELOG.md docs tests/docs
+
+docs: setup readme  ## Build the documentation into site/ (no network; a warning is an error)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
@@ -152,6 +156,6 @@ verify-docs: setup
 	$(BIN)/python -m experiments.artifact --check
 
 clean:  ## Remove the virtual environment and the caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-gpu bench-scaling results-records help setup demo test test-all test-slow test-timing test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean
+.PHONY: docs bench bench-gpu bench-scaling results-records help setup demo test test-all test-slow test-timing test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean
