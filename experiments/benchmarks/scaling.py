@@ -30,7 +30,7 @@ from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
 from sdbench.lm.kv_cache import KVCache
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.programs.base import execution_of
+from sdbench.lm.programs.modes import execution_of
 from sdbench.lm.transformer import Transformer
 from sdbench.models.memory import count
 

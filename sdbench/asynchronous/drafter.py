@@ -240,7 +240,6 @@ class AsyncDrafter(ABC):
         if self._running is None:
             begun = perf_counter()
             self._running = self._new_process(make, context.tokens.device)
-            self._running.rehearse(context.rehearsal())
             context.trace.outside += perf_counter() - begun
         self._running.open(
             rows, slots, length, context.sampler.sampling, self.model.dtype, self.model.execution.settled

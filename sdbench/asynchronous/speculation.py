@@ -40,7 +40,7 @@ from sdbench.device import synchronise, upload
 from sdbench.drafting.rank_log import ranks
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.programs.base import programs_of
+from sdbench.lm.programs.modes import programs_of
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampler
@@ -66,7 +66,7 @@ class _Unranked(NamedTuple):
     ranks: list[int | None]
     row: int
     told: _Told
-    glue: Float[Tensor, "B K+1 V"]
+    glue: Float[Tensor, "B K1 V"]
     refused: int
 
 
@@ -168,14 +168,6 @@ class SpeculationServer:
         self._drafted, self._hit, self._latest = [*speculation.length], hit, [*outcome.active]
         self._log(hit, received)
         return speculation
-
-    def foreseen(self) -> Speculation | None:
-        """Some speculation that is held; None if none is."""
-        if self._held is None:
-            return None
-        rows = self.context.rows
-        tokens, logits, _ = self._held.of([0] * rows)
-        return Speculation([True] * rows, [self.length] * rows, tokens, logits)
 
     def build(self, caller: Caller | None = None) -> None:
         """Draft for the outcomes that the speculation just served may come to.
@@ -304,7 +296,7 @@ class SpeculationServer:
     def _here(self, values: np.ndarray) -> Tensor:
         return upload(values, self.device)
 
-    def _read(self) -> Float[Tensor, "B K+1 V"]:
+    def _read(self) -> Float[Tensor, "B K1 V"]:
         """The draft's logits behind the outcome's token and behind each token of the speculation: GLUE.
 
         What was drafted was read for it, but for its last token: a branch of the tree moves to the row's own slots. On a GPU, where
@@ -339,7 +331,7 @@ class SpeculationServer:
             self.fan_out.learn(end.told.drafted, end.told.hit, end.told.kept, rank)
             end.ranks[end.row] = rank
 
-    def _fork(self, glue: Float[Tensor, "B K+1 V"]) -> tuple[Keys, Int[Tensor, "B M"], Int[Tensor, "B M"]]:
+    def _fork(self, glue: Float[Tensor, "B K1 V"]) -> tuple[Keys, Int[Tensor, "B M"], Int[Tensor, "B M"]]:
         """The outcomes to speculate for: the F_k tokens that the draft finds most likely behind each k kept ones.
 
         Returns their keys, k and the tokens (0 and 0 where a row has fewer branches).

@@ -113,7 +113,6 @@ class Batch:
             np.zeros(rows, bool),
             sampler,
             trace,
-            rehearsal=method.target.rehearsal,
         )
         self.rows: list[Row | None] = [None] * rows
         self.memory = method.rule.start(rows)

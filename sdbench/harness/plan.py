@@ -18,7 +18,7 @@ from sdbench.harness.build import build
 from sdbench.harness.co_tenancy import Use
 from sdbench.harness.config import expand_grids
 from sdbench.harness.gpu_lock import physical
-from sdbench.lm.programs.base import check_execution
+from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, check_family
 from sdbench.models.memory import Fit, fit
 from sdbench.models.spec import ModelSpec
@@ -206,7 +206,7 @@ def load(plan: Plan) -> dict[str, Transformer]:
 
 def load_role(plan: Plan, role: str) -> Transformer:
     """One model of a plan; of a tensor-parallel target, this rank's part."""
-    from sdbench.lm.programs.base import execution_of
+    from sdbench.lm.programs.modes import execution_of
     from sdbench.lm.transformer import Transformer
     from sdbench.models.weights import load_weights
 

@@ -29,7 +29,7 @@ from sdbench.harness.plan import Plan, load, load_role
 from sdbench.harness.progress import Progress
 from sdbench.harness.reference_forward import ReferenceForwards
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.programs.base import programs_of
+from sdbench.lm.programs.modes import programs_of
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.runs.environment import environment
@@ -273,7 +273,7 @@ def _warm_up(plan: Plan, arms: list[Arm]) -> None:
 def _freeze(folder: RunFolder | NullRunFolder, models: Mapping[str, LanguageModel], arms: list[Arm]) -> None:
     """From here on nothing is compiled: what was is said in the folder, apart from what is measured."""
     for model in models.values():
-        model.execution.freeze(model)
+        model.freeze()
     own = programs_of([model.execution for model in models.values()])
     beside = [programs for arm in arms for programs in arm.programs_beside]
     folder.add_to_environment(programs={name: round(sum(one[name] for one in (own, *beside)), 3) for name in own})
