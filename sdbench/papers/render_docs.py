@@ -87,7 +87,8 @@ class Docs:
 
     def _paper(self, one: paper.Paper) -> list[str]:
         parts = [
-            f"`make reproduce-{one.name}` runs the plan in `experiments/{one.name}/plan.yaml` and judges the claims."
+            f"`make reproduce-{one.name}` runs the plan in `experiments/{one.name}/plan.yaml` and judges the claims. The column "
+            "*read in* names sources that [these notes](../references/notes.md) describe. They also define *how sure* a source is."
         ]
         kept = kept_results(self.results, one)
         for results in kept:
