@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from experiments.script import script
-from sdbench.analysis.report import report
+from sdbench.analysis.report.write import report
 
 FILES = ("summary.json", "environment.json", "sequences.parquet")
 

@@ -16,7 +16,7 @@ import yaml
 from experiments import claims
 from experiments.cells import Cells
 from experiments.plan import total_seconds
-from sdbench.analysis.table import footnotes, markdown
+from sdbench.analysis.report.comparison_table import comparison
 from sdbench.models.memory import GB
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -38,8 +38,9 @@ def _quotation(mark: re.Match[str]) -> str:
         config = yaml.safe_load((folder / "config.yaml").read_text())
         model = config["models"]["target"]["path"].removeprefix("pkg://sdbench/assets/")
         where = f"target {model}; {summary['prompts']} prompts, {_hardware(config['hardware'], machine)}"
+        grid = comparison(summary)
         kept = folder.relative_to(ROOT).as_posix()
-        parts.append(f"`{kept}` ({where}):\n\n{markdown(summary)}\n\n{'; '.join(footnotes(summary))}.")
+        parts.append(f"`{kept}` ({where}):\n\n{grid.markdown()}\n\n{'; '.join(grid.notes)}.")
         parts += [note.read_text().strip() for note in sorted(folder.glob("verdict.md"))]
     body = "\n\n".join(part.strip() for part in parts) or "Not measured yet."
     return f"<!-- quote: {mark[1]} -->\n{body}\n<!-- end quote -->"
