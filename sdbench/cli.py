@@ -276,8 +276,8 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> int:
     config = _config(options, overrides, "train")
     if config is None:
         return OK
-    from sdbench.training.family import train_family
     from sdbench.training.recipe import TrainRecipe
+    from sdbench.training.recipes.tiny_family import train_family
 
     out = Path(config["out"] or "results/runs/train/family")
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -11,6 +12,38 @@ os.environ.setdefault("WANDB_MODE", "disabled")
 
 import pytest
 import torch
+from jaxtyping import install_import_hook
+
+import tests.shapes  # noqa: F401  (the hook names it)
+
+install_import_hook("sdbench", "tests.shapes.check")  # shape annotations are checked while tests run
+
+CORE = {"acceptance", "decoding", "drafting", "exactness", "test_sampling.py", "test_keyed_random.py"}  # below tests/
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--max-skips", type=int, default=None, help="fail if more tests than this are skipped")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark the tests of the core: `pytest -m core` runs them."""
+    root = Path(__file__).parent
+    for item in items:
+        if item.path.is_relative_to(root) and item.path.relative_to(root).parts[0] in CORE:
+            item.add_marker(pytest.mark.core)
+
+
+def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
+    """Fail where more tests were skipped than `--max-skips` allows, so that no test is lost unseen."""
+    bound = session.config.getoption("--max-skips")
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if bound is None or reporter is None:  # xdist's workers have no reporter
+        return
+    skipped = len(reporter.stats.get("skipped", []))
+    if skipped > bound and exitstatus == 0:
+        reporter.write_line(f"{skipped} tests were skipped; --max-skips allows {bound}.", red=True)
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
 
 V = 97
 

@@ -22,7 +22,7 @@ from functools import cached_property
 from typing import Any, Protocol
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int, Shaped
 from torch import Tensor
 
 from sdbench.acceptance.draft import NEVER, Draft, ProposalKind, wide
@@ -43,11 +43,11 @@ class Law:
     follows each place; the drafted tokens are kept up to the first that differs from it.
     """
 
-    accepted: Float[Tensor, "B K+1"]
+    accepted: Float[Tensor, "B K1"]
     next_token: Callable[[Int[Tensor, " B"]], Float[Tensor, "B V"]]
     memory: Callable[[Int[Tensor, " B"]], Float[Tensor, "B M"]] | None = None
     drawn: bool = False
-    best: Int[Tensor, "B K+1"] | None = None
+    best: Int[Tensor, "B K1"] | None = None
 
 
 @dataclass
@@ -108,7 +108,7 @@ class Memoryless:
 def tokenwise(
     draft: Draft,
     p: Scored,
-    passes: Float[Tensor, "B K"] | Bool[Tensor, "B K"],
+    passes: Shaped[Tensor, "B K"],
     replacement: Callable[[Int[Tensor, " B"]], Float[Tensor, "B V"]] | None = None,
     memory: Callable[[Int[Tensor, " B"]], Float[Tensor, "B M"]] | None = None,
 ) -> Law:
@@ -156,13 +156,13 @@ class _Known(Law):
         self._draft, self._best, self._type = draft, best, wide(logits)
 
     @cached_property
-    def accepted(self) -> Float[Tensor, "B K+1"]:  # pyright: ignore[reportIncompatibleVariableOverride]
+    def accepted(self) -> Float[Tensor, "B K1"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         draft, best = self._draft, self._best
         kept = draft.tokens.eq(best[:, :-1]).cumprod(-1).sum(-1).minimum(draft.length)
         return torch.zeros(best.shape, dtype=self._type, device=best.device).scatter_(1, kept[:, None], 1.0)
 
 
-def at(values: Float[Tensor, "B T ..."], n: Int[Tensor, " B"]) -> Float[Tensor, "B ..."]:
+def at(values: Shaped[Tensor, "B T ..."], n: Int[Tensor, " B"]) -> Shaped[Tensor, "B ..."]:
     """values[b, n[b]] for every row."""
     return values[torch.arange(len(n), device=values.device), n]
 

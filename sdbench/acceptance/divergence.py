@@ -106,7 +106,7 @@ class Divergence:
 
 def bucketed(
     log_p: Float[Tensor, "B K V"], log_q: Float[Tensor, "B K V"], tokens: Int[Tensor, "B K"], k: int
-) -> tuple[Float[Tensor, "B K k+1"], Float[Tensor, "B K k+1"], Int[Tensor, "B K"]]:
+) -> tuple[Float[Tensor, "B K k1"], Float[Tensor, "B K k1"], Int[Tensor, "B K"]]:
     """Both sides (and the tokens) over p's k most likely tokens and one bucket for the rest, the last."""
     kept = log_p.topk(k, dim=-1).indices
 

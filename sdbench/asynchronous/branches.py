@@ -116,7 +116,7 @@ class _Lone(NamedTuple):
 
 
 @lru_cache(maxsize=MADE)
-def _own(depths: int, width: int, device: torch.device) -> Bool[Tensor, "M K*M"]:
+def _own(depths: int, width: int, device: torch.device) -> Bool[Tensor, "M KM"]:
     """A branch sees itself: what stands at its place in each depth. (What lies deeper than a step is not attended over in it.)"""
     return torch.eye(width, dtype=torch.bool, device=device).repeat(1, depths)
 

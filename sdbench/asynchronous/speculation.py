@@ -66,7 +66,7 @@ class _Unranked(NamedTuple):
     ranks: list[int | None]
     row: int
     told: _Told
-    glue: Float[Tensor, "B K+1 V"]
+    glue: Float[Tensor, "B K1 V"]
     refused: int
 
 
@@ -304,7 +304,7 @@ class SpeculationServer:
     def _here(self, values: np.ndarray) -> Tensor:
         return upload(values, self.device)
 
-    def _read(self) -> Float[Tensor, "B K+1 V"]:
+    def _read(self) -> Float[Tensor, "B K1 V"]:
         """The draft's logits behind the outcome's token and behind each token of the speculation: GLUE.
 
         What was drafted was read for it, but for its last token: a branch of the tree moves to the row's own slots. On a GPU, where
@@ -339,7 +339,7 @@ class SpeculationServer:
             self.fan_out.learn(end.told.drafted, end.told.hit, end.told.kept, rank)
             end.ranks[end.row] = rank
 
-    def _fork(self, glue: Float[Tensor, "B K+1 V"]) -> tuple[Keys, Int[Tensor, "B M"], Int[Tensor, "B M"]]:
+    def _fork(self, glue: Float[Tensor, "B K1 V"]) -> tuple[Keys, Int[Tensor, "B M"], Int[Tensor, "B M"]]:
         """The outcomes to speculate for: the F_k tokens that the draft finds most likely behind each k kept ones.
 
         Returns their keys, k and the tokens (0 and 0 where a row has fewer branches).

@@ -103,7 +103,7 @@ class LanguageModel(ABC):
         lengths: list[int],
         base: int,
         sampling: Sampling,
-        uniform: Float[Tensor, "K B*M"],
+        uniform: Float[Tensor, "K BM"],
     ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B K M V"]] | None:
         """Grow M branches of each row by K tokens in one program.
 

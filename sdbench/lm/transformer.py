@@ -210,7 +210,7 @@ class Transformer(LanguageModel):
             self.pool.position.scatter_(1, slots, positions)
         return outputs
 
-    def _host_numbers(self, buffer: Int[Tensor, " N"], numbers: Sequence[Any]) -> Int[Tensor, " N"]:
+    def _host_numbers(self, buffer: Int[Tensor, "*shape"], numbers: Sequence[Any]) -> Int[Tensor, "*shape"]:
         """Numbers of the host where the model is; on a CPU, where a step is over when it returns, in a buffer used again."""
         if self.device.type != "cpu":
             return upload(np.array(numbers), self.device)
@@ -230,7 +230,7 @@ class Transformer(LanguageModel):
         lengths: list[int],
         base: int,
         sampling: Sampling,
-        uniform: Float[Tensor, "K B*M"],
+        uniform: Float[Tensor, "K BM"],
     ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B K M V"]] | None:
         if self.execution.name == "eager":
             return None
@@ -338,7 +338,7 @@ class Transformer(LanguageModel):
             masks.append(torch.where(near, *self.added)[:, None])
         return masks
 
-    def _bands_of(self, width: int) -> list[Float[Tensor, "1 1 T 2N"]]:
+    def _bands_of(self, width: int) -> list[Float[Tensor, "1 1 T N2"]]:
         """The masks of `width` queries at positions N, N + 1, ... over 2 N places."""
         if width not in self._bands:
             self._bands[width] = self.band(width, self.slots, 2 * self.slots)

@@ -1,1 +1,1 @@
-"""Training of the tiny family."""
+"""Train draft models and families."""

@@ -1,4 +1,4 @@
-"""How good a model is on held-out texts, by teacher forcing: cheap enough to watch during training."""
+"""Measure a model on held-out texts by teacher forcing, which is cheap enough during training."""
 
 from collections.abc import Iterable
 

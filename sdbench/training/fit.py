@@ -1,4 +1,4 @@
-"""The training loop of one model: a function of the recipe alone, which a kill only delays."""
+"""Train one model. The result depends on the recipe alone; an interrupted training goes on from its checkpoint."""
 
 import json
 import os
@@ -11,8 +11,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sdbench.training.accuracy import held_out
 from sdbench.training.data import Batch, Corpus
+from sdbench.training.losses import completion_loss
 from sdbench.training.muon import Muon
-from sdbench.training.network import build, completion_loss, grown
+from sdbench.training.network import build, grown
 from sdbench.training.recipe import ModelRecipe, TrainRecipe
 from sdbench.training.tokenizer import pad_and_eos
 

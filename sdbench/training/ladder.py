@@ -1,4 +1,4 @@
-"""What a family must hold: how often each model is right on held-out texts, and how well they agree."""
+"""Measure a trained family: how often each model is right on held-out texts, and how well the models agree."""
 
 import time
 from collections.abc import Mapping

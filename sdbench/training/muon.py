@@ -2,8 +2,8 @@
 
 Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), with the step size matched
 to AdamW's as in J. Liu et al., "Muon is scalable for LLM training" (2025), section 2.2, and the iteration of N. Amsel
-et al., "The Polar Express" (2025), of which three rounds do for five of the usual one: PyTorch's own Muon takes five,
-which for the small batches used here is as much work as the gradients.
+et al., "The Polar Express" (2025). Three rounds of it replace five of the usual iteration. torch.optim.Muon applies one triple of
+coefficients in every round, so it needs five; with the small batches used here that costs as much as the gradients.
 """
 
 from collections import defaultdict

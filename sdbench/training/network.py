@@ -1,12 +1,9 @@
-"""The network of one model and its loss."""
+"""Build the network of one model, and grow it by layers that change nothing at first."""
 
 import torch
-from jaxtyping import Float
-from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
-from sdbench.training.data import Batch
 from sdbench.training.precision import product_dtype
 from sdbench.training.recipe import ModelRecipe
 
@@ -46,14 +43,3 @@ def grown(small: LlamaForCausalLM, large: LlamaForCausalLM) -> LlamaForCausalLM:
         torch.nn.init.zeros_(layer.self_attn.o_proj.weight)
         torch.nn.init.zeros_(layer.mlp.down_proj.weight)
     return large
-
-
-def completion_loss(model: LlamaForCausalLM, batch: Batch) -> Float[Tensor, ""]:
-    """Mean cross-entropy in nats of the completion tokens; the head is computed for them alone.
-
-    Rows are padded on the right, so the causal mask already keeps the padding out of sight.
-    """
-    with torch.autocast("cpu", torch.bfloat16, enabled=product_dtype() == torch.bfloat16):
-        hidden = model.model(input_ids=batch.tokens[:, :-1], use_cache=False).last_hidden_state
-        logits = model.lm_head(hidden[batch.counted[:, 1:]])
-    return torch.nn.functional.cross_entropy(logits.float(), batch.tokens[:, 1:][batch.counted[:, 1:]])

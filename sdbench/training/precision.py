@@ -1,6 +1,6 @@
-"""In which type training multiplies: bfloat16 where the processor has instructions for it, else float32.
+"""Choose the type of matrix products in training: bfloat16 where the processor has instructions for it, else float32.
 
-A processor without them emulates bfloat16, twenty times slower than it computes float32.
+A processor without such instructions emulates bfloat16, which is far slower than float32.
 """
 
 import torch

@@ -1,4 +1,4 @@
-"""What defines a family: the texts, the tokenizer, and the shape and schedule of each model."""
+"""The recipe of a family: its texts, its tokenizer, and the shape and schedule of each model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

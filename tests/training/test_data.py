@@ -10,8 +10,8 @@ from transformers import PreTrainedTokenizerFast
 
 from sdbench.tasks.texts import GENERATORS, generate
 from sdbench.training.data import Corpus, encode, pack, pad
-from sdbench.training.family import family_tokenizer
 from sdbench.training.recipe import TrainRecipe
+from sdbench.training.recipes.tiny_family import family_tokenizer
 
 TOKENIZER_DIGEST = "4bd4700a5709cae1e39038740f678634748f891266a14fbb1bba11cfda754c06"
 

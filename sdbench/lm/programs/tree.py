@@ -35,7 +35,7 @@ class TreeInputs(Inputs):
     at: Int[Tensor, " B+1"]
     places: Int[Tensor, " E"]
     sampling: Sampling
-    uniform: Float[Tensor, "K B*M"]
+    uniform: Float[Tensor, "K BM"]
 
     @property
     def first(self) -> int:
@@ -87,7 +87,7 @@ class Branches(nn.Module):
 
 def spread(
     behind: Int[Tensor, "B M"], at: Int[Tensor, " B+1"], depth: int, last: int
-) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B K*M"], Int[Tensor, "B K*M"]]:
+) -> tuple[Int[Tensor, "B M"], Int[Tensor, "B KM"], Int[Tensor, "B KM"]]:
     """Where the branches begin, and the positions (up to the last that there is) and slots of all their tokens, depth by depth."""
     first = behind + at[:-1, None]
     positions = first[:, None] + torch.arange(depth, device=at.device)[:, None]
@@ -103,7 +103,7 @@ def branch_masks(
     kinds: tuple[str, ...],
     window: int,
     added: tuple[Tensor, Tensor],
-) -> list[Float[Tensor, "B 1 K*M E"]]:
+) -> list[Float[Tensor, "B 1 KM E"]]:
     """What is added to the scores of a tree's queries, for each kind of layers.
 
     first: where the branches begin. added: to the score of a slot that is seen, and of one that is not.

@@ -12,9 +12,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdbench.errors import InputError
 from sdbench.training.card import model_card
-from sdbench.training.family import family_tokenizer, train_family
 from sdbench.training.ladder import Ladder
 from sdbench.training.recipe import ROLES, TrainRecipe
+from sdbench.training.recipes.tiny_family import family_tokenizer, train_family
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "sdbench" / "assets" / "tiny"

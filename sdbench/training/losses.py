@@ -1,0 +1,20 @@
+"""Losses of training."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from transformers import LlamaForCausalLM
+
+from sdbench.training.data import Batch
+from sdbench.training.precision import product_dtype
+
+
+def completion_loss(model: LlamaForCausalLM, batch: Batch) -> Float[Tensor, ""]:
+    """Mean cross-entropy in nats of the completion tokens; the head is computed for them alone.
+
+    Rows are padded on the right, so the causal mask already keeps the padding out of sight.
+    """
+    with torch.autocast("cpu", torch.bfloat16, enabled=product_dtype() == torch.bfloat16):
+        hidden = model.model(input_ids=batch.tokens[:, :-1], use_cache=False).last_hidden_state
+        logits = model.lm_head(hidden[batch.counted[:, 1:]])
+    return torch.nn.functional.cross_entropy(logits.float(), batch.tokens[:, 1:][batch.counted[:, 1:]])
