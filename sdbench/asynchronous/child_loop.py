@@ -14,8 +14,6 @@ from sdbench.asynchronous.transport import PeerGoneError, Transport, Waiter, rec
 from sdbench.asynchronous.wire import HEAD, OutcomeMessage, SpeculationMessage
 from sdbench.sampling import Sampler
 
-SHORT = 1 << 16  # bytes: of a longer answer the motions would take longer than they save
-
 
 def serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
     """Answer until the pipe closes; what goes wrong is told."""
@@ -38,7 +36,6 @@ class _Inbox:
         self.pipe, self.waiter = pipe, Waiter(pipe)
         self.outcomes: OutcomeMessage | None = None
         self.in_session = False
-        self.heard = b""  # the last outcome
         self._next: bytes | tuple[int, Outcome] | None = None
 
     def ready(self) -> bool:
@@ -61,24 +58,12 @@ class _Inbox:
         data = receive_bytes(self.pipe)
         if self.outcomes is None or not data.startswith(HEAD):
             return data
-        self.heard = data
         return self.outcomes.unpack(data)
 
 
 def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
     speculations, inbox = None, _Inbox(pipe)
 
-    def motions() -> None:
-        """Those of giving an answer: after a tree, which takes much longer, they would be slow."""
-        if inbox.outcomes is None or speculations is None or not inbox.heard or speculations.buffer.numel() > SHORT:
-            return
-        held = server.foreseen()
-        if held is not None:
-            inbox.outcomes.unpack(inbox.heard)
-            speculations.pack(0, held)
-
-    if server.device.type == "cpu":
-        inbox.waiter.rehearse = motions
     pipe.send_bytes(done(perf_counter()))
     while True:
         said = inbox.take()
@@ -94,7 +79,7 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
             if frozen:
                 server.model.execution.freeze(server.model)
             server.open(rows, slots, length, Sampler(sampling))
-            inbox.outcomes, inbox.in_session, inbox.heard = OutcomeMessage(rows), True, b""
+            inbox.outcomes, inbox.in_session = OutcomeMessage(rows), True
             speculations = SpeculationMessage(rows, length, server.model.vocab, dtype, server.device)
             pipe.send_bytes(done())
         elif command == "admit":

@@ -20,7 +20,7 @@ from typing import Any
 
 import torch
 
-from sdbench.asynchronous.child_loop import SHORT, done, serve
+from sdbench.asynchronous.child_loop import done, serve
 from sdbench.asynchronous.protocol import Outcome, Speculation
 from sdbench.asynchronous.speculation import SpeculationServer
 from sdbench.asynchronous.transport import (
@@ -37,7 +37,6 @@ from sdbench.asynchronous.wire import MalformedError, OutcomeMessage, Speculatio
 from sdbench.child_process import die_with_parent
 from sdbench.device import pin
 from sdbench.errors import RunError
-from sdbench.lm.cache_warming import Rehearsal
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Sampling
 
@@ -66,7 +65,6 @@ class ServerHandle(ABC):
         self.model, self.seconds, self.serial = model, seconds, 0
         self._patience = seconds
         self._unanswered = 0  # commands that were sent
-        self._heard: Any = None  # the last answer
         self.device = device or model.device
 
     def open(
@@ -79,19 +77,10 @@ class ServerHandle(ABC):
         self._patience = self.seconds if frozen else max(self.seconds, COMPILE_SECONDS)
         self._outcome = OutcomeMessage(rows)
         self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
-        self.serial, self._heard = 0, None
+        self.serial = 0
         self.admitted()
         self._post(pickle.dumps(("open", rows, slots, length, sampling, dtype, frozen)))
         self._unanswered += 1
-
-    def rehearse(self, rehearsal: Rehearsal | None) -> None:
-        """What to do while the server is waited for; None: go through the motions of taking an answer from it."""
-
-        def motions() -> None:
-            if isinstance(self._heard, bytes) and len(self._heard) <= SHORT:
-                self._speculation.unpack(None, self._heard)
-
-        self.waiter.rehearse = rehearsal or motions
 
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
         """A prompt takes a row; `admitted` waits until the server has read it."""
@@ -114,9 +103,7 @@ class ServerHandle(ABC):
         """The speculation for the outcome that was told."""
         try:
             answer = self.transport.receive(self._speculation.buffer, self._patience)
-            speculation = self._speculation.unpack(self.serial, answer)
-            self._heard = answer
-            return speculation
+            return self._speculation.unpack(self.serial, answer)
         except (PeerGoneError, PeerSilentError, MalformedError, UnexpectedMessageError) as error:
             raise self._fault(error) from error
 

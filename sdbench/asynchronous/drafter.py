@@ -240,7 +240,6 @@ class AsyncDrafter(ABC):
         if self._running is None:
             begun = perf_counter()
             self._running = self._new_process(make, context.tokens.device)
-            self._running.rehearse(context.rehearsal())
             context.trace.outside += perf_counter() - begun
         self._running.open(
             rows, slots, length, context.sampler.sampling, self.model.dtype, self.model.execution.settled
@@ -286,12 +285,12 @@ class AsyncDrafter(ABC):
         for step in measured["steps"]:
             prefill = step["kind"] == "prefill"
             batch_round = -1 if prefill or step["round"] < 0 else self._sent[step["round"]].batch_round
-            beside = self.process and (step["kind"] in ("glue", "tree", "branch") or not self.caches)
-            context.trace.steps.append({**step, "round": batch_round, "beside": beside})
+            concurrent = self.process and (step["kind"] in ("glue", "tree", "branch") or not self.caches)
+            context.trace.steps.append({**step, "round": batch_round, "concurrent": concurrent})
         rounds = {
             (row["sequence"], row["round"], row["inner_round"]): row
             for row in context.trace.rounds
-            if row["edge"].partition(">")[0] == self.name
+            if row["proposer"] == self.name
         }
         latest: dict[int, dict[str, Any]] = {}
         for sent, served in zip(self._sent, measured["served"], strict=True):

@@ -23,7 +23,6 @@ from sdbench.asynchronous.protocol import Outcome, Speculation
 from sdbench.asynchronous.transport import GroupTransport, Waiter
 from sdbench.asynchronous.wire import OutcomeMessage, SpeculationMessage
 from sdbench.errors import RunError
-from sdbench.lm.cache_warming import Rehearsal
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Sampling
 
@@ -82,9 +81,6 @@ class Follower(ServerHandle):
     ) -> None:
         self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
         self.serial = 0
-
-    def rehearse(self, rehearsal: Rehearsal | None) -> None:
-        return None
 
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
         return None

@@ -169,14 +169,6 @@ class SpeculationServer:
         self._log(hit, received)
         return speculation
 
-    def foreseen(self) -> Speculation | None:
-        """Some speculation that is held; None if none is."""
-        if self._held is None:
-            return None
-        rows = self.context.rows
-        tokens, logits, _ = self._held.of([0] * rows)
-        return Speculation([True] * rows, [self.length] * rows, tokens, logits)
-
     def build(self, caller: Caller | None = None) -> None:
         """Draft for the outcomes that the speculation just served may come to.
 

@@ -15,8 +15,6 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from sdbench.lm.cache_warming import Rehearsal
-
 READY = b"!"
 SPIN_SECONDS = 0.02
 
@@ -105,7 +103,6 @@ class Waiter:
         self._selector = selectors.DefaultSelector()
         self._selector.register(pipe, selectors.EVENT_READ)
         self._pipe = pipe
-        self.rehearse: Rehearsal | None = None
         if sentinel is not None:
             self._selector.register(sentinel, selectors.EVENT_READ)
 
@@ -116,14 +113,12 @@ class Waiter:
     def wait(self, seconds: float | None, soon: bool = True) -> None:
         """Return when the pipe has a message. Raises: PeerSilentError after `seconds`, PeerGoneError if there will be none.
 
-        soon: look again and again for a while before sleeping, for to be woken takes longer than a message, and rehearse in
-        between. Who expects nothing must not: others may have work on the core.
+        soon: poll for a while before sleeping, because waking up takes longer than a message. Do not set it when no message is
+        expected: other processes may need the core.
         """
         until = perf_counter() + (SPIN_SECONDS if soon else 0.0)
         ready = self._selector.select(0)
         while not ready and perf_counter() < until:
-            if self.rehearse is not None:
-                self.rehearse()
             ready = self._selector.select(0)
         if not ready:
             ready = self._selector.select(seconds)

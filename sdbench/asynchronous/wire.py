@@ -86,13 +86,14 @@ class SpeculationMessage:
         self._scores.copy_(speculation.logits)
         return self.buffer
 
-    def unpack(self, serial: int | None, answer: bytes | Tensor) -> Speculation:
-        """What an answer holds, if it is that to `serial` (None: to any) and makes sense.
+    def unpack(self, serial: int, answer: bytes | Tensor) -> Speculation:
+        """Read the speculation in an answer.
 
-        answer: bytes, or a buffer, of which the logits are a view.
+        serial: the number of the outcome that the answer must belong to.
+        answer: bytes, or a buffer. The logits of the speculation are a view of it.
 
         Raises:
-            MalformedError: it does not.
+            MalformedError: the answer belongs to another outcome, or its values are impossible.
         """
         size, at, count = self._form.size, 8 * (2 + 2 * self.rows), self.rows * self.length
         if isinstance(answer, bytes):
@@ -104,7 +105,7 @@ class SpeculationMessage:
         grid, logits = torch.frombuffer(head, dtype=torch.int64, count=count, offset=at), self._logits(flat)
         magic, number, *rest = self._form.unpack_from(head)
         hit, drafted, tokens = rest[: self.rows], rest[self.rows : 2 * self.rows], rest[2 * self.rows :]
-        if magic != MAGIC or serial not in (number, None):
+        if magic != MAGIC or serial != number:
             raise MalformedError(f"the answer to outcome {number} where that to {serial} was due")
         if not (all(flag in (0, 1) for flag in hit) and all(0 <= length <= self.length for length in drafted)):
             raise MalformedError(f"hits {hit}, lengths {drafted} in a draft of {self.length}")

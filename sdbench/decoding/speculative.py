@@ -24,7 +24,7 @@ from sdbench.errors import InputError
 from sdbench.keyed_random import Choices, Key, stream
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.state import DecodeState
-from sdbench.lm.trace import Trace
+from sdbench.lm.trace import Edge, Trace
 from sdbench.sampling import Sampler, Sampling
 from sdbench.stopping import Stop
 
@@ -47,7 +47,7 @@ class Speculative:
         self.proposer: Proposer = proposer or NoDraft()
         self.draft_length = draft_length
         self.batch: type[Batch] = Batch
-        self.edge = f"{self.proposer.name}>{verifier.name}" if proposer else verifier.name
+        self.edge = Edge(self.proposer.name, verifier.name)
 
     @property
     def lossless(self) -> bool:
@@ -113,7 +113,6 @@ class Batch:
             np.zeros(rows, bool),
             sampler,
             trace,
-            rehearsal=method.target.rehearsal,
         )
         self.rows: list[Row | None] = [None] * rows
         self.memory = method.rule.start(rows)

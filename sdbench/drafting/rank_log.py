@@ -72,7 +72,7 @@ class RankLog:
         verified = {
             (row["sequence"], row["round"], row["inner_round"]): row
             for row in trace.rounds
-            if row["edge"].partition(">")[0] == self.proposer
+            if row["proposer"] == self.proposer
         }
         for sequence, token, behind in self._first:
             row = verified.get((sequence, 0, 0))

@@ -24,6 +24,7 @@ from sdbench.drafting.base import Proposer
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.lm.state import DecodeState
+from sdbench.lm.trace import Edge
 from sdbench.sampling import Scored
 
 
@@ -92,7 +93,7 @@ class StagedDrafter:
         origin: list[list[int]] = [
             [] for _ in range(context.rows)
         ]  # where in `scores` each token's distribution stands
-        edge = f"{self.proposer.name}>{self.name}"
+        edge = Edge(self.proposer.name, self.name)
         width = 0
         self._rounds = []
         while (short := context.active & (grown - start < length)).any():

@@ -20,7 +20,6 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sdbench.device import upload
-from sdbench.lm.cache_warming import Rehearsal
 from sdbench.lm.output import StepOutput
 from sdbench.lm.programs.base import Execution
 
@@ -286,10 +285,6 @@ class LanguageModel(ABC):
         tokens = state.tokens[rows].gather(1, where).to(self.device)
         positions, slots = (upload(np.where(padding, far, grid), self.device) for far in (FAR, self.slots))
         return tokens, positions, slots, attend_len
-
-    def rehearsal(self) -> Rehearsal | None:
-        """Small pieces of a step, to keep a core warm that waits; None of a model that cannot be taken to pieces. Has slots."""
-        return None
 
     def _allocated(self, rows: int, slots: int) -> None:
         self.rows, self.slots = rows, slots

@@ -6,7 +6,6 @@ proposer writes its drafted tokens there, and whoever verifies reads them from t
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -15,7 +14,6 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sdbench.device import put, upload
-from sdbench.lm.cache_warming import Rehearsal
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampler
 
@@ -25,8 +23,7 @@ class DecodeState:
     """tokens: [B, N] on the verifier's device; length: [B] decided tokens; active: [B] rows that are being decoded.
 
     sampler: how to choose. trace: where rounds and steps are recorded. host: on a CPU the memory of `tokens`, row by row, into
-    which the few tokens of a round are put one by one: a call of torch takes longer than all of them. rehearsal: gives what to do
-    on the core of the verifier while another process is waited for.
+    which the few tokens of a round are put one by one: a call of torch takes longer than all of them.
     """
 
     tokens: Int[Tensor, "B N"]
@@ -35,7 +32,6 @@ class DecodeState:
     sampler: Sampler
     trace: Trace
     host: list[memoryview] | None = None
-    rehearsal: Callable[[], Rehearsal | None] = lambda: None
 
     def __post_init__(self) -> None:
         if self.host is None and self.tokens.device.type == "cpu":

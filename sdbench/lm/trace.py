@@ -14,6 +14,17 @@ from typing import Any
 import torch
 
 
+@dataclass(frozen=True)
+class Edge:
+    """Name a proposer and its verifier by their roles. proposer: "" where nothing drafts, as in autoregressive decoding."""
+
+    proposer: str
+    verifier: str
+
+    def __str__(self) -> str:
+        return f"{self.proposer}>{self.verifier}" if self.proposer else self.verifier
+
+
 @dataclass
 class Trace:
     """rounds, and `steps`, as lists of rows (dicts), in the columns of `sdbench.runs.schema`; seconds are wall-clock.
@@ -110,12 +121,14 @@ class Trace:
             step["begun"] = begun
             self._pending.append((made, *timed))
 
-    def verified(self, row: int, edge: str, inner_round: int, proposed: int, accepted: int, emitted: int) -> None:
+    def verified(self, row: int, edge: Edge, inner_round: int, proposed: int, accepted: int, emitted: int) -> None:
         """Record one verification of one row."""
         self.rounds.append(
             {
                 "sequence": self.sequence[row],
-                "edge": edge,
+                "edge": str(edge),
+                "proposer": edge.proposer,
+                "verifier": edge.verifier,
                 "round": self.sequence_round[row],
                 "inner_round": inner_round,
                 "proposed": int(proposed),

@@ -18,7 +18,6 @@ from torch.nn.functional import pad
 
 from sdbench.device import put, upload
 from sdbench.errors import InputError
-from sdbench.lm.cache_warming import Rehearsal, rehearsal
 from sdbench.lm.early_exit import decoder, first_layers
 from sdbench.lm.kv_cache import KVCache
 from sdbench.lm.model import FAR, LanguageModel
@@ -38,7 +37,6 @@ if TYPE_CHECKING:
 
 _ALL = slice(None)
 _ROUND = 8  # numbers of a mask
-_REHEARSED = 4  # tokens of the step that is stub_arms
 _BANDED = 16  # queries; wider steps, as in prefill, make their mask
 
 
@@ -81,7 +79,6 @@ class Transformer(LanguageModel):
         self._cuts: dict[tuple[int, ...], list[Tensor]] = {}  # of bands, each of them looked at, not copied
         self._places: dict[int, Tensor] = {}  # the first so many, looked at too
         self._shown: tuple[Tensor, Tensor] | None = None  # the last mask that was given, and what it adds to the scores
-        self._rehearsal: list[Rehearsal | None] = []  # made when first asked for
         self.forward = Forward(model, decoder(model, self.layers)[0], self.mask_kinds)
 
     @property
@@ -122,25 +119,9 @@ class Transformer(LanguageModel):
     def bare(self) -> Self:
         other = super().bare()
         other.execution = self.execution.fresh()
-        other._rehearsal, other._shown = [], None
+        other._shown = None
         other.forward = self.forward.fresh()
         return other
-
-    def rehearsal(self) -> Rehearsal | None:
-        if not self._rehearsal:
-            self._rehearsal.append(self._rehearsed())
-        return self._rehearsal[0]
-
-    def _rehearsed(self) -> Rehearsal | None:
-        # Programs are other code than the modules that they were made from; what is shared out is no process's own.
-        shared = any(hasattr(weight, "_local_tensor") for weight in self.model.parameters())
-        (body, name), where = decoder(self.model, self.layers), self._positions[None, :_REHEARSED]
-        if name is None or shared or self.device.type != "cpu" or self.execution.name != "eager":
-            return None
-        return rehearsal(
-            body._modules[name][0],
-            lambda: self.step(torch.zeros_like(where), where, None, rows=slice(0, 1), attend_len=where.shape[1]),
-        )
 
     def _move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
         self.pool.move(rows, source, stride, target, count, positions=SLIDING in self._kinds)

@@ -15,7 +15,7 @@ from sdbench.decoding.base import Finished, Request
 from sdbench.errors import InputError
 from sdbench.keyed_random import Choices
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.trace import Trace
+from sdbench.lm.trace import Edge, Trace
 from sdbench.sampling import Sampling
 from sdbench.stopping import Stop, StopState
 
@@ -115,7 +115,7 @@ class Growing:
         finished.tokens += tokens[:kept]
         return self.done
 
-    def recorded(self, row: int, edge: str, trace: Trace, proposed: Sequence[int] | None = None) -> Finished:
+    def recorded(self, row: int, edge: Edge, trace: Trace, proposed: Sequence[int] | None = None) -> Finished:
         """The sequence, its rounds in the trace: every piece was one target forward, over `proposed` drafted tokens."""
         emitted = 0
         for number, size in enumerate(self.pieces):

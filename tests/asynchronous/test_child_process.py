@@ -3,6 +3,7 @@
 import multiprocessing
 import os
 import pickle
+import selectors
 import signal
 import subprocess
 import sys
@@ -70,7 +71,7 @@ def test_the_same_tokens_and_a_record_of_both_sides():
             got, trace = decode(decoder, sampling, rows, requests)
             assert got == expected
             assert {step["kind"] for step in trace.steps} >= {"prefill", "verify", "glue", "tree", "backup"}
-            assert all(step["beside"] for step in trace.steps if step["kind"] in ("glue", "tree"))
+            assert all(step["concurrent"] for step in trace.steps if step["kind"] in ("glue", "tree"))
             for row in trace.rounds:
                 assert row["asked"] < row["received"] < row["replied"] < row["answered"]  # one clock
     # A pyramid over the same server.
@@ -261,14 +262,19 @@ def test_a_server_is_busy_in_its_sessions_only(monkeypatch):
     assert any(waited)
 
 
-def test_who_expects_nothing_sleeps_at_once():
+@pytest.mark.parametrize("soon", [False, True])
+def test_a_waiter_polls_only_if_a_message_is_expected_soon(soon, monkeypatch):
+    select, timeouts = selectors.DefaultSelector.select, []
+    monkeypatch.setattr(
+        selectors.DefaultSelector,
+        "select",
+        lambda self, timeout=None: timeouts.append(timeout) or select(self, timeout),
+    )
     ours, _its = multiprocessing.Pipe()
-    waiter, looked = Waiter(ours), []
-    waiter.rehearse = lambda: looked.append(None)
-    for soon in (False, True):
-        with pytest.raises(PeerSilentError):
-            waiter.wait(0.01, soon)
-        assert bool(looked) == soon
+    with pytest.raises(PeerSilentError):
+        Waiter(ours).wait(0.01, soon)
+    assert timeouts[-1] == 0.01
+    assert (timeouts.count(0) > 1) == soon
 
 
 def test_a_target_whose_weights_require_gradients():

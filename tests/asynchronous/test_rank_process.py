@@ -60,8 +60,6 @@ def ranks():
     make = partial(SpeculationServer, fan_out=Uniform(1), backup=Neural())
     first = RankServer(connect, groups[0], broadcasts.first, DRAFT, make, 20.0, CPU)
     other = Follower(broadcasts.other, DRAFT, 20.0, CPU)
-    for handle in (first, other):  # as a proposer does with every server that it starts
-        handle.rehearse(None)
     yield first, other
     first.stop()
     control.close()

@@ -1,4 +1,4 @@
-"""The throughput model: the published equations, and the mended ones against simulated runs."""
+"""The throughput model predicts simulated runs."""
 
 from __future__ import annotations
 
@@ -7,14 +7,7 @@ import math
 import pytest
 
 from sdbench.runs.tables import frames
-from sdbench.simulate.formulas import (
-    expected_tokens,
-    host_seconds_per_step,
-    predict,
-    pyramid_throughput,
-    rounds_until,
-    speculative_throughput,
-)
+from sdbench.simulate.prediction import host_seconds_per_step, predict
 from tests.runs.made import AR, HOST_SECONDS, PSD_ASSISTED, PYRAMID, SD, SD_QUALIFIER, Arm, rows
 
 CUT = Arm("pyramid_cut", (("qualifier", 5, 0.9), ("draft", 4, 0.9)), cut_buffer=True)
@@ -32,31 +25,9 @@ def measured(tables, arm):
     return (own["tokens"].map(len) - 1).sum() / own["decode_seconds"].sum()
 
 
-def test_the_published_equations():
-    # 4 drafted tokens at 400 tok/s and a verification at 50 tok/s: 30 ms for 0.6 * 5 tokens.
-    assert speculative_throughput(0.6, 4, 400, 50) == pytest.approx(3 / 0.030)
-    # The pair runs at 100 tok/s; 10 of its tokens and a target call at 20 tok/s: 150 ms for 0.5 * 11 tokens.
-    assert pyramid_throughput([0.6, 0.5], [4, 10], 400, [50, 20]) == pytest.approx(5.5 / 0.150)
-    assert pyramid_throughput([0.6], [4], 400, [50]) == speculative_throughput(0.6, 4, 400, 50)
-
-
-def test_expected_tokens_of_a_geometric_acceptance():
-    assert expected_tokens(0.5, 2) == pytest.approx(1.75)
-    assert expected_tokens(1.0, 4) == 5.0
-    assert expected_tokens(0.0, 4) == 1.0
-
-
-def test_rounds_until_by_hand():
-    assert rounds_until(0, {1: 1.0}) == 0
-    assert rounds_until(6, {3: 1.0}) == 2
-    assert rounds_until(5, {3: 1.0}) == 2
-    # Two tokens from rounds of 1 or 2, evenly: 1 round in half the cases, else 2.
-    assert rounds_until(2, {1: 0.5, 2: 0.5}) == pytest.approx(1.5)
-
-
 @pytest.mark.parametrize("arm", [arm.name for arm in ARMS])
 def test_the_mended_model_predicts_a_simulated_run(tables, arm):
-    lengths = {"pyramid_cut": {"qualifier>target": 5}}.get(arm)
+    lengths = {"pyramid_cut": {"target": 5}}.get(arm)
     host = host_seconds_per_step(tables, "ar")
     assert host == pytest.approx(HOST_SECONDS)
     assert predict(tables, arm, lengths, host) == pytest.approx(measured(tables, arm), rel=0.03)
@@ -86,7 +57,7 @@ def test_a_pyramid_of_three_stages(monkeypatch):
     tall = frames(rows([AR, TALL], prompts=25))
     assert set(tall["rounds"]["edge"]) == {"target", "qualifier>target", "draft>qualifier", "draft[1]>draft"}
     host = host_seconds_per_step(tall, "ar")
-    lengths = {"qualifier>target": 12, "draft>qualifier": 6}
+    lengths = {"target": 12, "qualifier": 6}
     assert predict(tall, "tall", lengths, host) == pytest.approx(measured(tall, "tall"), rel=0.05)
 
 
