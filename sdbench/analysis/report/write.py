@@ -2,65 +2,22 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sdbench.analysis import crossover, latex, plots, provenance, style, table, webpage
-from sdbench.analysis.evidence import evidence
+from sdbench.analysis import crossover, plots, provenance, style, webpage
+from sdbench.analysis.report.comparison_table import READING, bounds, comparison, every_metric
+from sdbench.analysis.report.grid import Grid
+from sdbench.analysis.report.significance_table import significance
 from sdbench.errors import InputError
 from sdbench.runs.files import write_text
 from sdbench.runs.record import Run, load
 
 if TYPE_CHECKING:
     from rich.console import Console
-
-WIDE = 150  # columns of a table that goes to a file or a pipe
-
-_CSV_METRICS = (
-    "tokens_per_second",
-    "end_to_end_tokens_per_second",
-    "speedup",
-    "speedup_totals",
-    "speedup_p",
-    "speedup_p_holm",
-    "minimum_detectable_effect",
-    "end_to_end_speedup",
-    "tokens_per_target_call",
-    "accepted_per_round",
-    "acceptance_rate",
-    "quality",
-    "quality_difference",
-    "non_inferior",
-    "quality_p",
-    "quality_p_holm",
-    "quality_test",
-    "quality_minimum_detectable_effect",
-    "target_calls_per_answer",
-    "output_tokens",
-    "length_rate",
-    "degenerate_rate",
-    "model_time_fraction",
-    "predicted_tokens_per_second",
-    "oracle_length_tokens_per_second",
-    "memory_bytes",
-    "mode",
-    "lossless",
-    "simulated_acceptance",
-    "void",
-    "prompts",
-    "failed",
-)
-_CSV_INTERVALS = (
-    "speedup_ci95",
-    "speedup_ci95_bca",
-    "end_to_end_speedup_ci95",
-    "quality_ci95",
-    "quality_difference_ci95",
-)
 
 
 def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: bool = True) -> Path:
@@ -95,8 +52,8 @@ def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: 
             old.with_suffix(".png").unlink(missing_ok=True)
     sections = [_section(run, folder, place) for run, place in zip(runs, figures, strict=True)]
     write_text(folder / "report.md", "# Comparison\n\n" + _batches(runs, folder) + "\n".join(sections))
-    write_text(folder / "table.csv", _csv(runs))
-    write_text(folder / "report.tex", latex.tables(runs))
+    write_text(folder / "table.csv", every_metric(runs).csv())
+    write_text(folder / "report.tex", _latex(runs))
     if page:
         write_text(folder / "report.html", webpage.page(runs, [folder / place for place in figures]))
     return folder / "report.md"
@@ -104,18 +61,12 @@ def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: 
 
 def show(summary: dict[str, Any], console: Console | None = None) -> None:
     """Print a summary's table to the terminal."""
-    from rich.console import Console
-
-    screen = console or Console()
-    if console is None and not screen.is_terminal:
-        screen = Console(width=WIDE)
-    screen.print(table.terminal(summary, screen.width))
+    comparison(summary).show(console)
 
 
 def _section(run: Run, folder: Path, figures: Path) -> str:
     """One run in Markdown; its figures are drawn into `folder / figures`."""
     written = {path.stem for path in plots.draw(run.summary, folder / figures)}
-    notes = "\n".join(f"- {note}" for note in table.footnotes(run.summary))
     pictures = "\n\n".join(
         f"### {plots.TITLES[name]}\n\n![{plots.TITLES[name]}]({(figures / name).as_posix()}.png)"
         for name in plots.FIGURES
@@ -126,10 +77,9 @@ def _section(run: Run, folder: Path, figures: Path) -> str:
             part
             for part in (
                 _heading(run),
-                table.markdown(run.summary),
-                notes,
-                evidence(run.summary),
-                _lengths(run),
+                comparison(run.summary).markdown(notes=True),
+                _below("Evidence", significance(run.summary)),
+                _below("Bounds", bounds(run.summary)),
                 pictures,
             )
             if part
@@ -160,7 +110,7 @@ def _heading(run: Run) -> str:
         f"## {run.path.name}\n\n"
         f"Run `{run.run_id}`: {summary['prompts']} prompts, {summary['repeats']} repeat(s), "
         f"baseline `{summary['baseline']}`; {provenance.processor(run)}, on {provenance.devices(run)}; "
-        f"revision {provenance.revision(run)}.\n\n{table.READING}{_company(summary)}{_simulated(summary)}"
+        f"revision {provenance.revision(run)}.\n\n{READING}{_company(summary)}{_simulated(summary)}"
     )
 
 
@@ -181,35 +131,15 @@ def _simulated(summary: dict[str, Any]) -> str:
     return f"\n\n**Simulated acceptance**: {', '.join(names)} kept as many tokens as was forced; no quality is reported of them."
 
 
-def _lengths(run: Run) -> str:
-    """The bounds: what the latency formula predicts, and what an oracle of draft lengths would reach."""
-    lines = [
-        "| arm | measured tok/s | predicted tok/s | oracle-length bound, within K (tok/s) |",
-        "| --- | ---: | ---: | ---: |",
-    ]
-    for name, arm in run.summary["arms"].items():
-        keys = ("tokens_per_second", "predicted_tokens_per_second", "oracle_length_tokens_per_second")
-        cells = [table.NOTHING if arm[key] is None else f"{arm[key]:.1f}" for key in keys]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    found = {name: (arm.get("speculation") or {}).get("corollary_9") for name, arm in run.summary["arms"].items()}
-    between = [
-        f"- `{name}` over `{row['over']}`: {row['low']:.2f}× to {row['high']:.2f}× by corollary 9, measured {row['measured']:.2f}× "
-        "(ratio of totals)."
-        for name, row in found.items()
-        if row
-    ]
-    return "\n".join(["### Bounds", "", *lines, *(["", *between] if between else [])])
+def _below(heading: str, grid: Grid | None) -> str:
+    return "" if grid is None else f"### {heading}\n\n{grid.markdown(notes=True)}"
 
 
-def _csv(runs: Sequence[Run]) -> str:
-    """Every arm of every run, unrounded; intervals as two columns."""
-    ends = [f"{name}_{end}" for name in _CSV_INTERVALS for end in ("low", "high")]
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["run_id", "arm", *_CSV_METRICS, *ends, "flags"])
-    for run in runs:
-        for name, arm in run.summary["arms"].items():
-            intervals = [end for key in _CSV_INTERVALS for end in (arm.get(key) or ("", ""))]
-            flags = " ".join(table.flags(arm))
-            writer.writerow([run.run_id, name, *[arm.get(key) for key in _CSV_METRICS], *intervals, flags])
-    return text.getvalue()
+def _latex(runs: Sequence[Run]) -> str:
+    """The comparison of each run, for `\\input` in a document that loads booktabs."""
+    grids = [comparison(run.summary) for run in runs]
+    tables = [
+        replace(grid, title=f"Run {run.run_id}: {grid.title}.", label=run.run_id).latex()
+        for run, grid in zip(runs, grids, strict=True)
+    ]
+    return "% Needs \\usepackage{booktabs}.\n" + "\n".join(tables)

@@ -1,39 +1,30 @@
-"""The comparison within each category of prompts: a table per measure, arms by categories."""
+"""The comparison within each category of prompts: one table per measure, arms by categories."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 
 from sdbench.analysis import metrics, statistics
+from sdbench.analysis.report.grid import Column, Grid
 from sdbench.analysis.rows import by_arm, target_rounds, usable
-from sdbench.analysis.table import NOTHING
 from sdbench.runs.record import Run
 
 Measure = Callable[[dict[str, pd.DataFrame], dict[str, pd.DataFrame]], float]
 
 
-@dataclass(frozen=True)
-class Breakdown:
-    """A measure by arm and category, as text; rows: the arm and a cell per category."""
-
-    measure: str
-    rows: list[tuple[str, list[str]]]
-
-
 def categories(run: Run) -> dict[str, int]:
-    """How many prompts each category has, in the run's order; empty if there is only one."""
+    """The number of prompts of each category, in the run's order; empty if there is only one category."""
     counts = run.sequences.drop_duplicates("prompt_id").groupby("category", sort=False).size()
     return {str(name): int(count) for name, count in counts.items()} if len(counts) > 1 else {}
 
 
-def breakdowns(run: Run) -> list[Breakdown]:
-    """Every measure by category; none if there is only one."""
-    names = list(categories(run))
+def category_tables(run: Run) -> list[Grid]:
+    """A table per measure that has data; the table's title is the measure, a heading gives its number of prompts. None if there is only one category."""
+    counts = categories(run)
+    names = list(counts)
     if not names:
         return []
     category = run.sequences.drop_duplicates("prompt_id").set_index("prompt_id")["category"]
@@ -44,20 +35,21 @@ def breakdowns(run: Run) -> list[Breakdown]:
         name: by_arm({**{key: table[table["category"] == name] for key, table in tables.items()}, "bare": run.bare})
         for name in names
     }
+    baseline = run.summary["baseline"]
     made = []
     for measure, (compute, digits) in MEASURES.items():
-        rows = []
-        for arm in run.summary["arms"]:
-            values = [
-                compute(parts[name].get(arm, empty), parts[name].get(run.summary["baseline"], empty)) for name in names
-            ]
-            rows.append((arm, [NOTHING if not math.isfinite(value) else f"{value:.{digits}f}" for value in values]))
-        made.append(Breakdown(measure, rows))
+        rows = [
+            (arm, *(compute(parts[name].get(arm, empty), parts[name].get(baseline, empty)) for name in names))
+            for arm in run.summary["arms"]
+        ]
+        if any(np.isfinite(value) for _, *values in rows for value in values):
+            columns = [Column("arm"), *(Column(f"{name or 'none'} ({n})", f".{digits}f") for name, n in counts.items())]
+            made.append(Grid(columns, rows, title=measure))
     return made
 
 
 def _speedup(arm: dict[str, pd.DataFrame], base: dict[str, pd.DataFrame]) -> float:
-    """Geometric mean of the paired ratios; NaN where the rows of a block, which share their time, are of several categories."""
+    """The geometric mean of the paired ratios; NaN where one block, whose rows share their time, has several categories."""
     ours, theirs = arm["sequences"], base["sequences"]
     if ours.empty or theirs.empty or "block" in map(statistics.unit_column, (ours, theirs)):
         return float("nan")
