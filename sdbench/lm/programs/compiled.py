@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from sdbench.errors import RunError
 from sdbench.lm.programs.execution import Program, Programs
 from sdbench.lm.programs.traced import Inputs, Traceable, flat, parted
-from sdbench.models.quiet import quiet
 from sdbench.models.cache import writable_cache
+from sdbench.models.quiet import quiet
 
 _FORM = 12  # of the kept programs; raise it when the traced code or the KV cache changes
 _EXAMPLE = {"attend_len": 97, "room": 89}  # sizes in the traced example, unlikely to equal any other size
