@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from sdbench.errors import RunError
 from sdbench.lm.programs.execution import Program, Programs
 from sdbench.lm.programs.traced import Inputs, Traceable, flat, parted
+from sdbench.models.cache import writable_cache
 from sdbench.models.quiet import quiet
-from sdbench.models.weight_files import cache_folder
 
 _FORM = 12  # of the kept programs; raise it when the traced code or the KV cache changes
 _EXAMPLE = {"attend_len": 97, "room": 89}  # sizes in the traced example, unlikely to equal any other size
@@ -37,7 +37,7 @@ class Compiled(Programs):
 
     def make(self, lm: Traceable, inputs: Inputs) -> Program:
         step = inputs.module(lm)
-        file = cache_folder() / "compiled" / f"{self._identity(lm, inputs)}.pt2"
+        file = writable_cache("compiled") / f"{self._identity(lm, inputs)}.pt2"
         if not file.is_file():
             try:
                 _compile(lm, step, inputs, file)

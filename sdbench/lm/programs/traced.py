@@ -38,6 +38,8 @@ class Traceable(Protocol):
     @property
     def vocab(self) -> int: ...
     @property
+    def embedded(self) -> int: ...
+    @property
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...
@@ -148,7 +150,7 @@ class Step(nn.Module):
     def __init__(self, lm: Traceable, num_logits: int) -> None:
         super().__init__()
         self.model = lm.model
-        self._kinds, self._num_logits, self._vocab = lm.mask_form.kinds, num_logits, lm.vocab
+        self._kinds, self._num_logits, self._widths = lm.mask_form.kinds, num_logits, (lm.vocab, lm.embedded)
 
     def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots = own
@@ -165,7 +167,7 @@ class Step(nn.Module):
         num_logits: int,
     ) -> Tensor:
         cache = KVCache.over(layers, slots, masks[0].shape[-1])
-        return forward(self.model, tokens, positions, cache, self._kinds, masks, num_logits)[..., : self._vocab]
+        return forward(self.model, tokens, positions, cache, self._kinds, masks, num_logits, *self._widths)
 
 
 class Loop(Step):
