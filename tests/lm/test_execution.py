@@ -184,6 +184,8 @@ def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path
             execution: Execution = model.execution
             assert bool(execution.made) == made
             assert bool(execution.loaded) != made
+    fewer = Transformer("target", raw, V - 7, execution_of("compile"))
+    assert [output.logits.shape[-1] for output in tree(fewer)] == [V - 7] * 2, "a program belongs to a number of logits"
     raw.share_memory()  # as when another process gets the model; the weights move
     for ours, theirs in zip(tree(model), wanted, strict=True):
         assert apart(ours, theirs) < 1e-4, "a program follows its weights"
