@@ -63,6 +63,7 @@ class Compiled(Programs):
             "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype)],
             "shape": [lm.pool.slots, type(inputs).__name__, inputs.shape],
             "layers": lm.layers,
+            "vocab": lm.vocab,
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
