@@ -51,7 +51,7 @@ class Clocked(Batch):
 
     def _round(self):
         spent: dict[str, float] = defaultdict(float)
-        method, trace = self.method, self.context.trace
+        method, trace = self.method, self.state.trace
         propose, read, judge, first = method.proposer.propose, method.target.read, loop.verify, len(trace.steps)
 
         def clocked(name: str, call: Any) -> Any:
