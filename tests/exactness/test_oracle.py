@@ -28,7 +28,7 @@ class ResidualForgotten(Exact):
 
 
 class LowDrafted(Exact):
-    """Wrong: drops a drafted token because its own q is low, and draws from p (families.md B.1)."""
+    """Wrong: drops a drafted token because its own q is low, and draws from p (FA B.1)."""
 
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:
         q = draft.scored(p).probs

@@ -1,7 +1,7 @@
 """The interface of a length policy, which says how far to draft.
 
 A policy reads the draft's own distributions. It may read the value of a token that it keeps, never of one that it drops. Dropping a
-token because of its value changes the law of the verified tokens (`docs/references/families.md` has the bias).
+token because of its value changes the law of the verified tokens (docs/references/families.md, FA B.1).
 """
 
 from __future__ import annotations
