@@ -1,7 +1,7 @@
 """The interface of an acceptance rule, and the functions that all rules share.
 
-A verifier has scored K drafted tokens x_1 .. x_K. p_i is its distribution at the position of x_i, and p_{K+1} the one behind the
-last token. q_i is the proposer's distribution. A rule draws nothing. It states the law of the verdict:
+A verifier has scored K drafted tokens x_1 .. x_K. Its distribution at the position of x_i is p_i, and p_{K+1} is the one behind
+the last token. The proposer's distribution is q_i. A rule draws nothing. It states the law of the verdict:
 
     accepted[n]    the probability that exactly the first n drafted tokens are kept, n = 0 .. K,
     next_token(n)  the law of the token that follows n kept ones: a correction (n < K) or the bonus (n = K).

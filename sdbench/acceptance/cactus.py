@@ -4,8 +4,8 @@ The rule bends the verifier's distribution towards the drafted token x, within a
 
     h(x) = min(1, p(x) + sqrt(2 delta p(x) (1 - p(x)))),    h(v) = p(v) (1 - h(x)) / (1 - p(x)) for the others;
 
-then it applies the exact rule against h: keep x with probability min(1, h(x) / q(x)), else draw from norm((h - q)+). h depends
-on x, so the next token has the law sum_x q(x) [a(x) 1_x + (1 - a(x)) norm((h_x - q)+)].
+Then it applies the exact rule against h: keep x with probability min(1, h(x) / q(x)), else draw from norm((h - q)+). Since h
+depends on x, the next token has the law sum_x q(x) [a(x) 1_x + (1 - a(x)) norm((h_x - q)+)].
 """
 
 from __future__ import annotations

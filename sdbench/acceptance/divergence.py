@@ -14,8 +14,8 @@ With p the verifier's distribution, q the proposer's, x the drafted token and m 
 Over the verifier's top k, both distributions are first summed into its k most likely tokens and one bucket for the rest (that
 code's `top_k_*`, with k = 50). A drafted token outside the k belongs to the bucket.
 
-A deterministic draft has a one-hot q. js and tv are then falling functions of p(x) alone, and KL(q||p) = -ln p(x). js_fsd_code and
-kl_pq are infinite if p gives mass to any other token.
+A deterministic draft has a one-hot q. Then js and tv are falling functions of p(x) alone, and KL(q||p) = -ln p(x). The other two,
+js_fsd_code and kl_pq, are infinite if p gives mass to any other token.
 """
 
 from __future__ import annotations

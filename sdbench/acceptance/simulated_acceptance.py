@@ -1,7 +1,7 @@
 """SIMULATED acceptance at a given rate: the cost of a system whose draft has that quality.
 
-The rule tests no token. Each drafted token passes with the same probability a, given that the tokens before it did. a is such that
-the share `rate` of n drafted tokens is kept in the mean:
+The rule tests no token. Each drafted token passes with the same probability a, given that the tokens before it did. The choice of
+a keeps the share `rate` of n drafted tokens in the mean:
 
     (a + a^2 + ... + a^n) / n = rate.
 

@@ -1,8 +1,8 @@
 """Tabular language models: a next-token table for every context, and nothing else.
 
-Small enough for their law to be enumerated. A tabular model sees its context only through slots and mask, as a real one does:
-each query collects the tokens of the slots that it sees, in the order of their positions, and looks that context up. So what is
-proved with it holds for the bookkeeping of slots and masks too.
+Their law is small enough to be enumerated. A tabular model sees its context only through slots and mask, as a real model does. Each
+query collects the tokens of the slots that it sees, in the order of their positions, and looks this context up. So a proof with
+tabular models covers the bookkeeping of slots and masks too.
 """
 
 from __future__ import annotations
