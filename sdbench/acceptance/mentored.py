@@ -8,9 +8,9 @@ neighbourhood of p:
 with alpha and beta such that pi sums to one and KL(p||pi) = D. Keep x with probability min(1, p(x) / (alpha q(x))), else draw from
 norm((p/beta - q)+). The next token then has the law pi. Where KL(p||q) <= D (1 + tolerance), every x is kept.
 
-As in the notebook, at most ten bisections of (0, 1) find alpha, and they stop within D (1 +- tolerance). Otherwise alpha is the last
-one that stayed below, or 1, the exact rule, if none did. Then beta follows: clipping at p/alpha takes mass away, and clipping at
-p/beta must give it back,
+As in the notebook, at most ten bisections of (0, 1) find alpha, and they stop within D (1 +- tolerance). Otherwise alpha is the
+last one that stayed below, or 1, the exact rule, if none did. Then beta follows: clipping at p/alpha takes mass away, and clipping
+at p/beta must give it back,
 
     excess = sum (q - p/alpha)+,    sum (p/beta - q)+ = excess.
 

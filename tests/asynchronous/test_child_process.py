@@ -148,7 +148,7 @@ def test_or_the_run_goes_on_without_a_draft(capfd):
 
 
 def test_pearl_goes_on_alone_too_without_a_first_verification():
-    """With nothing pending and nobody who drafts a round must still decode."""
+    """Without pending tokens and without a draft a round must still decode."""
     target, draft = models()
     remote = OnDemandDrafter(draft, timeout_seconds=5.0, on_fault="continue")
     decoder = Pearl(target, remote, draft_length=3, pre_verify=False)
@@ -161,7 +161,7 @@ def test_pearl_goes_on_alone_too_without_a_first_verification():
     decoder.close()
 
 
-def test_starting_a_process_anew_is_nobodys_decoding():
+def test_the_start_of_a_process_is_not_decode_time():
     target, draft = models()
     decoder = Speculative(target, Exact(), SSDDrafter(draft, Uniform(1)), 2)
     begun = time.perf_counter()
