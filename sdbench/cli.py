@@ -36,7 +36,7 @@ overrides are Hydra's:  models=NAME arms=[NAME,...] tasks=NAME hardware=NAME tra
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The console script: `sys.exit` with the status of DESIGN 6 (0, 1, 2, 130)."""
+    """The console script: `sys.exit` with the status of docs/design.md, DESIGN 6."""
     sys.exit(_status(sys.argv[1:] if argv is None else argv))
 
 

@@ -20,8 +20,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sdbench.device import at_hand
 from sdbench.errors import InputError
-from sdbench.keyed_random import Choices, HashChoices, Key, for_numpy, invert
+from sdbench.keyed_random import Choices, HashChoices, Key, invert
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ FEW = 2048  # logits: below, calling numpy takes longer than it saves
 
 def most_likely(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
     """The index of the largest, the first among equals. Of many on a CPU by numpy, which is ten times as fast there as torch."""
-    if logits.numel() > FEW and for_numpy(logits):
+    if logits.numel() > FEW and at_hand(logits) and logits.dtype in (torch.float32, torch.float64):
         return torch.from_numpy(np.asarray(logits.numpy().argmax(-1)))
     return logits.argmax(-1)
 
@@ -181,9 +182,12 @@ def _no_numbers(count: int) -> Float[Tensor, "K 0"]:
 
 
 def drawn(
-    logits: Float[Tensor, "*batch V"], sampling: Sampling, uniform: Float[Tensor, "*batch"]
+    logits: Float[Tensor, "*batch V"], sampling: Sampling, uniform: Float[Tensor, "*batch"] | None
 ) -> Int[Tensor, "*batch"]:
-    """What `Sampler.draw` draws from these logits, given the uniform numbers behind its choices."""
-    if sampling.greedy:
+    """Return what `Sampler.draw` draws from these logits.
+
+    uniform: the random numbers behind the choices. A greedy choice needs none.
+    """
+    if sampling.greedy or uniform is None:
         return logits.argmax(-1)
     return invert(warp(logits, sampling), uniform)

@@ -16,7 +16,7 @@ from sdbench.cli import main
 from sdbench.decoding import Pearl, Request, Speculative
 from sdbench.decoding.speculative import Batch
 from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter
-from sdbench.lm.programs.base import execution_of
+from sdbench.lm.programs.modes import execution_of
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.runs.record import load
@@ -82,7 +82,7 @@ def test_greedy_tokens_are_those_of_the_device_s_own_generate(mode, rows):
             assert all(step["seconds"] > 0 for step in trace.steps)
             assert not (again and any(step.get("missed") for step in trace.steps))
         for model in {id(model): model for decoder in arms for model in decoder.models}.values():
-            model.execution.freeze(model)
+            model.freeze()
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)

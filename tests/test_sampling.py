@@ -1,7 +1,9 @@
 """Warping, and choices that depend on their key alone."""
 
 import hashlib
-from itertools import product
+import sys
+from bisect import bisect_left, bisect_right
+from itertools import accumulate, product
 
 import numpy as np
 import pytest
@@ -60,40 +62,77 @@ def test_a_row_s_choice_does_not_depend_on_the_others():
 
 @pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("width", [2, 1000, 50000])
-def test_on_a_cpu_the_same_is_chosen_another_way(kind, width):
+def test_the_most_likely_token_is_the_first_of_equals(kind, width):
     generator = torch.Generator().manual_seed(width)
     logits = torch.randn(7, width, generator=generator, dtype=torch.float64).to(kind)
-    logits[3] = 0.5  # the first among equals
+    logits[3] = 0.5
     assert most_likely(logits).tolist() == logits.argmax(-1).tolist()
-    assert most_likely(logits[2]) == logits[2].argmax()
-    probs = logits.softmax(-1)
+    assert most_likely(logits[3]) == 0
+
+
+def inverted_in_plain_numbers(weights: list[float], uniform: float) -> int:
+    """Bisect the running sums; where the level is the whole mass, take the last outcome with weight."""
+    mass = [*accumulate(weights)]
+    level = uniform * mass[-1]
+    return bisect_right(mass, level) if level < mass[-1] else bisect_left(mass, mass[-1])
+
+
+WEIGHTS = st.one_of(
+    st.just(0.0),
+    st.sampled_from([1.0, 0.5, 0.1, 0.3, 1e-30, 1e30, 5e-324]),
+    st.floats(0, 1e6, allow_subnormal=False),
+)
+UNIFORMS = st.one_of(st.sampled_from([0.0, 0.5, 1 - 2.0**-53, 2.0**-53]), st.floats(0, 1, exclude_max=True))
+
+
+@given(st.lists(WEIGHTS, min_size=1, max_size=40), UNIFORMS)
+@settings(deadline=None, max_examples=300)
+def test_inversion_is_bisection_of_the_running_sums(weights, uniform):
+    found = invert(torch.tensor([weights], dtype=torch.float64), torch.tensor([uniform], dtype=torch.float64))
+    assert found.tolist() == [inverted_in_plain_numbers(weights, uniform)]
+
+
+@pytest.mark.parametrize("kind", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("width", [2, 1000, 50000])
+def test_choices_are_inversions_over_small_and_large_vocabularies(kind, width):
+    generator = torch.Generator().manual_seed(width)
+    probs = torch.randn(7, width, generator=generator, dtype=torch.float64).to(kind).softmax(-1)
     probs[0, -1:] = probs[1, :1] = 0
-    probs[4] = 0
-    probs[5] = 0
+    probs[4] = probs[5] = 0
     probs[5, width // 2] = 0.25
-    for round in range(50):
+    lines = probs.double().tolist()
+    for round in range(10):
         name = key(7, round)
-        expected = invert(probs, torch.from_numpy(name.uniform()))
-        assert HashChoices().choose(probs, name).tolist() == expected.tolist()
+        expected = [inverted_in_plain_numbers(*pair) for pair in zip(lines, name.uniform().tolist(), strict=True)]
+        assert HashChoices().choose(probs, name).tolist() == expected
 
 
-def test_the_numbers_of_a_key_are_its_hash():
-    """Against the same in numpy's 64-bit arithmetic; a round may be -1, before there is one."""
+def hashed_in_plain_numbers(stream: int, round: int, path: tuple[int | str, ...]) -> float:
+    """The uniform number of a key, in Python's integers."""
 
-    def mix(x):
-        with np.errstate(over="ignore"):
-            x = x + np.uint64(0x9E3779B97F4A7C15)
-            x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-            x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-            return x ^ (x >> np.uint64(31))
+    def mix(x: int) -> int:
+        x = (x + 0x9E3779B97F4A7C15) % 2**64
+        x = (x ^ (x >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+        x = (x ^ (x >> 27)) * 0x94D049BB133111EB % 2**64
+        return x ^ (x >> 31)
 
-    streams, rounds = np.array([0, 5, 2**64 - 1], np.uint64), np.array([-1, 0, 7])
-    name = Key(streams, rounds) / "draft"
+    word = int.from_bytes(hashlib.blake2b(repr(path).encode(), digest_size=8).digest(), sys.byteorder)
+    return (mix(mix(stream ^ mix(round % 2**64)) ^ word) >> 11) * 2.0**-53
+
+
+@given(
+    st.lists(st.tuples(st.integers(0, 2**64 - 1), st.integers(-1, 10**6)), min_size=1, max_size=5),
+    st.lists(st.one_of(st.integers(0, 99), st.sampled_from(["draft", "inner", "next"])), max_size=3),
+)
+@settings(deadline=None, max_examples=100)
+def test_the_numbers_of_a_key_are_its_hash(rows, path):
+    streams, rounds = np.array([stream for stream, _ in rows], np.uint64), [round for _, round in rows]
+    name = Key(streams, rounds)
+    for part in path:
+        name = name / part
+    assert name.uniform().tolist() == [hashed_in_plain_numbers(*row, tuple(path)) for row in rows]
     for depth, numbers in enumerate(name.uniforms(3)):
-        digest = hashlib.blake2b(repr(("draft", depth)).encode(), digest_size=8).digest()
-        bits = mix(mix(streams ^ mix(rounds.astype(np.uint64))) ^ np.frombuffer(digest, np.uint64))
-        assert numbers.tolist() == ((bits >> np.uint64(11)).astype(np.float64) * 2.0**-53).tolist()
-        assert numbers.tolist() == (name / depth).uniform().tolist()
+        assert numbers.tolist() == [hashed_in_plain_numbers(*row, (*path, depth)) for row in rows]
 
 
 @pytest.mark.parametrize("vary", ["round", "seed", "path"])
@@ -133,8 +172,8 @@ def test_an_outcome_without_weight_is_never_drawn(weights):
     class Extreme(Key):
         level = 0.0
 
-        def numbers(self):
-            return [self.level]
+        def uniform(self):
+            return np.array([self.level])
 
     for probs, level in product((torch.tensor([weights]), torch.tensor([weights * 40])), (0.0, 0.5, 1 - 2.0**-53)):
         extreme = Extreme(np.zeros(1, np.uint64), np.zeros(1))

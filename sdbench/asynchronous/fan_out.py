@@ -150,6 +150,11 @@ class _Outcomes:
             self.exponent = fit_exponent(self.ranks)
 
 
+def branch_slots(fan_out: FanOut, length: int, vocab: int) -> int:
+    """Return the cache slots that the branches of a row take, for drafts of `length` tokens."""
+    return length * widest(fan_out, length, vocab)
+
+
 def widest(fan_out: FanOut, length: int, vocab: int) -> int:
     """Return the largest number of branches behind a speculation of up to `length` tokens."""
     return max(sum(fan_out.counts(n, vocab, hit)) for n in range(length + 1) for hit in (True, False))

@@ -15,13 +15,14 @@ from torch import Tensor
 
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.output import StepOutput
+from sdbench.lm.programs.execution import Execution
 
 
 class TabularModel(LanguageModel):
     """Random next-token tables over V tokens, drawn from (seed, context); sharpness scales their logits."""
 
     def __init__(self, name: str, vocab: int, seed: int, sharpness: float = 1.5) -> None:
-        super().__init__(name, vocab, torch.device("cpu"))
+        super().__init__(name, vocab, torch.device("cpu"), Execution())
         self.seed, self.sharpness = seed, sharpness
         self.tables: dict[tuple[int, ...], Tensor] = {}
 

@@ -1,10 +1,12 @@
-"""Bare forwards: the floor that a decode loop is measured against.
+"""Reference forwards: the model time that an arm's wall time is compared with.
 
-A bare forward is the model's own, with its own cache (transformers' DynamicCache) and ready inputs, of the same shape as a step
-that a decoder made, its modules called as a step calls them (`sdbench.lm.module_replay`). In a compiled or captured mode it is the
-program itself; a step of a loop is its even share of the loop, in which tokens are drawn too. They are timed in the same run, a
-few behind each arm's part of a block and the models in turn, each as often as it is called, so that whatever slows the machine, or
-fills its caches, does so on both sides. `model_time_fraction` is their sum along a run over its wall time.
+A reference forward has the shape of a step that a decoder ran. In eager mode it is the model's own forward with transformers'
+`DynamicCache`, called as users of transformers call it. In the modes `compile` and `cudagraph` it is the program of the step. A
+step of a loop counts as its even share of the loop, draws included.
+
+After each arm's part of a block a few of them are timed, the models in turn, each model as often as the decoders call it. So
+whatever slows the machine, or fills its caches, slows steps and reference forwards alike. `model_time_fraction` is the time of the
+reference forwards of all steps divided by the wall time.
 """
 
 from __future__ import annotations
@@ -22,24 +24,23 @@ from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
 
 GRID = 64  # contexts are timed at multiples of this many tokens; metrics interpolate between them
-AT_ONCE = 6  # timings behind an arm's part of a block: their median is the machine's pace there
-CACHE_BYTES = 512 * 2**20  # of the models' own caches, kept for the next block; more are made anew each time
-
+AT_ONCE = 6  # timings after an arm's part of a block; their median is the machine's pace at that time
+CACHE_BYTES = 512 * 2**20  # of DynamicCaches that are kept for the next block; the others are made again each time
 
 _Shape = tuple[str, int, int, int, int]  # role, rows, tokens, context, loop
 
 
 class ReferenceForwards:
-    """Times bare forwards of the shapes that the blocks of a run have used."""
+    """Times reference forwards of the shapes that the blocks of a run used."""
 
     def __init__(self, models: Mapping[str, LanguageModel]) -> None:
         self.models = models
-        self.timed: dict[_Shape, int] = {}  # how often each shape was
-        self.steps: dict[_Shape, float] = {}  # how many were made of it; a loop, which is timed as a whole, is one
+        self.timed: dict[_Shape, int] = {}  # the number of timings
+        self.steps: dict[_Shape, float] = {}  # the number of steps; a loop counts once, because it is timed as a whole
         self.caches: dict[tuple[str, int, int], DynamicCache] = {}
 
     def see(self, steps: list[dict[str, Any]]) -> None:
-        """Note the shapes of a block's steps, prefill left out and what was done beside the verifier."""
+        """Note the shapes of a block's steps, except prefill and steps that ran while the verifier worked."""
         for step in steps:
             if step["kind"] != "prefill" and not step.get("concurrent"):
                 base = max(GRID, (step["context"] - step["tokens"]) // GRID * GRID)
@@ -51,7 +52,7 @@ class ReferenceForwards:
 
     @torch.inference_mode()
     def time(self) -> list[dict[str, Any]]:
-        """Time some shapes: rows of the table BARE."""
+        """Time some of the shapes. Returns rows of the table `bare`."""
         rows = []
         for shape in _in_turn([self._due() for _ in range(AT_ONCE if self.timed else 0)]):
             role, batch, tokens, context, loop = shape
@@ -60,46 +61,42 @@ class ReferenceForwards:
                 row = {"role": role, "rows": batch, "tokens": tokens, "context": context + tokens, "seconds": seconds}
                 rows.append({**row, "loop": loop} if loop > 1 else row)
             else:
-                self.steps[shape] = 0  # not to be had
+                self.steps[shape] = 0  # it cannot be timed, so it is not due again soon
         if any(model.device.type == "cuda" for model in self.models.values()):
-            self.caches.clear()  # quickly made anew there, and no part of what a run takes
+            self.caches.clear()  # a GPU makes them again quickly, and its memory belongs to the run
         return rows
 
     def _due(self) -> _Shape:
-        """The next shape to time: one that was not yet, the most frequent first; then each as often as there are steps of it."""
+        """Choose the next shape: first those without a timing, the most frequent first; then in proportion to the steps."""
         shape = min(self.timed, key=lambda one: (self.timed[one] > 0, -self.steps[one] / (self.timed[one] + 1)))
         self.timed[shape] += 1
         return shape
 
     def _forward(self, role: str, batch: int, tokens: int, context: int, loop: int) -> float | None:
+        """Time one reference forward, in seconds. Returns None if the shape does not fit the model or has no program."""
         model = self.models[role]
         if not isinstance(model, Transformer):
-            raise TypeError(f"{role} is no transformer: its own forward cannot be timed")
+            raise TypeError(f"{role} is no transformers model, so its own forward cannot be timed")
         if context + tokens > model.max_positions:
             return None
         if model.execution.name != "eager":
             return self._program(model, batch, tokens, context, loop)
         cache = self._cache(model, batch, context)
         new = torch.ones(batch, tokens, dtype=torch.long, device=model.device)
-        positions = torch.arange(context, context + tokens, device=model.device).expand(batch, -1)
-        masks = [mask.expand(batch, -1, -1, -1) for mask in model.band(tokens, context, context + tokens)]
-        if not model.forward.settled(tokens) and tokens <= model.slots:
-            # Steps of another process are not known here. Between two blocks the slots hold nothing that is needed.
-            model.step(new[:1], positions[:1] - context, None, num_logits=tokens, rows=slice(0, 1), attend_len=tokens)
         synchronise(model.device)
         begun = perf_counter()
-        model.forward(new, positions, cache, masks, tokens, context + tokens)
+        model.model(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=tokens)
         synchronise(model.device)
         seconds = perf_counter() - begun
         cache.crop(-tokens)
         return seconds
 
     def _cache(self, model: Transformer, batch: int, context: int) -> DynamicCache:
-        """The model's own cache with so many tokens in each row."""
+        """Return a DynamicCache that holds `context` tokens in each row."""
         key = (model.name, batch, context)
         if key not in self.caches:
             prompt = torch.arange(context, device=model.device).remainder(model.vocab).expand(batch, -1)
-            # Without the config every layer keeps all its tokens, so that `crop` leaves no trace.
+            # Made without the config, so that every layer keeps all tokens. Then `crop` undoes a forward exactly.
             cache = DynamicCache()
             model.model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
             while self.caches and sum(map(_bytes, self.caches.values())) + _bytes(cache) > CACHE_BYTES:
@@ -108,7 +105,7 @@ class ReferenceForwards:
         return self.caches[key]
 
     def _program(self, model: Transformer, batch: int, tokens: int, context: int, loop: int) -> float | None:
-        """A step of the program of a shape; None where there is none, or where the pool is too short."""
+        """Time one step of the program of a shape. Returns None if there is none, or if the KV cache is too short."""
         inputs = model.inputs_for(batch, tokens, context, loop)
         if inputs is None:
             return None
@@ -121,7 +118,10 @@ class ReferenceForwards:
 
 
 def _in_turn(shapes: list[_Shape]) -> list[_Shape]:
-    """The models in turn, as in a round: a model that has just run would find its weights in the processor's caches."""
+    """Order the shapes so that the models take turns, as in a round.
+
+    A model that ran just before would find its weights in the processor's caches.
+    """
     by_role: dict[str, list[_Shape]] = {}
     for shape in shapes:
         by_role.setdefault(shape[0], []).append(shape)

@@ -24,12 +24,11 @@ class KVCache:
 
     def __init__(self, rows: int, slots: int, device: torch.device) -> None:
         self.rows, self.slots = rows, slots
-        # What transformers looks at in a cache, beside `update`: no layer of it is of a kind with needs of its own.
-        self.is_compileable, self.is_sliding, self.layers = True, [], []
+        # The attributes that transformers reads from a cache. `layers` is empty: no layer of the cache is of a special kind.
+        self.is_compileable, self.is_initialized, self.is_sliding, self.layers = True, True, [], []
         self.position = torch.arange(slots + 1, device=device).repeat(rows, 1)
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}
-        self._held: dict[int, list[Tensor]] = {}
         self._lines: dict[int, Int[Tensor, "B H 1"]] = {}  # by the number of heads
         self.select(slice(None), None, 0, slots)
 
@@ -44,10 +43,8 @@ class KVCache:
         return view
 
     def layers_of(self, count: int) -> list[Tensor]:
-        """Keys of the first `count` layers, all of which have been used, then their values."""
-        if count not in self._held:
-            self._held[count] = [side[layer] for side in (self.keys, self.values) for layer in range(count)]
-        return self._held[count]
+        """Return the keys of the first `count` layers, then their values. All these layers have been used."""
+        return [side[layer] for side in (self.keys, self.values) for layer in range(count)]
 
     def select(self, rows: slice, at: Int[Tensor, "B T"] | None, first: int, attend_len: int) -> None:
         """Say where the next step writes: at the slots `at`, or, where it is None, from slot `first` on in every row."""

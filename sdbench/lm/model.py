@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import numpy as np
 import torch
@@ -20,13 +20,11 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sdbench.device import upload
+from sdbench.keyed_random import Key
 from sdbench.lm.output import StepOutput
-from sdbench.lm.programs.base import Execution
-
-if TYPE_CHECKING:
-    from sdbench.keyed_random import Key
-    from sdbench.lm.state import DecodeState
-    from sdbench.sampling import Sampling
+from sdbench.lm.programs.execution import Execution
+from sdbench.lm.state import DecodeState
+from sdbench.sampling import Sampling
 
 Lengths = np.ndarray | list[int]  # [B]
 FAR = 1 << 30  # the position of a padding query; no real token reaches it
@@ -42,10 +40,9 @@ class LanguageModel(ABC):
     vocab: int
     device: torch.device
 
-    def __init__(self, name: str, vocab: int, device: torch.device) -> None:
-        self.name, self.vocab, self.device = name, vocab, device
+    def __init__(self, name: str, vocab: int, device: torch.device, execution: Execution) -> None:
+        self.name, self.vocab, self.device, self.execution = name, vocab, device, execution
         self.rows = self.slots = 0
-        self.execution = Execution()
         self._kv_len: list[int] = []
 
     @property
@@ -122,6 +119,10 @@ class LanguageModel(ABC):
     @abstractmethod
     def allocate(self, rows: int, slots: int) -> None:
         """Make a cache of `rows` rows and at least `slots` slots, and forget all tokens."""
+
+    def freeze(self) -> None:
+        """Make no programs from now on (`sdbench.lm.programs.execution`)."""
+        self.execution.freeze(None)
 
     def bare(self) -> Self:
         """Return the same model without a cache, for another process. The weights are shared."""
@@ -290,4 +291,3 @@ class LanguageModel(ABC):
         self.rows, self.slots = rows, slots
         self._kv_len = [0] * rows
         self._positions = torch.arange(slots + 1, device=self.device)
-        self._ends, self._at = (torch.zeros(*shape, dtype=torch.long) for shape in ((2, rows), (rows + 1,)))

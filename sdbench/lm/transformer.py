@@ -1,13 +1,10 @@
-"""Any `transformers` causal language model as a `LanguageModel`, over the slot pool.
+"""Any `transformers` causal language model as a `LanguageModel` over a slotted KV cache.
 
-The model's own forward (`sdbench.lm.module_replay`) is given the pool, positions and a ready mask, so nothing of an architecture is
-written again here. Layers with a sliding window see a token only when it is nearer than the window: the mask of a query at
-position i over a slot with position j is  seen(i, j) and i - j < window.
+The model's own forward runs, with the cache, positions and masks that a step prepares. So no architecture is written again here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -18,34 +15,34 @@ from torch.nn.functional import pad
 
 from sdbench.device import put, upload
 from sdbench.errors import InputError
-from sdbench.lm.early_exit import decoder, first_layers
+from sdbench.keyed_random import Key
+from sdbench.lm.early_exit import first_layers
+from sdbench.lm.forward import forward
 from sdbench.lm.kv_cache import KVCache
-from sdbench.lm.model import FAR, LanguageModel
-from sdbench.lm.module_replay import Forward
+from sdbench.lm.masks import MaskForm, additive_masks, aligned, chain_masks
+from sdbench.lm.model import FAR, LanguageModel, Lengths
 from sdbench.lm.output import StepOutput
-from sdbench.lm.programs.base import Execution, Inputs, StepInputs
-from sdbench.lm.programs.chain import ChainInputs, chain_masks, laid
+from sdbench.lm.programs.chain import ChainInputs, laid
+from sdbench.lm.programs.execution import Execution
+from sdbench.lm.programs.traced import Inputs, StepInputs
 from sdbench.lm.programs.tree import TreeInputs, spread
-from sdbench.models.architecture import FULL, SLIDING
+from sdbench.lm.state import DecodeState
+from sdbench.models.architecture import FULL, SLIDING, longest_sequence
 from sdbench.sampling import Sampling
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
-    from sdbench.lm.state import DecodeState
-
-
 _ALL = slice(None)
-_ROUND = 8  # numbers of a mask
-_BANDED = 16  # queries; wider steps, as in prefill, make their mask
 
 
 class Transformer(LanguageModel):
-    """A `transformers` causal LM with its pool.
+    """A `transformers` causal language model with its KV cache.
 
-    vocab: how many logits to give; a family's models may pad their embeddings to different widths. execution: how steps are
-    executed (eager by default). missed: whether the last step found no program for its shape. window: how far layers with a sliding
-    window see. added: to the score of a slot that is seen, and of one that is not.
+    vocab: the number of token ids of the target, and so of logits to return; by default the model's own.
+    embedded: the number of token ids that the model itself has rows for.
+    execution: how steps are executed; eager by default.
+    layers: the number of layers. pool: the KV cache. mask_form: the masks that the model takes.
     """
 
     def __init__(
@@ -56,43 +53,17 @@ class Transformer(LanguageModel):
         execution: Execution | None = None,
     ) -> None:
         config = model.config.get_text_config()
-        super().__init__(name, vocab or config.vocab_size, model.device)
-        self.model = model
+        super().__init__(name, vocab or config.vocab_size, model.device, execution or Execution())
+        self.model: Any = model
         self.config = config
-        self.execution = execution or self.execution
-        kinds = set(getattr(config, "layer_types", None) or [])
-        window = getattr(config, "sliding_window", None)
-        if not kinds:
-            kinds = {SLIDING} if window and getattr(config, "use_sliding_window", True) else {FULL}
-        if not kinds <= {FULL, SLIDING}:
-            raise InputError(
-                f"{name}: {type(model).__name__} has layers of kind {', '.join(sorted(kinds - {FULL, SLIDING}))}; "
-                "only full and sliding-window attention can be stepped over slots."
-            )
-        self._kinds: set[str] = kinds
-        self.window: int = window or FAR
-        self._layers: int = config.num_hidden_layers  # the config looks its fields up slowly
-        seen, unseen = (torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
-        self.added = seen, unseen
+        self.layers: int = config.num_hidden_layers
+        self.embedded: int = config.vocab_size
+        self.mask_form = _mask_form(name, model)
         self.pool = KVCache(0, 0, self.device)
-        self._bands: dict[int, list[Tensor]] = {}
-        self._cuts: dict[tuple[int, ...], list[Tensor]] = {}  # of bands, each of them looked at, not copied
-        self._places: dict[int, Tensor] = {}  # the first so many, looked at too
-        self._shown: tuple[Tensor, Tensor] | None = None  # the last mask that was given, and what it adds to the scores
-        self.forward = Forward(model, decoder(model, self.layers)[0], self.mask_kinds)
-
-    @property
-    def layers(self) -> int:
-        return self._layers
-
-    @property
-    def mask_kinds(self) -> tuple[str, ...]:
-        """The kinds of layers, in the order of their masks."""
-        return tuple(kind for kind in (FULL, SLIDING) if kind in self._kinds)
 
     @property
     def max_positions(self) -> int:
-        return getattr(self.config, "max_position_embeddings", FAR)
+        return longest_sequence(self.config)[0] or FAR
 
     @property
     def dtype(self) -> torch.dtype:
@@ -100,31 +71,26 @@ class Transformer(LanguageModel):
 
     @property
     def bytes(self) -> int:
-        # Of a model that is shared out, this process's part.
-        own = [getattr(t, "_local_tensor", t) for t in self.model.parameters()]
-        held = {t.data_ptr(): t.numel() * t.element_size() for t in own}
+        own = [part for weight in self.model.parameters() for part in _stored(weight)]
+        held = {part.data_ptr(): part.numel() * part.element_size() for part in own}
         return sum(held.values()) + self.pool.bytes
 
     def allocate(self, rows: int, slots: int) -> None:
-        # A pool that is large enough is used again: steps attend over the part of it that holds tokens.
+        # A cache that is large enough is used again: a step reads only the part of it that holds tokens.
         if rows != self.pool.rows or slots > self.pool.slots:
             self.pool = KVCache(rows, self.execution.slots(slots), self.device)
         self._allocated(rows, self.pool.slots)
 
-    def _allocated(self, rows: int, slots: int) -> None:
-        if slots != self.slots:
-            self._bands, self._cuts, self._places = {}, {}, {}
-        super()._allocated(rows, slots)
+    def freeze(self) -> None:
+        self.execution.freeze(self)
 
     def bare(self) -> Self:
         other = super().bare()
         other.execution = self.execution.fresh()
-        other._shown = None
-        other.forward = self.forward.fresh()
         return other
 
     def _move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
-        self.pool.move(rows, source, stride, target, count, positions=SLIDING in self._kinds)
+        self.pool.move(rows, source, stride, target, count, positions=self.mask_form.sliding)
 
     def truncated(self, layers: int) -> TruncatedTransformer:
         return TruncatedTransformer(self, layers)
@@ -139,27 +105,24 @@ class Transformer(LanguageModel):
         rows: slice = slice(None),
         attend_len: int | None = None,
     ) -> StepOutput:
-        attend_len = self.slots if attend_len is None else attend_len
-        pool, width = self.pool, tokens.shape[1]
-        reach = self.execution.attend_len(attend_len, self.slots)
-        if SLIDING in self._kinds:
-            pool.position[rows].scatter_(1, self._where(positions, slots, mask, attend_len), positions)
+        stop, width = self.slots if attend_len is None else attend_len, tokens.shape[1]
+        read = self.execution.attend_len(stop, self.slots)
+        if self.mask_form.sliding:
+            self.pool.position[rows].scatter_(1, self._written(positions, slots, mask, stop), positions)
         if slots is not None and slots is not positions:
             positions = torch.where(positions == FAR, 0, positions)
-        masks = self._masks(positions, slots, mask, rows, reach, attend_len - width)
+        masks = self._masks(positions, slots, mask, rows, read, stop)
         missed = False
         if self.execution.name != "eager" and rows == _ALL and isinstance(num_logits, int):
-            where = self._where(positions, slots, mask, attend_len)
-            outputs = self.execution.run(self, StepInputs(tokens, positions, where, masks, num_logits))
+            written = self._written(positions, slots, mask, stop)
+            outputs = self.execution.run(self, StepInputs(tokens, positions, written, masks, num_logits))
             if outputs is not None:
                 return StepOutput(outputs[0], outputs[1])
             missed = True
-        if slots is None:
-            pool.select(rows, None, attend_len - width, reach)
-        else:
-            pool.select(rows, slots, 0, reach)
-        kept = num_logits if isinstance(num_logits, int) else width
-        logits = self.forward(tokens, positions, pool, masks, kept, self.slots)[..., : self.vocab]
+        self.pool.select(rows, slots, stop - width, read)
+        count = num_logits if isinstance(num_logits, int) else width
+        kinds, widths = self.mask_form.kinds, (self.vocab, self.embedded)
+        logits = forward(self.model, tokens, positions, self.pool, kinds, masks, count, *widths)
         if not isinstance(num_logits, int):
             logits = logits.gather(1, num_logits[:, :, None].expand(-1, -1, self.vocab))
         return StepOutput(logits, missed=missed)
@@ -175,34 +138,20 @@ class Transformer(LanguageModel):
     ) -> list[Tensor] | None:
         if self.execution.name == "eager":
             return None
-        held = self._host_numbers(self._ends, ends)
         given = ChainInputs(
             self.execution.sized(state.tokens_on(self.device), self.slots),
-            held,
-            self._reached(attend_len),
+            upload(np.array(ends), self.device),
+            self._slots_read(attend_len),
             width,
             num_logits,
             None if uniform is None else state.sampler.sampling,
             None if uniform is None else put(uniform, self.device),
         )
         outputs = self.execution.run(self, given)
-        if outputs is not None and SLIDING in self._kinds:
+        if outputs is not None and self.mask_form.sliding:
             positions, slots, _ = laid(given.ends, width, width + given.depth - 1, self.slots)
             self.pool.position.scatter_(1, slots, positions)
         return outputs
-
-    def _host_numbers(self, buffer: Int[Tensor, "*shape"], numbers: Sequence[Any]) -> Int[Tensor, "*shape"]:
-        """Numbers of the host where the model is; on a CPU, where a step is over when it returns, in a buffer used again."""
-        if self.device.type != "cpu":
-            return upload(np.array(numbers), self.device)
-        buffer.numpy()[:] = numbers
-        return buffer
-
-    def _reached(self, attend_len: int) -> Int[Tensor, " E"]:
-        """The numbers of the slots that are attended over where `attend_len` of them are needed."""
-        if attend_len not in self._places:
-            self._places[attend_len] = self._positions[: self.execution.attend_len(attend_len, self.slots)]
-        return self._places[attend_len]
 
     def tree(
         self,
@@ -215,41 +164,45 @@ class Transformer(LanguageModel):
     ) -> tuple[Int[Tensor, "B M K"], Float[Tensor, "B K M V"]] | None:
         if self.execution.name == "eager":
             return None
-        places, at = self._reached(base + len(uniform) * roots.shape[1]), self._host_numbers(self._at, [*lengths, base])
-        given = TreeInputs(roots, behind, at, places, sampling, put(uniform, self.device))
+        at = upload(np.array([*lengths, base]), self.device)
+        read = self._slots_read(base + len(uniform) * roots.shape[1])
+        given = TreeInputs(roots, behind, at, read, sampling, put(uniform, self.device))
         outputs = self.execution.run(self, given)
         if outputs is None:
             return None
-        if SLIDING in self._kinds:
+        if self.mask_form.sliding:
             _, positions, slots = spread(behind, at, given.depth, self.max_positions - 1)
             self.pool.position.scatter_(1, slots, positions)
         return outputs[1], outputs[0]
 
     def inputs_for(self, rows: int, width: int, context: int, depth: int = 1) -> Inputs | None:
-        """Inputs of `depth` steps behind `context`, the first of `width` new tokens a row, as an existing program wants them.
+        """Return inputs for an existing program of `depth` steps behind `context` tokens, the first step of `width` tokens per row.
 
-        None if there is no such program, or no room.
+        Returns None if there is no such program, or if the cache has too few slots.
         """
-        known = self.execution.known(self)
-        alike = [one for one in known if (self.rows, one.first, one.depth) == (rows, width, depth)]
-        given = max(alike, key=lambda one: one.shape, default=None)  # the one that keeps most
-        if given is None or (attend_len := given.needs(context)) > self.slots:
+        alike = [one for one in self.execution.known(self) if (self.rows, one.first, one.depth) == (rows, width, depth)]
+        given = max(alike, key=lambda one: one.shape, default=None)  # the one that returns most logits
+        if given is None or (needed := given.needs(context)) > self.slots:
             return None
-        return given.after(context, self._reached(attend_len))
+        return given.after(context, self._slots_read(needed))
 
-    def _where(
+    def _slots_read(self, needed: int) -> Int[Tensor, " E"]:
+        """The numbers of the slots that attention reads in a step that needs the first `needed` slots."""
+        return self._positions[: self.execution.attend_len(needed, self.slots)]
+
+    def _written(
         self,
         positions: Int[Tensor, "B T"],
         slots: Int[Tensor, "B T"] | None,
         mask: Bool[Tensor, "B T N"] | None,
-        attend_len: int,
+        stop: int,
     ) -> Int[Tensor, "B T"]:
-        """The slots that are written."""
+        """The slots that a step writes."""
         if slots is not None:
             return slots
         if mask is None:
-            return positions  # a chain's slot is its position
-        return self._positions[attend_len - positions.shape[1] : attend_len].expand_as(positions)
+            return positions  # in a chain, the slot of a token is its position
+        return self._positions[stop - positions.shape[1] : stop].expand_as(positions)
 
     def _masks(
         self,
@@ -257,86 +210,25 @@ class Transformer(LanguageModel):
         slots: Int[Tensor, "B T"] | None,
         mask: Bool[Tensor, "B T N"] | None,
         rows: slice,
-        attend_len: int,
-        first: int,
+        read: int,
+        stop: int,
     ) -> list[Float[Tensor, "B 1 T E"]]:
-        """What each query sees, as numbers to be added (0 or -inf), for each kind of layers in turn.
-
-        first: where the queries begin that stand one behind the other (slots None).
-        """
-        if mask is None and slots is None and positions.shape[1] <= _BANDED:
-            # The chain of a few tokens is the same band wherever it stands: cut from one that was made once.
-            place = *positions.shape, first, attend_len
-            if place in self._cuts:
-                return self._cuts[place]
-            bands = [band.narrow(3, self.slots - first, attend_len) for band in self._bands_of(positions.shape[1])]
-            if self.device.type != "cpu":
-                bands = [aligned(part) for part in bands]
-            bands = [part.expand(len(positions), -1, -1, -1) for part in bands]
-            if self.device.type == "cpu":  # where a cut takes no memory
-                self._cuts[place] = bands
-            return bands
-        padding = None if slots is None or slots is positions else slots == self.slots
-        if (
-            mask is not None
-            and padding is None
-            and SLIDING not in self._kinds
-            and attend_len == first + positions.shape[1]
-        ):
-            # The steps of a tree come with one mask.
-            if self._shown is None or self._shown[0] is not mask:
-                self._shown = mask, torch.where(mask, *self.added)[:, None]
-            cut = self._shown[1][..., :attend_len]
-            return [cut if self.device.type == "cpu" else aligned(cut)]
+        """Make the masks of a step that reads `read` slots. The boolean mask tells of the first `stop` of them."""
+        form, padding = self.mask_form, None if slots is None or slots is positions else slots == self.slots
         if mask is None:
-            masks = chain_masks(
-                positions, padding, self._positions[:attend_len], self.mask_kinds, self.window, self.added
-            )
+            masks = chain_masks(form, positions, self._positions[:read], padding)
         else:
-            masks = self._tree_masks(positions, padding, mask, rows, attend_len, first + positions.shape[1])
+            visible = pad(mask[:, :, :stop], (0, read - stop))
+            distance = positions[:, :, None] - self.pool.position[rows, None, :read] if form.sliding else None
+            masks = additive_masks(form, visible, distance, padding)
         return masks if self.device.type == "cpu" else [aligned(mask) for mask in masks]
-
-    def _tree_masks(
-        self,
-        positions: Int[Tensor, "B T"],
-        padding: Bool[Tensor, "B T"] | None,
-        mask: Bool[Tensor, "B T N"],
-        rows: slice,
-        attend_len: int,
-        shown: int,
-    ) -> list[Float[Tensor, "B 1 T E"]]:
-        """Those of a mask that tells of the first `shown` slots. Padding sees something here too."""
-        seen = mask[:, :, :shown]
-        if shown < attend_len:
-            seen = pad(seen, (0, attend_len - shown))
-        if padding is not None:
-            seen = seen | padding[:, :, None]
-        masks = [torch.where(seen, *self.added)[:, None]] if FULL in self._kinds else []
-        if SLIDING in self._kinds:
-            near = seen & (positions[:, :, None] - self.pool.position[rows, None, :attend_len] < self.window)
-            if padding is not None:
-                near = near | padding[:, :, None]
-            masks.append(torch.where(near, *self.added)[:, None])
-        return masks
-
-    def _bands_of(self, width: int) -> list[Float[Tensor, "1 1 T N2"]]:
-        """The masks of `width` queries at positions N, N + 1, ... over 2 N places."""
-        if width not in self._bands:
-            self._bands[width] = self.band(width, self.slots, 2 * self.slots)
-        return self._bands[width]
-
-    def band(self, width: int, first: int, attend_len: int) -> list[Float[Tensor, "1 1 T E"]]:
-        """The masks of a chain of `width` queries from position `first` on, over `attend_len` places, for each kind of layers."""
-        positions = torch.arange(first, first + width, device=self.device)[None]
-        places = torch.arange(attend_len, device=self.device)
-        return chain_masks(positions, None, places, self.mask_kinds, self.window, self.added)
 
 
 class TruncatedTransformer(Transformer):
     """The first layers of a model and its head (early exit; LayerSkip, 2404.16710).
 
-    It reads and writes the whole model's pool. What the whole model has read, its first layers have read: so the view
-    knows that too, and only its own drafting is to be read again when the whole model verifies.
+    It reads and writes the cache of the whole model. The first layers have read every token that the whole model has read, so the
+    view need not read it again. The whole model reads the tokens that the view drafted when it verifies them.
     """
 
     def __init__(self, whole: Transformer, layers: int) -> None:
@@ -345,13 +237,9 @@ class TruncatedTransformer(Transformer):
             raise InputError(
                 f"{whole.name}: early exit after {layers} layers; it has {depth}, so choose 1 to {depth - 1}."
             )
-        self._whole, self._depth = whole, layers
         model = first_layers(whole.model, layers, depth)
         super().__init__(f"{whole.name}[{layers}]", model, whole.vocab, whole.execution.fresh())
-
-    @property
-    def layers(self) -> int:
-        return self._depth
+        self._whole, self.layers = whole, layers
 
     @property
     def bytes(self) -> int:
@@ -361,27 +249,47 @@ class TruncatedTransformer(Transformer):
         self.pool = self._whole.pool
         self._allocated(rows, self.pool.slots)
 
-    def read(self, state, stop, kind, num_logits=1, row=None):
-        self._look(state)
+    def read(
+        self, state: DecodeState, stop: Lengths, kind: str, num_logits: int = 1, row: int | None = None
+    ) -> StepOutput:
+        self._follow(state)
         return super().read(state, stop, kind, num_logits, row)
 
-    def draft(self, state, depth, kind, key, num_logits=1):
-        self._look(state)
+    def draft(
+        self, state: DecodeState, depth: int, kind: str, key: Key, num_logits: int = 1
+    ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K V"], Float[Tensor, "B R V"] | None] | None:
+        self._follow(state)
         return super().draft(state, depth, kind, key, num_logits)
 
-    def _look(self, state: DecodeState) -> None:
-        """See what the whole model has read since."""
+    def _follow(self, state: DecodeState) -> None:
+        """Take over the decided tokens that the whole model has read since the last step."""
         self.pool = self._whole.pool
         seen = zip(self._kv_len, self._whole.kv_len, state.length.tolist(), strict=True)
         self._kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
 
 
-def aligned(mask: Float[Tensor, "B 1 T E"]) -> Float[Tensor, "B 1 T E"]:
-    """The same mask in memory of its own, the row of each query at a round address.
+def _stored(weight: Any) -> list[Tensor]:
+    """The tensors that hold a weight: of a quantised one its parts, of a tensor-parallel one the part of this process."""
+    weight = getattr(weight, "_local_tensor", weight)
+    flatten = getattr(weight, "__tensor_flatten__", None)
+    return [weight] if flatten is None else [part for name in flatten()[0] for part in _stored(getattr(weight, name))]
 
-    Of a lone row that is at no such address a GPU's kernels fail; of others each layer would make a copy that is.
+
+def _mask_form(name: str, model: PreTrainedModel) -> MaskForm:
+    """Read from a model's config which masks it takes.
+
+    Raises:
+        InputError: the model has layers that are neither full nor sliding-window attention.
     """
-    attend_len = mask.shape[-1]
-    held = mask.new_empty(*mask.shape[:-1], -(-attend_len // _ROUND) * _ROUND)
-    held[..., :attend_len] = mask
-    return held[..., :attend_len]
+    config = model.config.get_text_config()
+    kinds = set(getattr(config, "layer_types", None) or [])
+    window = getattr(config, "sliding_window", None)
+    if not kinds:
+        kinds = {SLIDING} if window and getattr(config, "use_sliding_window", True) else {FULL}
+    if not kinds <= {FULL, SLIDING}:
+        raise InputError(
+            f"{name}: {type(model).__name__} has layers of kind {', '.join(sorted(kinds - {FULL, SLIDING}))}; "
+            "only full and sliding-window attention can be stepped over slots."
+        )
+    seen, unseen = (torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
+    return MaskForm(tuple(kind for kind in (FULL, SLIDING) if kind in kinds), window or FAR, seen, unseen)

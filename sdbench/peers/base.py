@@ -54,6 +54,10 @@ class Peer(ABC):
         """The most tokens that are held beyond the decided ones."""
         return 1
 
+    def calibrate(self, trace: Trace) -> bool:
+        """Return False: nothing is derived from measured times."""
+        return False
+
     def generate(
         self,
         requests: Iterable[Request],

@@ -2,8 +2,9 @@
 
 from itertools import chain
 
-from sdbench.lm.programs.base import Programs, flat, parted
 from sdbench.lm.programs.cudagraph import CudaGraph
+from sdbench.lm.programs.execution import Programs
+from sdbench.lm.programs.traced import flat, parted
 
 
 class Interpreted(Programs):

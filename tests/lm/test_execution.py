@@ -4,7 +4,6 @@ import pickle
 import re
 import shutil
 import zipfile
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -13,7 +12,8 @@ import torch
 from sdbench.errors import InputError
 from sdbench.keyed_random import Key
 from sdbench.lm.output import StepOutput
-from sdbench.lm.programs.base import Execution, check_execution, execution_of
+from sdbench.lm.programs.execution import Execution
+from sdbench.lm.programs.modes import check_execution, execution_of
 from sdbench.lm.transformer import Transformer
 from tests.conftest import ARCHITECTURES, V, random_model
 from tests.lm.interpreted import Interpreted, Replayed
@@ -40,7 +40,7 @@ def ragged(model: Transformer) -> list[StepOutput]:
     outputs = [model.read(here, np.array([18, 16, 25]), "verify", num_logits=3)]
     here.active[2] = False
     last = model.read(here, np.array([19, 18, 25]), "verify")
-    return [*outputs, replace(last, logits=last.logits[:2])]
+    return [*outputs, StepOutput(last.logits[:2], missed=last.missed)]
 
 
 def tree(model: Transformer) -> list[StepOutput]:
@@ -118,7 +118,7 @@ def test_graphs_for_longer_prompts_are_captured_before_anything_is_measured():
     with torch.inference_mode():
         chain(model)
     known = model.execution.made
-    model.execution.freeze(model)  # by whoever warms up, who is in no such mode
+    model.freeze()  # by whoever warms up, who is in no such mode
     assert model.execution.made == known + 4  # two shapes over 32 slots; of 16 and of 48 too
     with torch.inference_mode():
         here = context(torch.randint(0, V, (1, 40), generator=torch.Generator().manual_seed(1)), [40], 40)

@@ -8,7 +8,8 @@ from sdbench.asynchronous import Saguaro, SSDDrafter, Uniform
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import EarlyExit, ModelDrafter, StagedDrafter, StopWhenUnsure
 from sdbench.keyed_random import Choices, HashChoices
-from sdbench.lm.programs.base import Execution, execution_of
+from sdbench.lm.programs.execution import Execution
+from sdbench.lm.programs.modes import execution_of
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling
@@ -152,7 +153,7 @@ def test_a_servers_programs_serve_longer_prompts_too():
 
     steps(10)
     for model in (target, draft):
-        model.execution.freeze(model)
+        model.freeze()
     assert not [step for step in steps(228) if step.get("missed") and step["kind"] != "prefill"]
 
 

@@ -8,7 +8,7 @@ from sdbench.errors import InputError
 from sdbench.lm.model import FAR
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
-from sdbench.lm.transformer import Transformer, aligned
+from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampler, Sampling
 from tests.conftest import ARCHITECTURES, V, random_model
 
@@ -132,15 +132,39 @@ def test_early_exit_beyond_the_depth_is_refused():
         Transformer("target", random_model("llama")).truncated(4)
 
 
-def test_padding_sees_everything_and_is_never_seen():
-    assert FAR > 10**8, "no real position may reach the padding's"
+@torch.inference_mode()
+def test_padding_is_never_seen(raw):
+    """A padding query changes no logits of its own row or of others, whatever its token."""
+    text = torch.randint(0, V, (2, 9), generator=torch.Generator().manual_seed(6))
+    found = []
+    for token in (3, 60):
+        model = Transformer("target", raw)
+        model.allocate(2, 20)
+        model.read(context(text, [9, 9], 20), np.array([5, 5]), "prefill")
+        tokens = torch.cat([torch.tensor([[token], [int(text[1, 5])]]), text[:, 5:6] + torch.tensor([[0], [1]])], 1) % V
+        positions = torch.tensor([[FAR, 5], [5, 6]])
+        slots = torch.tensor([[model.slots, 5], [5, 6]])
+        output = model.step(tokens, positions, slots, num_logits=2, attend_len=7)
+        later = model.read(context(text, [9, 9], 20), np.array([9, 9]), "verify")
+        found.append((output.logits[0, 1], output.logits[1], later.logits))
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))
+    plain = raw(text[:1, :6]).logits[0, -1]
+    assert (found[0][0] - plain).abs().max() < CLOSE * plain.abs().max()
 
 
-@pytest.mark.parametrize(("rows", "width", "attend_len"), [(1, 1, 13), (1, 5, 16), (3, 4, 21)])
-def test_masks_for_a_gpu_begin_at_round_addresses(rows, width, attend_len):
-    band = torch.randn(1, 1, width, 64)
-    cut = band.narrow(3, 3, attend_len).expand(rows, -1, -1, -1)  # a lone row counts as contiguous, wherever it begins
-    mask = aligned(cut)
-    assert torch.equal(mask, cut)
-    assert mask.storage_offset() == 0
-    assert all(stride % 8 == 0 for stride in mask.stride()[:-1])
+@torch.inference_mode()
+def test_kv_len_counts_what_the_cache_holds():
+    model = Transformer("target", random_model("llama", layers=2))
+    model.allocate(2, 20)
+    here = context(torch.ones(2, 12, dtype=torch.long), [12, 12], 20)
+    model.read(here, np.array([5, 7]), "verify")
+    assert model.kv_len == (5, 7)
+    model.forget(1, 6)
+    model.keep([9, 9])  # more than it holds
+    assert model.kv_len == (5, 6)
+    model.move([1], [10], 2, [6], 3)
+    assert model.kv_len == (5, 9)
+    model.reset(0)
+    assert model.kv_len == (0, 9)
+    model.allocate(2, 20)
+    assert model.kv_len == (0, 0)

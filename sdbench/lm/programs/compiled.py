@@ -1,9 +1,9 @@
-"""Steps compiled ahead of time, by `torch.export` and AOTInductor, and kept in the user's cache.
+"""Steps compiled ahead of time by `torch.export` and AOTInductor, and kept in the user's cache folder.
 
-A program holds no weights: it is given those of the model that is there, so the cache is small and the weights are in memory once.
-The number of slots that a step attends over is free, everything else is fixed. Loading a program takes some milliseconds; making
-one takes as long as the C++ compiler does, some ten seconds, once for each machine. For CPUs: on a GPU steps are captured instead
-(`sdbench.lm.programs.cudagraph`), since there loading such a program ended the process (torch 2.11, on an H200).
+A program holds no weights: it uses those of the loaded model. So the cache folder stays small, and the weights are in memory once.
+The number of slots that attention reads is free; everything else is fixed. Loading a program takes some milliseconds. Making one
+takes some ten seconds of the C++ compiler, once for each machine. This mode is for CPUs. On a GPU the process ended when it loaded
+such a program (torch 2.11, on an H200), so there steps are captured (`sdbench.lm.programs.cudagraph`).
 """
 
 from __future__ import annotations
@@ -13,23 +13,21 @@ import json
 import os
 import tempfile
 import warnings
+from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 
 from sdbench.errors import RunError
-from sdbench.lm.programs.base import Inputs, Program, Programs, flat, parted
+from sdbench.lm.programs.execution import Program, Programs
+from sdbench.lm.programs.traced import Inputs, Traceable, flat, parted
 from sdbench.models.quiet import quiet
-from sdbench.models.weight_files import cache_folder
+from sdbench.models.cache import writable_cache
 
-if TYPE_CHECKING:
-    from sdbench.lm.transformer import Transformer
-
-_FORM = 10  # of what is kept; raised when what is traced, or the pool, changes
-_EXAMPLE = {"attend_len": 97, "room": 89}  # sizes in the example that is traced, which no others are likely to equal
+_FORM = 12  # of the kept programs; raise it when the traced code or the KV cache changes
+_EXAMPLE = {"attend_len": 97, "room": 89}  # sizes in the traced example, unlikely to equal any other size
 
 
 class Compiled(Programs):
@@ -37,13 +35,13 @@ class Compiled(Programs):
 
     name = "compile"
 
-    def make(self, lm: Transformer, inputs: Inputs) -> Program:
+    def make(self, lm: Traceable, inputs: Inputs) -> Program:
         step = inputs.module(lm)
-        file = cache_folder() / "compiled" / f"{self._identity(lm, inputs)}.pt2"
+        file = writable_cache("compiled") / f"{self._identity(lm, inputs)}.pt2"
         if not file.is_file():
             try:
                 _compile(lm, step, inputs, file)
-            except Exception as error:  # tracer, code generator and compiler raise kinds of their own
+            except Exception as error:  # tracer, code generator and compiler raise many kinds
                 reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
                 raise RunError(
                     f"{lm.name} could not be compiled ({reason}); hardware.execution=eager runs without."
@@ -53,14 +51,14 @@ class Compiled(Programs):
             self.loaded += 1
         return _load(step, file)
 
-    def _identity(self, lm: Transformer, inputs: Inputs) -> str:
-        """What the code of a program depends on, hashed."""
+    def _identity(self, lm: Traceable, inputs: Inputs) -> str:
+        """Hash everything that the code of a program depends on."""
         config = lm.config.to_dict()
         for name in ("_name_or_path", "transformers_version"):
             config.pop(name, None)
         what = {
             "form": _FORM,
-            "versions": [torch.__version__, transformers.__version__],
+            "versions": [torch.__version__, version("transformers")],
             "machine": ["cpu", _processor(), torch.get_num_threads()],
             "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype)],
             "shape": [lm.pool.slots, type(inputs).__name__, inputs.shape],
@@ -69,10 +67,11 @@ class Compiled(Programs):
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
 
-def _compile(lm: Transformer, step: nn.Module, inputs: Inputs, file: Path) -> None:
-    """Make a program and put it into its place, as a whole or not at all."""
+def _compile(lm: Traceable, step: nn.Module, inputs: Inputs, file: Path) -> None:
+    """Make a program. The file appears complete or not at all."""
     with torch.inference_mode(False), torch.no_grad(), quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # between parts of torch
+        for kind in (DeprecationWarning, FutureWarning):  # about one part of torch, from another
+            warnings.simplefilter("ignore", kind)
         example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
         for at, names in enumerate(inputs.free):
             shape = [_EXAMPLE[names[dim]] if dim in names else size for dim, size in enumerate(example[at].shape)]
@@ -105,7 +104,7 @@ def _compile(lm: Transformer, step: nn.Module, inputs: Inputs, file: Path) -> No
 
 
 def _load(step: nn.Module, file: Path) -> Program:
-    """Load a program and give it the weights; they are looked at where they are, and so must stay."""
+    """Load a program and give it the addresses of the weights, which must stay where they are."""
     loaded = torch._inductor.aoti_load_package(str(file), run_single_threaded=True)
     extra = torch.load(file.with_suffix(".extra.pt"), weights_only=True)
     held = {**extra, **_tensors(step)}
@@ -114,20 +113,23 @@ def _load(step: nn.Module, file: Path) -> Program:
 
 
 class _Loaded:
-    """A loaded program. It knows the addresses of its constants alone: they are kept for it, and told anew when they have moved (to
-    memory that processes share, when the model is given to another one)."""
+    """A loaded program.
+
+    It knows only the addresses of its constants, so this object keeps them alive. The weights move when the model is given to
+    another process, to shared memory. Then the program gets the new addresses.
+    """
 
     def __init__(self, program: Any, constants: dict[str, Tensor], witness: Tensor) -> None:
         self._program, self._constants = program, constants
-        self._run, self._witness = program.loader.boxed_run, witness  # a weight: these are what moves
-        self._tell()
+        self._run, self._witness = program.loader.boxed_run, witness  # any weight shows whether the weights have moved
+        self._set_addresses()
 
     def __call__(self, inputs: list[Tensor]) -> list[Tensor]:
         if self._witness.data_ptr() != self._at:
-            self._tell()
+            self._set_addresses()
         return self._run(inputs)
 
-    def _tell(self) -> None:
+    def _set_addresses(self) -> None:
         self._program.load_constants(self._constants, check_full_update=True, user_managed=True)
         self._at = self._witness.data_ptr()
 
@@ -140,7 +142,7 @@ def _tensors(module: nn.Module) -> dict[str, Tensor]:
 
 
 def _processor() -> str:
-    """What the compiler makes code for: the processor's instructions."""
+    """Return the processor's instruction sets, which compiled code depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line for line in lines if line.startswith(("flags", "Features")))

@@ -1,0 +1,109 @@
+"""Attention masks: which slots each query sees, as numbers that are added to the attention scores.
+
+All masks come from `additive_masks`. A chain, a token tree given as a boolean mask, and the branches of a speculation only differ
+in which slots are visible and how far away they are. The same functions run in eager steps and inside compiled or captured
+programs.
+
+Shapes: B rows, Q queries, E slots that attention reads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sdbench.models.architecture import FULL, SLIDING
+
+_ALIGNMENT = 8  # numbers; GPU kernels want each query's row of the mask to begin at a multiple of it
+
+
+@dataclass(frozen=True)
+class MaskForm:
+    """The masks that a model takes.
+
+    kinds: the kinds of its attention layers, in the order of their masks (FULL before SLIDING).
+    window: the number of last tokens that a sliding-window layer sees, the query's own token included.
+    seen, unseen: what is added to the score of a slot that is seen (0), and of one that is not (-inf), in the model's type.
+    """
+
+    kinds: tuple[str, ...]
+    window: int
+    seen: Float[Tensor, ""]
+    unseen: Float[Tensor, ""]
+
+    @property
+    def sliding(self) -> bool:
+        """Whether some layers have a sliding window."""
+        return SLIDING in self.kinds
+
+
+def additive_masks(
+    form: MaskForm,
+    visible: Bool[Tensor, "B Q E"],
+    distance: Int[Tensor, "B Q E"] | None,
+    padding: Bool[Tensor, "B Q"] | None = None,
+) -> list[Float[Tensor, "B 1 Q E"]]:
+    """Make the mask of each kind of layers.
+
+    visible: the slots that a query sees in a layer without a window.
+    distance: the position of the query minus the position of the slot's token. None if no layer has a window.
+    padding: queries whose result is not used. They see every slot, because a softmax over no slot is not a number.
+    """
+    masks = []
+    for kind in form.kinds:
+        seen = visible if kind == FULL or distance is None else visible & (distance < form.window)
+        if padding is not None:
+            seen = seen | padding[:, :, None]
+        masks.append(torch.where(seen, form.seen, form.unseen)[:, None])
+    return masks
+
+
+def chain_masks(
+    form: MaskForm,
+    positions: Int[Tensor, "B Q"],
+    slots: Int[Tensor, " E"],
+    padding: Bool[Tensor, "B Q"] | None = None,
+) -> list[Float[Tensor, "B 1 Q E"]]:
+    """Make the masks of a chain, in which the slot of a token is its position.
+
+    A query sees the slots up to its own. The slots behind it hold stale tokens, or its own successors in this step.
+
+    positions: of the queries. slots: the numbers of the slots that attention reads.
+    """
+    query = positions[:, :, None]
+    return additive_masks(form, slots <= query, query - slots if form.sliding else None, padding)
+
+
+def branch_masks(
+    form: MaskForm, first: Int[Tensor, "B M"], base: Int[Tensor, ""], depth: int, slots: Int[Tensor, " E"]
+) -> list[Float[Tensor, "B 1 KM E"]]:
+    """Make the masks of M branches that grow by one token per step, for K steps.
+
+    The token of branch m at depth d stands at position first[b, m] + d, in slot base + d M + m. It sees the slots below
+    first[b, m], which hold the tokens before the branch, and the earlier tokens of its own branch.
+
+    first: the position of each branch's first token. base: the first slot of the branches. depth: K.
+    """
+    width = first.shape[1]
+    branch, steps = torch.arange(width, device=first.device), torch.arange(depth, device=first.device)
+    begin = first[:, None, :, None].expand(-1, depth, -1, -1).flatten(1, 2)  # [B, K*M, 1]
+    deep = steps[:, None].expand(-1, width).flatten()[:, None]  # [K*M, 1]
+    offset = (slots - base - branch[:, None]).repeat(depth, 1)  # [K*M, E], of a slot behind the branch's first one
+    before = slots < begin
+    own = (offset >= 0) & (offset <= deep * width) & (offset % width == 0)
+    distance = torch.where(before, begin + deep - slots, deep - offset // width) if form.sliding else None
+    return additive_masks(form, before | own, distance)
+
+
+def aligned(mask: Float[Tensor, "B 1 Q E"]) -> Float[Tensor, "B 1 Q E"]:
+    """Copy a mask so that each query's row begins at an aligned address.
+
+    Without this, a GPU kernel fails on a mask of one row, and each layer makes an aligned copy of other masks.
+    """
+    slots = mask.shape[-1]
+    room = mask.new_empty(*mask.shape[:-1], -(-slots // _ALIGNMENT) * _ALIGNMENT)
+    room[..., :slots] = mask
+    return room[..., :slots]
