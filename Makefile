@@ -11,14 +11,18 @@ export TOKENIZERS_PARALLELISM = false
 help:  ## Show what can be made
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.installed  ## Make the virtual environment with the tested versions
+setup: $(VENV)/.dev  ## Make the virtual environment with the tested versions, for development
 
-$(VENV)/.installed: pyproject.toml constraints.txt
+$(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
+	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
 	@touch $@
 
-demo: setup  ## Run the default comparison: print its table, and where its report lies
+demo: $(VENV)/.run  ## Run the default comparison: print its table, and where its report lies
 	$(BIN)/sdbench run
 
 test: setup  ## Run the tests (no network, no GPU)
@@ -35,10 +39,14 @@ test-timing: setup  # asserts a speed: for a machine that does nothing else
 test-gpu: setup  ## Run the tests that need CUDA
 	$(BIN)/python -m pytest -m gpu
 
-lint: setup  ## Check style and types
+lint: setup  ## Check style, types and prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/python tests/docs/prose.py README.md CONTRIBUTING.md CHANGELOG.md docs tests/docs
+
+docs: setup readme  ## Build the documentation into site/ (no network; a warning is an error)
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
@@ -146,6 +154,6 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 	.ci/wheel $(BIN)/python dist
 
 clean:  ## Remove the virtual environment and the caches
-	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist
+	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-gpu bench-rounds bench-scaling clean demo docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-gpu bench-rounds bench-scaling clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup test test-all test-gpu test-slow test-timing verify-docs wheel-check

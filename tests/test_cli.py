@@ -51,7 +51,7 @@ def test_refusals(capsys, words, expected):
 
 
 def test_the_paper_s_triple_does_not_fit_its_card(capsys):
-    """25 GB of weights in bf16 against 24 GB (acceptance-rules.md 1.6), said without a network."""
+    """25 GB of weights in bf16 against 24 GB (AR 1.6), said without a network."""
     words = ["models=llama3", "hardware=cuda", "hardware.memory_bytes=24000000000", "--dry-run"]
     code, out, _ = call(capsys, "run", *words)
     assert code == 0

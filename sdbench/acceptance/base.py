@@ -76,11 +76,9 @@ class AcceptanceRule(Protocol):
     """Decides how much of a draft a verifier keeps. Pure: tensors in, a law out.
 
     lossless_over: for which drafts the verified stream has exactly the verifier's law (NEVER for a lossy rule).
-    joint: the rule looks at more than one token at a time (its draft must not be cut afterwards).
     """
 
     lossless_over: frozenset[ProposalKind]
-    joint: bool
 
     def law(self, draft: Draft, p: Scored, memory: Float[Tensor, "B M"] | None = None) -> Law:
         """The law of what happens to `draft` under the verifier's scores p: [B, K+1, V]."""
@@ -98,7 +96,6 @@ class Memoryless:
     """
 
     lossless_over: frozenset[ProposalKind] = NEVER
-    joint = False
     simulated = False
 
     def start(self, rows: int) -> None:

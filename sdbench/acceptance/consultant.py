@@ -33,7 +33,6 @@ class Consultant:
     """
 
     lossless_over = NEVER
-    joint = False
 
     def __init__(
         self,

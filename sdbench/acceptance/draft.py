@@ -1,8 +1,8 @@
-"""What a proposer hands to a verifier: drafted tokens, the distributions that they were drawn from, and how they were chosen."""
+"""What a proposer hands to a verifier: drafted tokens, the distributions they were drawn from, and how they were chosen."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 
 import torch
@@ -13,26 +13,31 @@ from sdbench.sampling import Scored
 
 
 class ProposalKind(Enum):
-    """How a proposer chose its tokens, given the q that it states."""
+    """Say how a proposer chose its tokens, given the q that it states.
 
-    SAMPLED = "sampled"  # each token was really drawn from its q
-    DETERMINISTIC = (
-        "deterministic"  # the tokens are a deterministic function of the context: q has all its mass on them
-    )
-    RELABELLED = "relabelled"  # q is what a verifier says, but a lossy stage chose the tokens
+    SAMPLED: each token was drawn from its q. DETERMINISTIC: the tokens are a function of the context, so q has all its mass on
+    them. RELABELLED: q is a verifier's distribution, but a lossy stage chose the tokens.
+    """
+
+    SAMPLED = "sampled"
+    DETERMINISTIC = "deterministic"
+    RELABELLED = "relabelled"
 
 
 NEVER: frozenset[ProposalKind] = frozenset()
 OVER_ANY = frozenset(ProposalKind)
-OVER_DRAWN = frozenset({ProposalKind.SAMPLED, ProposalKind.DETERMINISTIC})  # where the tokens really come from q
+OVER_DRAWN = frozenset({ProposalKind.SAMPLED, ProposalKind.DETERMINISTIC})  # the tokens really come from q
 
 
 @dataclass
 class Draft:
-    """Drafted tokens of a batch: chains of up to K tokens.
+    """Hold the drafted tokens of a batch: chains of up to K tokens.
 
-    tokens: [B, K]; length: [B], how many of them count in each row; q: the proposer's scores [B, K, V], or None where
-    the proposer has none (kind DELTA); kind: what q is to the tokens; full: it is known on the host that all K count.
+    tokens: [B, K]. length: [B], how many tokens of each row count.
+    q: the proposer's scores [B, K, V]; None for a deterministic proposer, which has none.
+    kind: how the tokens were chosen.
+    full: the host knows that all K tokens of each row count.
+    number: the number of the draft in the proposer's session, from 0; None if the proposer writes no notes (`RoundNote`).
     """
 
     tokens: Int[Tensor, "B K"]
@@ -40,16 +45,17 @@ class Draft:
     q: Scored | None
     kind: ProposalKind
     full: bool = False
+    number: int | None = None
 
     def to(self, device: torch.device) -> Draft:
-        """The same draft where its verifier is."""
+        """Return the same draft on the verifier's device."""
         if self.tokens.device == device:
             return self
         q = None if self.q is None else Scored(self.q.logits.to(device), self.q.sampling)
-        return Draft(self.tokens.to(device), self.length.to(device), q, self.kind, self.full)
+        return replace(self, tokens=self.tokens.to(device), length=self.length.to(device), q=q)
 
     def scored(self, p: Scored) -> Scored:
-        """q, for the rules that read it. Deterministic tokens have all their mass on themselves."""
+        """Return q for the rules that read it. p: the verifier's scores. Deterministic tokens have all mass on themselves."""
         if self.q is not None:
             return self.q
         shape = (*self.tokens.shape, p.logits.shape[-1])
@@ -61,5 +67,5 @@ class Draft:
 
 
 def wide(values: Tensor) -> torch.dtype:
-    """The type that probabilities are computed in: float32, or float64 for float64."""
+    """Return the type that probabilities are computed in: float32, or float64 for float64."""
     return torch.float64 if values.dtype == torch.float64 else torch.float32

@@ -23,7 +23,6 @@ class Recorded:
     """lengths: accepted lengths, one for each verification. Remembers, for each row, how many it has replayed."""
 
     lossless_over: frozenset[ProposalKind] = NEVER
-    joint = False
     simulated = True
 
     def __init__(self, lengths: Sequence[int] = (0,)) -> None:

@@ -75,7 +75,7 @@ def _pace(steps: pd.DataFrame, bare: pd.DataFrame) -> pd.Series | float:
 
 
 def model_time(arm: Tables) -> ModelTime:
-    """How much of the decode wall time the models' own forwards would have taken (DESIGN: `model_time_fraction`)."""
+    """How much of the decode wall time the models' own forwards would have taken (`docs/design.md`, DESIGN 5)."""
     steps = decode_steps(arm["steps"])
     wall, stepped = decode_seconds(arm["sequences"]), steps["seconds"].sum()
     bare = bare_seconds(steps, arm["bare"])

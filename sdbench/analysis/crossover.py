@@ -20,7 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import NullFormatter, ScalarFormatter
 
 from sdbench.analysis import style
-from sdbench.simulate.overlap import Rounds, crossover_batch, theorem_7
+from sdbench.theory.ssd import Rounds, crossover_batch, theorem_7
 
 Summary = Mapping[str, Any]
 

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
-from sdbench.analysis.rows import TARGET, proposer, verifier
+from sdbench.analysis.rows import TARGET
 
 FIRST, DRAFT, QUALIFIER, CORRECTION, BONUS, ALONE, UNKNOWN = "fdqcbtu"
 NAMES = {
@@ -24,10 +24,10 @@ NAMES = {
     UNKNOWN: "origin not recorded",
 }
 _QUALIFIER = "qualifier"
-_COLUMNS = ["edge", "proposed", "accepted", "emitted", "outcome"]
+_COLUMNS = ["proposer", "verifier", "proposed", "accepted", "emitted", "outcome"]
 _SEQUENCE = ["arm", "prompt_id", "repeat"]
 
-Verification = tuple[str, int, int, int, str]  # as _COLUMNS
+Verification = tuple[str, str, int, int, int, str]  # as _COLUMNS
 
 
 def by_sequence(rounds: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], list[str]]]:
@@ -49,12 +49,11 @@ def by_sequence(rounds: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], li
 def of_rounds(verifications: Iterable[Verification]) -> list[str]:
     """A letter per token (see NAMES), a string per round: the first token's, then what each target forward emitted.
 
-    verifications: edge, proposed, accepted, emitted and outcome of a sequence's rows of ROUNDS, in their order.
+    verifications: proposer, verifier, proposed, accepted, emitted and outcome of a sequence's rows of ROUNDS, in their order.
     """
     rounds = [FIRST]
     handed_up: dict[str, str] = {}
-    for edge, proposed, accepted, emitted, outcome in verifications:
-        source, judge = proposer(edge), verifier(edge)
+    for source, judge, proposed, accepted, emitted, outcome in verifications:
         drafted = handed_up.pop(source, "") or (QUALIFIER if source == _QUALIFIER else DRAFT) * proposed
         kept = drafted[:accepted]
         if judge != TARGET:

@@ -68,26 +68,16 @@ def decode_seconds(sequences: pd.DataFrame) -> float:
 
 
 def decode_steps(steps: pd.DataFrame) -> pd.DataFrame:
-    """The steps after prefill on the critical path: not those that ran while the verifier was busy."""
+    """Select the steps after prefill on the critical path, without those that ran while the verifier was busy."""
     decoding = steps["kind"] != "prefill"
-    if "beside" in steps:
-        decoding &= steps["beside"].ne(True)
+    if "concurrent" in steps:
+        decoding &= steps["concurrent"].ne(True)
     return steps[decoding]
 
 
 def target_rounds(rounds: pd.DataFrame) -> pd.DataFrame:
     """The verifications of the outermost edge, where the target is the verifier (or all that there is)."""
-    return rounds[rounds["edge"].map(verifier) == TARGET]
-
-
-def verifier(edge: str) -> str:
-    """The model that judges on an edge: `draft>target` -> `target`."""
-    return edge.rpartition(">")[2]
-
-
-def proposer(edge: str) -> str:
-    """The part that proposes on an edge: `draft>target` -> `draft`; '' where nothing drafts."""
-    return edge.rpartition(">")[0]
+    return rounds[rounds["verifier"] == TARGET]
 
 
 def ratio(above: float, below: float) -> float:

@@ -14,12 +14,14 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.rows import Tables, decode_seconds, decode_steps, ratio, target_rounds
-from sdbench.asynchronous.fan_out import fit_exponent, geometric, outcome_law
-from sdbench.simulate.overlap import (
+from sdbench.theory import pearl
+from sdbench.theory.ssd import (
     Rounds,
     best_draft_length,
     corollary_9,
-    pearl_tokens_per_round,
+    fit_exponent,
+    geometric_fan_out,
+    outcome_law,
     stationary_hit_rate,
     theorem_7,
 )
@@ -77,7 +79,7 @@ def speculation(arm: Tables) -> dict[str, Any] | None:
         "tokens_per_round_on_miss": fed.e_miss,
         "seconds": times,
         # Of a cache under another stage the rounds are that stage's, not the target's.
-        "theorem_7_tokens_per_second": _per_second(fed, rows) if cached["edge"].str.endswith(">target").all() else None,
+        "theorem_7_tokens_per_second": _per_second(fed, rows) if cached["verifier"].eq("target").all() else None,
         "best_draft_length": best_draft_length(times["verify"], times["glue"], times["tree"]),
         "timeline": _timeline(arm, cached),
     }
@@ -106,7 +108,7 @@ def overlapped(arm: Tables, both: bool = True) -> dict[str, Any] | None:
     kept = float(rounds["accepted"].sum())
     a = ratio(kept, kept + float((rounds["accepted"] < rounds["proposed"]).sum()))
     rows = ratio(len(rounds), count)
-    tokens = pearl_tokens_per_round(a, window)
+    tokens = pearl.tokens_per_round(a, window)
     return {
         "acceptance": a,
         "window": window,
@@ -177,7 +179,7 @@ def ranks(rounds: pd.DataFrame) -> dict[str, Any] | None:
                 "uniform": _held(
                     kept, rank, [budget // (length + 1) + (k < budget % (length + 1)) for k in range(length + 1)]
                 ),
-                "geometric": _held(kept, rank, list(geometric(min(max(a, 0.01), 0.99), r, length, budget))),
+                "geometric": _held(kept, rank, list(geometric_fan_out(min(max(a, 0.01), 0.99), r, length, budget))),
             }
             for budget in BUDGETS
         },

@@ -17,7 +17,7 @@ from sdbench.analysis.power import detectable_difference
 from sdbench.analysis.rows import ERROR, Tables, by_arm, of_arm, target_rounds, usable
 from sdbench.errors import InputError
 from sdbench.runs.schema import SCHEMA_VERSION
-from sdbench.simulate.formulas import host_seconds_per_step, predict
+from sdbench.simulate.prediction import host_seconds_per_step, predict
 
 
 class ArmMeta(TypedDict):
@@ -109,19 +109,20 @@ def summarise(
 
 
 def configured_lengths(config: Mapping[str, Any], rounds: pd.DataFrame) -> dict[str, int]:
-    """The configured length of each stage by its edge, read off an arm's nesting: `draft_length`,
+    """Read the configured draft length of each stage, by its verifier, off an arm's nesting: `draft_length`,
     `proposer.draft_length`, ...
 
     A stage whose length is not a plain number has no entry.
     """
-    by_verifier = {str(edge).rpartition(">")[2]: str(edge) for edge in rounds["edge"].unique()}
+    stages = rounds[["verifier", "proposer"]].drop_duplicates()
+    proposers = dict(zip(stages["verifier"], stages["proposer"], strict=True))
     lengths: dict[str, int] = {}
     stage, verifier = config, "target"
-    while verifier in by_verifier and isinstance(stage, Mapping):
-        edge, length = by_verifier[verifier], stage.get("draft_length")
+    while verifier in proposers and isinstance(stage, Mapping):
+        length = stage.get("draft_length")
         if isinstance(length, int):
-            lengths[edge] = length
-        stage, verifier = stage.get("proposer") or {}, edge.rpartition(">")[0]
+            lengths[verifier] = length
+        stage, verifier = stage.get("proposer") or {}, proposers[verifier]
     return lengths
 
 

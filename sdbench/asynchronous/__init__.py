@@ -1,4 +1,4 @@
-"""Speculative speculative decoding: the draft speculates, on hardware of its own, for what the verifier may decide."""
+"""Asynchronous drafting (SSD, PEARL, AMUSD): the draft works on hardware of its own while the verifier verifies."""
 
 from sdbench.asynchronous.amusd import AMUSDDrafter as AMUSDDrafter
 from sdbench.asynchronous.backup import Lookup as Lookup, Neural as Neural, Random as Random, Undrafted as Undrafted

@@ -1,34 +1,33 @@
-"""A draft that never waits (AMUSD, 2410.17375): it drafts on while the verifier verifies, and the verifier takes what there is.
+"""AMUSD (2410.17375): a draft that never waits. It drafts on while the verifier verifies, and the verifier takes what is ready.
 
-The server's run is what it has drafted behind the decided tokens. An outcome whose new tokens are those of the run shortens it from
-the front; any other ends it, and the server starts again behind the decided tokens. Answers hold as much of the run as there is,
-`least` tokens at least. How long drafts are thus depends on timing, never on what was drafted, so any lossless rule stays lossless:
-what stands behind a token of the run that the verifier chose too was drawn behind that very token. (The authors' code is greedy.)
+The server's run is the tokens that it has drafted behind the decided ones. If the new tokens of an outcome are the first tokens of
+the run, the run continues behind them. Any other outcome ends the run, and the server starts again behind the decided tokens. An
+answer holds the whole run, and at least `least` tokens. So the length of a draft depends on timing and never on the drafted
+values. A token behind the verifier's own token was drawn behind that very token, so every lossless rule stays lossless. (The
+authors' code is greedy.)
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from time import perf_counter
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from sdbench import validate
+from sdbench.asynchronous.draft_server import DraftServer
 from sdbench.asynchronous.drafter import AsyncDrafter
 from sdbench.asynchronous.protocol import Caller, Outcome, Speculation
-from sdbench.asynchronous.speculation import SpeculationServer
+from sdbench.drafting.draft_tokens import draft_token
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Sampler
 
 
-class AMUSDServer(SpeculationServer):
-    """least: tokens that are waited for before an answer."""
-
-    holds = False
+class AMUSDServer(DraftServer):
+    """Draft without pause. least: the fewest tokens of an answer."""
 
     def __init__(self, model: LanguageModel, least: int = 2) -> None:
         super().__init__(model)
@@ -36,69 +35,72 @@ class AMUSDServer(SpeculationServer):
 
     def open(self, rows: int, slots: int, length: int, sampler: Sampler) -> None:
         super().open(rows, slots, length, sampler)
-        self._ahead = np.zeros(rows, np.int64)
-        self._scores: list[list[Tensor]] = [[] for _ in range(rows)]
+        self._ahead = np.zeros(rows, np.int64)  # tokens of the run
+        self._scores: list[list[Tensor]] = [[] for _ in range(rows)]  # their logits
 
     def admit(self, row: int, tokens: Sequence[int], stream: int) -> None:
         super().admit(row, tokens, stream)
         self._ahead[row], self._scores[row] = 0, []
 
     def serve(self, outcome: Outcome) -> Speculation:
-        received, context = perf_counter(), self.context
-        context.trace.round = len(self.served)
-        survived = np.zeros(context.rows, bool)
-        for row in np.flatnonzero(outcome.active).tolist():
-            first, length, decided = outcome.first[row], outcome.length[row], self._decided[row]
-            end = decided + int(self._ahead[row])
-            drafted = context.tokens[row, first : min(length, end)].tolist()
-            # (A stage above may have cut back behind what was decided here, and put the same token there: that ends the run too.)
-            survived[row] = decided <= length <= end and drafted == outcome.tokens[row]
-            gone = length - decided if survived[row] else int(self._ahead[row])
-            self._ahead[row] -= gone
-            del self._scores[row][:gone]
-            if survived[row]:
-                outcome.first[row], outcome.tokens[row] = (
-                    end,
-                    [],
-                )  # the whole run is right, so the model forgets nothing
-        self._take(outcome)
+        received = self._begin()
+        survived = [active and self._advance(row, outcome) for row, active in enumerate(outcome.active)]
+        for row in np.flatnonzero(survived).tolist():
+            # The run has these tokens already, and the model's cache stays as it is.
+            outcome.first[row], outcome.tokens[row] = self.model.kv_len[row], []
+        self._apply(outcome)
         while (self._ahead[outcome.active] < min(self.least, self.length)).any():
             self._draft("backup")
         speculation = self._so_far()
-        self._log(survived.tolist(), received)
+        self._log(survived, received)
         return speculation
 
+    def _advance(self, row: int, outcome: Outcome) -> bool:
+        """Remove the decided tokens from a row's run. Return whether the run continues; if not, it is empty."""
+        first, length, decided = outcome.first[row], outcome.length[row], self._decided[row]
+        end = decided + int(self._ahead[row])
+        drafted = self.state.tokens[row, first : min(length, end)].tolist()
+        # A stage above may cut decided tokens and put the same token there. This ends the run too.
+        survived = decided <= length <= end and drafted == outcome.tokens[row]
+        gone = length - decided if survived else int(self._ahead[row])
+        self._ahead[row] -= gone
+        del self._scores[row][:gone]
+        return survived
+
     def work(self, caller: Caller | None = None) -> None:
-        """Draft on until the caller says something, or as far as a draft may reach."""
-        active = self.context.active
+        """Draft until a message arrives, or until every run is full."""
+        active = self.state.active
         while active.any() and self._ahead[active].min() < self.length and not (caller is not None and caller.ready()):
             self._draft("run")
 
     def _draft(self, kind: str) -> None:
-        """One more token behind every row's run that is not full."""
-        context = self.context
-        short = context.active & (self._ahead < self.length)
-        end = np.where(context.active, context.length + self._ahead, context.length)
-        here = context.ahead(end, short)
-        logits = self.model.read(here, end, kind).logits[:, -1]
-        # Named by its place: a place is drafted anew only if nothing that was drafted there has been looked at.
-        token = context.sampler.draw(context.sampler.score(logits), Key(self._streams, end) / "run")
-        here.place(token, np.where(short, end, context.tokens.shape[1] - 1))
+        """Draft one more token behind every run that is not full."""
+        state = self.state
+        short = state.active & (self._ahead < self.length)
+        end = np.where(state.active, state.length + self._ahead, state.length)
+        here = state.ahead(end, short)
+        # The position names the draw. A position is drafted again only if nothing drafted there has been looked at.
+        token, _, logits = draft_token(self.model, here, end, kind, Key(self._streams, end) / "run")
+        here.place(token, np.where(short, end, state.tokens.shape[1] - 1))
         for row in np.flatnonzero(short):
-            self._scores[row].append(logits[row])
+            self._scores[row].append(logits[row, -1])
             self._ahead[row] += 1
 
     def _so_far(self) -> Speculation:
-        context, K = self.context, self.length
-        length = np.where(context.active, np.minimum(self._ahead, K), 0)
-        logits = torch.zeros(context.rows, K, self.model.vocab, dtype=self.model.dtype, device=self.device)
-        for row in np.flatnonzero(length):
-            logits[row, : length[row]] = torch.stack(self._scores[row][: length[row]])
-        return Speculation([False] * context.rows, length.tolist(), self._drafted_tokens().clone(), logits)
+        """Return the runs as a speculation."""
+        state, K = self.state, self.length
+        length = np.where(state.active, np.minimum(self._ahead, K), 0)
+        tokens = torch.zeros(state.rows, K, dtype=torch.long, device=self.device)
+        logits = torch.zeros(state.rows, K, self.model.vocab, dtype=self.model.dtype, device=self.device)
+        for row in np.flatnonzero(length).tolist():
+            first, count = int(state.length[row]), int(length[row])
+            tokens[row, :count] = state.tokens[row, first : first + count]
+            logits[row, :count] = torch.stack(self._scores[row][:count])
+        return Speculation([False] * state.rows, length.tolist(), tokens, logits)
 
 
 class AMUSDDrafter(AsyncDrafter):
-    """A draft that drafts without pause, as far as draft_length tokens ahead; least: tokens that an answer holds at least."""
+    """Draft without pause, up to draft_length tokens ahead. least: the fewest tokens of an answer."""
 
     def __init__(
         self,
@@ -114,5 +116,5 @@ class AMUSDDrafter(AsyncDrafter):
         validate.whole("proposer.least", least, 1)
         self.least = least
 
-    def _factory(self) -> Callable[[LanguageModel], SpeculationServer]:
+    def _factory(self) -> Callable[[LanguageModel], DraftServer]:
         return partial(AMUSDServer, least=self.least)

@@ -1,14 +1,13 @@
-"""What is drafted when the cache misses (SSD, 2603.03251, theorem 17). Each is exactly lossless.
+"""Back-ups: what the server drafts when its cache misses (SSD, 2603.03251, theorem 17). Each is exactly lossless.
 
-Deterministic tokens (look-up, random) are handed up with all their q on themselves: the exact rule then keeps x with probability
-p(x) and corrects from p without x. (The authors' code matches such tokens greedily and corrects from p, which is biased by
-p(x) / V: asynchronous decoding is lossless only with the right q.)
+A deterministic or random token has all its q on itself. The exact rule then keeps x with probability p(x) and corrects from p
+without x. (The authors' code compares such tokens with the most likely one and corrects from p. That is biased by p(x) / V.)
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -16,87 +15,90 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdbench import validate
+from sdbench.drafting.draft_tokens import Modify, draft_tokens
 from sdbench.drafting.lookup import PromptLookup
+from sdbench.keyed_random import Key
+from sdbench.lm.model import LanguageModel
+from sdbench.lm.state import DecodeState
 
-if TYPE_CHECKING:
-    from sdbench.asynchronous.speculation import SpeculationServer
+
+@dataclass(frozen=True)
+class DraftRequest:
+    """Ask a back-up for a draft.
+
+    state: the server's state, in which the rows that missed are active. model: the draft. length: K.
+    key: the name of the round. modify: changes the logits that the draft is drawn from (None: ordinary sampling).
+    """
+
+    state: DecodeState
+    model: LanguageModel
+    length: int
+    key: Key
+    modify: Modify | None = None
 
 
 @dataclass
 class BackedUp:
-    """tokens: [B, K]; length: [B], how many of them count; logits: [B, K, V], what they were drawn from.
+    """Hold a back-up's draft. Rows that were not asked for mean nothing.
 
-    behind: [B, K, V], the draft's own logits in their places, where it has read all but the last of them; else None.
+    tokens: [B, K]. length: [B] tokens that count. logits: [B, K, V], what the tokens were drawn from.
+    own: [B, K, V], the draft's own logits there, if its cache holds all but the last of the tokens; else None.
     """
 
     tokens: Int[Tensor, "B K"]
     length: np.ndarray
     logits: Float[Tensor, "B K V"]
-    behind: Float[Tensor, "B K V"] | None = None
+    own: Float[Tensor, "B K V"] | None = None
 
 
 class Backup(Protocol):
-    """Drafts for the rows that missed."""
+    """Draft for the rows that missed.
+
+    whole_batch: one miss makes the back-up draft for every row. The server then drops the cached drafts of the others.
+    """
 
     whole_batch: bool
-    """Whether one miss makes it draft for every row (the cached drafts of the others are then dropped)."""
 
-    def draft(self, server: SpeculationServer, missed: np.ndarray) -> BackedUp:
-        """Drafts behind the decided tokens of the rows missed[B]; what it says of other rows is not used."""
+    def draft(self, request: DraftRequest) -> BackedUp:
+        """Return a draft behind the decided tokens of each active row."""
         ...
 
 
 class Neural:
-    """Just in time, by the draft model itself: K steps while the verifier waits.
+    """Draft K tokens with the draft model itself, while the verifier waits.
 
-    whole_batch: draft for all rows when one missed, as the authors' code does, in place of the missed ones alone.
+    whole_batch: draft for all rows when one missed, as the authors' code does.
     """
 
     def __init__(self, whole_batch: bool = False) -> None:
         validate.switch("backup.whole_batch", whole_batch)
         self.whole_batch = whole_batch
 
-    def draft(self, server: SpeculationServer, missed: np.ndarray) -> BackedUp:
-        context = server.context.ahead(server.context.length, missed)
-        fan_out = server.counts(server.length, hit=False)
-        length = np.where(missed, server.length, 0)
-        if server.saguaro.plain:
-            drawn = server.model.draft(context, server.length, "backup", server.key() / "draft")
-            if drawn is not None:
-                return BackedUp(drawn[0], length, drawn[1], drawn[1])
-        tokens, scores, behind = [], [], []
-        for depth in range(server.length):
-            behind.append(server.model.read(context, context.length + depth, "backup").logits[:, -1])
-            logits = server.modified(behind[-1], fan_out[depth])
-            token = context.sampler.draw(context.sampler.score(logits), server.key() / "draft" / depth)
-            context.place(token, context.length + depth)
-            tokens.append(token)
-            scores.append(logits)
-        own = torch.stack(behind, 1)
-        return BackedUp(torch.stack(tokens, 1), length, own if server.saguaro.plain else torch.stack(scores, 1), own)
+    def draft(self, request: DraftRequest) -> BackedUp:
+        state, length = request.state, request.length
+        drafted = draft_tokens(request.model, state, length, "backup", request.key, modify=request.modify)
+        return BackedUp(drafted.tokens, np.where(state.active, length, 0), drafted.q.logits, drafted.logits)
 
 
 class Lookup:
-    """Prompt look-up in what the row has so far: no forward at all."""
+    """Look up the draft in the row's own tokens. No forward is needed."""
 
     whole_batch = False
 
     def __init__(self, max_ngram: int = 3, min_ngram: int = 1, match: str = "last") -> None:
         self._lookup = PromptLookup(max_ngram, min_ngram, match)
 
-    def draft(self, server: SpeculationServer, missed: np.ndarray) -> BackedUp:
-        context = server.context.ahead(server.context.length, missed)
-        found = self._lookup.propose(context, server.length, server.key())
-        tokens = torch.zeros(context.rows, server.length, dtype=torch.long, device=server.device)
-        tokens[:, : found.tokens.shape[1]] = found.tokens.to(server.device)
-        length = np.where(missed, found.length.cpu().numpy(), 0)
-        return BackedUp(tokens, length, certain(tokens, server.model.vocab))
+    def draft(self, request: DraftRequest) -> BackedUp:
+        found, tokens = self._lookup.propose(request.state, request.length, request.key), _no_tokens(request)
+        tokens[:, : found.tokens.shape[1]] = found.tokens
+        length = np.where(request.state.active, found.length.cpu().numpy(), 0)
+        return BackedUp(tokens, length, certain(tokens, request.model.vocab))
 
 
 class Random:
-    """Uniformly random tokens: a place holder of no cost, of which next to none is accepted.
+    """Draft uniformly random tokens. They cost nothing, and almost none is accepted.
 
-    length: how many (one by default: what follows a rejected token is never looked at).
+    length: how many. The default is one, because nothing behind a rejected token is ever looked at.
     """
 
     whole_batch = False
@@ -105,27 +107,30 @@ class Random:
         validate.whole("backup.length", length, 1)  # Undrafted drafts none
         self.length = length
 
-    def draft(self, server: SpeculationServer, missed: np.ndarray) -> BackedUp:
-        rows, vocab = server.context.rows, server.model.vocab
-        tokens = torch.zeros(rows, server.length, dtype=torch.long, device=server.device)
-        length = min(self.length, server.length)
+    def draft(self, request: DraftRequest) -> BackedUp:
+        state, tokens, vocab = request.state, _no_tokens(request), request.model.vocab
+        length = min(self.length, request.length)
+        uniform = torch.ones(state.rows, vocab, device=tokens.device)
         for depth in range(length):
-            uniform = torch.ones(rows, vocab, device=server.device)
-            tokens[:, depth] = server.choose(uniform, server.key() / "random" / depth)
-        return BackedUp(tokens, np.where(missed, length, 0), certain(tokens, vocab))
+            tokens[:, depth] = state.sampler.choices.choose(uniform, request.key / "random" / depth)
+        return BackedUp(tokens, np.where(state.active, length, 0), certain(tokens, vocab))
 
 
 class Undrafted:
-    """Nothing: the verifier decodes one token by itself."""
+    """Draft nothing. The verifier decodes one token by itself."""
 
     whole_batch = False
 
-    def draft(self, server: SpeculationServer, missed: np.ndarray) -> BackedUp:
-        tokens = torch.zeros(server.context.rows, server.length, dtype=torch.long, device=server.device)
-        return BackedUp(tokens, np.zeros(server.context.rows, np.int64), certain(tokens, server.model.vocab))
+    def draft(self, request: DraftRequest) -> BackedUp:
+        tokens = _no_tokens(request)
+        return BackedUp(tokens, np.zeros(len(tokens), np.int64), certain(tokens, request.model.vocab))
+
+
+def _no_tokens(request: DraftRequest) -> Int[Tensor, "B K"]:
+    return torch.zeros(request.state.rows, request.length, dtype=torch.long, device=request.state.tokens.device)
 
 
 def certain(tokens: Int[Tensor, "B K"], vocab: int) -> Float[Tensor, "B K V"]:
-    """Logits that leave no mass to any other token."""
+    """Return logits that give all mass to the tokens."""
     logits = torch.full((*tokens.shape, vocab), -torch.inf, device=tokens.device)
     return logits.scatter(-1, tokens[..., None], 0.0)

@@ -1,4 +1,4 @@
-"""The child's side of a speculation server: it answers what comes by the pipe, message after message, until the pipe closes."""
+"""The child's side of a draft's server: it answers the messages from the pipe, one after the other, until the pipe closes."""
 
 from __future__ import annotations
 
@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 
-from sdbench.asynchronous.protocol import Outcome
-from sdbench.asynchronous.speculation import SpeculationServer
+from sdbench.asynchronous.draft_server import DraftServer
+from sdbench.asynchronous.protocol import HEAD, Outcome, OutcomeMessage, SpeculationMessage
 from sdbench.asynchronous.transport import PeerGoneError, Transport, Waiter, receive_bytes
-from sdbench.asynchronous.wire import HEAD, OutcomeMessage, SpeculationMessage
 from sdbench.sampling import Sampler
 
 
-def serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
-    """Answer until the pipe closes; what goes wrong is told."""
+def serve(pipe: Any, server: DraftServer, transport: Transport) -> None:
+    """Answer until the pipe closes. If something fails, send the reason to the verifier."""
     try:
         with torch.inference_mode():
             _serve(pipe, server, transport)
@@ -30,7 +29,10 @@ def serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
 
 
 class _Inbox:
-    """What the verifier has sent, in its order: the next message may be looked at before its turn. outcomes: how one is read."""
+    """Hold the verifier's messages in their order. The server may look at the next one before its turn.
+
+    outcomes: reads outcomes; None before a session.
+    """
 
     def __init__(self, pipe: Any) -> None:
         self.pipe, self.waiter = pipe, Waiter(pipe)
@@ -47,12 +49,12 @@ class _Inbox:
         return self._next[1] if isinstance(self._next, tuple) else None
 
     def take(self) -> bytes | tuple[int, Outcome]:
-        """The next message, waited for if need be: a command, or an outcome with its serial number."""
-        said, self._next = self._next, None
-        if said is None:
+        """Wait for the next message and return it: a command, or an outcome with its serial number."""
+        message, self._next = self._next, None
+        if message is None:
             self.waiter.wait(None, soon=self.in_session)
-            said = self._read()
-        return said
+            message = self._read()
+        return message
 
     def _read(self) -> bytes | tuple[int, Outcome]:
         data = receive_bytes(self.pipe)
@@ -61,19 +63,19 @@ class _Inbox:
         return self.outcomes.unpack(data)
 
 
-def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
+def _serve(pipe: Any, server: DraftServer, transport: Transport) -> None:
     speculations, inbox = None, _Inbox(pipe)
 
     pipe.send_bytes(done(perf_counter()))
     while True:
-        said = inbox.take()
-        if isinstance(said, tuple):
+        message = inbox.take()
+        if isinstance(message, tuple):
             assert speculations is not None
-            serial, outcome = said
+            serial, outcome = message
             transport.send(speculations.pack(serial, server.serve(outcome)))
             server.work(inbox)
             continue
-        command, *words = pickle.loads(said)
+        command, *words = pickle.loads(message)
         if command == "open":
             rows, slots, length, sampling, dtype, frozen = words
             if frozen:
@@ -85,13 +87,13 @@ def _serve(pipe: Any, server: SpeculationServer, transport: Transport) -> None:
         elif command == "admit":
             server.admit(*words)
             pipe.send_bytes(done())
-            server.foresee(inbox)
+            server.speculate_first_token(inbox)
         else:
-            # A session's last. While other arms decode, their servers are to have the core that they share.
+            # The session ends. The servers of other arms share this core, so this one stops polling.
             pipe.send_bytes(done(server.measured()))
             inbox.in_session = False
 
 
 def done(value: Any = None) -> bytes:
-    """The answer to a command that was carried out."""
+    """Return the message that acknowledges a command."""
     return pickle.dumps(("done", value))

@@ -1,7 +1,8 @@
-"""A speculation server in a process of its own, and the handle by which the verifier's process holds it.
+"""A draft's server in a process of its own, and the handle that the verifier's process has of it.
 
-Nothing waits without end: every answer is awaited together with the process itself and under a time limit. The child ignores
-Ctrl-C (its parent decides) and ends by itself when the pipe closes or its parent is gone; `stop` asks it to, then makes it.
+Nothing waits without end: the handle waits for an answer and for the end of the process at once, and under a time limit. The child
+ignores Ctrl-C, because its parent decides. It ends when the pipe closes or its parent is gone. `stop` closes the pipe and then
+ends the process by force.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from typing import Any
 import torch
 
 from sdbench.asynchronous.child_loop import done, serve
-from sdbench.asynchronous.protocol import Outcome, Speculation
-from sdbench.asynchronous.speculation import SpeculationServer
+from sdbench.asynchronous.draft_server import DraftServer
+from sdbench.asynchronous.protocol import MalformedError, Outcome, OutcomeMessage, Speculation, SpeculationMessage
 from sdbench.asynchronous.transport import (
     GroupTransport,
     PeerGoneError,
@@ -33,7 +34,6 @@ from sdbench.asynchronous.transport import (
     Waiter,
     receive_bytes,
 )
-from sdbench.asynchronous.wire import MalformedError, OutcomeMessage, SpeculationMessage
 from sdbench.child_process import die_with_parent
 from sdbench.device import pin
 from sdbench.errors import RunError
@@ -42,19 +42,19 @@ from sdbench.sampling import Sampling
 
 START_SECONDS = 180.0  # a new process imports torch and transformers first
 STOP_SECONDS = 2.0
-COMPILE_SECONDS = 600.0  # an answer for which a program is compiled first
+COMPILE_SECONDS = 600.0  # an answer that needs a new compiled program
 
-ServerFactory = Callable[[LanguageModel], SpeculationServer]
+ServerFactory = Callable[[LanguageModel], DraftServer]
 
 
 class ServerFaultError(RunError):
-    """The speculation server died, stalled, failed or answered nonsense."""
+    """The draft's server died, stalled, failed or answered nonsense."""
 
 
 class ServerHandle(ABC):
-    """A speculation server in another process, at the other end of a pipe.
+    """Hold a server in another process, at the other end of a pipe.
 
-    model: the draft. seconds: how long an answer may take. device: where the answers are wanted (by default where the model is).
+    model: the draft. seconds: how long an answer may take. device: of the answers (None: the model's device).
     """
 
     pipe: Any
@@ -64,43 +64,43 @@ class ServerHandle(ABC):
     def __init__(self, model: LanguageModel, seconds: float, device: torch.device | None) -> None:
         self.model, self.seconds, self.serial = model, seconds, 0
         self._patience = seconds
-        self._unanswered = 0  # commands that were sent
+        self._unanswered = 0  # commands without an answer
         self.device = device or model.device
 
     def open(
         self, rows: int, slots: int, length: int, sampling: Sampling, dtype: torch.dtype, frozen: bool = True
     ) -> None:
-        """Begin a session: the server makes room while the verifier reads its prompt, too.
+        """Begin a session. The arguments are those of `DraftServer.open`. Does not wait for the server.
 
-        frozen: the server may make no programs; where it may, an answer can take as long as that.
+        dtype: of the logits. frozen: the server compiles no more programs. Otherwise an answer may take `COMPILE_SECONDS`.
         """
         self._patience = self.seconds if frozen else max(self.seconds, COMPILE_SECONDS)
         self._outcome = OutcomeMessage(rows)
         self._speculation = SpeculationMessage(rows, length, self.model.vocab, dtype, self.device)
         self.serial = 0
-        self.admitted()
+        self.wait_admitted()
         self._post(pickle.dumps(("open", rows, slots, length, sampling, dtype, frozen)))
         self._unanswered += 1
 
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
-        """A prompt takes a row; `admitted` waits until the server has read it."""
+        """Send a prompt that takes a row. Does not wait until the server has read it."""
         self._post_long(pickle.dumps(("admit", row, tokens, stream)))
         self._unanswered += 1
 
-    def admitted(self) -> None:
-        """Wait until the server has done what it was told so far."""
+    def wait_admitted(self) -> None:
+        """Wait until the server has carried out all commands."""
         while self._unanswered:
             self._answer(self._patience)
             self._unanswered -= 1
 
-    def tell(self, outcome: Outcome) -> None:
-        """Tell an outcome: the server sets to work on what follows."""
-        self.admitted()
+    def send_outcome(self, outcome: Outcome) -> None:
+        """Send an outcome. The server begins the next speculation."""
+        self.wait_admitted()
         self.serial += 1
         self._post(self._outcome.pack(self.serial, outcome))
 
-    def hear(self) -> Speculation:
-        """The speculation for the outcome that was told."""
+    def receive_draft(self) -> Speculation:
+        """Wait for the speculation behind the last outcome, and return it. Errors: ServerFaultError."""
         try:
             answer = self.transport.receive(self._speculation.buffer, self._patience)
             return self._speculation.unpack(self.serial, answer)
@@ -108,37 +108,37 @@ class ServerHandle(ABC):
             raise self._fault(error) from error
 
     def measured(self) -> dict[str, Any] | None:
-        """What the server recorded in this session: its steps, and what it served. None where another process keeps it."""
+        """Return what the server recorded in the session (`DraftServer.measured`). None if another rank keeps the record."""
         return self._command("measured")
 
     @abstractmethod
     def stop(self) -> None:
-        """Have done with the server."""
+        """End the server."""
 
     @abstractmethod
     def _ended(self) -> str:
-        """One clause on how the other process ended."""
+        """Say in one clause how the other process ended."""
 
     def _command(self, *words: Any) -> Any:
-        self.admitted()
+        self.wait_admitted()
         self._post_long(pickle.dumps(words))
         return self._answer(self._patience)
 
     def _post(self, message: bytes) -> None:
-        """Send what the pipe has room for: few numbers, to a server that has taken all that came before."""
+        """Send a short message, for which the pipe has room. The server has taken all earlier messages."""
         try:
             self.pipe.send_bytes(message)
         except OSError as error:
             raise self._fault(self._last_words()) from error
 
     def _post_long(self, message: bytes) -> None:
-        """Send what the pipe may have no room for: a server that does not read it is noticed in time too."""
+        """Send a long message, for which the pipe may have no room. A server that does not read it is noticed in time."""
         failed: list[Exception] = []
 
         def send() -> None:
             try:
                 self.pipe.send_bytes(message)
-            except Exception as error:  # of a pipe that was closed meanwhile any kind
+            except Exception as error:  # a pipe that was closed raises several kinds
                 failed.append(error)
 
         sending = threading.Thread(target=send, daemon=True)
@@ -158,24 +158,24 @@ class ServerHandle(ABC):
         try:
             kind, value = pickle.loads(data)
         except Exception as error:
-            raise self._fault(MalformedError("what came is no answer to a command")) from error
+            raise self._fault(MalformedError("the message is no answer to a command")) from error
         if kind != "done":
             raise self._fault(UnexpectedMessageError(data))
         return value
 
     def _last_words(self) -> Exception:
-        """Why a process ended that takes no messages any more: what it still said, if it did."""
+        """Return why a process takes no more messages: the last message that it sent, if there is one."""
         try:
             while self.pipe.poll(0):
                 data = receive_bytes(self.pipe)
-                if data != done():  # what acknowledges an earlier command is no reason
+                if data != done():  # the answer to an earlier command is no reason
                     return UnexpectedMessageError(data)
         except (PeerGoneError, OSError):
             pass
         return PeerGoneError()
 
     def _fault(self, error: Exception) -> ServerFaultError:
-        """One sentence on what went wrong; the process is ended, for its state is unknown."""
+        """End the process, whose state is unknown, and return the fault as one sentence."""
         if isinstance(error, PeerSilentError):
             text = f"The draft's process has not answered for {self._patience:g} s."
         elif isinstance(error, (PeerGoneError, OSError)):
@@ -189,11 +189,11 @@ class ServerHandle(ABC):
 
 
 class ServerProcess(ServerHandle):
-    """A running speculation server.
+    """Run a server in a child process.
 
-    make: makes the server over the model, in the child. seconds: how long an answer may take. core: which core it is pinned to.
-    backend: None sends answers by the pipe; a backend of torch.distributed ("nccl", "gloo") by a group of the two. device: where
-    the answers are wanted (by default where the model is).
+    make: makes the server over the model, in the child. seconds: how long an answer may take. core: the core of the child.
+    backend: None sends answers through the pipe. A backend of torch.distributed ("nccl", "gloo") sends them between two ranks.
+    device: of the answers (None: the model's device).
     """
 
     def __init__(
@@ -228,10 +228,10 @@ class ServerProcess(ServerHandle):
         self._answer(START_SECONDS)
 
     def stop(self) -> None:
-        """End the process, at the latest in `STOP_SECONDS` and a little."""
+        """End the process, within about `STOP_SECONDS`."""
         self._finalizer()
         if self._store:
-            self.transport = PipeTransport(self.pipe, self.waiter)  # lets go of the group
+            self.transport = PipeTransport(self.pipe, self.waiter)  # frees the group
             self._store.cleanup()
 
     def _ended(self) -> str:
@@ -248,17 +248,17 @@ def _complaint(data: bytes) -> str:
 
 
 def _end(process: Any, pipe: Any) -> None:
-    """Ask, then insist."""
+    """End a process: close its pipe, then terminate it, then kill it."""
     pipe.close()
     process.join(STOP_SECONDS)
-    for insist in (process.terminate, process.kill):
+    for end in (process.terminate, process.kill):
         if process.is_alive():
-            insist()
+            end()
             process.join(STOP_SECONDS)
 
 
 def join_group(backend: str, store: str, rank: int) -> Any:
-    """A group of the two processes, no part of any other: each server has its own."""
+    """Join a group of the two processes. Each server has a group of its own. rank: 0 is the verifier, 1 the server."""
     import torch.distributed as dist
 
     limit, file_store = timedelta(seconds=START_SECONDS), dist.FileStore  # pyright: ignore[reportPrivateImportUsage]
@@ -278,7 +278,7 @@ def _main(
     backend: str | None,
     store: str,
 ) -> None:
-    """The child: serve until the pipe closes."""
+    """Run the child: serve until the pipe closes."""
     die_with_parent()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     if core is not None:

@@ -1,8 +1,8 @@
-"""A speculation server on a rank of its own, beside a target that is spread over several.
+"""A draft's server on a rank of its own, for a target that is spread over several ranks.
 
-The target's ranks decode the same rows in the same steps, so all of them must be given the same speculation. The first asks the
-server and passes every answer on; the others wait for it, and say whether what they decided is what the first one decided. The
-server's rank was not started by the first: they meet over a socket, and the answers go from device to device.
+The target's ranks decode the same rows in the same steps, so all of them need the same speculation. The first rank asks the server
+and broadcasts every answer. The other ranks receive it, and check that they decided the same outcome as the first. The first rank
+did not start the server's rank: they meet over a socket, and the answers go from device to device.
 """
 
 from __future__ import annotations
@@ -19,9 +19,8 @@ from torch import Tensor
 
 from sdbench.asynchronous.child_loop import serve
 from sdbench.asynchronous.child_process import START_SECONDS, ServerFactory, ServerHandle
-from sdbench.asynchronous.protocol import Outcome, Speculation
+from sdbench.asynchronous.protocol import Outcome, OutcomeMessage, Speculation, SpeculationMessage
 from sdbench.asynchronous.transport import GroupTransport, Waiter
-from sdbench.asynchronous.wire import OutcomeMessage, SpeculationMessage
 from sdbench.errors import RunError
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Sampling
@@ -30,8 +29,11 @@ Broadcast = Callable[[Tensor], None]
 
 
 class RankServer(ServerHandle):
-    """The server as the target's first rank holds it. connect: opens a connection to the server's rank; group: the two ranks, the
-    server's is number 1; broadcast: from the first of the target's ranks to the others."""
+    """Hold the server on the target's first rank.
+
+    connect: opens a connection to the server's rank. group: the two ranks; the server has number 1.
+    broadcast: sends from the first of the target's ranks to the others.
+    """
 
     def __init__(
         self,
@@ -51,13 +53,13 @@ class RankServer(ServerHandle):
         self.pipe.send_bytes(pickle.dumps((model.name, make)))
         self._answer(START_SECONDS)
 
-    def tell(self, outcome: Outcome) -> None:
-        super().tell(outcome)
-        self.told = fingerprint(outcome)
+    def send_outcome(self, outcome: Outcome) -> None:
+        super().send_outcome(outcome)
+        self.sent = fingerprint(outcome)
 
-    def hear(self) -> Speculation:
-        speculation = super().hear()
-        head = torch.tensor([self.serial, self.told], device=self.device)
+    def receive_draft(self) -> Speculation:
+        speculation = super().receive_draft()
+        head = torch.tensor([self.serial, self.sent], device=self.device)
         self.broadcast(head)
         self.broadcast(self._speculation.pack(self.serial, speculation))
         return speculation
@@ -70,7 +72,7 @@ class RankServer(ServerHandle):
 
 
 class Follower(ServerHandle):
-    """The server as the target's other ranks see it: through the first."""
+    """Hold the server on the target's other ranks, which get everything from the first."""
 
     def __init__(self, broadcast: Broadcast, model: LanguageModel, seconds: float, device: torch.device) -> None:
         super().__init__(model, seconds, device)
@@ -85,23 +87,23 @@ class Follower(ServerHandle):
     def admit(self, row: int, tokens: list[int], stream: int) -> None:
         return None
 
-    def admitted(self) -> None:
+    def wait_admitted(self) -> None:
         return None
 
-    def tell(self, outcome: Outcome) -> None:
+    def send_outcome(self, outcome: Outcome) -> None:
         self.serial += 1
-        self.told = fingerprint(outcome)
+        self.sent = fingerprint(outcome)
 
-    def hear(self) -> Speculation:
+    def receive_draft(self) -> Speculation:
         head = torch.zeros(2, dtype=torch.int64, device=self.device)
         self.broadcast(head)
         self.broadcast(self._speculation.buffer)
-        if head.tolist() != [self.serial, self.told]:
+        if head.tolist() != [self.serial, self.sent]:
             raise DivergedError
         return self._speculation.unpack(self.serial, self._speculation.buffer.clone())
 
     def measured(self) -> dict[str, Any] | None:
-        """Nothing: the first rank keeps the record."""
+        """Return None: the first rank keeps the record."""
         return None
 
     def stop(self) -> None:
@@ -112,21 +114,21 @@ class Follower(ServerHandle):
 
 
 class DivergedError(RunError):
-    """The target's ranks decided differently: what follows on them would be noise."""
+    """The target's ranks decided differently, so their next forwards would mix two texts."""
 
     def __init__(self) -> None:
         super().__init__("The target's ranks have decided differently, so their forwards no longer belong together.")
 
 
 def fingerprint(outcome: Outcome) -> int:
-    """A number that two outcomes have in common if they are equal."""
+    """Return a checksum of an outcome."""
     return zlib.crc32(OutcomeMessage(len(outcome.active)).pack(0, outcome))
 
 
 class ServingRank:
-    """The draft's rank: a server for each connection, until the first of them, which only says that the run goes on, is closed.
+    """Run the draft's rank: one server for each connection. It ends when the first connection closes, which carries no messages.
 
-    models: gives the model of a role. group: this rank, number 1, and the target's first.
+    models: returns the model of a role. group: this rank, number 1, and the target's first rank.
     """
 
     def __init__(self, models: Callable[[str], LanguageModel], group: Any) -> None:
@@ -147,13 +149,13 @@ class ServingRank:
 
     def _serve(self, pipe: Connection) -> None:
         role, make = pickle.loads(pipe.recv_bytes())
-        with self.lock:  # arms that share a model load it once
+        with self.lock:  # arms with the same model load it once
             model = self.models(role)
         if model.device.type == "cuda":
-            torch.cuda.set_device(model.device)  # each thread has a current device of its own
+            torch.cuda.set_device(model.device)  # each thread has its own current device
         serve(pipe, make(model.bare()), GroupTransport(pipe, self.group, 0))
 
 
 def connector(address: Any, key: bytes) -> Callable[[], Connection]:
-    """Opens connections to the server's rank."""
+    """Return what opens a connection to the server's rank."""
     return lambda: Client(address, authkey=key)

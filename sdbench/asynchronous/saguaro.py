@@ -1,10 +1,10 @@
-"""Saguaro sampling (SSD, 2603.03251, definition 14): a proposal that leaves the cached outcomes to the verifier.
+"""Saguaro sampling (SSD, 2603.03251, definition 14): draft fewer of the tokens that the cache holds as outcomes.
 
     sigma(z)_t ~ C exp(z_t)   for the F most likely t,   exp(z_t) for the others,   0 <= C <= 1.
 
-C = 1 is ordinary sampling. A smaller C takes mass from the tokens that the cache holds; the residual max(p - q, 0) then lies on
-them, so a rejection ends more often in the cache (theorem 15), and tokens are accepted less often. The same modified q is drawn
-from, tested against and subtracted, so the output keeps the target's law for every C. At temperature 0 nothing changes.
+C = 1 is ordinary sampling. A smaller C takes mass from the tokens that the cache holds. The residual max(p - q, 0) then lies on
+these tokens. So a rejection hits the cache more often (theorem 15), and fewer tokens are accepted. Drafting, test and residual use
+the same modified q, so the output keeps the target's law for every C. At temperature 0 nothing changes.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ from sdbench.sampling import Sampling
 
 
 class Saguaro:
-    """c: C. top: F (None: one more than the fan-out at the place, for the drafted token itself is never a key; so the authors'
-    code, github tanishqkumar/ssd)."""
+    """Change what a draft is drawn from.
+
+    c: C. top: F. None: one more than the fan-out at the position, because the drafted token itself is never a cached outcome, as in
+    the authors' code (github tanishqkumar/ssd).
+    """
 
     def __init__(self, c: float = 1.0, top: int | None = None) -> None:
         validate.number("saguaro.c", c)
@@ -34,11 +37,11 @@ class Saguaro:
 
     @property
     def plain(self) -> bool:
-        """Whether it is ordinary sampling, at any temperature."""
+        """Say whether this is ordinary sampling, at any temperature."""
         return self.c == 1
 
     def modify(self, logits: Float[Tensor, "*batch V"], fan_out: int, sampling: Sampling) -> Float[Tensor, "*batch V"]:
-        """Logits whose distribution, at the sampling's temperature, is sigma."""
+        """Return logits whose distribution at the sampling's temperature is sigma. fan_out: at the position."""
         if self.plain or sampling.greedy:
             return logits
         top = min(self.top or fan_out + 1, logits.shape[-1] - 1)

@@ -1,10 +1,9 @@
-"""How messages cross between the verifier's process and the speculation server's.
+"""Transports between the verifier's process and the server's.
 
-Requests are small and known on the host, so they go by a pipe, as do commands. Answers hold logits: on CPUs they go by the pipe too
-(a round trip of some 10 kB takes 0.05 ms there; gloo's send and receive take a hundred times that), between GPUs by
-`torch.distributed` (NCCL), straight from device to device, behind one byte on the pipe that says that they are coming. That byte is
-waited for with a time limit, together with the other process itself: a peer that died or stalls is noticed, and NCCL is entered
-only by two that are there.
+Outcomes and commands are small and known on the host, so they go through a pipe. Answers hold logits. On CPUs they go through the
+pipe too: a round trip of 10 kB takes 0.05 ms there, and gloo takes a hundred times as long. Between GPUs they go from device to
+device through `torch.distributed` (NCCL). One byte on the pipe announces such an answer. The receiver waits for this byte under a
+time limit, and for the end of the other process at once. So it notices a peer that died or stalls before it enters NCCL.
 """
 
 from __future__ import annotations
@@ -28,26 +27,26 @@ class PeerSilentError(Exception):
 
 
 class Transport(Protocol):
-    """Carries the answers, one preallocated buffer each."""
+    """Carry the answers, each in one preallocated buffer."""
 
     def send(self, buffer: Tensor) -> None: ...
 
     def receive(self, buffer: Tensor, seconds: float) -> bytes | Tensor:
-        """The next answer, of the size of `buffer`, in memory that nothing else will use.
+        """Return the next answer, of the size of `buffer`, in memory that nothing else will use.
 
         Raises:
-            PeerGoneError, PeerSilentError: none will come, or none came in `seconds`.
-            ValueError: what came has another size.
+            PeerGoneError, PeerSilentError: the peer has ended, or has not answered within `seconds`.
+            UnexpectedMessageError: the message has another size.
         """
         ...
 
 
 class PipeTransport:
-    """By the pipe: for models on the CPU, or on the same GPU. waiter: waits for its messages."""
+    """Send through the pipe, for models on the CPU or on the same GPU. waiter: waits for messages on the pipe."""
 
     def __init__(self, pipe: Any, waiter: Waiter | None = None) -> None:
         self.pipe, self.waiter = pipe, waiter or Waiter(pipe)
-        self._seen: tuple[Tensor, Any] | None = None  # a buffer of the host, and its bytes
+        self._seen: tuple[Tensor, Any] | None = None  # a buffer on the host, and its bytes
 
     def send(self, buffer: Tensor) -> None:
         if self._seen is not None and self._seen[0] is buffer:
@@ -59,7 +58,7 @@ class PipeTransport:
 
     def receive(self, buffer: Tensor, seconds: float) -> bytes:
         self.waiter.wait(seconds)
-        # Read whole: a longer message (a complaint in place of an answer) must not be lost.
+        # Read the whole message: a longer one, such as a reason for a failure, must not be lost.
         data = receive_bytes(self.pipe)
         if len(data) != buffer.numel():
             raise UnexpectedMessageError(data)
@@ -67,7 +66,7 @@ class PipeTransport:
 
 
 class GroupTransport:
-    """By a `torch.distributed` group of two (NCCL between GPUs, gloo in tests), announced on the pipe."""
+    """Send through a `torch.distributed` group of two (NCCL between GPUs, gloo in tests), announced on the pipe."""
 
     def __init__(self, pipe: Any, group: Any, peer: int, waiter: Waiter | None = None) -> None:
         self.pipe, self.group, self.peer, self.waiter = pipe, group, peer, waiter or Waiter(pipe)
@@ -86,17 +85,17 @@ class GroupTransport:
 
 
 class UnexpectedMessageError(ValueError):
-    """Another message than the answer that was due; data: its bytes."""
+    """A message arrived in place of an answer. data: its bytes."""
 
     def __init__(self, data: bytes) -> None:
-        super().__init__(f"{len(data)} bytes where an answer was due")
+        super().__init__(f"{len(data)} bytes in place of an answer")
         self.data = data
 
 
 class Waiter:
-    """Waits for a message on a pipe, and for the end of the process behind it (its sentinel), whichever comes first.
+    """Wait for a message on a pipe, or for the end of the process behind it (its sentinel).
 
-    The selector is made once: `multiprocessing.connection.wait` makes a new one each time, which takes longer than the message.
+    The selector is made once. `multiprocessing.connection.wait` makes a new one each time, which takes longer than the message.
     """
 
     def __init__(self, pipe: Any, sentinel: int | None = None) -> None:
@@ -107,11 +106,11 @@ class Waiter:
             self._selector.register(sentinel, selectors.EVENT_READ)
 
     def ready(self) -> bool:
-        """Whether there is something to be received now."""
+        """Say whether a message can be received now."""
         return bool(self._selector.select(0))
 
     def wait(self, seconds: float | None, soon: bool = True) -> None:
-        """Return when the pipe has a message. Raises: PeerSilentError after `seconds`, PeerGoneError if there will be none.
+        """Return when the pipe has a message. Errors: PeerSilentError after `seconds`, PeerGoneError if the process has ended.
 
         soon: poll for a while before sleeping, because waking up takes longer than a message. Do not set it when no message is
         expected: other processes may need the core.
@@ -129,6 +128,7 @@ class Waiter:
 
 
 def receive_bytes(pipe: Any) -> bytes:
+    """Receive the next message. Errors: PeerGoneError."""
     try:
         return pipe.recv_bytes()
     except (EOFError, OSError) as error:

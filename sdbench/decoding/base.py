@@ -1,4 +1,4 @@
-"""What a decoder is: prompts in, finished sequences out, each with what it cost."""
+"""The interface of a decoder: prompts in, finished sequences out, each with its cost."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sdbench.stopping import Stop, StopState
 
 @dataclass(frozen=True)
 class Request:
-    """A prompt to decode. name, repeat: with the seed they name the random stream of the sequence."""
+    """Name a prompt to decode. name and repeat, with the seed, name the random stream of the sequence."""
 
     tokens: list[int]
     name: str
@@ -24,11 +24,12 @@ class Request:
 
 @dataclass
 class Finished:
-    """A finished sequence.
+    """Hold a finished sequence. Seconds are wall-clock.
 
-    tokens: emitted ids, the stopping one included. reason: eos, stop or length. Seconds are wall-clock: first_token_seconds
-    to the first token; prefill_seconds all prefill of this sequence; decode_seconds from there to the last token, without
-    the prefill of other rows. target_calls: target forwards after prefill.
+    tokens: the emitted ids, with the stopping one. reason: eos, stop or length.
+    first_token_seconds: to the first token. prefill_seconds: all prefill of this sequence.
+    decode_seconds: from the end of prefill to the last token, without the prefill of other rows.
+    target_calls: target forwards after prefill.
     """
 
     request: Request
@@ -41,24 +42,31 @@ class Finished:
 
 
 class Decoder(Protocol):
-    """Decodes prompts with one method."""
+    """Decode prompts with one method."""
 
     @property
     def lossless(self) -> bool:
-        """Whether its output has exactly the target's law."""
+        """Say whether the output has exactly the target's law."""
         ...
 
     @property
     def models(self) -> list[LanguageModel]:
-        """The models that it steps, the target first."""
+        """Return the models that the method steps, the target first."""
         ...
 
     def close(self) -> None:
-        """Nothing more will be decoded: end whatever processes it has."""
+        """End the method's processes: nothing more will be decoded."""
         ...
 
     def max_lookahead(self) -> int:
-        """The most tokens that are held, tentatively, beyond the decided ones."""
+        """Return the most drafted tokens that the state holds behind the decided ones."""
+        ...
+
+    def calibrate(self, trace: Trace) -> bool:
+        """Set what the method derives from measured times. Return whether anything changed; then warm up again.
+
+        trace: of a warm-up, closed.
+        """
         ...
 
     def generate(
@@ -72,13 +80,18 @@ class Decoder(Protocol):
         trace: Trace | None = None,
         choices: Choices | None = None,
     ) -> Iterator[Finished]:
-        """Decode `rows` sequences at a time; a finished one makes room for the next request."""
+        """Decode `rows` sequences at a time. A finished one makes room for the next request."""
         ...
+
+
+def slots_needed(decoder: Decoder, prompt_tokens: int, new_tokens: int) -> int:
+    """Return the number of slots that a sequence needs in the token buffer and in every cache: prompt, new and drafted tokens."""
+    return prompt_tokens + new_tokens + decoder.max_lookahead()
 
 
 @dataclass
 class Row:
-    """A sequence being decoded: what the decoder keeps of it on the host."""
+    """Hold what the decoder keeps on the host of a sequence being decoded."""
 
     finished: Finished
     stop: StopState

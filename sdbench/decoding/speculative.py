@@ -1,8 +1,9 @@
-"""Speculative decoding (Leviathan et al. 2211.17192; Chen et al. 2302.01318), over any proposer and acceptance rule.
+"""Speculative decoding (Leviathan et al., 2211.17192; Chen et al., 2302.01318) over any proposer and acceptance rule.
 
-A round: the proposer drafts K tokens; one target forward scores them and the place behind them; the rule says how many are
-kept and what follows; proposer and target forget the rest. With no draft (`Nothing`) the round is one autoregressive step, so
-the baseline runs through the very same loop. The first token comes with the prompt's own forward (prefill).
+A round: the proposer drafts K tokens, and the loop writes them into the state. One target forward scores them and the position
+behind them. The rule says how many are kept and which token follows. Proposer and target forget the rest. Without a draft
+(`NoDraft`) the round is one autoregressive step, so the baseline runs through the same loop. The prompt's own forward (prefill)
+gives the first token.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import torch
 from sdbench import validate
 from sdbench.acceptance.base import AcceptanceRule, verify
 from sdbench.acceptance.exact import Exact
-from sdbench.decoding.base import Finished, Request, Row
+from sdbench.decoding.base import Finished, Request, Row, slots_needed
 from sdbench.device import synchronise
 from sdbench.drafting.base import Proposer
 from sdbench.drafting.no_draft import NoDraft
@@ -24,13 +25,13 @@ from sdbench.errors import InputError
 from sdbench.keyed_random import Choices, Key, stream
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.state import DecodeState
-from sdbench.lm.trace import Trace
+from sdbench.lm.trace import Edge, Trace
 from sdbench.sampling import Sampler, Sampling
 from sdbench.stopping import Stop
 
 
 class Speculative:
-    """verifier: the target; rule: its acceptance rule; proposer: asked for draft_length tokens each round."""
+    """Decode by speculation. verifier: the target. rule: None is exact. proposer: asked for draft_length tokens a round."""
 
     def __init__(
         self,
@@ -47,7 +48,7 @@ class Speculative:
         self.proposer: Proposer = proposer or NoDraft()
         self.draft_length = draft_length
         self.batch: type[Batch] = Batch
-        self.edge = f"{self.proposer.name}>{verifier.name}" if proposer else verifier.name
+        self.edge = Edge(self.proposer.name, verifier.name)
 
     @property
     def lossless(self) -> bool:
@@ -63,6 +64,9 @@ class Speculative:
     def max_lookahead(self) -> int:
         return self.proposer.max_lookahead(self.draft_length) + 1
 
+    def calibrate(self, trace: Trace) -> bool:
+        return False
+
     def generate(
         self,
         requests: Iterable[Request],
@@ -74,9 +78,10 @@ class Speculative:
         trace: Trace | None = None,
         choices: Choices | None = None,
     ) -> Iterator[Finished]:
-        """Decode `rows` sequences at a time, refilling finished rows; yields sequences as they finish."""
+        """Decode `rows` sequences at a time and refill finished rows. Yield the sequences as they finish. Errors: InputError."""
         requests = list(requests)
-        slots = max((len(request.tokens) for request in requests), default=0) + max_new_tokens + self.max_lookahead()
+        longest = max((len(request.tokens) for request in requests), default=0)
+        slots = slots_needed(self, longest, max_new_tokens)
         for model in self.models:
             if slots > model.max_positions:
                 raise InputError(
@@ -91,7 +96,7 @@ class Speculative:
 
 
 class Batch:
-    """One call of `generate`: the rows being decoded and their shared context."""
+    """Run one call of `generate`: the rows being decoded and their state."""
 
     def __init__(
         self,
@@ -105,9 +110,11 @@ class Batch:
         trace: Trace,
     ) -> None:
         self.method, self.stop, self.max_new_tokens, self.seed = method, stop, max_new_tokens, seed
+        # All of the target's slots: the buffer, and a draft's cache in another process, then keep their size between calls.
+        slots = max(slots, method.target.slots)
         for model in method.models:
             model.allocate(rows, slots)
-        self.context = DecodeState(
+        self.state = DecodeState(
             torch.zeros(rows, slots, dtype=torch.long, device=method.target.device),
             np.ones(rows, np.int64),
             np.zeros(rows, bool),
@@ -122,54 +129,57 @@ class Batch:
         self._named: list[int] = []
         self._streams = np.zeros(0, np.uint64)
         trace.sequence, trace.sequence_round = [-1] * rows, [0] * rows
-        method.proposer.open(self.context, method.draft_length)
+        method.proposer.open(self.state, method.draft_length)
+        trace.at_close.append(lambda: trace.join(method.proposer.record()))
 
     def run(self, requests: list[Request]) -> Iterator[Finished]:
+        """Decode all requests, in their order."""
         queue = list(enumerate(requests))[::-1]
-        while queue or self.context.active.any():
+        while queue or self.state.active.any():
             for index in range(len(self.rows)):
                 while self.rows[index] is None and queue:
                     done = self._admit(index, *queue.pop())
                     if done is not None:
                         yield done
-            if self.context.active.any():
+            if self.state.active.any():
                 yield from self._round()
 
     def _key(self) -> Key:
+        """Name the choices of the round, by row."""
         streams = [row.stream if row else 0 for row in self.rows]
         if streams != self._named:  # they change with the prompts only
             self._named, self._streams = streams, np.array(streams, np.uint64)
         return Key(self._streams, [row.round if row else 0 for row in self.rows])
 
     def _admit(self, index: int, number: int, request: Request) -> Finished | None:
-        """Prefill a row; gives the sequence back when its first token already ends it."""
+        """Prefill a row. Return the sequence if its first token already ends it."""
         begun = perf_counter()
-        context, method = self.context, self.method
+        state, method = self.state, self.method
         finished = Finished(request, [])
         row = Row(finished, self.stop.start(), stream(self.seed, request.name, request.repeat))
         self.rows[index] = row
-        context.trace.round = -1
-        context.trace.sequence[index] = number
+        state.trace.round = -1
+        state.trace.sequence[index] = number
         length = len(request.tokens)
-        context.tokens[index, :length] = torch.tensor(request.tokens)
-        context.length[index], context.active[index] = length, True
-        method.proposer.prompt(context, index, self._key())
+        state.tokens[index, :length] = torch.tensor(request.tokens)
+        state.length[index], state.active[index] = length, True
+        method.proposer.prompt(state, index, self._key())
         method.target.reset(index)
-        output = method.target.read(context, context.length, "prefill", row=index)
-        scored = context.sampler.score(output.logits[:, -1])
+        logits = method.target.read(state, state.length, "prefill", row=index).logits[:, -1]
+        scored = state.sampler.score(logits)
         key = self._key() / "prefill"
         one = Key(key.streams[index : index + 1], key.rounds[index : index + 1], key.path)
-        token = context.sampler.draw(scored, one)
-        context.tokens[index, length] = token[0]
-        context.length[index] = length + 1
+        token = state.sampler.draw(scored, one)
+        state.tokens[index, length] = token[0]
+        state.length[index] = length + 1
         first = int(token)
         finished.first_token_seconds = perf_counter() - begun
         if self._emit(index, [first]) == 1 and row.finished.reason:
             finished.prefill_seconds = perf_counter() - begun
             self.prefill_seconds += finished.prefill_seconds
             return self._release(index)
-        method.proposer.admit(context, index)
-        for model in method.proposer.models:  # their prompt is prefill too, and what is only queued has not been done
+        method.proposer.admit(state, index)
+        for model in method.proposer.models:  # their prompt belongs to prefill too, and queued work is not done work
             synchronise(model.device)
         if self.memory is not None and self.fresh_memory is not None:
             self.memory[index] = self.fresh_memory[index]
@@ -180,47 +190,52 @@ class Batch:
         return None
 
     def _round(self) -> Iterator[Finished]:
-        context, method = self.context, self.method
+        """Draft, verify, and account for one round of all rows."""
+        state, method = self.state, self.method
         key = self._begin_round()
-        draft = method.proposer.propose(context, method.draft_length, key).to(method.target.device)
+        draft = method.proposer.propose(state, method.draft_length, key).to(method.target.device)
         K = draft.tokens.shape[1]
-        lengths = context.length.tolist()
-        output = method.target.read(context, [length + K for length in lengths], "verify", num_logits=K + 1)
-        p = context.sampler.score(output.logits, output.best)
-        # The round's one synchronisation is in the verdict: what was kept, and the tokens themselves, for the stop rule.
-        decided, law = verify(method.rule, draft, p, self.memory, context.sampler, key)
+        if K:
+            state.place_many(draft.tokens, state.length)
+        lengths = state.length.tolist()
+        output = method.target.read(state, [length + K for length in lengths], "verify", num_logits=K + 1)
+        p = state.sampler.score(output.logits, output.best)
+        # The verdict is the round's only synchronisation. It gives the kept tokens for the stop rule too.
+        decided, law = verify(method.rule, draft, p, self.memory, state.sampler, key)
         if law is not None and law.memory is not None:
             self.memory = law.memory(torch.tensor(decided.accepted, device=draft.tokens.device))
         ends = [length + kept for length, kept in zip(lengths, decided.accepted, strict=True)]
-        context.place(decided.next_token, ends)
+        state.place(decided.next_token, ends)
         for index, row in enumerate(self.rows):
             if row is not None:
-                context.length[index] = ends[index] + 1
-        # The target's own last token has been read by nobody yet.
-        read = [length - 1 for length in context.length.tolist()]
+                state.length[index] = ends[index] + 1
+        # No model has read the target's own last token yet.
+        read = [length - 1 for length in state.length.tolist()]
         method.target.keep(read)
         method.proposer.commit(read)
         for index, row in enumerate(self.rows):
             if row is not None:
                 proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]
-                yield from self._verified(index, proposed, kept, tokens)
+                yield from self._verified(index, proposed, kept, tokens, draft.number)
 
     def _begin_round(self) -> Key:
-        """Number a new round of the batch; the name of its choices."""
-        trace = self.context.trace
+        """Number a new round of the batch, and name its choices."""
+        trace = self.state.trace
         trace.round = self.round
         self.round += 1
         for index, row in enumerate(self.rows):
             trace.sequence_round[index] = row.round if row else 0
         return self._key()
 
-    def _verified(self, index: int, proposed: int, accepted: int, tokens: list[int]) -> Iterator[Finished]:
-        """Account for a verification of a row, which gave `tokens`; the sequence, if they end it."""
+    def _verified(
+        self, index: int, proposed: int, accepted: int, tokens: list[int], draft: int | None
+    ) -> Iterator[Finished]:
+        """Account for a verification of a row that gave `tokens`. Yield the sequence if they end it."""
         row = self.rows[index]
         assert row is not None
         row.finished.target_calls += 1
         emitted = self._emit(index, tokens)
-        self.context.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted)
+        self.state.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted, draft)
         row.round += 1
         if row.finished.reason:
             others = self.prefill_seconds - row.prefill_before
@@ -228,7 +243,7 @@ class Batch:
             yield self._release(index)
 
     def _emit(self, index: int, tokens: list[int]) -> int:
-        """Give a row's new tokens to its stop rule and its limit; what follows the end is cut. How many were emitted."""
+        """Give a row's new tokens to its stop rule and its limit, and cut what follows the end. Return the number emitted."""
         row = self.rows[index]
         assert row is not None
         finished = row.finished
@@ -242,9 +257,10 @@ class Batch:
         return len(tokens[:kept])
 
     def _release(self, index: int) -> Finished:
+        """Free a row."""
         row = self.rows[index]
         assert row is not None
         self.rows[index] = None
-        self.context.active[index] = False
-        self.context.length[index] = 1  # an empty row's tentative writes then always fit the buffer
+        self.state.active[index] = False
+        self.state.length[index] = 1  # the draft of an empty row then always fits the buffer
         return row.finished

@@ -1,4 +1,4 @@
-"""What a proposer is: whatever proposes tokens to a verifier."""
+"""The interface of a proposer: whatever proposes tokens to a verifier."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.lm.state import DecodeState
+from sdbench.lm.trace import ProposerRecord
 
 
 class Proposer(Protocol):
-    """Proposes tokens behind the decided ones, and is told what became of them.
+    """Propose tokens behind the decided ones, and learn which of them were kept.
 
-    name: its role in the names of edges. kind: what its q is to its tokens, whatever the context.
+    name: the proposer's role in the names of edges. kind: how it chooses its tokens.
     """
 
     @property
@@ -24,46 +25,58 @@ class Proposer(Protocol):
 
     @property
     def models(self) -> list[LanguageModel]:
-        """The models that it steps."""
+        """Return the models that the proposer steps."""
         ...
 
     def max_lookahead(self, length: int) -> int:
-        """The most tokens that `propose(context, length)` can give (a verified pair overshoots)."""
+        """Return the most tokens that `propose(state, length, key)` can give. A verified pair may overshoot `length`."""
         ...
 
-    def open(self, context: DecodeState, length: int) -> None:
-        """A batch begins in `context`; each proposal will be asked for `length` tokens."""
+    def open(self, state: DecodeState, length: int) -> None:
+        """Begin a session. Each proposal will be asked for `length` tokens."""
         ...
 
-    def prompt(self, context: DecodeState, row: int, key: Key) -> None:
-        """A prompt has taken a row, and the verifier is about to read it: what can be done meanwhile elsewhere is begun."""
+    def prompt(self, state: DecodeState, row: int, key: Key) -> None:
+        """Start work elsewhere on a prompt that has taken a row. The verifier reads the prompt next."""
         ...
 
-    def admit(self, context: DecodeState, row: int) -> None:
-        """A new sequence has taken a row, its first token decided: read its prompt, forget the old one's memory."""
+    def admit(self, state: DecodeState, row: int) -> None:
+        """Read the prompt of a new sequence, whose first token is decided, and forget the row's old sequence."""
         ...
 
-    def propose(self, context: DecodeState, length: int, key: Key) -> Draft:
-        """About `length` tokens behind the first context.length[b] of each active row, also placed in context.tokens."""
+    def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
+        """Return about `length` tokens behind the first state.length[b] tokens of each active row.
+
+        The proposer leaves `state` as it is: the verifier's loop writes the tokens of the draft there.
+        """
         ...
 
     def commit(self, length: Lengths) -> None:
-        """The first length[b] tokens of row b stand as they were read; whatever was read or remembered behind is void."""
+        """Keep the first length[b] tokens of row b, and forget everything read or remembered behind them."""
+        ...
+
+    def record(self) -> ProposerRecord:
+        """Return what the proposer knows of the session's rounds. The trace asks once, when nothing is timed any more."""
         ...
 
     def close(self) -> None:
-        """No more batches will come: let go of whatever outlives one (processes)."""
+        """End the proposer's processes: no more sessions will come."""
         ...
 
 
 class Local:
-    """What proposers without a session or a process of their own have in common."""
+    """Provide the methods of a proposer without a session or a process of its own."""
 
-    def open(self, context: DecodeState, length: int) -> None:
+    name: str
+
+    def open(self, state: DecodeState, length: int) -> None:
         return None
 
-    def prompt(self, context: DecodeState, row: int, key: Key) -> None:
+    def prompt(self, state: DecodeState, row: int, key: Key) -> None:
         return None
+
+    def record(self) -> ProposerRecord:
+        return ProposerRecord(self.name)
 
     def close(self) -> None:
         return None

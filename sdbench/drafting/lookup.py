@@ -1,7 +1,7 @@
-"""Prompt look-up (PLD, apoorvumang/prompt-lookup-decoding): copy what followed the last n-gram where it stood before.
+"""Prompt look-up (PLD, apoorvumang/prompt-lookup-decoding): copy the tokens that followed the last n-gram earlier in the text.
 
-The longest n-gram that ends the sequence, n = max_ngram .. min_ngram, is looked for among the earlier tokens; the tokens that
-followed the match are the draft. No model, so deterministic: kind DELTA.
+The drafter searches the earlier tokens for the longest n-gram that ends the sequence, n = max_ngram .. min_ngram. The tokens behind
+the match are the draft. No model is needed, so the draft is deterministic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sdbench.lm.state import DecodeState
 
 
 class PromptLookup(Local):
-    """max_ngram: 3 in PLD. match: "first" (the oldest, as PLD) or "last" (the most recent)."""
+    """Draft by look-up. max_ngram: 3 in PLD. match: "first" (the oldest match, as PLD) or "last" (the most recent one)."""
 
     name = "lookup"
     kind = ProposalKind.DETERMINISTIC
@@ -39,22 +39,21 @@ class PromptLookup(Local):
     def max_lookahead(self, length: int) -> int:
         return length
 
-    def admit(self, context: DecodeState, row: int) -> None:
+    def admit(self, state: DecodeState, row: int) -> None:
         return None
 
-    def propose(self, context: DecodeState, length: int, key: Key) -> Draft:
-        tokens = context.tokens[:, : int(context.length.max())]
-        ends = upload(context.length, tokens.device)
+    def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
+        tokens = state.tokens[:, : int(state.length.max())]
+        ends = upload(state.length, tokens.device)
         source, found = self._source(tokens, ends)
         drafted = torch.where(found, (ends - source).clamp(0, length), 0)
-        width = int(drafted[upload(context.active, drafted.device)].max())
+        width = int(drafted[upload(state.active, drafted.device)].max())
         where = (source[:, None] + torch.arange(width, device=tokens.device)).clamp(max=tokens.shape[1] - 1)
         copied = tokens.gather(1, where)
-        context.place_many(copied, context.length)
         return Draft(copied, drafted.clamp(max=width), None, self.kind)
 
     def _source(self, tokens: Int[Tensor, "B L"], ends: Int[Tensor, " B"]):
-        """Where the copied tokens begin, [B], and whether any match was found, [B]."""
+        """Return where the copied tokens begin, [B], and whether there was a match, [B]."""
         source = torch.zeros_like(ends)
         found = torch.zeros_like(ends, dtype=torch.bool)
         for n in range(self.max_ngram, self.min_ngram - 1, -1):
@@ -64,7 +63,7 @@ class PromptLookup(Local):
             equal = (tokens.unfold(1, n, 1) == tail[:, None]).all(-1)
             starts = torch.arange(equal.shape[1], device=tokens.device)
             equal = equal & (starts + n < ends[:, None])
-            # argmax gives the first of equal values: count up from the front, or down from the back.
+            # argmax returns the first of equal values, so the order rises from the front or from the back.
             order = -starts if self.match == "first" else starts
             best = torch.where(equal, order, -tokens.shape[1]).argmax(1)
             new = equal.any(1) & ~found

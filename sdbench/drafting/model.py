@@ -1,4 +1,4 @@
-"""A draft model, and a model's own first layers as one (early exit)."""
+"""Draft with a model, or with a model's own first layers (early exit)."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ from torch import Tensor
 from sdbench import validate
 from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.drafting.base import Local
+from sdbench.drafting.draft_tokens import draft_tokens
 from sdbench.drafting.lengths import Fixed, LengthPolicy
 from sdbench.drafting.rank_log import RankLog
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.lm.state import DecodeState
-from sdbench.sampling import Scored
+from sdbench.lm.trace import ProposerRecord
 
 
 class ModelDrafter(Local):
-    """Draws tokens from a language model, one after another (Leviathan et al. 2211.17192)."""
+    """Draw tokens from a language model, one after the other (Leviathan et al., 2211.17192).
+
+    policy: how far to draft (None: as far as asked).
+    """
 
     kind = ProposalKind.SAMPLED
 
     def __init__(self, model: LanguageModel, policy: LengthPolicy | None = None) -> None:
-        self.model = model
+        self.model, self.name = model, model.name
         self.policy = policy or Fixed()
-        self._ranks = RankLog(model.name)
-
-    @property
-    def name(self) -> str:
-        return self.model.name
+        self._ranks = RankLog()
 
     @property
     def models(self) -> list[LanguageModel]:
@@ -40,76 +40,42 @@ class ModelDrafter(Local):
     def max_lookahead(self, length: int) -> int:
         return length
 
-    def open(self, context: DecodeState, length: int) -> None:
-        self._ranks.open(context.trace)
+    def open(self, state: DecodeState, length: int) -> None:
+        self._ranks.open()
 
-    def admit(self, context: DecodeState, row: int) -> None:
+    def admit(self, state: DecodeState, row: int) -> None:
         self.model.reset(row)
-        # All but the last decided token: that one rides in the first drafting step.
-        behind = self.model.read(context, context.length - 1, "prefill", row=row).logits
-        self._ranks.admitted(context, row, behind[0, -1])
+        # The last decided token is read by the first drafting step.
+        behind = self.model.read(state, state.length - 1, "prefill", row=row).logits
+        self._ranks.admitted(state, row, behind[0, -1])
 
-    def propose(self, context: DecodeState, length: int, key: Key) -> Draft:
-        # Behind a draft that was kept whole the first step reads its last token too: its logits say how the bonus ranks.
-        whole = self._ranks.whole(context)
-        return self._at_once(context, length, key, whole) or self._step_by_step(context, length, key, whole)
-
-    def _at_once(self, context: DecodeState, length: int, key: Key, whole: bool) -> Draft | None:
-        """All tokens by one program, if there is one."""
-        if not isinstance(self.policy, Fixed):
-            return None
-        drawn = self.model.draft(context, length, "draft", key / "draft", num_logits=2 if whole else 1)
-        if drawn is None:
-            return None
-        tokens, logits, behind = drawn
-        context.place_many(tokens, context.length)
-        q = context.sampler.score(logits)
-        draft = Draft(tokens, _all(context.rows, length, tokens.device), q, self.kind, full=True)
-        self._ranks.drafted(context, draft, behind)
-        return draft
-
-    def _step_by_step(self, context: DecodeState, length: int, key: Key, whole: bool) -> Draft:
-        tokens, scores = [], []
-        going, behind = None, None
-        drafted: int | Int[Tensor, " B"] = 1  # of each row; a number as long as it is the same of all
-        for depth in range(length):
-            places = 2 if whole and depth == 0 else 1
-            both = self.model.read(context, context.length + depth, "draft", num_logits=places).logits
-            logits = both[:, -1]
-            if depth == 0 and whole:
-                behind = both
-            scored = context.sampler.score(logits)
-            token = context.sampler.draw(scored, key / "draft" / depth)
-            context.place(token, context.length + depth)
-            tokens.append(token)
-            scores.append(scored[:, None])
-            if depth + 1 == length:
-                break
-            on = self.policy.go_on(scored, token)
-            if on is not None:
-                going = on if going is None else going & on
-                # Off the CPU asking would stall the device: there a stopped row is only not counted.
-                if self.model.device.type == "cpu" and not going[torch.from_numpy(context.active)].any():
-                    break
-            drafted = drafted + (1 if going is None else going)
-        full = isinstance(drafted, int)
-        count = _all(context.rows, drafted, self.model.device) if full else drafted
-        draft = Draft(torch.stack(tokens, 1), count, Scored.cat(scores, 1), self.kind, full)
-        self._ranks.drafted(context, draft, behind)
+    def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
+        # If a row kept its whole last draft, the first step also gives the logits behind it. They rank the bonus token.
+        whole = self._ranks.whole(state)
+        go_on = None if isinstance(self.policy, Fixed) else self.policy.go_on
+        drafted = draft_tokens(self.model, state, length, "draft", key, num_logits=2 if whole else 1, go_on=go_on)
+        full, made = drafted.length is None, drafted.tokens
+        count = _all(state.rows, made.shape[1], made.device) if drafted.length is None else drafted.length
+        draft = Draft(made, count, drafted.q, self.kind, full, self._ranks.number)
+        self._ranks.drafted(state, draft, drafted.before)
         return draft
 
     def commit(self, length: Lengths) -> None:
         self.model.keep(length)
+        self._ranks.verified(length)
+
+    def record(self) -> ProposerRecord:
+        return ProposerRecord(self.name, self._ranks.notes())
 
 
 @lru_cache(maxsize=64)
 def _all(rows: int, length: int, device: torch.device) -> Int[Tensor, " B"]:
-    """That `length` tokens of each row count."""
+    """Return [B] times `length`: all tokens of each row count."""
     return torch.full((rows,), length, device=device)
 
 
 class EarlyExit(ModelDrafter):
-    """The verifier's own first `layers` layers and its head as the draft (LayerSkip, 2404.16710; works on any model)."""
+    """Draft with the verifier's own first `layers` layers and its head (LayerSkip, 2404.16710). Works on any model."""
 
     def __init__(self, model: LanguageModel, layers: int, policy: LengthPolicy | None = None) -> None:
         validate.whole("proposer.layers", layers, 1)

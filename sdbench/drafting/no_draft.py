@@ -1,4 +1,4 @@
-"""No drafting: with it the speculative loop is autoregressive decoding."""
+"""Draft nothing. The speculative loop is then autoregressive decoding."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sdbench.lm.state import DecodeState
 
 
 class NoDraft(Local):
-    """Drafts no token, so each round is one target forward and its token."""
+    """Return an empty draft, so each round is one target forward and its token."""
 
     name = ""
     kind = ProposalKind.DETERMINISTIC
@@ -24,14 +24,14 @@ class NoDraft(Local):
     def max_lookahead(self, length: int) -> int:
         return 0
 
-    def admit(self, context: DecodeState, row: int) -> None:
+    def admit(self, state: DecodeState, row: int) -> None:
         return None
 
-    def open(self, context: DecodeState, length: int) -> None:
-        none = torch.zeros(context.rows, 0, dtype=torch.long, device=context.tokens.device)
+    def open(self, state: DecodeState, length: int) -> None:
+        none = torch.zeros(state.rows, 0, dtype=torch.long, device=state.tokens.device)
         self._draft = Draft(none, none.sum(1), None, self.kind)
 
-    def propose(self, context: DecodeState, length: int, key: Key) -> Draft:
+    def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
         return self._draft
 
     def commit(self, length: Lengths) -> None:

@@ -1,12 +1,12 @@
-"""A verifier over another proposer is itself a proposer: the recursion that makes a pyramid of any height.
+"""A verifier over another proposer is itself a proposer. This recursion makes a pyramid of any height.
 
-`StagedDrafter` runs speculative rounds of its own, one stage below whoever asked, until at least the asked number of tokens has
-been verified. It hands them up with the verifier's distributions at their places. With a lossless rule inside, each of them
-was drawn from that distribution, whichever way the inner rounds went, so an exact rule above keeps the whole lossless (staged
-speculative decoding, 2308.04623); with a fuzzy rule inside this is PyramidSD (2510.12966) below its last stage.
+`StagedDrafter` runs speculative rounds of its own, one stage below its caller, until it has verified at least the asked number of
+tokens. It returns them with its verifier's distributions. With a lossless inner rule each token was drawn from its distribution,
+whatever the inner rounds did. An exact rule above then keeps the whole lossless (staged speculative decoding, 2308.04623). With
+a fuzzy inner rule this is PyramidSD (2510.12966) below its last stage.
 
-Inner rounds end with a correction or a bonus, so the buffer may overshoot what was asked. By default it is handed up whole;
-`truncate` cuts it, and must be set under a joint inner rule, whose tokens are only together what they should be.
+An inner round ends with a correction or a bonus, so the draft may overshoot. By default all its tokens are returned; `truncate`
+cuts them to the asked number. A joint inner rule, which looks at several tokens at a time, needs `truncate`.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ from sdbench.drafting.base import Proposer
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths
 from sdbench.lm.state import DecodeState
+from sdbench.lm.trace import Edge, ProposerRecord
 from sdbench.sampling import Scored
 
 
 @dataclass
 class _Round:
-    """An inner verification of the tokens [start, stop) of each row: where an outer stage may cut the stream."""
+    """An inner verification of the tokens [start, stop) of each row. An outer stage may cut the stream within it."""
 
     law: Law | None
     start: np.ndarray
@@ -37,7 +38,7 @@ class _Round:
 
 
 class StagedDrafter:
-    """verifier: the model of this stage; rule: its acceptance rule; proposer: the stage below, asked for draft_length."""
+    """Propose verified tokens. verifier: the model of this stage. rule: its rule. proposer: asked for draft_length tokens."""
 
     def __init__(
         self,
@@ -49,8 +50,8 @@ class StagedDrafter:
     ) -> None:
         validate.whole("proposer.draft_length", draft_length, 1)
         self.verifier, self.rule, self.proposer = verifier, rule, proposer
-        self.draft_length = draft_length
-        self.truncate = truncate or rule.joint
+        self.draft_length, self.truncate = draft_length, truncate
+        self.edge = Edge(proposer.name, verifier.name)
         self.memory: torch.Tensor | None = None
         self._rounds: list[_Round] = []
 
@@ -67,82 +68,87 @@ class StagedDrafter:
         return [self.verifier, *self.proposer.models]
 
     def max_lookahead(self, length: int) -> int:
-        # Its last inner round begins before `length` tokens, and a row that is there already is drafted behind all the same.
+        # The last inner round begins before `length` tokens. A row that has them already is drafted for all the same.
         return length + 2 * self.proposer.max_lookahead(self.draft_length)
 
-    def open(self, context: DecodeState, length: int) -> None:
-        self.proposer.open(context, self.draft_length)
+    def open(self, state: DecodeState, length: int) -> None:
+        self.proposer.open(state, self.draft_length)
 
-    def prompt(self, context: DecodeState, row: int, key: Key) -> None:
-        self.proposer.prompt(context, row, key)
+    def prompt(self, state: DecodeState, row: int, key: Key) -> None:
+        self.proposer.prompt(state, row, key)
 
-    def admit(self, context: DecodeState, row: int) -> None:
+    def admit(self, state: DecodeState, row: int) -> None:
         self.verifier.reset(row)
-        self.verifier.read(context, context.length - 1, "prefill", row=row)
-        self.proposer.admit(context, row)
-        fresh = self.rule.start(context.rows)
+        self.verifier.read(state, state.length - 1, "prefill", row=row)
+        self.proposer.admit(state, row)
+        fresh = self.rule.start(state.rows)
         if fresh is not None:
-            if self.memory is None or len(self.memory) != context.rows:
+            if self.memory is None or len(self.memory) != state.rows:
                 self.memory = fresh
             self.memory[row] = fresh[row]
 
-    def propose(self, context: DecodeState, length: int, key: Key) -> Draft:
-        start, grown = context.length, context.length.copy()
+    def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
+        stage, start = state.copy(), state.length
+        grown = start.copy()
         scores: list[Scored] = []
         origin: list[list[int]] = [
-            [] for _ in range(context.rows)
-        ]  # where in `scores` each token's distribution stands
-        edge = f"{self.proposer.name}>{self.name}"
+            [] for _ in range(state.rows)
+        ]  # by row: where `scores` has each token's distribution
         width = 0
         self._rounds = []
-        while (short := context.active & (grown - start < length)).any():
-            here = context.ahead(grown, short)
+        while (short := state.active & (grown - start < length)).any():
+            here = stage.ahead(grown, short)
             below = key / "inner" / len(self._rounds)
             draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
+            here.place_many(draft.tokens, grown)
             K = draft.tokens.shape[1]
             output = self.verifier.read(here, grown + K, "verify", num_logits=K + 1)
-            p = context.sampler.score(output.logits, output.best)
-            decided, law = verify(self.rule, draft, p, self.memory, context.sampler, below)
-            accepted, drafted = np.array(decided.accepted), decided.proposed
+            p = state.sampler.score(output.logits, output.best)
+            decided, law = verify(self.rule, draft, p, self.memory, state.sampler, below)
+            accepted = np.array(decided.accepted)
             here.place(decided.next_token, np.where(short, grown + accepted, grown))
             self._remember(law, accepted, short)
             before, grown = grown, np.where(short, grown + accepted + 1, grown)
-            for row in np.flatnonzero(short):
-                origin[row].extend(range(width, width + accepted[row] + 1))
-                context.trace.verified(
-                    int(row), edge, len(self._rounds), drafted[row], accepted[row], accepted[row] + 1
+            for row in np.flatnonzero(short).tolist():
+                kept = int(accepted[row])
+                origin[row].extend(range(width, width + kept + 1))
+                state.trace.verified(
+                    row, self.edge, len(self._rounds), decided.proposed[row], kept, kept + 1, draft.number
                 )
             self._rounds.append(_Round(law, before, grown))
-            # The verifier's own last token has been read by nobody yet.
+            # No model has read the verifier's own last token yet.
             self.verifier.keep(grown - 1)
             self.proposer.commit(grown - 1)
             scores.append(p)
             width += K + 1
-        return self._draft(context, grown - start, length, origin, Scored.cat(scores, 1))
+        return self._draft(stage, grown - start, length, origin, Scored.cat(scores, 1))
 
     def _draft(
-        self, context: DecodeState, size: np.ndarray, length: int, origin: list[list[int]], scores: Scored
+        self, stage: DecodeState, size: np.ndarray, length: int, origin: list[list[int]], scores: Scored
     ) -> Draft:
-        """Gather the buffer and, for each of its tokens, the verifier's scores at its place."""
+        """Gather the verified tokens and the verifier's scores of each. size: [B] tokens of each row."""
         if self.truncate:
             size = np.minimum(size, length)
         K = int(size.max())
-        index = np.zeros((context.rows, K), np.int64)
+        index = np.zeros((stage.rows, K), np.int64)
         for row, places in enumerate(origin):
             index[row, : len(places[:K])] = places[:K]
         device = scores.logits.device
-        rows = torch.arange(context.rows, device=device)[:, None]
-        where = upload(context.length[:, None] + np.arange(K), context.tokens.device)
-        tokens = context.tokens.gather(1, where).to(device)
+        rows = torch.arange(stage.rows, device=device)[:, None]
+        where = upload(stage.length[:, None] + np.arange(K), stage.tokens.device)
+        tokens = stage.tokens.gather(1, where).to(device)
         return Draft(tokens, upload(size, device), scores[rows, upload(index, device)], self.kind)
 
     def close(self) -> None:
         self.proposer.close()
 
+    def record(self) -> ProposerRecord:
+        return self.proposer.record()
+
     def commit(self, length: Lengths) -> None:
         length = np.asarray(length)
         for past in self._rounds:
-            # The outer stage cut the stream within this round: remember only what it left of it.
+            # The outer stage may have cut the stream within this round. The rule then remembers only the kept part.
             inside = (past.start <= length) & (length < past.stop)
             self._remember(past.law, np.maximum(length - past.start, 0), inside)
         self._rounds = []
@@ -150,6 +156,7 @@ class StagedDrafter:
         self.proposer.commit(length)
 
     def _remember(self, law: Law | None, accepted: np.ndarray, rows: np.ndarray) -> None:
+        """Set the rule's memory of `rows` to that behind `accepted` tokens."""
         if law is None or law.memory is None or self.memory is None:
             return
         device = law.accepted.device

@@ -32,14 +32,15 @@ class Arm:
         return {model.name for stage in apart for model in stage.models}
 
     @property
-    def beside(self) -> list[Beside]:
-        """Its drafts with a process of their own."""
+    def async_drafters(self) -> list[AsyncDrafter]:
+        """Return its drafters whose draft works in a server of its own."""
         return [stage for stage, _ in self._proposers if isinstance(stage, AsyncDrafter)]
 
     @property
-    def trees(self) -> dict[str, int]:
-        """By role, how many tokens of speculations a server holds of each row."""
-        return {stage.name: stage.tree(length) for stage, length in self._proposers if isinstance(stage, AsyncDrafter)}
+    def branch_slots(self) -> dict[str, int]:
+        """Return by role the slots that a server's speculations take for each row."""
+        servers = ((stage, length) for stage, length in self._proposers if isinstance(stage, AsyncDrafter))
+        return {stage.name: stage.branch_slots(length) for stage, length in servers}
 
     @property
     def _proposers(self) -> Iterator[tuple[Any, int]]:
@@ -50,14 +51,14 @@ class Arm:
             stage = proposer
 
     @property
-    def programs_beside(self) -> list[dict[str, Any]]:
-        """What its drafts in processes of their own say of their programs."""
-        return [draft.programs for draft in self.beside if draft.programs]
+    def async_programs(self) -> list[dict[str, Any]]:
+        """Return the programs of its drafts in other processes."""
+        return [draft.programs for draft in self.async_drafters if draft.programs]
 
     @property
     def fault(self) -> str | None:
         """Why the last block went on without a draft, if it did."""
-        return next((draft.fault for draft in self.beside if draft.fault), None)
+        return next((draft.fault for draft in self.async_drafters if draft.fault), None)
 
     @property
     def peer(self) -> Peer | None:
@@ -85,7 +86,7 @@ class Arm:
         if self.peer:
             return None
         held = {model.name: model.bytes for model in self.decoder.models}
-        held |= {draft.name: draft.bytes for draft in self.beside if draft.bytes is not None}
+        held |= {draft.name: draft.bytes for draft in self.async_drafters if draft.bytes is not None}
         return sum(held.values())
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from sdbench import validate
+from sdbench.decoding.base import slots_needed
 from sdbench.device import pin, usable
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm, build_on_stubs
@@ -20,9 +21,10 @@ from sdbench.harness.config import expand_grids
 from sdbench.harness.gpu_lock import physical
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, check_family
+from sdbench.models.identity import model_identity
 from sdbench.models.memory import Fit, fit
 from sdbench.models.spec import ModelSpec
-from sdbench.models.weights import check_device, dtype_of, weights_identity
+from sdbench.models.weights import check_device, dtype_of
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
 from sdbench.tasks.base import Prompt, Task, prompts_sha256
@@ -65,7 +67,7 @@ class Plan:
     @cached_property
     def identities(self) -> dict[str, str]:
         """The identity of each role's weights."""
-        return {role: weights_identity(spec) for role, spec in self.specs.items()}
+        return {role: model_identity(spec) for role, spec in self.specs.items()}
 
     @property
     def prompts_sha256(self) -> str:
@@ -186,7 +188,7 @@ def memory(config: dict[str, Any], slots: int, specs: Mapping[str, ModelSpec] | 
     named = specs_of(config) if specs is None else specs
     specs = {role: spec for role, spec in named.items() if any(role in arm.roles for arm in arms)}
     trees: dict[str, int] = {}
-    for role, tokens in (tree for arm in arms for tree in arm.trees.items()):
+    for role, tokens in (tree for arm in arms for tree in arm.branch_slots.items()):
         trees[role] = max(trees.get(role, 0), tokens)
     return fit(
         specs,
@@ -290,7 +292,7 @@ def _slots(prompts: list[tuple[Prompt, list[int]]], new: int, arms: list[Arm], f
     """Slots that the longest prompt needs under the furthest-reaching arm; refused where a model cannot read as many."""
     prompt, tokens = max(prompts, key=lambda item: len(item[1]))
     furthest = max(arms, key=lambda arm: arm.decoder.max_lookahead())
-    slots = len(tokens) + new + furthest.decoder.max_lookahead()
+    slots = slots_needed(furthest.decoder, len(tokens), new)
     if family.context is not None and slots > family.context:
         raise InputError(
             f"The prompt '{prompt.id}' ({len(tokens)} tokens), max_new_tokens={new} and the arm '{furthest.name}' "

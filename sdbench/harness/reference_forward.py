@@ -42,7 +42,7 @@ class ReferenceForwards:
     def see(self, steps: list[dict[str, Any]]) -> None:
         """Note the shapes of a block's steps, except prefill and steps that ran while the verifier worked."""
         for step in steps:
-            if step["kind"] != "prefill" and not step.get("beside"):
+            if step["kind"] != "prefill" and not step.get("concurrent"):
                 base = max(GRID, (step["context"] - step["tokens"]) // GRID * GRID)
                 for context in (base, base + GRID):
                     loop = step.get("loop") or 1

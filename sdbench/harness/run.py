@@ -183,7 +183,7 @@ class NullRunFolder:
 
 
 def _report(out: Path) -> list[Path]:
-    from sdbench.analysis.report import report
+    from sdbench.analysis.report.write import report
 
     return sorted(report([out]).parent.rglob("*.png"))
 
@@ -258,15 +258,15 @@ def _warm_up(plan: Plan, arms: list[Arm]) -> None:
         eager = plan.config["hardware"]["execution"] == "eager"
         new = min(WARMUP_TOKENS, plan.max_new_tokens) if eager else plan.max_new_tokens
         plan.take_cores(arm.threads)
-        for _ in range(2):  # a method that measures its own draft length does so here, and is then warmed up with that
-            length, trace = getattr(arm.decoder, "draft_length", None), Trace()
+        for _ in range(2):  # a method that sets its draft length by measured times is warmed up again with that length
+            trace = Trace()
             decoded = arm.decoder.generate(
                 requests, plan.sampling, plan.stop, new, seed=plan.seed, rows=plan.batch_size, trace=trace
             )
             for _ in decoded:
                 pass
             trace.close()
-            if getattr(arm.decoder, "draft_length", None) == length:
+            if not arm.decoder.calibrate(trace):
                 break
 
 
@@ -275,8 +275,8 @@ def _freeze(folder: RunFolder | NullRunFolder, models: Mapping[str, LanguageMode
     for model in models.values():
         model.freeze()
     own = programs_of([model.execution for model in models.values()])
-    beside = [programs for arm in arms for programs in arm.programs_beside]
-    folder.add_to_environment(programs={name: round(sum(one[name] for one in (own, *beside)), 3) for name in own})
+    elsewhere = [programs for arm in arms for programs in arm.async_programs]
+    folder.add_to_environment(programs={name: round(sum(one[name] for one in (own, *elsewhere)), 3) for name in own})
 
 
 def _devices(plan: Plan, role: str, apart: bool) -> list[str]:

@@ -13,8 +13,8 @@ from sdbench.errors import InputError
 from sdbench.harness.config import choices, config_dir
 from sdbench.runs.record import Run, load
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
-from sdbench.simulate.fan_out import fan_out_of
 from sdbench.simulate.measured import measured
+from sdbench.theory.ssd import fan_out_of
 
 LENGTHS = range(1, 13)
 BUDGETS = (6, 8, 12, 18, 24)
@@ -67,9 +67,8 @@ def _counts(arm: Mapping[str, Any]) -> bool:
 
 def _recorded(rounds: Any) -> str:
     """The arm whose outcomes are used: one with a draft model right under the target."""
-    ranked = (
-        rounds[rounds["rank"].notna() & (rounds["edge"] == "draft>target")] if "rank" in rounds else rounds.iloc[:0]
-    )
+    drafted = (rounds["proposer"] == "draft") & (rounds["verifier"] == "target")
+    ranked = rounds[rounds["rank"].notna() & drafted] if "rank" in rounds else rounds.iloc[:0]
     if ranked.empty:
         raise InputError(
             "No arm of this run logged ranks: simulate needs one with a draft under the target, such as sd."
@@ -120,13 +119,13 @@ def _against(run: Run, tables: Mapping[str, Any], arm: str) -> dict[str, dict[st
         else:
             fan_out = config["proposer"].get("fan_out") or {}
             if "per_length" in fan_out:
-                counts, foreseen = (fan_out["per_length"],) * (length + 1), fan_out["per_length"]
+                counts, first_fan_out = (fan_out["per_length"],) * (length + 1), fan_out["per_length"]
             elif "budget" in fan_out:
                 counts = fan_out_of(run.summary["arms"][arm]["ranks"], length, fan_out["budget"])
-                foreseen = fan_out["budget"]
+                first_fan_out = fan_out["budget"]
             else:
                 continue
-            speed = simulation.ssd(length, counts, foreseen)
+            speed = simulation.ssd(length, counts, first_fan_out)
         actual = entry["tokens_per_second"]
         found[name] = {"simulated": speed, "measured": actual, "off": speed / actual - 1}
     return found
@@ -193,13 +192,13 @@ def _file(latencies: Latencies) -> dict[str, Any]:
         return round(1e3 * float(np.median(list(times))), 4)
 
     values: dict[str, Any] = {"name": latencies.name, "source": "measured by a run (medians)", "published": False}
-    for name in ("verify", "beside", "tree"):
+    for name in ("verify", "verify_concurrent", "tree"):
         table = getattr(latencies, name)
         if table:
             values[name] = {n: middle(times) for n, times in sorted(table.items())}
     if latencies.tree:
         values["leaves"] = latencies.leaves
-    for name in ("draft", "draft_beside", "host", "host_beside", "glue", "comm", "answer"):
+    for name in ("draft", "draft_concurrent", "host", "host_concurrent", "glue", "comm", "answer"):
         if times := getattr(latencies, name):
             values[name] = middle(times)
     return values

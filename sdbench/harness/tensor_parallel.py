@@ -84,7 +84,7 @@ class Ranks:
         for arm in arms:
             if isinstance(arm.decoder, Pearl) and arm.decoder.measures:
                 raise InputError(f"arms.{arm.name} measures its draft_length, each rank its own: give a number.")
-            for proposer in _beside(arm):
+            for proposer in _in_processes(arm):
                 if proposer.on_fault != "stop":
                     raise InputError(f"arms.{arm.name}: on_fault must be stop with tensor_parallel.")
         text = config.get_text_config()
@@ -123,7 +123,7 @@ class Ranks:
     def give(self, arms: Sequence[Arm]) -> None:
         """Have every draft with a process of its own served by the last rank."""
         for arm in arms:
-            for proposer in _beside(arm):
+            for proposer in _in_processes(arm):
                 proposer.launch = self._launch
 
     def shared(self, value: Any) -> Any:
@@ -156,13 +156,9 @@ class Ranks:
         return dist.ProcessGroupGloo(store, rank, 2, WAIT)
 
 
-def _beside(arm: Arm) -> list[Beside]:
-    found, proposer = [], getattr(arm.decoder, "proposer", None)
-    while proposer is not None:
-        if isinstance(proposer, AsyncDrafter) and proposer.process:
-            found.append(proposer)
-        proposer = getattr(proposer, "proposer", None)
-    return found
+def _in_processes(arm: Arm) -> list[AsyncDrafter]:
+    """Return the arm's drafters whose server has a process of its own."""
+    return [drafter for drafter in arm.async_drafters if drafter.process]
 
 
 def _broadcast(buffer: Tensor) -> None:

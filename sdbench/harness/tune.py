@@ -22,9 +22,9 @@ from sdbench.harness.plan import prepare
 from sdbench.harness.run import run
 from sdbench.runs.record import Run, load
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
-from sdbench.simulate.fan_out import fan_out_of
 from sdbench.simulate.measured import measured
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
+from sdbench.theory.ssd import fan_out_of
 
 PROMPTS = 16
 LONGEST = 12  # drafted tokens by one model
@@ -135,7 +135,7 @@ def _ssd(tables: Mapping[str, pd.DataFrame], logged: Mapping[str, Any]) -> list[
 def _pyramids(tables: Mapping[str, pd.DataFrame]) -> list[Row]:
     """The qualifier's places are those that sd_qualifier logged; how the draft passes it, the pyramid's own inner rounds."""
     inner = _of(tables["rounds"], "pyramid")
-    inner = inner[inner["edge"] == "draft>qualifier"]
+    inner = inner[(inner["proposer"] == "draft") & (inner["verifier"] == "qualifier")]
     refused = int((inner["accepted"] < inner["proposed"]).sum())
     passed = float(inner["accepted"].sum()) / max(float(inner["accepted"].sum()) + refused, 1.0)
     draft = measured(_arms(tables, {"ar", "sd"}))
@@ -207,7 +207,7 @@ def _as_draft(tables: Mapping[str, pd.DataFrame], arm: str, role: str) -> dict[s
     return {
         **its,
         "steps": its["steps"].assign(role=its["steps"]["role"].replace(role, "draft")),
-        "rounds": its["rounds"].assign(edge=its["rounds"]["edge"].replace(f"{role}>target", "draft>target")),
+        "rounds": its["rounds"].assign(proposer=its["rounds"]["proposer"].replace(role, "draft")),
     }
 
 

@@ -1,7 +1,7 @@
-"""What the parts of one decoding share: the tokens so far, how many of them count, how to choose, where to record.
+"""The state of one decoding: the tokens so far, how many of them are decided, how to choose, and where to record.
 
-The buffer holds each row's tokens from slot 0 on. The first `length` of them are decided; what lies behind is tentative: a
-proposer writes its drafted tokens there, and whoever verifies reads them from there.
+The buffer holds each row's tokens from slot 0 on. The first `length` tokens are decided. The drafted tokens of the round follow
+them. The loop of the verifier writes them there, and nobody else does; a proposer that drafts step by step works on a `copy`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ from sdbench.sampling import Sampler
 
 @dataclass(frozen=True)
 class DecodeState:
-    """tokens: [B, N] on the verifier's device; length: [B] decided tokens; active: [B] rows that are being decoded.
+    """Hold the state of the B rows of a batch.
 
-    sampler: how to choose. trace: where rounds and steps are recorded. host: on a CPU the memory of `tokens`, row by row, into
-    which the few tokens of a round are put one by one: a call of torch takes longer than all of them.
+    tokens: [B, N] on the verifier's device. length: [B] decided tokens. active: [B] whether the row is being decoded.
+    sampler: how to choose. trace: where rounds and steps are recorded.
+    host: on a CPU the memory of `tokens`, row by row. Writing the few tokens of a round there is faster than a call of torch.
     """
 
     tokens: Int[Tensor, "B N"]
@@ -42,11 +43,11 @@ class DecodeState:
         return len(self.length)
 
     def tokens_on(self, device: torch.device) -> Int[Tensor, "B N"]:
-        """All tokens where a model is."""
+        """Return all tokens on the device of a model."""
         return self.tokens if self.host is not None and device.type == "cpu" else self.tokens.to(device)
 
     def place(self, tokens: Int[Tensor, " B"] | list[int], at: np.ndarray | list[int]) -> None:
-        """Write one tentative token per row at position at[b]."""
+        """Write one token per row at position at[b]."""
         if self.host is not None:
             given = tokens.tolist() if isinstance(tokens, Tensor) else tokens
             slots = at.tolist() if isinstance(at, np.ndarray) else at
@@ -60,7 +61,7 @@ class DecodeState:
             self.tokens.scatter_(1, where[:, None], values[:, None].to(where.device))
 
     def place_many(self, tokens: Int[Tensor, "B K"], at: np.ndarray) -> None:
-        """Write K tentative tokens per row from position at[b] on."""
+        """Write K tokens per row from position at[b] on."""
         if self.host is not None:
             for line, first, values in zip(self.host, at.tolist(), tokens.tolist(), strict=True):
                 for slot, token in enumerate(values, first):
@@ -73,7 +74,7 @@ class DecodeState:
             self.tokens.scatter_(1, where, tokens.to(self.tokens.device))
 
     def write(self, row: int, first: int, tokens: list[int]) -> None:
-        """Write tokens of one row from position `first` on."""
+        """Write the tokens of one row from position `first` on."""
         if self.host is not None:
             line = self.host[row]
             for slot, token in enumerate(tokens, first):
@@ -82,7 +83,7 @@ class DecodeState:
             self.tokens[row, first : first + len(tokens)] = put(torch.tensor(tokens), self.tokens.device)
 
     def last(self) -> Int[Tensor, " B"] | list[int]:
-        """The last decided token of each row: where the host knows it, a number."""
+        """Return the last decided token of each row, as numbers where the host has them."""
         if self.host is not None:
             return [line[length - 1] for line, length in zip(self.host, self.length.tolist(), strict=True)]
         if self.rows == 1:
@@ -90,5 +91,9 @@ class DecodeState:
         return self.tokens.gather(1, upload(self.length - 1, self.tokens.device)[:, None])[:, 0]
 
     def ahead(self, length: np.ndarray, active: np.ndarray) -> DecodeState:
-        """The same tokens, more of them taken as decided: what a stage below works on."""
+        """Return a state over the same tokens with other decided lengths and active rows."""
         return replace(self, length=length, active=active)
+
+    def copy(self) -> DecodeState:
+        """Return a state over a copy of the tokens. A proposer drafts in it and leaves the caller's tokens as they are."""
+        return replace(self, tokens=self.tokens.clone(), host=None)

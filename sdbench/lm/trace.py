@@ -1,25 +1,59 @@
-"""What happened while decoding: one row per verification, one row per batch step.
+"""Record a decoding: one row for each verification, and one row for each step of a batch.
 
-On the CPU a step is timed by the clock. On CUDA events are recorded around it and read when the trace is closed, so that
-timing never makes the host wait. Steps are noted as they are made, and become rows when somebody looks.
+On the CPU the clock times a step. On CUDA the trace records events around the step and reads them when it is closed, so timing
+never makes the host wait. The trace alone writes its rows. What a proposer knows of a round arrives as a `RoundNote`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
 
+@dataclass(frozen=True)
+class Edge:
+    """Name a proposer and its verifier by their roles. proposer: "" where nothing drafts, as in autoregressive decoding."""
+
+    proposer: str
+    verifier: str
+
+    def __str__(self) -> str:
+        return f"{self.proposer}>{self.verifier}" if self.proposer else self.verifier
+
+
+class RoundNote(NamedTuple):
+    """Tell what a proposer knows of the verification of one of its drafts.
+
+    draft: the number of the draft in the session (`Draft.number`). row: the row of the batch. columns: the values by column.
+    """
+
+    draft: int
+    row: int
+    columns: dict[str, Any]
+
+
+@dataclass
+class ProposerRecord:
+    """Hold what a proposer recorded in a session. steps: rows of `STEPS` that another process made."""
+
+    proposer: str
+    notes: Iterable[RoundNote] = ()
+    steps: Iterable[dict[str, Any]] = ()
+
+
 @dataclass
 class Trace:
-    """rounds, and `steps`, as lists of rows (dicts), in the columns of `sdbench.runs.schema`; seconds are wall-clock.
+    """Hold the rows of one decoding, in the columns of `sdbench.runs.schema`. Seconds are wall-clock.
 
-    sequence, sequence_round: which sequence each row of the batch holds, and its round; round: the batch's own round, -1 in
-    prefill. The decoder keeps these three up to date. at_close: what is left to record when nothing is timed any more.
+    rounds, steps: the rows, as dicts.
+    sequence, sequence_round: the sequence that each row of the batch holds, and its round. The decoder updates both.
+    round: the batch's own round, -1 in prefill. The decoder updates it.
+    at_close: called when nothing is timed any more.
+    outside: seconds that belong to no decoding, such as the start of a process.
     """
 
     rounds: list[dict[str, Any]] = field(default_factory=list)
@@ -27,20 +61,21 @@ class Trace:
     sequence_round: list[int] = field(default_factory=list)
     round: int = -1
     at_close: list[Callable[[], None]] = field(default_factory=list)
-    outside: float = 0.0  # seconds that are nobody's decoding: a process was started
+    outside: float = 0.0
     _cuda: bool = field(default_factory=torch.cuda.is_available)  # asking a device takes longer
     _steps: list[dict[str, Any]] = field(default_factory=list)
     _made: list[tuple[Any, ...]] = field(default_factory=list)
     _pending: list[tuple[list[dict[str, Any]], Any, Any]] = field(default_factory=list)
+    _of_draft: dict[tuple[str, int, int], dict[str, Any]] = field(default_factory=dict)
 
     @property
     def steps(self) -> list[dict[str, Any]]:
-        """The steps so far; those on CUDA are without their seconds until the trace is closed."""
+        """Return the steps so far. Steps on CUDA have no seconds until the trace is closed."""
         self._catch_up()
         return self._steps
 
     def begin(self, device: torch.device) -> Any:
-        """Start timing a step on `device`; give what it returns to `end`."""
+        """Start to time a step on `device`, and return the mark that `end` needs."""
         if not self._cuda or device.type != "cuda":
             return perf_counter(), None
         stream = torch.cuda.current_stream(device)
@@ -60,22 +95,23 @@ class Trace:
         steps: int = 1,
         width: int = 1,
     ) -> None:
-        """Record a step that `begin` marked the start of. missed: it was eager for want of a compiled program.
+        """Record the step that began at `mark`.
 
-        steps: how many steps one program made, of `width` tokens a row behind the first; each is given an even share of the time.
+        role, kind, rows, tokens, context: as in `STEPS`. missed: the step ran eagerly, because no program fitted.
+        steps: how many steps one program made. The steps behind the first have `width` tokens a row. All share the time evenly.
         """
         begun, started = mark
         if started is None:
             timed: Any = perf_counter() - begun
         else:
-            event, stream = started  # of the model's device, which need not be the current one
+            event, stream = started  # the model's device need not be the current one
             done = torch.cuda.Event(enable_timing=True)
             done.record(stream)
             timed = event, done
         self._made.append((self.round, role, kind, rows, tokens, context, missed, steps, width, begun, timed))
 
     def _catch_up(self) -> None:
-        """Make rows of what was noted since."""
+        """Make rows of the steps that ended since the last call."""
         for step in self._made:
             self._lay_out(*step)
         self._made.clear()
@@ -94,7 +130,7 @@ class Trace:
         begun: float,
         timed: Any,
     ) -> None:
-        """Make the rows of a step, or of the steps of a program. timed: its seconds, or the events around it."""
+        """Make the rows of a step, or of all steps of a program. timed: its seconds, or the events around it."""
         step = {"round": number, "role": role, "kind": kind, "rows": rows, "tokens": tokens, "context": context}
         if missed:
             step["missed"] = True
@@ -110,23 +146,44 @@ class Trace:
             step["begun"] = begun
             self._pending.append((made, *timed))
 
-    def verified(self, row: int, edge: str, inner_round: int, proposed: int, accepted: int, emitted: int) -> None:
-        """Record one verification of one row."""
-        self.rounds.append(
-            {
-                "sequence": self.sequence[row],
-                "edge": edge,
-                "round": self.sequence_round[row],
-                "inner_round": inner_round,
-                "proposed": int(proposed),
-                "accepted": int(accepted),
-                "emitted": int(emitted),
-                "outcome": "bonus" if accepted == proposed else "correction",
-            }
-        )
+    def verified(
+        self,
+        row: int,
+        edge: Edge,
+        inner_round: int,
+        proposed: int,
+        accepted: int,
+        emitted: int,
+        draft: int | None = None,
+    ) -> None:
+        """Record one verification of one row. draft: the number of the draft (None: the proposer writes no notes)."""
+        verification = {
+            "sequence": self.sequence[row],
+            "edge": str(edge),
+            "proposer": edge.proposer,
+            "verifier": edge.verifier,
+            "round": self.sequence_round[row],
+            "inner_round": inner_round,
+            "proposed": int(proposed),
+            "accepted": int(accepted),
+            "emitted": int(emitted),
+            "outcome": "bonus" if accepted == proposed else "correction",
+        }
+        self.rounds.append(verification)
+        if draft is not None:
+            self._of_draft[edge.proposer, draft, row] = verification
+
+    def join(self, record: ProposerRecord) -> None:
+        """Add a proposer's columns to the verifications of its drafts, and its steps to the steps."""
+        self._catch_up()
+        self._steps += record.steps
+        for note in record.notes:
+            verification = self._of_draft.get((record.proposer, note.draft, note.row))
+            if verification is not None:  # a draft that was never verified has no row
+                verification.update(note.columns)
 
     def close(self) -> None:
-        """Read the events that are still out, and record what was put off. Once the block's time has been taken."""
+        """Read the pending events and call `at_close`. Call it after the block's time has been taken."""
         self._catch_up()
         for made, start, done in self._pending:
             done.synchronize()
@@ -135,10 +192,11 @@ class Trace:
         for record in self.at_close:
             record()
         self.at_close.clear()
+        self._of_draft.clear()
 
 
 def _share(steps: list[dict[str, Any]], begun: float, seconds: float) -> None:
-    """Give each of the steps of a program an even share of its time."""
+    """Share the time of a program evenly among its steps."""
     share = seconds / len(steps)
     for number, step in enumerate(steps):
         step["begun"], step["seconds"] = begun + number * share, share

@@ -17,14 +17,14 @@ from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
 from tqdm import tqdm
 
-from sdbench.decoding.base import Request
+from sdbench.decoding.base import Request, slots_needed
 from sdbench.errors import InputError
 from sdbench.harness.arms import make
 from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
 from sdbench.lm_eval.cache import keep_apart
 from sdbench.lm_eval.generation import DEFAULT_MAX_NEW_TOKENS, Generation, generation
-from sdbench.models.weights import weights_identity
+from sdbench.models.identity import model_identity
 from sdbench.runs.run_id import canonical
 from sdbench.tasks.stops import StopChecker
 
@@ -152,7 +152,7 @@ class ArmLM(_HF):
 
     @property
     def _weights(self) -> dict[str, str]:
-        return {role: weights_identity(spec) for role, spec in self.plan.specs.items()}
+        return {role: model_identity(spec) for role, spec in self.plan.specs.items()}
 
     def _encoded(self, request: Instance, requests: list[Instance], index: int) -> Request:
         tokens = self.tok_batch_encode([request.arguments[0]])[0][0].tolist()
@@ -168,7 +168,7 @@ class ArmLM(_HF):
 
     def _check_length(self, options: Generation, prompts: list[Request]) -> None:
         longest = max(len(prompt.tokens) for prompt in prompts)
-        slots, context = longest + options.max_new_tokens + self.arm.decoder.max_lookahead(), self.plan.family.context
+        slots, context = slots_needed(self.arm.decoder, longest, options.max_new_tokens), self.plan.family.context
         if context is not None and slots > context:
             raise InputError(
                 f"A prompt of {longest} tokens, max_gen_toks={options.max_new_tokens} and the arm '{self.arm.name}' need {slots} "

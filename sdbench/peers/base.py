@@ -15,7 +15,7 @@ from sdbench.decoding.base import Finished, Request
 from sdbench.errors import InputError
 from sdbench.keyed_random import Choices
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.trace import Trace
+from sdbench.lm.trace import Edge, Trace
 from sdbench.sampling import Sampling
 from sdbench.stopping import Stop, StopState
 
@@ -53,6 +53,10 @@ class Peer(ABC):
     def max_lookahead(self) -> int:
         """The most tokens that are held beyond the decided ones."""
         return 1
+
+    def calibrate(self, trace: Trace) -> bool:
+        """Return False: nothing is derived from measured times."""
+        return False
 
     def generate(
         self,
@@ -115,7 +119,7 @@ class Growing:
         finished.tokens += tokens[:kept]
         return self.done
 
-    def recorded(self, row: int, edge: str, trace: Trace, proposed: Sequence[int] | None = None) -> Finished:
+    def recorded(self, row: int, edge: Edge, trace: Trace, proposed: Sequence[int] | None = None) -> Finished:
         """The sequence, its rounds in the trace: every piece was one target forward, over `proposed` drafted tokens."""
         emitted = 0
         for number, size in enumerate(self.pieces):

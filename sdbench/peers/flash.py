@@ -17,7 +17,7 @@ from sdbench.decoding.base import Finished, Request
 from sdbench.errors import InputError
 from sdbench.keyed_random import stream
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.trace import Trace
+from sdbench.lm.trace import Edge, Trace
 from sdbench.peers.base import Growing, Peer
 from sdbench.peers.generation import module_of
 from sdbench.sampling import Sampling
@@ -42,7 +42,7 @@ class FlashSpec(Peer):
         if strategy not in STRATEGIES:
             raise InputError(f"strategy is {strategy!r}; it must be one of {', '.join(STRATEGIES)}.")
         self.draft_length, self.strategy = draft_length, strategy
-        self.edge = f"{model.name}>{verifier.name}"
+        self.edge = Edge(model.name, verifier.name)
         self._engines: dict[Sampling, Any] = {}
 
     @property

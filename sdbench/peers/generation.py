@@ -21,7 +21,7 @@ from sdbench.decoding.base import Finished, Request
 from sdbench.errors import InputError
 from sdbench.keyed_random import stream
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.trace import Trace
+from sdbench.lm.trace import Edge, Trace
 from sdbench.models.quiet import quiet
 from sdbench.peers.base import Growing, Peer
 from sdbench.sampling import Sampling
@@ -41,7 +41,7 @@ class Generate(Peer):
         if cache not in CACHES:
             raise InputError(f"cache is {cache!r}; it must be one of {', '.join(CACHES)}.")
         self.cache = cache
-        self.edge = verifier.name
+        self.edge = Edge("", verifier.name)
         self._view: Any = None
         self._configs: dict[tuple[Sampling, int], GenerationConfig] = {}
         self._static: Any = None
@@ -151,7 +151,7 @@ class Assisted(_Drafting):
     def __init__(self, verifier: LanguageModel, model: LanguageModel, draft_length: int = 4) -> None:
         super().__init__(verifier, draft_length)
         self.models = [verifier, model]
-        self.edge = f"{model.name}>{verifier.name}"
+        self.edge = Edge(model.name, verifier.name)
         self._assistant: Any = None
 
     @property
@@ -175,7 +175,7 @@ class Lookup(_Drafting):
     def __init__(self, verifier: LanguageModel, draft_length: int = 10, max_ngram: int = 3) -> None:
         super().__init__(verifier, draft_length)
         self.max_ngram = max_ngram
-        self.edge = f"lookup>{verifier.name}"
+        self.edge = Edge("lookup", verifier.name)
 
     @property
     def title(self) -> str:

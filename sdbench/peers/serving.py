@@ -17,7 +17,7 @@ from sdbench.decoding.base import Finished, Request
 from sdbench.errors import RunError
 from sdbench.keyed_random import stream
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.trace import Trace
+from sdbench.lm.trace import Edge, Trace
 from sdbench.peers.base import Growing, Peer
 from sdbench.peers.counters import Counts, between, of_meta, of_metrics
 from sdbench.peers.server import Server
@@ -39,7 +39,7 @@ class Serving(Peer):
         stall_seconds: float = 60.0,
     ) -> None:
         super().__init__([verifier])
-        self.edge = f"server>{verifier.name}"
+        self.edge = Edge("server", verifier.name)
         self.server = Server(url, command, start_seconds, stall_seconds)
 
     def open(self, rows: int, slots: int) -> None:

@@ -19,7 +19,7 @@ import pyarrow as pa
 from sdbench.errors import InputError
 from sdbench.runs.files import TEMPORARY, write_text
 from sdbench.runs.schema import SCHEMA_VERSION, TABLES
-from sdbench.runs.tables import arrow, columnar
+from sdbench.runs.tables import arrow, columnar, renewed
 
 _NAME = re.compile(r"(\d{5,})-r(\d+)\.json")
 
@@ -96,6 +96,7 @@ class Journal:
                 (document["block"], document["repeat"]),
                 document["tables"],
             )
+            tables = {name: renewed(name, tables[name]) for name in TABLES}
             whole = all(
                 TABLES[name].keys() <= tables[name].keys()
                 and len({len(values) for values in tables[name].values()}) == 1

@@ -1,10 +1,9 @@
-"""The run record's tables, column by column. Every metric is computed from these and from nothing else.
+"""Define the run record's tables, column by column. Every metric is computed from these tables and from nothing else.
 
-Units: seconds are wall-clock seconds as float; tokens are counts. A row of `ROUNDS` is one verification; a row of
-`STEPS` is one forward of a batch; a row of `SEQUENCES` is one finished sequence; a row of `BARE` is one timing of a
-bare forward (the model's own forward with its own cache: the floor that `model_time_fraction` is measured against).
-The first word of a column's description is its type. A table may have columns beside these (what a method adds to its
-rounds).
+Units: seconds are wall-clock seconds as float; tokens are counts. A row of `SEQUENCES` is one finished sequence; a row of
+`ROUNDS` is one verification; a row of `STEPS` is one forward of a batch. A row of `BARE` is one timing of a reference
+forward, which is the model's own forward with its own cache. `model_time_fraction` divides by these times. The first word
+of a column's description is its type. A method may add columns of its own; the comments below each table list them.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ SEQUENCES = {
     "target_calls": "int: target forwards that this sequence took part in after prefill",
 }
 
-# Beside these `pieces`, the text that each token added (what the report colours by origin).
+# Added: `pieces`, the text that each token added. The report colours it by origin.
 
 ROUNDS = {
     "arm": "str: as in SEQUENCES",
@@ -37,6 +36,8 @@ ROUNDS = {
     "repeat": "int: as in SEQUENCES",
     "block": "int: as in SEQUENCES",
     "edge": "str: proposer>verifier by role (draft>target, draft>qualifier, ...); 'target' alone where nothing drafts",
+    "proposer": "str: the role that drafts; '' where nothing drafts",
+    "verifier": "str: the role that verifies",
     "round": "int: the sequence's round, i.e. which target forward, from 0",
     "inner_round": "int: which verification of an inner edge within the round, from 0; 0 on the outermost edge",
     "proposed": "int: drafted tokens verified",
@@ -44,11 +45,15 @@ ROUNDS = {
     "emitted": "int: tokens handed on (accepted + 1), after the cut on the outermost edge",
     "outcome": "str: bonus (all kept) or correction (one rejected)",
 }
-# Beside these, where a draft model drafts: `rank`, the place (from 1) of the token that followed the kept ones in the draft's own
-# order, the refused token left out (null in a sequence's last round), and, in its first round, `first_rank`, the same of the first
-# token behind the prompt (of a draft with a process of its own only with one row). Where the draft has a process of its own also
-# `hit` and the seconds, on the clock of `begun`, at which the speculation was asked for, received (by the server), replied, wanted
-# (when the verifier began to wait) and answered, and at which the next cache was built.
+# Added where a draft model drafts:
+#   rank        the rank (from 1) of the verifier's own token in the draft's order, without the rejected token; null in a
+#               sequence's last round
+#   first_rank  in a sequence's first round: the rank of the first token behind the prompt. A draft in its own process records
+#               it at batch size 1 only
+# Added where the draft works in its own process; times are in seconds, on the clock of `begun`:
+#   hit         whether the speculation cache held this draft
+#   asked       the verifier sent the outcome        received  the server took it       replied  the server sent the draft
+#   wanted      the verifier began to wait for it    answered  the verifier had it      built    the server finished its next cache
 
 STEPS = {
     "arm": "str: as in SEQUENCES",
@@ -56,15 +61,17 @@ STEPS = {
     "repeat": "int: as in SEQUENCES",
     "round": "int: the batch's round, from 0; -1 for prefill",
     "role": "str: which model stepped (target, qualifier, draft, or target[n] for its first n layers)",
-    "kind": "str: prefill, draft or verify; of a speculation server backup, glue, tree, branch (of a tree, alone) or run",
+    "kind": "str: prefill, draft or verify; in a draft's server also backup, glue, tree, branch (one branch of a tree) or run",
     "rows": "int: rows B of the step",
     "tokens": "int: new tokens T of the step (the widest row's)",
     "context": "int: slots that the step attended over",
     "seconds": "float: the step, from its inputs on the host to its logits",
 }
-# Beside these: `begun`, when the step was begun, in seconds of a clock that all processes share; `beside`, whether it ran while the
-# verifier was busy and so off the critical path; `missed`, true where a step ran eagerly in another mode, for want of a program;
-# `loop`, of how many steps the program was that made it, where that is not one (they share its time evenly; in BARE too).
+# Added:
+#   begun       when the step began, in seconds on a clock that all processes share
+#   concurrent  whether the step ran while the verifier was busy, and so off the critical path
+#   missed      true where the step ran eagerly in another execution mode, because no program fitted
+#   loop        how many steps one program made, where that is more than one; they share its time evenly (in BARE too)
 
 BARE = {
     "role": "str: as in STEPS",
@@ -73,6 +80,6 @@ BARE = {
     "context": "int: tokens in the model's own cache after the forward",
     "seconds": "float: the model's own forward with its own cache, of that shape",
 }
-# Beside these: `loop`, and `after` (str), `block`, `repeat`: the arm whose part of a block had just been decoded.
+# Added: `loop`; `after` (str), `block` and `repeat`: the arm whose part of a block had just been decoded.
 
 TABLES = {"sequences": SEQUENCES, "rounds": ROUNDS, "steps": STEPS, "bare": BARE}

@@ -45,6 +45,21 @@ def column_type(name: str, column: str) -> pa.DataType:
     return _TYPES[TABLES[name][column].split(":")[0].split()[0]]
 
 
+def renewed(name: str, columns: Mapping[str, Any]) -> dict[str, Any]:
+    """Give the columns of a table of an earlier release their present names.
+
+    columns: sequences of values by name. `proposer` and `verifier` come from the text of `edge`. `beside` is called `concurrent`.
+    """
+    found = dict(columns)
+    if name == "rounds" and "edge" in found:
+        sides = [str(edge).rpartition(">") for edge in found["edge"]]
+        found.setdefault("proposer", [proposer for proposer, _, _ in sides])
+        found.setdefault("verifier", [verifier for _, _, verifier in sides])
+    if "beside" in found:
+        found["concurrent"] = found.pop("beside")
+    return found
+
+
 def frame(name: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
     """Rows of one table -> a DataFrame."""
     return arrow(name, columnar(name, rows)).to_pandas()
@@ -78,7 +93,7 @@ def read_parquet(folder: Path, name: str) -> pd.DataFrame:
     if not path.is_file():
         raise InputError(f"{path} is missing: the run record is incomplete; run it again")
     try:
-        table = pq.read_table(path).to_pandas()
+        table = pd.DataFrame(renewed(name, dict(pq.read_table(path).to_pandas())))
     except (pa.ArrowException, OSError) as error:
         raise InputError(f"{path} cannot be read as parquet ({error}); run it again") from error
     missing = [column for column in TABLES[name] if column not in table.columns]

@@ -1,1 +1,1 @@
-"""Latency formulas, and what they predict from a run's own step times and acceptance."""
+"""Predict and simulate the speed of methods from the step times and the acceptance of a run."""

@@ -1,22 +1,23 @@
-"""A round-level simulation of what a method would do on a machine with other latencies, fed with recorded outcomes.
+"""Simulate methods round by round on a machine with other latencies, from recorded outcomes.
 
-SIMULATED: nothing here is decoded. A greedy run with a draft says of every token of the target's output where it stood in the
-draft's own order behind the same prefix: place 1 means that the draft would have drafted it. That string of places decides, for any
-draft length, how many tokens a round keeps, and for any fan-out, whether the next speculation is held. What a round takes:
+SIMULATED: nothing is decoded here. A greedy run with a draft records the rank of every output token in the draft's own order
+behind the same prefix. Rank 1 means that the draft would have drafted this token. These ranks decide how many tokens a round
+keeps, for any draft length. They also decide whether the cache holds the next speculation, for any fan-out. A round takes:
 
     ar      T(1)
     sd      K t_d + T(K + 1)
     ssd     T_ask + T_b [on a miss] + max(T_back + T(K + 1), t_glue + K t_tree(branches))
     pearl   max(g t_d and the exchange, T(n)) and the host's time,  n the tokens that the target reads
-    amusd   the token that the draft is at, T_ask, t_d for each token that an answer lacks of the least, T_back + T(K + 1)
+    amusd   the rest of the token that the draft is at, T_ask, t_d for each token short of `least`, T_back + T(K + 1)
 
-    dsi     from one rejection to the next: the drafting of the block that holds it, and T(k)     (servers enough to verify at once)
+    dsi     from one rejection to the next: drafting the block that holds it, and T(k); there are servers enough to verify at once
 
-with the target's time T(n) over n tokens, its host's included but for pearl. Nobody waits for what is built, or drafted, behind
-the last round. Where a tree is left for an outcome that comes before it is grown, a miss waits for no more than the depth that the
-draft is at, and a hit for its own branch beyond that (the authors' code waits for all). Times are numbers, or samples of measured
-ones in the order of their measurement. Each round draws a moment, and all of its times are those of that moment: the mean of a
-maximum is more than the maximum of means, but less than it would be if the two sides did not slow down together.
+T(n) is the target's time over n tokens. It includes the host's time, except under pearl. Nobody waits for work that starts
+behind the last round. `leaves` says that the server stops growing a tree when the outcome arrives. A miss then waits for the
+current depth only. A hit also waits for its own branch. (The authors' code waits for the whole tree.)
+
+Times are numbers, or measured samples in the order of their measurement. Each round draws one moment, and all of its times come
+from this moment, because both sides slow down together. Independent draws would overstate the mean of their maximum.
 """
 
 from __future__ import annotations
@@ -36,24 +37,25 @@ _T = TypeVar("_T")
 
 @dataclass(frozen=True)
 class Latencies:
-    """Seconds, each a list of samples (one number is a list of one).
+    """Hold the latencies of a machine. Each is a list of samples in seconds; one number is a list of one.
 
-    verify: the target's forward over n tokens, by n; what lies between is interpolated. beside: the same while a draft works
-    beside it. host, host_beside: of the target's process in a round, outside the forward and the draft. draft, draft_beside: one
-    drafted token of one row, in the target's process and in a server's. glue, tree: of a server's reading of a speculation, and
-    of one depth of its branches, by how many there are. leaves: whether a tree is left, but for the branch that has come true, if
-    one has. comm: from the question to an idle server to its answer, where nothing has to be drafted. answer: the answer's way
-    back, while the server works on.
+    verify: the target's forward over n tokens, by n; values between are interpolated.
+    verify_concurrent: the same while the draft's process works.
+    host, host_concurrent: the target's process in a round, outside the forward and the draft.
+    draft, draft_concurrent: one drafted token of one row, in the target's process and in a server's.
+    glue, tree: the server reads a speculation; the server grows one depth of its branches, by their number.
+    leaves: whether the server leaves a tree when the outcome arrives, except for the branch of that outcome.
+    comm: from the request to an idle server to its reply, without drafting. answer: the way of the reply.
     """
 
     name: str
     source: str
     verify: Mapping[int, Times]
     draft: Times
-    beside: Mapping[int, Times] = field(default_factory=dict)
+    verify_concurrent: Mapping[int, Times] = field(default_factory=dict)
     host: Times = (0.0,)
-    host_beside: Times = ()
-    draft_beside: Times = ()
+    host_concurrent: Times = ()
+    draft_concurrent: Times = ()
     glue: Times = (0.0,)
     tree: Mapping[int, Times] = field(default_factory=dict)
     leaves: bool = False
@@ -63,7 +65,7 @@ class Latencies:
 
     @staticmethod
     def of(values: Mapping[str, Any]) -> Latencies:
-        """From a latency file's mapping: numbers in milliseconds."""
+        """Read a latency file's mapping, whose numbers are milliseconds. Errors: InputError."""
 
         def seconds(value: Any, name: str) -> Times:
             numbers = value if isinstance(value, list) else [value]
@@ -77,11 +79,11 @@ class Latencies:
             "published",
             "leaves",
             "verify",
-            "beside",
+            "verify_concurrent",
             "draft",
             "host",
-            "host_beside",
-            "draft_beside",
+            "host_concurrent",
+            "draft_concurrent",
             "glue",
             "tree",
             "comm",
@@ -94,7 +96,7 @@ class Latencies:
             if values.get(name) is None:
                 raise InputError(f"The latency file lacks '{name}'; give it there, or as latency.{name}=MILLISECONDS.")
         tables: Any = {}
-        for name in ("verify", "beside", "tree"):
+        for name in ("verify", "verify_concurrent", "tree"):
             table = values.get(name)
             if isinstance(table, (int, float)) and name == "tree":
                 table = {1: table}  # the same for any number of branches
@@ -107,7 +109,7 @@ class Latencies:
             raise InputError("The latency file's 'verify' is empty; it must map numbers of tokens to milliseconds.")
         rest: Any = {
             name: seconds(values[name], name)
-            for name in ("host", "host_beside", "draft_beside", "glue", "comm", "answer", "draft")
+            for name in ("host", "host_concurrent", "draft_concurrent", "glue", "comm", "answer", "draft")
             if values.get(name) is not None
         }
         return Latencies(**rest, **tables, **{key: values[key] for key in _SAID if key in values})
@@ -117,7 +119,7 @@ _SAID = ("name", "source", "published", "leaves")
 
 
 def places(rounds: pd.DataFrame) -> list[np.ndarray]:
-    """The string of places of each sequence, from the logged rounds of one arm with a draft and greedy decoding.
+    """Return the ranks of each sequence's tokens, from the rounds of one greedy arm with a draft.
 
     Raises:
         InputError: the rounds hold no ranks.
@@ -130,15 +132,15 @@ def places(rounds: pd.DataFrame) -> list[np.ndarray]:
         for accepted, proposed, rank in rows[["accepted", "proposed", "rank"]].itertuples(index=False):
             string += [1] * int(accepted)
             if np.isnan(rank):
-                break  # the last round: nobody asked where its token stood
-            # A correction's rank leaves the refused token out, which stood first.
+                break  # a last round has no rank
+            # The rank of a correction does not count the rejected token, which came first.
             string.append(int(rank) + (accepted < proposed))
         strings.append(np.array(string))
     return strings
 
 
 def first_places(rounds: pd.DataFrame) -> list[int]:
-    """The place of each sequence's first token behind the prompt, in the order of `places`; 0 where it was not logged."""
+    """Return the rank of each sequence's first token behind the prompt, in the order of `places`; 0 where none was logged."""
     if "first_rank" not in rounds:
         rounds = rounds.assign(first_rank=np.nan)
     groups = rounds.groupby(["block", "repeat", "prompt_id"], sort=False)
@@ -146,9 +148,9 @@ def first_places(rounds: pd.DataFrame) -> list[int]:
 
 
 class Simulation:
-    """Tokens per second of methods over strings of places, under one machine's latencies.
+    """Compute the tokens per second of methods over strings of ranks, under one machine's latencies.
 
-    first: the places of the tokens before the strings, those that end prefill; 0 where nothing is known of one.
+    first: the rank of the first token of each sequence, which prefill gives; 0 where it is unknown.
     """
 
     def __init__(
@@ -159,10 +161,10 @@ class Simulation:
         self.strings, self.first = [string for string, _ in held], [place for _, place in held]
         self.latencies = latencies
         self._rng = np.random.default_rng(seed)
-        self._drafting = latencies.draft_beside or latencies.draft  # one token of a server
+        self._drafting = latencies.draft_concurrent or latencies.draft  # a server's drafted token
         self._moment = 0.0
-        self._between: dict[tuple[int, bool], float] = {}  # verifications of lengths that were not measured
-        self._wide: dict[int, float] = {}  # trees of numbers of branches that were not measured
+        self._between: dict[tuple[int, bool], float] = {}  # interpolated verifications
+        self._wide: dict[int, float] = {}  # interpolated trees
 
     def ar(self) -> float:
         return self._speed(lambda string: sum(self._verify(1) for _ in self._rounds(string)))
@@ -176,22 +178,22 @@ class Simulation:
 
         return self._speed(decode)
 
-    def ssd(self, length: int, counts: Sequence[int], foreseen: int = 0) -> float:
-        """counts: the fan-out F_0 .. F_length; the back-up is neural. foreseen: the fan-out behind a prompt."""
+    def ssd(self, length: int, counts: Sequence[int], first_fan_out: int = 0) -> float:
+        """Simulate SSD with a neural back-up. counts: the fan-out F_0 .. F_length. first_fan_out: the fan-out behind a prompt."""
         own = self.latencies
         if not own.tree:
             raise InputError(f"The latencies of {own.name} hold no 'tree': ssd cannot be simulated.")
         branches, first = sum(counts), iter(self.first)
 
         def decode(string: np.ndarray) -> float:
-            seconds, held, late = 0.0, 0 < next(first) <= foreseen, 0.0
+            seconds, held, late = 0.0, 0 < next(first) <= first_fan_out, 0.0
             rounds = kept(string, length)
             for accepted, place in self._rounds(rounds):
-                # What the last round left to be built is waited for now.
+                # The request waits for the rest of the server's work for the last round.
                 seconds += late + self._draw(own.comm)
                 if not held:
                     seconds += self._draw(self._drafting, length)
-                verified = self._draw(own.answer) + self._verify(length + 1, beside=True)
+                verified = self._draw(own.answer) + self._verify(length + 1, concurrent=True)
                 seconds += verified
                 held = place - (accepted < length) <= counts[accepted]
                 built = self._draw(own.glue) + np.cumsum(self._grown(branches, length))
@@ -210,9 +212,9 @@ class Simulation:
             while at < len(string):
                 self._moment = self._rng.random()
                 block = self._draw(self._drafting, window) + self._draw(own.comm) + self._draw(own.answer)
-                # The draft is told what to go on with when the host is done with the round.
-                host = self._draw(own.host_beside or own.host)
-                seconds += max(self._verify(pending + 1, beside=True, host=0.0), block) + host
+                # The draft gets the outcome when the host has finished the round.
+                host = self._draw(own.host_concurrent or own.host)
+                seconds += max(self._verify(pending + 1, concurrent=True, host=0.0), block) + host
                 judged = string[at : at + pending + 1]
                 passed = _passed(judged)
                 if passed < len(judged):
@@ -224,10 +226,10 @@ class Simulation:
         return self._speed(decode)
 
     def amusd(self, length: int, least: int = 2) -> float:
-        """A draft that never waits, as far as `length` tokens ahead; an answer holds `least` tokens at least.
+        """Simulate a draft that never waits and drafts up to `length` tokens ahead. A reply has at least `least` tokens.
 
-        As in `sdbench.asynchronous.amusd`: it is asked between two tokens; its run stands, less what was decided, if it holds the
-        target's own token too, and is begun anew otherwise. The target reads length + 1 places, however many are drafted.
+        As in `sdbench.asynchronous.amusd`, the request arrives between two tokens. The run continues, without the decided tokens,
+        if it also holds the target's own token. Otherwise the draft starts a new run. The target always reads length + 1 tokens.
         """
         own, least = self.latencies, min(least, length)
 
@@ -239,9 +241,9 @@ class Simulation:
                     free += self._draw(self._drafting, least - ahead)
                     ahead = least
                 free += self._draw(own.comm)
-                asked = free + self._draw(own.answer) + self._verify(length + 1, beside=True)
+                asked = free + self._draw(own.answer) + self._verify(length + 1, concurrent=True)
                 drafted = ahead
-                # While the target is busy: tokens that are begun before it asks again.
+                # While the target is busy, the draft begins tokens until the next request.
                 more = np.array(self._times(self._drafting, length - ahead))
                 begun = free + np.cumsum(more) - more < asked
                 ahead += int(begun.sum())
@@ -255,8 +257,10 @@ class Simulation:
         return self._speed(decode)
 
     def dsi(self, length: int) -> float:
-        """Distributed speculative inference (2405.14105): each block of `length` tokens is verified as soon as it is drafted,
-        on one of enough target servers; a rejection restarts the draft."""
+        """Simulate distributed speculative inference (2405.14105) with servers enough.
+
+        A target server verifies each block of `length` tokens as soon as it is drafted. A rejection restarts the draft.
+        """
 
         def decode(string: np.ndarray) -> float:
             seconds, at = 0.0, 0
@@ -275,13 +279,13 @@ class Simulation:
         return tokens / sum(decode(string) for string in self.strings)
 
     def _rounds(self, rounds: Iterable[_T]) -> Iterator[_T]:
-        """The rounds one after the other, each with a moment of its own."""
+        """Yield the rounds one after the other, and draw a moment for each."""
         for one in rounds:
             self._moment = self._rng.random()
             yield one
 
     def _times(self, times: Times, count: int) -> Times:
-        """So many successive samples from about the moment."""
+        """Return `count` successive samples around the moment. Errors: InputError if there are no samples."""
         if not times:
             raise InputError(
                 f"The latencies of {self.latencies.name} lack the times of a draft: run an arm such as sd too."
@@ -293,7 +297,7 @@ class Simulation:
         return [times[index % len(times)] for index in range(first, first + count)]
 
     def _grown(self, branches: int, length: int) -> Times:
-        """The depths of a tree, one after the other: between the numbers of branches that were measured, and beyond, on a line."""
+        """Return the seconds of each depth of a tree. Unmeasured numbers of branches lie on a line through the nearest ones."""
         table = self.latencies.tree
         if branches in table or len(table) == 1:
             return self._times(table.get(branches) or next(iter(table.values())), length)
@@ -308,23 +312,23 @@ class Simulation:
     def _draw(self, times: Times, count: int = 1) -> float:
         return sum(self._times(times, count))
 
-    def _verify(self, tokens: int, beside: bool = False, host: float | None = None) -> float:
-        """The target's round: its forward over so many tokens, and its host (measured, if not given)."""
+    def _verify(self, tokens: int, concurrent: bool = False, host: float | None = None) -> float:
+        """Return the seconds of a target forward over `tokens` tokens and of its host (None: the measured host time)."""
         own = self.latencies
-        table = own.beside if (beside and own.beside) or not own.verify else own.verify
+        table = own.verify_concurrent if (concurrent and own.verify_concurrent) or not own.verify else own.verify
         if host is None:
-            host = self._draw(own.host_beside if beside and own.host_beside else own.host)
+            host = self._draw(own.host_concurrent if concurrent and own.host_concurrent else own.host)
         if tokens in table:
             return self._draw(table[tokens]) + host
-        if (tokens, beside) not in self._between:
+        if (tokens, concurrent) not in self._between:
             known = sorted(table)
             means = [float(np.mean(table[n])) for n in known]
-            self._between[tokens, beside] = float(np.interp(tokens, known, means))
-        return self._between[tokens, beside] + host
+            self._between[tokens, concurrent] = float(np.interp(tokens, known, means))
+        return self._between[tokens, concurrent] + host
 
 
 def kept(string: np.ndarray, length: int) -> list[tuple[int, int]]:
-    """The rounds of a draft of `length` over a string of places: how many tokens were kept, and the place of the one behind."""
+    """Return the rounds of drafts of `length` over a string of ranks: the accepted tokens, and the rank of the next token."""
     rounds, at = [], 0
     while at < len(string):
         drafted = string[at : at + length]
@@ -336,6 +340,6 @@ def kept(string: np.ndarray, length: int) -> list[tuple[int, int]]:
 
 
 def _passed(places: np.ndarray) -> int:
-    """How many tokens pass before the first that the draft would not have drafted."""
+    """Count the tokens before the first one that the draft would not have drafted."""
     refused = np.flatnonzero(places > 1)
     return int(refused[0]) if len(refused) else len(places)

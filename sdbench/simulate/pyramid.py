@@ -1,12 +1,12 @@
-"""A nested pyramid over recorded outcomes: target over (qualifier over draft), all rules exact, greedy.
+"""Simulate a nested pyramid over recorded outcomes: target over (qualifier over draft), all rules exact, greedy.
 
-An outer round asks the verified pair for l_Q tokens. It runs inner rounds until it has them; each takes l_D drafted tokens and one
-forward of the qualifier, and yields n tokens: a draft passes the qualifier token by token with probability a,
+An outer round asks the verified pair for l_Q tokens. The pair runs inner rounds until it has them. An inner round takes l_D drafted
+tokens and one forward of the qualifier, and yields n tokens. Each drafted token passes the qualifier with probability a:
 
     P(n) = a^(n-1) (1 - a)   for n <= l_D,        P(l_D + 1) = a^l_D.
 
-What is over l_Q is handed on too. The target keeps it as far as the qualifier would have said the same, which the string of the
-qualifier's places tells.
+The pair hands on all its tokens, also those beyond l_Q. The target keeps them as long as they are the qualifier's first choice,
+which the ranks of the qualifier tell.
 """
 
 from __future__ import annotations
@@ -23,7 +23,11 @@ _SEED = 0
 
 @dataclass(frozen=True)
 class InnerStage:
-    """passed: a; draft: seconds of a drafted token; verify: of the qualifier's forward, by its new tokens; host: of a round."""
+    """Describe the pair below the target.
+
+    passed: a. draft: seconds of a drafted token. verify: seconds of the qualifier's forward, by its new tokens. host: seconds of
+    a round.
+    """
 
     passed: float
     draft: Times
@@ -31,7 +35,7 @@ class InnerStage:
     host: Times = (0.0,)
 
     def seconds(self, length: int) -> float:
-        """Mean seconds of an inner round."""
+        """Return the mean seconds of an inner round with `length` drafted tokens."""
         known = sorted(self.verify)
         verify = float(np.interp(length + 1, known, [float(np.mean(self.verify[n])) for n in known]))
         return length * float(np.mean(self.draft)) + verify + float(np.mean(self.host))
@@ -40,10 +44,10 @@ class InnerStage:
 def pyramid_speed(
     strings: Sequence[np.ndarray], target: Latencies, stage: InnerStage, length: int, outer: int
 ) -> float:
-    """Tokens per second.
+    """Return the tokens per second of the pyramid.
 
     Args:
-        strings: the qualifier's places along the target's answers (`events.places`).
+        strings: the qualifier's ranks along the target's answers (`events.places`).
         target: its `verify` and `host`.
         stage: the pair below it.
         length, outer: l_D and l_Q.

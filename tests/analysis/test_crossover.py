@@ -5,7 +5,7 @@ import json
 import pytest
 
 from sdbench.analysis.crossover import crossover, of_run
-from sdbench.simulate.overlap import crossover_batch
+from sdbench.theory.ssd import crossover_batch
 
 NEURAL, FAST = "sdbench.asynchronous.Neural", "sdbench.asynchronous.Lookup"
 A, K, P = 0.8, 6, 0.8

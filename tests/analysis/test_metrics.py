@@ -8,6 +8,7 @@ import pytest
 
 from sdbench.analysis import bounds, degenerate, metrics
 from sdbench.analysis.rows import of_arm, target_rounds, usable
+from sdbench.lm.trace import Edge
 from sdbench.runs.tables import frames
 
 
@@ -32,13 +33,18 @@ def sequence(arm="sd", block=0, tokens=5, seconds=2.0, calls=2, **changes):
     }
 
 
-def verification(proposed, accepted, edge="draft>target", emitted=None, **changes):
+DRAFT_TARGET = Edge("draft", "target")
+
+
+def verification(proposed, accepted, edge=DRAFT_TARGET, emitted=None, **changes):
     return {
         "arm": "sd",
         "prompt_id": "p0",
         "repeat": 0,
         "block": 0,
-        "edge": edge,
+        "edge": str(edge),
+        "proposer": edge.proposer,
+        "verifier": edge.verifier,
         "round": 0,
         "inner_round": 0,
         "proposed": proposed,
@@ -138,9 +144,9 @@ def test_accepted_is_counted_before_the_cut_and_emitted_after():
 
 def test_inner_edges_do_not_count_as_rounds_of_the_target():
     table = rounds(
-        verification(3, 3, "draft>qualifier"),
-        verification(3, 1, "draft>qualifier", inner_round=1),
-        verification(6, 3, "qualifier>target"),
+        verification(3, 3, Edge("draft", "qualifier")),
+        verification(3, 1, Edge("draft", "qualifier"), inner_round=1),
+        verification(6, 3, Edge("qualifier", "target")),
     )
     assert metrics.accepted_per_round(table) == 3.0
     assert len(target_rounds(table)) == 1
@@ -151,7 +157,7 @@ def test_inner_edges_do_not_count_as_rounds_of_the_target():
 
 
 def test_nothing_drafted_gives_no_rate():
-    table = rounds(verification(0, 0, "target"))
+    table = rounds(verification(0, 0, Edge("", "target")))
     assert math.isnan(metrics.acceptance_rate(table))
     assert metrics.acceptance_by_position(table) == []
     assert metrics.edges(table) == {}

@@ -19,7 +19,8 @@ def arm(hits, accepted, ranks=None):
         built = replied + GLUE + K * TREE
         rounds.append(
             {
-                "arm": "ssd", "block": 0, "repeat": 0, "prompt_id": "p", "edge": "draft>target", "round": index,
+                "arm": "ssd", "block": 0, "repeat": 0, "prompt_id": "p", "edge": "draft>target", "proposer": "draft",
+                "verifier": "target", "round": index,
                 "inner_round": 0, "proposed": K, "accepted": kept, "emitted": kept + 1, "outcome": "", "hit": hit,
                 "rank": None if ranks is None else ranks[index], "asked": clock, "wanted": clock, "received": received,
                 "replied": replied, "answered": answered, "built": built,
@@ -27,9 +28,9 @@ def arm(hits, accepted, ranks=None):
         )  # fmt: skip
         common = {"arm": "ssd", "block": 0, "repeat": 0, "round": index, "rows": 1, "tokens": 5, "context": 64}
         steps.append(
-            {**common, "role": "target", "kind": "verify", "seconds": VERIFY, "begun": answered, "beside": False}
+            {**common, "role": "target", "kind": "verify", "seconds": VERIFY, "begun": answered, "concurrent": False}
         )
-        steps.append({**common, "role": "draft", "kind": "glue", "seconds": GLUE, "begun": replied, "beside": True})
+        steps.append({**common, "role": "draft", "kind": "glue", "seconds": GLUE, "begun": replied, "concurrent": True})
         steps += [
             {
                 **common,
@@ -37,7 +38,7 @@ def arm(hits, accepted, ranks=None):
                 "kind": "tree",
                 "seconds": TREE,
                 "begun": replied + GLUE + d * TREE,
-                "beside": True,
+                "concurrent": True,
             }
             for d in range(K)
         ]

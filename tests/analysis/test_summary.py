@@ -129,6 +129,6 @@ def test_an_unknown_baseline_is_refused(made):
 def test_lengths_are_read_off_the_nesting(made):
     rounds = frames(made)["rounds"]
     pyramid = rounds[rounds["arm"] == "pyramid"]
-    assert configured_lengths(PYRAMID.config, pyramid) == {"qualifier>target": 8, "draft>qualifier": 3}
+    assert configured_lengths(PYRAMID.config, pyramid) == {"target": 8, "qualifier": 3}
     assert configured_lengths({"draft_length": "oracle"}, pyramid) == {}
     assert configured_lengths({}, rounds[rounds["arm"] == "ar"]) == {}

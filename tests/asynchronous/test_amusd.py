@@ -94,11 +94,11 @@ def test_a_run_ends_where_less_was_decided_than_before():
         server.work()
         server.serve(Outcome([True], [6], [5], [[0]], streams))
         server.work()
-        same = int(server.context.tokens[0, 4])
+        same = int(server.state.tokens[0, 4])
         answer = server.serve(Outcome([True], [5], [4], [[same]], streams))
     drafted = answer.length[0]
     assert drafted == len(server._scores[0]) == server._ahead[0]
-    before = [1, 2, *server.context.tokens[0, 2:5].tolist()]
+    before = [1, 2, *server.state.tokens[0, 2:5].tolist()]
     for place in range(drafted):
         assert torch.allclose(answer.logits[0, place].exp(), draft.table(tuple(before)).to(answer.logits.dtype))
         before.append(int(answer.tokens[0, place]))

@@ -71,7 +71,7 @@ def test_the_same_tokens_and_a_record_of_both_sides():
             got, trace = decode(decoder, sampling, rows, requests)
             assert got == expected
             assert {step["kind"] for step in trace.steps} >= {"prefill", "verify", "glue", "tree", "backup"}
-            assert all(step["beside"] for step in trace.steps if step["kind"] in ("glue", "tree"))
+            assert all(step["concurrent"] for step in trace.steps if step["kind"] in ("glue", "tree"))
             for row in trace.rounds:
                 assert row["asked"] < row["received"] < row["replied"] < row["answered"]  # one clock
     # A pyramid over the same server.
@@ -91,8 +91,8 @@ class Faulty(Neural):
         super().__init__()
         self.fault, self.calls = fault, 0
 
-    def draft(self, server, missed):
-        backed = super().draft(server, missed)
+    def draft(self, request):
+        backed = super().draft(request)
         self.calls += 1
         if self.calls == 3:
             if self.fault == "exit":
@@ -154,9 +154,8 @@ def test_pearl_goes_on_alone_too_without_a_first_verification():
     decoder = Pearl(target, remote, draft_length=3, pre_verify=False)
     expected, _ = decode(Speculative(target), Sampling())
     assert decode(decoder, Sampling())[0] == expected
-    assert isinstance(remote._running, ServerProcess)
-    assert remote._running.process.pid
-    os.kill(remote._running.process.pid, signal.SIGKILL)
+    (child,) = children()
+    os.kill(child.pid or 0, signal.SIGKILL)
     assert decode(decoder, Sampling())[0] == expected
     assert remote.fault is not None
     decoder.close()
@@ -179,8 +178,8 @@ def test_a_killed_server_is_noticed():
     remote = SSDDrafter(draft, Uniform(2), timeout_seconds=5.0)
     decoder = Speculative(target, Exact(), remote, 2)
     decode(decoder)
-    assert isinstance(remote._running, ServerProcess)
-    remote._running.process.kill()
+    (child,) = children()
+    child.kill()
     with pytest.raises(RunError, match="has ended"):
         decode(decoder)
 
@@ -191,7 +190,7 @@ def test_a_parent_that_is_killed_takes_its_server_along(tmp_path):
     script = tmp_path / "run.py"
     script.write_text(
         textwrap.dedent("""
-        import os, signal, time
+        import multiprocessing, os, signal, time
         from sdbench.exactness import TabularModel
         from sdbench.acceptance import Exact
         from sdbench.decoding import Request, Speculative
@@ -203,8 +202,9 @@ def test_a_parent_that_is_killed_takes_its_server_along(tmp_path):
             remote = SSDDrafter(TabularModel("draft", 5, 1))
             decoder = Speculative(TabularModel("target", 5, 2), Exact(), remote, 2)
             list(decoder.generate([Request([1], "a")], Sampling(), NeverStop(), 4))
-            os.kill(remote._running.process.pid, signal.SIGSTOP)
-            print(remote._running.process.pid, flush=True)
+            (child,) = multiprocessing.active_children()
+            os.kill(child.pid, signal.SIGSTOP)
+            print(child.pid, flush=True)
             time.sleep(60)
         """)
     )
@@ -235,7 +235,7 @@ def test_a_command_that_fails_ends_the_server():
     server = ServerProcess(models()[1], make_server, seconds=5.0)
     server.open(1, -9, 2, Sampling(), torch.float64)
     with pytest.raises(RunError, match="process failed: RuntimeError"):
-        server.admitted()
+        server.wait_admitted()
     assert not server.process.is_alive()
 
 
@@ -299,8 +299,8 @@ def test_answers_by_a_group_of_torch_distributed():
     server = ServerProcess(draft, make_server, seconds=20.0, backend="gloo")
     server.open(1, 20, 2, Sampling(), draft.dtype)
     server.admit(0, [1, 2], 0)
-    server.tell(Outcome([True], [2], [1], [[2]], np.zeros(1, np.uint64)))
-    speculation = server.hear()
+    server.send_outcome(Outcome([True], [2], [1], [[2]], np.zeros(1, np.uint64)))
+    speculation = server.receive_draft()
     best = int(draft.table((1, 2)).argmax())
     assert speculation.tokens.tolist() == [[best, int(draft.table((1, 2, best)).argmax())]]
     assert torch.allclose(speculation.logits[0, 0], draft.table((1, 2)).log())

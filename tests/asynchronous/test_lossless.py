@@ -63,7 +63,7 @@ class UnmodifiedQ(SpeculationServer):
 
     def serve(self, outcome):
         speculation = super().serve(outcome)
-        shift = self.context.sampler.sampling.temperature * np.log(self.saguaro.c)
+        shift = self.state.sampler.sampling.temperature * np.log(self.saguaro.c)
         logits = speculation.logits
         # On two tokens with F = 1 the modified token is the likelier one before the change.
         first = logits.clone()
@@ -78,8 +78,8 @@ class UnmodifiedQ(SpeculationServer):
 class GreedyRandom(Random):
     """Wrong: a random token said to be drawn from the draft."""
 
-    def draft(self, server, missed):
-        backed = super().draft(server, missed)
+    def draft(self, request):
+        backed = super().draft(request)
         return BackedUp(
             backed.tokens, backed.length, torch.log(torch.tensor([0.9, 0.1])).expand(*backed.tokens.shape, 2)
         )

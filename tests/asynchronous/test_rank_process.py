@@ -81,8 +81,8 @@ def test_all_ranks_of_the_target_are_given_the_same_speculation(ranks):
     first, other = ranks
     begin(first, other)
     for rank in ranks:
-        rank.tell(outcome(2))
-    given = [rank.hear() for rank in ranks]
+        rank.send_outcome(outcome(2))
+    given = [rank.receive_draft() for rank in ranks]
     best = int(DRAFT.table((1, 2)).argmax())
     for speculation in given:
         assert speculation.tokens.tolist() == [[best, int(DRAFT.table((1, 2, best)).argmax())]]
@@ -96,14 +96,15 @@ def test_all_ranks_of_the_target_are_given_the_same_speculation(ranks):
 def test_a_rank_that_decided_otherwise_is_found_out(ranks):
     first, other = ranks
     begin(first, other)
-    first.tell(outcome(2))
-    other.tell(outcome(3))
-    first.hear()
+    first.send_outcome(outcome(2))
+    other.send_outcome(outcome(3))
+    first.receive_draft()
     with pytest.raises(DivergedError, match="decided differently"):
-        other.hear()
+        other.receive_draft()
 
 
 def test_a_server_that_fails_says_why(ranks):
     first, _ = ranks
+    first.open(1, -9, K, Sampling(), DRAFT.dtype)
     with pytest.raises(ServerFaultError, match="failed"):
-        first._command("open", None)
+        first.wait_admitted()

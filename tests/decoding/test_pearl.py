@@ -81,7 +81,7 @@ def test_greedy_tokens(pair, rows, pre, post):
         assert sum(row["accepted"] for row in trace.rounds) > 0
         if post and window == 4:
             # With post-verify whole windows are kept without a bonus.
-            assert any(row["accepted"] == row["proposed"] == row["emitted"] == 4 for row in trace.rounds) or rows == 3
+            assert any(row["accepted"] == row["proposed"] == row["emitted"] == 4 for row in trace.rounds)
 
 
 def test_rows_shorter_than_what_another_keeps(pair):
@@ -103,11 +103,49 @@ def test_in_a_process_with_a_measured_window(pair):
     expected, _ = decode(Speculative(target, Exact(), ModelDrafter(draft), 3))
     decoder = Pearl(target, OnDemandDrafter(draft))
     assert decoder.measures
-    assert decode(decoder)[0] == expected
+    got, trace = decode(decoder)
+    assert got == expected
+    assert decoder.measures, "decoding alone never changes the window"
+    decoder.calibrate(trace)
     assert not decoder.measures
     assert 1 <= decoder.draft_length <= 16
     assert decode(decoder, rows=2)[0] == expected
     decoder.close()
+
+
+def recorded(verify, draft):
+    """A trace of eight rounds with these seconds of a verification and of a draft, and two slow ones."""
+    trace = Trace()
+    for number in range(10):
+        slow = 5.0 if number > 7 else 1.0
+        mark = (0.0, None)
+        trace.end(mark, "target", "verify", 1, 4, 40)
+        trace.steps[-1]["seconds"] = slow * verify
+        trace.rounds.append({"received": 1.0, "replied": 1.0 + slow * draft})
+    return trace
+
+
+@pytest.mark.parametrize(
+    ("verify", "draft", "window"), [(0.0105, 0.008, 5), (0.001, 0.100, 1), (1.0, 0.004, 16), (0.013, 0.012, 4)]
+)
+def test_the_window_is_what_fits_beside_a_verification(pair, verify, draft, window):
+    """Four tokens took `draft` seconds, so a token took a quarter of that."""
+    decoder = Pearl(pair[0], OnDemandDrafter(pair[1], process=False))
+    assert decoder.calibrate(recorded(verify, draft)) == (window != 4)
+    assert decoder.draft_length == window
+    assert not decoder.calibrate(recorded(verify, draft)), "a window is set once"
+
+
+def test_a_given_window_is_kept(pair):
+    decoder = Pearl(pair[0], OnDemandDrafter(pair[1], process=False), draft_length=3)
+    assert not decoder.calibrate(recorded(1.0, 0.004))
+    assert decoder.draft_length == 3
+
+
+def test_a_trace_without_drafts_sets_no_window(pair):
+    decoder = Pearl(pair[0], OnDemandDrafter(pair[1], process=False))
+    assert not decoder.calibrate(Trace())
+    assert decoder.measures
 
 
 def test_refusals(pair):

@@ -28,7 +28,7 @@ class ResidualForgotten(Exact):
 
 
 class LowDrafted(Exact):
-    """Wrong: drops a drafted token because its own q is low, and draws from p (families.md B.1)."""
+    """Wrong: drops a drafted token because its own q is low, and draws from p (FA B.1)."""
 
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:
         q = draft.scored(p).probs
@@ -45,8 +45,8 @@ class LowDrafted(Exact):
 class NotDrawnFrom(ModelDrafter):
     """Wrong: says that its tokens were drawn from a flatter q than they were."""
 
-    def propose(self, context, length, key):
-        draft = super().propose(context, length, key)
+    def propose(self, state, length, key):
+        draft = super().propose(state, length, key)
         assert draft.q is not None
         return Draft(draft.tokens, draft.length, Scored(draft.q.logits / 3, draft.q.sampling), ProposalKind.SAMPLED)
 
@@ -54,8 +54,8 @@ class NotDrawnFrom(ModelDrafter):
 class ValueDropped(ModelDrafter):
     """Wrong: cuts the draft before a token because of that token's value, which depends on what was drawn."""
 
-    def propose(self, context, length, key):
-        draft = super().propose(context, length, key)
+    def propose(self, state, length, key):
+        draft = super().propose(state, length, key)
         kept = (draft.tokens != 1).long().cumprod(-1).sum(-1)
         return Draft(draft.tokens, kept, draft.q, draft.kind)
 

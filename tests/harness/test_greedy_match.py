@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 import torch
 
+from sdbench.analysis.report.comparison_table import comparison
 from sdbench.analysis.results import read
-from sdbench.analysis.table import columns, markdown
 from sdbench.harness.greedy_match import gap
 from sdbench.lm.transformer import Transformer
 from sdbench.papers.sections import peers
@@ -41,12 +41,12 @@ def test_peers_stand_beside_ours_end_to_end(with_peers):
     assert arms["hf_generate"]["tokens_per_target_call"] == 1.0
     # Same K, same models, greedy: what is accepted is the same but for what an end cuts off.
     assert arms["hf_assisted"]["acceptance_rate"] == pytest.approx(arms["sd"]["acceptance_rate"], abs=0.1)
-    assert "end to end [95 %]" in columns(with_peers.summary)
+    assert "end to end [95 %]" in comparison(with_peers.summary).heads
     assert "end_to_end" in {path.stem for path in (with_peers.path / "report" / "figures").glob("*.png")}
 
 
 def test_a_table_without_peers_is_as_it_was(finished):
-    assert "end to end [95 %]" not in columns(load(finished).summary)
+    assert "end to end [95 %]" not in comparison(load(finished).summary).heads
 
 
 def test_other_tokens_make_the_row_void(bench, tmp_path, monkeypatch):
@@ -62,7 +62,7 @@ def test_other_tokens_make_the_row_void(bench, tmp_path, monkeypatch):
     summary = load(tmp_path / "out").summary
     assert summary["arms"]["hf_generate"]["void"]
     assert not summary["arms"]["ar"]["void"]
-    line = next(line for line in markdown(summary).splitlines() if line.startswith("| hf_generate "))
+    line = next(line for line in comparison(summary).markdown().splitlines() if line.startswith("| hf_generate "))
     assert "void" in line
     assert "×" not in line
 

@@ -44,7 +44,7 @@ def test_a_step_is_timed_as_often_as_it_is_made(monkeypatch):
 
 
 def test_what_was_done_beside_the_verifier_is_not_timed(monkeypatch):
-    steps = [{**step, "beside": True} if step["role"] == "draft" else step for step in rounds(5, loop=False)]
+    steps = [{**step, "concurrent": True} if step["role"] == "draft" else step for step in rounds(5, loop=False)]
     assert {*timed(monkeypatch, steps)} == {"target"}
 
 

@@ -43,7 +43,7 @@ def test_prompts_and_the_texts_of_tokens_are_kept(finished):
 def test_rows_agree_with_each_other(finished):
     run = load(finished)
     sequences, rounds = run.sequences, run.rounds
-    outer = rounds[rounds.edge.str.endswith("target")]
+    outer = rounds[rounds.verifier == "target"]
     emitted = outer.groupby(["arm", "prompt_id", "repeat"]).emitted.sum()
     lengths = sequences.set_index(["arm", "prompt_id", "repeat"]).tokens.map(len)
     pd.testing.assert_series_equal(emitted + 1, lengths.loc[emitted.index], check_names=False)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from sdbench.analysis.summary import ArmMeta
+from sdbench.lm.trace import Edge
 
 Rows = dict[str, list[dict[str, Any]]]
 
@@ -86,7 +87,7 @@ class Simulation:
         """A round of a verifier: propose, verify; the number of tokens that it hands on."""
         if not stages:
             self.step(verifier, "verify" if verifier == "target" else "draft", 1)
-            self.note(verifier, 0, 0, 0, 1)
+            self.note(Edge("", verifier), 0, 0, 0, 1)
             return 1
         (proposer, length, chance), inner = stages[0], stages[1:]
         proposed = tried = 0
@@ -105,7 +106,7 @@ class Simulation:
         self.step(verifier, "verify", proposed + 1)
         accepted = int(np.argmax(np.append(self.generator.random(proposed) >= chance, True)))
         emitted = accepted + 1 if room is None else min(accepted + 1, room)
-        self.note(f"{proposer}>{verifier}", 0, proposed, accepted, emitted)
+        self.note(Edge(proposer, verifier), 0, proposed, accepted, emitted)
         return emitted
 
     def step(self, role: str, kind: str, tokens: int) -> None:
@@ -114,11 +115,13 @@ class Simulation:
         shape = {"round": self.round, "role": role, "kind": kind, "rows": 1, "tokens": tokens, "context": self.context}
         self.rows["steps"].append({**self.keys, **shape, "seconds": seconds})
 
-    def note(self, edge: str, inner_round: int, proposed: int, accepted: int, emitted: int) -> None:
+    def note(self, edge: Edge, inner_round: int, proposed: int, accepted: int, emitted: int) -> None:
         self.rows["rounds"].append(
             {
                 **self.keys,
-                "edge": edge,
+                "edge": str(edge),
+                "proposer": edge.proposer,
+                "verifier": edge.verifier,
                 "round": self.round,
                 "inner_round": inner_round,
                 "proposed": proposed,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 
 import pandas as pd
@@ -11,7 +12,7 @@ import pytest
 from sdbench.errors import InputError
 from sdbench.runs.journal import Journal
 from sdbench.runs.tables import frames, read_parquet, write_parquet
-from tests.runs.made import AR, SD, rows
+from tests.runs.made import AR, PYRAMID, SD, rows
 
 ALL = rows([AR, SD], prompts=3)
 
@@ -49,6 +50,28 @@ def test_a_run_is_taken_up_from_blocks_that_lack_a_column(journal, tmp_path):
     after = read_parquet(tmp_path, "bare")["after"]
     assert set(after[after.notna()]) == {"ar"}
     assert after.isna().sum() == 2 * len(ALL["bare"])
+
+
+def test_tables_of_an_earlier_release_get_the_present_columns(tmp_path):
+    """A journal and a parquet file without `proposer` and `verifier`, and with `beside` for `concurrent`."""
+    made = rows([AR, SD, PYRAMID], prompts=2)
+    made["steps"] = [{**row, "concurrent": row["role"] == "draft"} for row in made["steps"]]
+    Journal(tmp_path / "journal").write(0, 0, made)
+    expected = Journal(tmp_path / "journal").tables()
+    (file,) = (tmp_path / "journal").iterdir()
+    document = json.loads(file.read_text())
+    for column in ("proposer", "verifier"):
+        del document["tables"]["rounds"][column]
+    document["tables"]["steps"]["beside"] = document["tables"]["steps"].pop("concurrent")
+    file.write_text(json.dumps(document))
+    read = Journal(tmp_path / "journal").tables()
+    expected["rounds"].drop(columns=["proposer", "verifier"]).to_parquet(tmp_path / "rounds.parquet")
+    expected["steps"].rename(columns={"concurrent": "beside"}).to_parquet(tmp_path / "steps.parquet")
+    for name in ("rounds", "steps"):
+        for found in (read[name], read_parquet(tmp_path, name)):
+            pd.testing.assert_frame_equal(found, expected[name], check_like=True)
+    sides = set(zip(read["rounds"]["proposer"], read["rounds"]["verifier"], strict=True))
+    assert sides == {("", "target"), ("draft", "target"), ("draft", "qualifier"), ("qualifier", "target")}
 
 
 def test_an_empty_journal_has_typed_tables(tmp_path):

@@ -4,11 +4,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from sdbench.asynchronous.fan_out import geometric, hit_probability
 from sdbench.errors import InputError
 from sdbench.simulate.events import Latencies, Simulation, kept, places
-from sdbench.simulate.formulas import expected_tokens
-from sdbench.simulate.overlap import Rounds, dsi_segment, pearl_tokens_per_round, theorem_7
+from sdbench.theory import pearl
+from sdbench.theory.speculative import expected_tokens
+from sdbench.theory.ssd import Rounds, geometric_fan_out, theorem_7
+from tests.theory.forms import dsi_segment, hit_probability
 
 A, R = 0.8, 1.0
 
@@ -35,7 +36,7 @@ def test_ar():
 
 @pytest.mark.parametrize(("K", "budget", "tree"), [(4, 15, 0.1), (6, 24, 0.12), (6, 24, 0.3)])
 def test_ssd_is_theorem_7(K, budget, tree):
-    counts = geometric(A, R, K, budget)
+    counts = geometric_fan_out(A, R, K, budget)
     # A bonus passes with chance a, whatever the power law says of the refused: held if it is among the first F_K.
     law = hit_probability([*counts[:-1], 0], A, R)
     bonus = A**K * (A + (1 - A) * (1 - max(counts[-1] - 1, 1) ** -R))
@@ -77,7 +78,7 @@ def test_a_first_token_that_was_foreseen_needs_no_back_up(place, foreseen, spare
 
 @pytest.mark.parametrize("window", [3, 5, 8])
 def test_pearl(window):
-    wanted = pearl_tokens_per_round(A, window) / max(1.0, 0.1 * window)
+    wanted = pearl.tokens_per_round(A, window) / max(1.0, 0.1 * window)
     assert Simulation(strings(), machine()).pearl(window) == pytest.approx(wanted, rel=0.02)
 
 

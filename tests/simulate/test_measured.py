@@ -21,7 +21,8 @@ def recorded(rounds: int, verify: float):
         answered, built = replied + BACK, replied + GLUE + TREE
         key = {"arm": "ssd", "block": 0, "repeat": 0, "round": index}
         rows.append(
-            {**key, "prompt_id": "p", "edge": "draft>target", "proposed": 1, "accepted": 1, "hit": True, "asked": asked,
+            {**key, "prompt_id": "p", "proposer": "draft", "verifier": "target",
+             "proposed": 1, "accepted": 1, "hit": True, "asked": asked,
              "wanted": asked, "received": received, "replied": replied, "answered": answered, "built": built}
         )  # fmt: skip
         for role, kind, tokens, seconds, begun in (
@@ -44,5 +45,5 @@ def test_a_queue_on_the_server_is_no_part_of_an_exchange(verify):
     assert latencies.answer == pytest.approx([BACK] * 20)
     assert latencies.host[0] == pytest.approx(0.0)
     # The simulator's first round misses; here nothing had to be drafted for it either.
-    simulated = Simulation([np.ones(40, int)], replace(latencies, draft_beside=[0.0]))
+    simulated = Simulation([np.ones(40, int)], replace(latencies, draft_concurrent=[0.0]))
     assert 40 / simulated.ssd(1, (1, 1)) == pytest.approx(seconds)

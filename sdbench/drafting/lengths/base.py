@@ -1,7 +1,7 @@
 """How far to draft: length policies.
 
 A policy looks at the draft's own distribution and at the past. It may look at a token that it then keeps, never at one that it
-drops: dropping a token because of its value changes the law of what is verified (families.md B.1 measures the bias).
+drops: dropping a token because of its value changes the law of what is verified (docs/references/families.md, FA B.1).
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Closed formulas of papers, in numpy alone. Analysis, the simulator and the speculation server use them."""
