@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sdbench.analysis.style import figure
+from sdbench.analysis.figures.style import figure
 from sdbench.papers.estimate import of_logs
 from sdbench.papers.markdown import table
 

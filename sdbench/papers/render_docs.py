@@ -6,7 +6,7 @@ With `--check` nothing is written: the exit status is 1 if a generated file is n
 names each such file. Figures are checked for presence only, since another version of matplotlib draws other bytes.
 
 In the README, `<!-- table: default -->` ... `<!-- /table -->` holds the table of the kept run of that name, and
-`<!-- figure: default/speedup -->` ... `<!-- /figure -->` a figure of it.
+`<!-- figure: default -->` ... `<!-- /figure -->` its figure of speed-ups, or another one that is named behind the run.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sdbench.analysis import plots, style
-from sdbench.analysis.report.comparison_table import comparison, footnotes
+from sdbench.analysis.figures import style
+from sdbench.analysis.figures.draw import FIGURES as KINDS
+from sdbench.analysis.report.comparison_table import comparison
 from sdbench.analysis.results import Results, read
 from sdbench.models.memory import GB
 from sdbench.papers import FOLDER, benchmark_tables, claims, figures, page, paper, sections, tables
@@ -36,7 +37,8 @@ FIGURES = "figures"
 TABLES = "tables"
 BANNER = "<!-- Written by `python -m sdbench.papers.render_docs` from results/. Do not edit. -->"
 TABLE_MARK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-FIGURE_MARK = re.compile(r"(<!-- figure: (\S+)/(\w+) -->\n).*?(<!-- /figure -->)", re.DOTALL)
+FIGURE_MARK = re.compile(r"(<!-- figure: (\S+)(?: (\w+))? -->\n).*?(<!-- /figure -->)", re.DOTALL)
+FIRST_FIGURE = "speedup"
 
 
 class Docs:
@@ -83,7 +85,7 @@ class Docs:
             parts += getattr(sections, section)(run)
         for figure in shown.get("figures", []):
             if file := draw(run, figure, self.out / FIGURES / name):
-                parts.append(f"![{plots.TITLES[figure]}]({FIGURES}/{name}/{file})")
+                parts.append(f"![{KINDS[figure].title}]({FIGURES}/{name}/{file})")
         return parts
 
     def _paper(self, one: paper.Paper) -> list[str]:
@@ -244,14 +246,13 @@ def where(run: Results) -> str:
 
 def summary_table(run: Results) -> str:
     """Return the table of a run with its footnotes."""
-    notes = footnotes(run.summary)
-    return comparison(run.summary).markdown() + (f"\n\n{'; '.join(notes)}." if notes else "")
+    return comparison(run.summary).markdown(notes=True)
 
 
 def draw(run: Results, figure: str, folder: Path) -> str | None:
     """Draw a figure of a run; the file's name, or None if the run has no numbers for it."""
-    with style.context():
-        made = plots.FIGURES[figure](run.summary)
+    with style.context(run.summary["arms"]):
+        made = KINDS[figure].make(run.summary)
         return None if made is None else figures.save(made, folder, figure)
 
 
@@ -268,7 +269,8 @@ def fill(text: str, results: Path, figures_at: str) -> str:
         return f"{mark[1]}{summary_table(read(results / mark[2]))}\n{mark[3]}"
 
     def filled_figure(mark: re.Match[str]) -> str:
-        return f"{mark[1]}![{plots.TITLES[mark[3]]}]({figures_at}/{mark[2]}/{mark[3]}.svg)\n{mark[4]}"
+        name = mark[3] or FIRST_FIGURE
+        return f"{mark[1]}![{KINDS[name].title}]({figures_at}/{mark[2]}/{name}.svg)\n{mark[4]}"
 
     return FIGURE_MARK.sub(filled_figure, TABLE_MARK.sub(filled_table, text))
 
@@ -297,9 +299,9 @@ VERDICTS = (
 ARTIFACT = """
 # What was claimed, how it was tested, and what came out
 
-Set-up: `make setup` (Python 3.11, no GPU, no account). Each paper is a folder in `experiments/`: its README, its plan of runs, its
-claims with the source of each and how sure that source is, and the measures that test them. `make reproduce-PAPER` runs the plan,
-archives the runs in `results/`, and judges the claims. The same command takes up an interrupted reproduction.
+Set-up: `make setup` (Python 3.11, no GPU, no account). Each paper is a folder in `experiments/`. It holds a plan of runs,
+the claims with their sources, and the measures that test them. `make reproduce-PAPER` runs the plan, archives the runs in
+`results/`, and judges the claims. The same command takes up an interrupted reproduction.
 
 A *general* claim (a theorem, an inequality, an ordering) should hold anywhere. Its 95 % interval decides: it holds, does not hold
 here, or is undecided. A claim that *belongs to a set-up* (a factor on named models and hardware) is judged only by runs on that

@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from sdbench.analysis.compare import speed_verdict
+from sdbench.analysis.figures.ssd import budget_of
+from sdbench.analysis.figures.style import family
+from sdbench.analysis.metrics.speed import speedup
 from sdbench.analysis.results import Results
-from sdbench.analysis.speculation_plots import budget_of
-from sdbench.analysis.statistics import FewPrompts, non_inferiority, speedup
-from sdbench.analysis.style import family
+from sdbench.analysis.stats.intervals import FewPrompts
+from sdbench.analysis.stats.tests import non_inferiority
 from sdbench.papers.archive import SIMULATED
 from sdbench.papers.estimate import fastest_ratio, of_logs
 from sdbench.papers.markdown import table
@@ -91,24 +92,33 @@ def concurrent(run: Results) -> list[str]:
             "hit."
         )
         parts += [words, _caches(run, caches, plain)]
-    speeds = {name: (arms[name]["predicted_tokens_per_second"], arms[name]["tokens_per_second"]) for name in overlapped}
-    off = {name: said / measured - 1 for name, (said, measured) in speeds.items() if said and measured}
-    if off:
-        parts.append(
-            f"Predicted minus measured speed (theorem 7; PEARL's formula), on each arm's own times: {_list(off)}."
+    words = (
+        "Speed against predictions on each arm's own times. *Formula* is theorem 7 of SSD, or PEARL's formula. *Simulated* is the "
+        "discrete-event simulator. Both columns show predicted / measured - 1. Corollary 9 bounds the ratio of total speeds over "
+        "`sd` of the same length."
+    )
+    return [*parts, words, _predictions(run, overlapped)]
+
+
+def _predictions(run: Results, overlapped: Sequence[str]) -> str:
+    """A row per arm: the formula, the simulator, the bounds of corollary 9, and the measured ratio of totals."""
+    file = run.path / SIMULATED
+    simulated = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    rows = []
+    for name in overlapped:
+        arm = run.summary["arms"][name]
+        said, measured = arm["predicted_tokens_per_second"], arm["tokens_per_second"]
+        bounds = (arm["speculation"] or {}).get("corollary_9")
+        rows.append(
+            [
+                f"`{name}`",
+                f"{said / measured - 1:+.1%}" if said and measured else NOTHING,
+                f"{simulated[name]:+.1%}" if name in simulated else NOTHING,
+                f"{bounds['low']:.2f}x to {bounds['high']:.2f}x" if bounds else NOTHING,
+                f"{bounds['measured']:.2f}x" if bounds else NOTHING,
+            ]
         )
-    bounds = {name: arms[name]["speculation"].get("corollary_9") for name in caches}
-    between = [
-        f"`{name}` over `{row['over']}` {row['low']:.2f}x to {row['high']:.2f}x, measured {row['measured']:.2f}x"
-        for name, row in bounds.items()
-        if row
-    ]
-    if between:
-        parts.append(f"Bounds of corollary 9 (ratios of totals): {'; '.join(between)}.")
-    simulated = run.path / SIMULATED
-    if simulated.is_file():
-        parts.append(f"Simulated minus measured speed: {_list(json.loads(simulated.read_text(encoding='utf-8')))}.")
-    return parts
+    return table(["arm", "formula", "simulated", "corollary 9", "measured"], rows)
 
 
 def _compared(run: Results, overlapped: Sequence[str], plain: dict[int, str]) -> str:
@@ -202,7 +212,3 @@ def _faster(run: Results, arms: list[str], others: list[str]) -> str:
     verdict = speed_verdict(found.ci95, found.n, None)
     low, high = found.ci95 or (found.value, found.value)
     return f"`{note.replace(' over ', '` over `')}` is {found.value:.2f}x [{low:.2f}, {high:.2f}]: **{verdict}**."
-
-
-def _list(shares: dict[str, Any]) -> str:
-    return "; ".join(f"`{name}` {value:+.1%}" for name, value in shares.items())
