@@ -1,3 +1,3 @@
 """sdbench: a bench on which speculative-decoding ideas are compared fairly."""
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"

@@ -83,7 +83,8 @@ def _text_of(module: str) -> str:
 def _compile(lm: Traceable, step: nn.Module, inputs: Inputs, file: Path) -> None:
     """Make a program. The file appears complete or not at all."""
     with torch.inference_mode(False), torch.no_grad(), quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # about one part of torch, from another
+        for kind in (DeprecationWarning, FutureWarning):  # about one part of torch, from another
+            warnings.simplefilter("ignore", kind)
         example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
         for at, names in enumerate(inputs.free):
             shape = [_EXAMPLE[names[dim]] if dim in names else size for dim, size in enumerate(example[at].shape)]

@@ -193,7 +193,7 @@ class Loop(Step):
             part = slice(first, first := first + tokens.shape[1])
             seen = [mask[:, :, part] for mask in over]
             logits.append(self._logits(tokens, positions[:, part], slots[:, part], seen, layers, num_logits))
-            level = uniform[depth] if self._sampling.greedy else uniform[depth].view(len(tokens), self._width)
+            level = None if self._sampling.greedy else uniform[depth].view(len(tokens), self._width)
             tokens, num_logits = drawn(logits[-1][:, -self._width :], self._sampling, level), self._width
             chosen.append(tokens)
         return torch.cat(logits, 1), torch.stack(chosen, 2).flatten(0, 1)
