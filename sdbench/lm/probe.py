@@ -49,8 +49,8 @@ def check_steps(lm: Transformer) -> None:
         deviation = float((expected[known] - found[known]).abs().max() / expected[known].std().clamp(min=1e-6))
         if not deviation <= _TOLERANCE.get(lm.dtype, 0.25):
             raise InputError(
-                f"{name} gives other logits over cache slots than by itself (they deviate by {deviation:.2g} of their spread), so it "
-                "cannot be stepped."
+                f"{name} gives other logits over cache slots than by itself (they deviate by {deviation:.2g} of their spread), so "
+                "it cannot be stepped."
             )
 
 

@@ -270,6 +270,8 @@ class TruncatedTransformer(Transformer):
     def _follow(self, state: DecodeState) -> None:
         """Take over the decided tokens that the whole model has read since the last step."""
         self.pool = self._whole.pool
+        if self.cached is None and self._whole.cached == tuple(range(self._whole.layers)):
+            self.cached = tuple(range(self.layers))  # one cache layer for each layer of the model
         seen = zip(self._kv_len, self._whole.kv_len, state.length.tolist(), strict=True)
         self._kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
 
