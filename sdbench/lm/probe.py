@@ -16,6 +16,7 @@ from torch import Tensor
 from sdbench.errors import InputError
 from sdbench.lm.forward import widened
 from sdbench.lm.model import FAR
+from sdbench.lm.programs.execution import Execution
 from sdbench.lm.transformer import Transformer
 from sdbench.models.quiet import quiet, reason_of
 
@@ -33,7 +34,8 @@ def check_steps(lm: Transformer) -> None:
     Errors: InputError that names the model and, for numbers that are not finite, the module where they begin.
     """
     name = f"{lm.name}: {type(lm.model).__name__}"
-    rows = _tokens(lm)
+    rows, execution = _tokens(lm), lm.execution
+    lm.execution = Execution()  # no program is made for these shapes
     try:
         with quiet():
             own = [_own_logits(lm, ids) for ids in rows]
@@ -41,6 +43,7 @@ def check_steps(lm: Transformer) -> None:
     except Exception as error:  # a model's code may fail in any way
         raise InputError(f"{name} cannot be stepped over cache slots ({reason_of(error)}).") from error
     finally:
+        lm.execution = execution
         lm.allocate(0, 0)
     for ids, expected, found in zip(rows, own, stepped, strict=True):
         known = slice(0, lm.embedded)  # ids that only the target has are -inf on purpose
@@ -61,7 +64,12 @@ def first_not_finite(model: Any, ids: Int[Tensor, "1 T"]) -> str | None:
     def watch(name: str) -> Any:
         def look(module: Any, inputs: Any, output: Any) -> None:
             first = output[0] if isinstance(output, tuple) and output else output
-            if not found and isinstance(first, Tensor) and first.is_floating_point() and not bool(first.isfinite().all()):
+            if (
+                not found
+                and isinstance(first, Tensor)
+                and first.is_floating_point()
+                and not bool(first.isfinite().all())
+            ):
                 found.append(name)
 
         return look
@@ -86,8 +94,8 @@ def _type(lm: Transformer) -> str:
     return str(lm.dtype).removeprefix("torch.")
 
 
-def _tokens(lm: Transformer) -> list[Int[Tensor, " T"]]:
-    """Two rows of token ids, spread over the vocabulary."""
+def _tokens(lm: Transformer) -> list[Tensor]:
+    """Two rows of token ids of different lengths, spread over the vocabulary."""
     ids = (torch.arange(_LONG + _SHORT) * 7919 + 5).remainder(lm.embedded).to(lm.device)
     return [ids[:_LONG], ids[_LONG:]]
 
@@ -99,7 +107,7 @@ def _own_logits(lm: Transformer, ids: Int[Tensor, " T"]) -> Float[Tensor, " V"]:
     return widened(output.logits[0, -1], lm.vocab).float()
 
 
-def _stepped_logits(lm: Transformer, rows: list[Int[Tensor, " T"]]) -> list[Float[Tensor, " V"]]:
+def _stepped_logits(lm: Transformer, rows: list[Tensor]) -> list[Float[Tensor, " V"]]:
     """The logits behind the last token of each row, by steps over the slots of a batch of two."""
     long, short = rows
     lm.allocate(2, _LONG + 2)
