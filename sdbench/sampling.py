@@ -27,6 +27,8 @@ from sdbench.errors import InputError
 from sdbench.keyed_random import Choices, HashChoices, Key, invert
 
 FEW = 2048  # logits; for fewer, the call to numpy takes longer than it saves
+SMALLEST = float(torch.finfo(torch.float32).tiny)  # a positive temperature; smaller ones may count as 0
+_COLD = 1e-20  # temperatures below which logits are shifted before they are divided
 
 
 @dataclass(frozen=True)
@@ -47,6 +49,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"sampling.temperature is {self.temperature}; it must be 0 (greedy) or a positive number.")
+        if 0 < self.temperature < SMALLEST:
+            raise InputError(
+                f"sampling.temperature is {self.temperature}, which float32 cannot hold; take 0 for greedy decoding, or at least "
+                f"{SMALLEST:.3g}."
+            )
         if self.top_k < 0:
             raise InputError(f"sampling.top_k is {self.top_k}; it must be 0 (off) or a positive whole number.")
         if not 0 < self.top_p <= 1:
@@ -62,7 +69,10 @@ def warp(logits: Float[Tensor, "*batch V"], sampling: Sampling) -> Float[Tensor,
     if sampling.greedy:
         best = most_likely(logits)[..., None]
         return torch.zeros(logits.shape, dtype=_wide(logits), device=logits.device).scatter_(-1, best, 1.0)
-    logits = logits.to(_wide(logits)) / sampling.temperature
+    logits = logits.to(_wide(logits))
+    if sampling.temperature < _COLD:  # the quotients of large logits would be infinite
+        logits = logits - logits.amax(-1, keepdim=True)
+    logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)

@@ -84,7 +84,8 @@ def comparison(first: Side, second: Side, margin: float | None = None) -> dict[s
 def _speed(first: Side, second: Side, apart: Differences) -> dict[str, Any]:
     void = [side.name for side in (first, second) if side.summary.get("void")]
     if void:
-        return {"verdict": REFUSED, "reason": f"{' and '.join(void)}: void, the greedy tokens are not the baseline's"}
+        why = "other greedy tokens than the baseline's, or numbers that are not finite"
+        return {"verdict": REFUSED, "reason": f"{' and '.join(void)} gave {why}: void"}
     if apart.hardware is not None:
         return {"verdict": REFUSED, "reason": apart.hardware}
     base, other = first.sequences.assign(arm="first"), second.sequences.assign(arm="second")

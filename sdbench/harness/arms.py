@@ -24,6 +24,7 @@ class Arm:
     config: dict[str, Any]
     decoder: Decoder
     threads: int | None = None
+    not_finite: str | None = None  # where its numbers first were not finite, set once a block is decoded
 
     @property
     def apart(self) -> set[str]:

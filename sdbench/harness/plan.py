@@ -19,8 +19,10 @@ from sdbench.harness.build import build
 from sdbench.harness.co_tenancy import Use
 from sdbench.harness.config import expand_grids
 from sdbench.harness.gpu_lock import physical
+from sdbench.harness.model_checks import check_early_exits, check_peers, notes
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, check_family
+from sdbench.models.generation import TokenRules
 from sdbench.models.identity import model_identity
 from sdbench.models.memory import Fit, fit
 from sdbench.models.spec import ModelSpec
@@ -68,6 +70,17 @@ class Plan:
     def identities(self) -> dict[str, str]:
         """The identity of each role's weights."""
         return {role: model_identity(spec) for role, spec in self.specs.items()}
+
+    @property
+    def rules(self) -> TokenRules | None:
+        """What the target's generation config changes in its logits; None if it changes nothing."""
+        asked = self.family.defaults.rules
+        return TokenRules(asked, () if self.config["ignore_eos"] else self.family.eos) if asked else None
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on the models that the reader of the run must know."""
+        return notes(self.family, self.sampling)
 
     @property
     def prompts_sha256(self) -> str:
@@ -151,15 +164,16 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     if not prompts:
         raise InputError(f"The task {task.name} has no prompts.")
     family = check_family(used)
-    _check_layers(stub_arms, family)
+    check_early_exits(stub_arms, family)
     if ranks is not None:
         ranks.check(stub_arms, used, family.members["target"].config)
     encoded = [(prompt, encode(prompt, family.tokenizer, chat=config["chat"] is not False)) for prompt in prompts]
     _check_tokens(encoded, family)
-    _check_peers(stub_arms, config, sampling, task)
+    stops = (*task.stop, *family.defaults.stop_strings)
+    check_peers(stub_arms, family, config["batch_size"], sampling, () if config["ignore_eos"] else stops)
     max_new_tokens = config["max_new_tokens"] or task.max_new_tokens
     validate.whole("tasks.max_new_tokens", max_new_tokens, 1)
-    checker = StopChecker(family.eos, task.stop, family.tokenizer)
+    checker = StopChecker(family.eos, stops, family.tokenizer)
     return Plan(
         config,
         arm_configs,
@@ -208,6 +222,7 @@ def load(plan: Plan) -> dict[str, Transformer]:
 
 def load_role(plan: Plan, role: str) -> Transformer:
     """One model of a plan; of a tensor-parallel target, this rank's part."""
+    from sdbench.lm.probe import check_steps
     from sdbench.lm.programs.modes import execution_of
     from sdbench.lm.transformer import Transformer
     from sdbench.models.weights import load_weights
@@ -216,7 +231,11 @@ def load_role(plan: Plan, role: str) -> Transformer:
     device = ranks.device if ranks else hardware["device"]
     parts = ranks.parts if ranks and role == "target" else 1
     weights = load_weights(plan.specs[role], hardware["dtype"], device, parts)
-    return Transformer(role, weights, plan.family.vocab, execution_of(hardware["execution"]))
+    model = Transformer(role, weights, plan.family.vocab, execution_of(hardware["execution"]))
+    check_steps(model)
+    if role == "target":
+        model.rules = plan.rules
+    return model
 
 
 def check_settings(config: Mapping[str, Any]) -> None:
@@ -266,28 +285,6 @@ def _baseline(wanted: str | None, arms: Mapping[str, Any]) -> str:
     raise InputError(f"baseline is '{wanted}', which is none of the arms: {', '.join(arms)}.")
 
 
-def _check_peers(arms: list[Arm], config: Mapping[str, Any], sampling: Sampling, task: Task) -> None:
-    stop = () if config["ignore_eos"] else task.stop
-    for arm in arms:
-        if arm.peer:
-            try:
-                arm.peer.check(config["batch_size"], sampling, stop)
-            except InputError as error:
-                raise InputError(f"arms.{arm.name}: {error}") from error
-
-
-def _check_layers(arms: list[Arm], family: Family) -> None:
-    for arm in arms:
-        for view in arm.views:
-            role, _, layers = view.partition("[")
-            depth = family.members[role].config.num_hidden_layers
-            if layers and not 0 < int(layers.rstrip("]")) < depth:
-                raise InputError(
-                    f"The arm '{arm.name}' exits after {layers.rstrip(']')} layers; {role} has {depth}, so choose 1 to "
-                    f"{depth - 1}."
-                )
-
-
 def _slots(prompts: list[tuple[Prompt, list[int]]], new: int, arms: list[Arm], family: Family) -> int:
     """Slots that the longest prompt needs under the furthest-reaching arm; refused where a model cannot read as many."""
     prompt, tokens = max(prompts, key=lambda item: len(item[1]))
@@ -296,7 +293,7 @@ def _slots(prompts: list[tuple[Prompt, list[int]]], new: int, arms: list[Arm], f
     if family.context is not None and slots > family.context:
         raise InputError(
             f"The prompt '{prompt.id}' ({len(tokens)} tokens), max_new_tokens={new} and the arm '{furthest.name}' "
-            f"({furthest.decoder.max_lookahead()} tokens ahead) need {slots} positions, but the models read {family.context}: "
-            "shorten one of them."
+            f"({furthest.decoder.max_lookahead()} tokens ahead) need {slots} positions, but the models read {family.context}"
+            f"{f' ({family.why})' if family.why else ''}: shorten one of them."
         )
     return slots

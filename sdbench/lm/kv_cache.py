@@ -33,18 +33,22 @@ class KVCache:
         self.select(slice(None), None, 0, slots)
 
     @classmethod
-    def over(cls, layers: list[Tensor], at: Int[Tensor, "B T"], attend_len: int) -> KVCache:
-        """Return a view of a cache's layers for a compiled or captured step that writes at the slots `at`."""
+    def over(cls, layers: list[Tensor], numbers: tuple[int, ...], at: Int[Tensor, "B T"], attend_len: int) -> KVCache:
+        """A view of some layers of a pool, about to be written at `at`: the cache of a compiled or captured step.
+
+        layers: the keys of each layer, then the values. numbers: by which the model calls these layers.
+        """
         rows, _, slots, _ = layers[0].shape
         view, half = cls(0, slots - 1, layers[0].device), len(layers) // 2
-        view.rows = rows  # set later, because the view needs no positions
-        view.keys, view.values = dict(enumerate(layers[:half])), dict(enumerate(layers[half:]))
+        view.rows = rows  # without places for their positions, which a step is given
+        view.keys = dict(zip(numbers, layers[:half], strict=True))
+        view.values = dict(zip(numbers, layers[half:], strict=True))
         view.select(slice(None), at, 0, attend_len)
         return view
 
-    def layers_of(self, count: int) -> list[Tensor]:
-        """Return the keys of the first `count` layers, then their values. All these layers must have been used."""
-        return [side[layer] for side in (self.keys, self.values) for layer in range(count)]
+    def layers_of(self, numbers: tuple[int, ...]) -> list[Tensor]:
+        """Return the keys of these layers, then their values. All these layers have been used."""
+        return [side[layer] for side in (self.keys, self.values) for layer in numbers]
 
     def select(self, rows: slice, at: Int[Tensor, "B T"] | None, first: int, attend_len: int) -> None:
         """Set where the next step writes and reads.
@@ -52,12 +56,14 @@ class KVCache:
         at: the slots to write; None: every row writes adjacent slots from `first` on. attend_len: the number of slots to read.
         """
         self._rows, self._at, self._first, self._attend_len = rows, at, first, attend_len
-        self._written: Int[Tensor, " L"] | None = None
+        self._written: dict[int, Int[Tensor, " L"]] = {}  # by the number of heads
+        self.touched: list[int] = []  # the layers that this step has written, in its order
 
     def update(
         self, key: Float[Tensor, "B H T D"], value: Float[Tensor, "B H T D"], layer: int, *args, **kwargs
     ) -> tuple[Float[Tensor, "B H E D"], Float[Tensor, "B H E D"]]:
-        """Write the new keys and values of a layer, and return those of the first `attend_len` slots."""
+        """Write a layer's new keys and values; return those of the first `attend_len` slots."""
+        self.touched.append(layer)
         if layer not in self.keys:
             self.keys[layer] = key.new_zeros(self.rows, key.shape[1], self.slots + 1, key.shape[3])
             self.values[layer] = value.new_zeros(self.rows, value.shape[1], self.slots + 1, value.shape[3])
@@ -67,14 +73,13 @@ class KVCache:
             keys[:, :, self._first : stop] = key
             values[:, :, self._first : stop] = value
         else:
-            # Write lines of one table of all slots. This takes a third of a scatter's time, and the line numbers are the same for
-            # all layers. A compiler writes the lines in place; for a scatter it copies the whole layer twice.
-            lines = self._written
-            if lines is None or len(lines) != key.shape[:3].numel():
-                begin = self._begin(key.shape[1])[: len(key)]
-                lines = self._written = (begin + self._at[:, None]).flatten()
+            # As lines of one table. This takes a third of a scatter's time, and layers with the same number of heads share the
+            # line numbers. A compiler writes the lines in place; for a scatter it would copy the whole layer twice.
             for held, new in ((keys, key), (values, value)):
-                held.view(-1, held.shape[3]).index_copy_(0, lines, new.reshape(-1, new.shape[3]))
+                heads = new.shape[1]
+                if heads not in self._written:
+                    self._written[heads] = (self._begin(heads)[: len(new)] + self._at[:, None]).flatten()
+                held.view(-1, held.shape[3]).index_copy_(0, self._written[heads], new.reshape(-1, new.shape[3]))
         return keys[:, :, : self._attend_len], values[:, :, : self._attend_len]
 
     def _begin(self, heads: int) -> Int[Tensor, "B H 1"]:

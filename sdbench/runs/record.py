@@ -110,6 +110,15 @@ class RunFolder:
         others = [fault for fault in self.faults if {**fault, **where} != fault]
         self.add_to_environment(faults=[*others, {**where, "said": said}])
 
+    @property
+    def not_finite(self) -> dict[str, str]:
+        """By arm, where its numbers first were not finite."""
+        return self.environment.get("not_finite") or {}
+
+    def note_not_finite(self, arm: str, said: str) -> None:
+        """Keep where an arm's numbers first were not finite."""
+        self.add_to_environment(not_finite={arm: said, **self.not_finite})
+
     def ask(self, prompts: Mapping[str, Mapping[str, Any]]) -> None:
         """Write `prompts.json`: by prompt id the `text` that the models read, and the `reference` (None if there is none)."""
         write_text(self.path / _PROMPTS, _json(prompts))

@@ -29,6 +29,7 @@ class ArmMeta(TypedDict):
     repeated; end_to_end_only: whether it cannot tell prefill from decoding (a peer); lost_draft_blocks: number of blocks
     that went on without a draft because its process failed; simulated_acceptance: whether acceptance was forced, not
     tested; identity: number of sequences whose greedy tokens equal the baseline's, part at a tie, or do not match.
+    not_finite: where the arm's numbers first were not finite (None: nowhere).
     """
 
     lossless: bool
@@ -41,6 +42,7 @@ class ArmMeta(TypedDict):
     lost_draft_blocks: NotRequired[int]
     simulated_acceptance: NotRequired[bool]
     identity: NotRequired[Mapping[str, int] | None]
+    not_finite: NotRequired[str | None]
 
 
 def summarise(
@@ -49,6 +51,7 @@ def summarise(
     arms_meta: Mapping[str, ArmMeta],
     margin: float = MARGIN,
     shared_blocks: int = 0,
+    notes: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Compute the content of `summary.json`.
 
@@ -58,6 +61,7 @@ def summarise(
         arms_meta: the facts that the tables do not hold, by arm; also the arms' order.
         margin: of the non-inferiority test, in the score's unit.
         shared_blocks: number of blocks during which another job worked on the same device or cores.
+        notes: sentences on the run's models that its reader must know.
 
     Returns:
         A JSON-safe document. A metric without data is null.
@@ -103,6 +107,7 @@ def summarise(
             "repeats": int(tables["sequences"]["repeat"].nunique()),
             "shared_device": shared_blocks > 0,
             "shared_blocks": shared_blocks,
+            "notes": list(notes),
             "arms": arms,
         }
     )
@@ -188,7 +193,8 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "simulated_acceptance": simulated,
         "identity": None if identity is None else dict(identity),
         "lost_draft_blocks": meta.get("lost_draft_blocks", 0),
-        "void": identity is not None and identity["mismatches"] > 0,
+        "not_finite": meta.get("not_finite"),
+        "void": (identity is not None and identity["mismatches"] > 0) or meta.get("not_finite") is not None,
         "prompts": int(sequences["prompt_id"].nunique()),
         "sequences": len(sequences),
         "config": dict(knobs),

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from sdbench.runs.record import Run
 
 FLAGS = {
-    "V": "void: its greedy tokens are not the baseline's, apart from ties; its speed counts for nothing",
+    "V": "void: its greedy tokens are not the baseline's, apart from ties, or its numbers were not finite; its speed counts for "
+    "nothing",
     "A": "SIMULATED ACCEPTANCE: the number of accepted tokens was forced, not tested; this shows the cost of the system, not its "
     "quality",
     "P": "a peer: the loop of another library or of a server; compared end to end, prefill included on both sides",
@@ -140,9 +141,11 @@ def flags(arm: Arm) -> list[str]:
 
 
 def footnotes(summary: Summary) -> list[str]:
-    """The meaning of each flag that an arm of the summary has."""
+    """The meaning of each flag that an arm of the summary has, why an arm is void, and the notes on the run's models."""
     raised = {flag for arm in summary["arms"].values() for flag in flags(arm)}
-    return [f"{flag}: {meaning}" for flag, meaning in FLAGS.items() if flag in raised]
+    meanings = [f"{flag}: {meaning}" for flag, meaning in FLAGS.items() if flag in raised]
+    broken = [f"{name}: {arm['not_finite']}" for name, arm in summary["arms"].items() if arm.get("not_finite")]
+    return [*meanings, *broken, *summary.get("notes", [])]
 
 
 def bounds(summary: Summary) -> Grid | None:

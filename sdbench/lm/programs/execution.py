@@ -117,8 +117,8 @@ class Programs(Execution, ABC):
         return slice(None)  # each number of rows would need programs of its own
 
     def run(self, lm: Traceable, inputs: Inputs) -> list[Tensor] | None:
-        if inputs.first > WIDEST or len(lm.pool.keys) < lm.layers:
-            return None
+        if inputs.first > WIDEST or lm.cached is None or not lm.pool.keys.keys() >= set(lm.cached):
+            return None  # an eager step must have made the cache's layers
         shape = self.shape(lm.pool, inputs)
         program = self._programs.get(shape)
         if program is None:
