@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdbench.analysis import style
+from sdbench.analysis.figures import style
 from sdbench.papers.paper import Paper
 from sdbench.papers.paper_results import NotRun, PaperResults
 

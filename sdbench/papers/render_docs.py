@@ -24,7 +24,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sdbench.analysis import plots, style
+from sdbench.analysis.figures import style
+from sdbench.analysis.figures.draw import FIGURES as KINDS
 from sdbench.analysis.report.comparison_table import comparison
 from sdbench.analysis.report.grid import Column, Grid
 from sdbench.analysis.results import Results, read
@@ -84,7 +85,7 @@ class Docs:
             parts += getattr(sections, section)(run)
         for figure in shown.get("figures", []):
             if file := draw(run, figure, self.out / FIGURES / name):
-                parts.append(f"![{plots.TITLES[figure]}]({FIGURES}/{name}/{file})")
+                parts.append(f"![{KINDS[figure].title}]({FIGURES}/{name}/{file})")
         return parts
 
     def _paper(self, one: paper.Paper) -> list[str]:
@@ -249,8 +250,8 @@ def summary_table(run: Results) -> str:
 
 def draw(run: Results, figure: str, folder: Path) -> str | None:
     """Draw a figure of a run; the file's name, or None if the run has no numbers for it."""
-    with style.context():
-        made = plots.FIGURES[figure](run.summary)
+    with style.context(run.summary["arms"]):
+        made = KINDS[figure].make(run.summary)
         return None if made is None else figures.save(made, folder, figure)
 
 
@@ -269,7 +270,7 @@ def fill(text: str, results: Path, figures_at: str) -> str:
 
     def filled_figure(mark: re.Match[str]) -> str:
         name = mark[3] or FIRST_FIGURE
-        return f"{mark[1]}![{plots.TITLES[name]}]({figures_at}/{mark[2]}/{name}.svg)\n{mark[4]}"
+        return f"{mark[1]}![{KINDS[name].title}]({figures_at}/{mark[2]}/{name}.svg)\n{mark[4]}"
 
     return FIGURE_MARK.sub(filled_figure, TABLE_MARK.sub(filled_table, text))
 

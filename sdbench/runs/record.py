@@ -119,7 +119,7 @@ class RunFolder:
 
         Args:
             tables: DataFrames by table name, as `Journal.tables` gives them.
-            summary: JSON-safe; what `sdbench.analysis.summary.summarise` returns.
+            summary: JSON-safe; what `sdbench.analysis.metrics.summary.summarise` returns.
         """
         for name in TABLES:
             write_parquet(self.path, name, tables[name])

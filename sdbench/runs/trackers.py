@@ -27,14 +27,16 @@ MODES = ("offline", "online", "disabled")
 
 
 class Tracker(Protocol):
-    """Where a run is mirrored to."""
+    """Where a run is mirrored to. wants_png: whether `finish` needs the figures as PNG."""
+
+    wants_png: bool
 
     def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
         """Open the mirror of a run: its resolved config, its name, its folder, under which all files go, and its id."""
         ...
 
     def finish(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
-        """Send the summary, one row per sequence, and the pictures (PNG)."""
+        """Send the summary, one row per sequence, and the figures (PNG files)."""
         ...
 
     def close(self) -> None:
@@ -44,6 +46,8 @@ class Tracker(Protocol):
 
 class NoTracker:
     """Mirrors nothing."""
+
+    wants_png = False
 
     def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
         """Nothing to open."""
@@ -87,6 +91,7 @@ class WandbTracker:
     ) -> None:
         if mode not in MODES:
             raise InputError(f"tracker.mode={mode} is unknown; choose one of {', '.join(MODES)}")
+        self.wants_png = mode != "disabled"
         self._mode, self._project, self._entity, self._group, self._tags = mode, project, entity, group, list(tags)
         self._run: WandbRun | None = None
         self._identity, self._folder = "", Path()

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sdbench.analysis.summary import ArmMeta
+from sdbench.analysis.metrics.summary import ArmMeta
 from sdbench.lm.trace import Edge
 
 Rows = dict[str, list[dict[str, Any]]]
