@@ -12,11 +12,11 @@ import warnings
 from collections.abc import Sequence
 
 from sdbench.analysis.compare import speed_verdict
-from sdbench.analysis.report.grid import Column, Grid, estimate
-from sdbench.analysis.results import Results
 from sdbench.analysis.figures.ssd import budget_of
 from sdbench.analysis.figures.style import family
 from sdbench.analysis.metrics.speed import speedup
+from sdbench.analysis.report.grid import Column, Grid, estimate
+from sdbench.analysis.results import Results
 from sdbench.analysis.stats.intervals import FewPrompts
 from sdbench.analysis.stats.tests import non_inferiority
 from sdbench.papers.archive import SIMULATED
