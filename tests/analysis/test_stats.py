@@ -135,6 +135,7 @@ def test_an_effect_of_the_detectable_size_is_found_four_times_in_five():
 def test_scores_that_all_agree_still_have_a_detectable_difference():
     assert power.detectable_difference(np.zeros(100)) == pytest.approx(2.8 / 100, rel=0.03)
     assert power.detectable_difference(np.zeros(0)) is None
+    assert power.detectable_difference(np.array([0.0, 1.0])) is None  # it would be more than a whole point
 
 
 def test_two_groups_of_prompts_are_compared_without_pairs():

@@ -31,7 +31,7 @@ def speedup(summary: Summary) -> Figure | None:
 
 def end_to_end(summary: Summary) -> Figure | None:
     """Draw the speed-up end to end, prefill included, if an arm has no other speed."""
-    if not any(arm.get("end_to_end_only") for arm in summary["arms"].values()):
+    if all(arm.get("tokens_per_second") is not None for arm in summary["arms"].values()):
         return None
     return _gains(summary, "end_to_end_speedup", "end-to-end speed-up")
 

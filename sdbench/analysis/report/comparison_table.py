@@ -86,9 +86,9 @@ Arm = Mapping[str, Any]
 def comparison(summary: Summary) -> Grid:
     """One row per arm, rounded for reading; metrics that no arm has are left out. The notes explain the flags.
 
-    End-to-end speeds are shown where an arm has no other speed (a peer).
+    End-to-end speeds are shown where an arm has no other speed: a peer, or answers of one token.
     """
-    end_to_end = any(arm.get("end_to_end_only") for arm in summary["arms"].values())
+    end_to_end = any(arm.get("tokens_per_second") is None for arm in summary["arms"].values())
     whole: list[tuple[Column, Callable[[Arm], str]]] = [
         (_number("end to end [95 %]"), lambda arm: _gain(arm, "end_to_end_speedup")),
         (_number("end-to-end tok/s", 2), lambda arm: _speed(arm, "end_to_end_tokens_per_second")),

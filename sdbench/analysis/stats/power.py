@@ -45,7 +45,9 @@ def detectable_speedup(*samples: np.ndarray) -> float | None:
 def detectable_difference(*samples: np.ndarray) -> float | None:
     """Compute the detectable difference of scores, in points of score (0..1).
 
-    Values that all agree do not show that none ever differs. So the variance is at least that of one prompt that does.
+    Values that all agree do not show that none ever differs. So the variance is at least that of one prompt that does. None
+    also where the result exceeds 1, the largest possible difference: so few prompts detect nothing.
     """
     fewest = min(len(values) for values in samples)
-    return minimum_detectable_effect(*samples, least_variance=1 / fewest) if fewest else None
+    effect = minimum_detectable_effect(*samples, least_variance=1 / fewest) if fewest else None
+    return effect if effect is not None and effect <= 1 else None
