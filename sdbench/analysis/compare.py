@@ -1,8 +1,8 @@
 """Give a verdict between two arms, of one run or of two: is the second faster, and is it as good?
 
-Speed: "faster" or "slower" needs three things. The 95 % interval of the speed ratio lies above or below 1; the paired test,
-adjusted by Holm's method for the number of pairs of arms, is significant; there are at least ten units. Otherwise the
-verdict is "indistinguishable". The speed of a void arm is not compared.
+Speed: "faster" or "slower" needs three things. The 95 % interval of the speed ratio lies above or below 1. The paired test is
+significant, adjusted by Holm's method for the number of pairs of arms. There are at least ten units. Otherwise the verdict is
+"indistinguishable". The speed of a void arm is not compared.
 Quality: "as good" if the interval of the difference lies above -margin; "worse" if it lies below 0 and is not "as good";
 otherwise "undecided". Two arms of one run decoded the same prompts in turn and are paired. Arms of two runs are paired by
 prompt if the prompts have the same SHA-256; otherwise they are compared as two groups. On different hardware their speeds

@@ -52,7 +52,7 @@ def by_arm(tables: Tables) -> dict[str, dict[str, pd.DataFrame]]:
 
 
 def emitted_tokens(sequences: pd.DataFrame) -> pd.Series:
-    """Count the emitted token ids of each sequence. Nobody tokenises a text again."""
+    """Count the emitted token ids of each sequence. The text is not tokenised again."""
     return sequences["tokens"].map(len).astype("int64")
 
 

@@ -1,4 +1,4 @@
-"""Trackers mirror a run elsewhere. The run's own files stay the source of truth: a tracker that fails warns, no more.
+"""Trackers mirror a run elsewhere. The run's own files stay the source of truth: a tracker that fails only warns.
 
 tracker.start(config, name, folder)
 try:
@@ -40,7 +40,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Let go, whatever happened before. May be called at any time, and more than once."""
+        """Close the mirror. A caller may do this at any time, and more than once."""
         ...
 
 
@@ -60,7 +60,7 @@ class NoTracker:
 
 
 def _never_fatal(method: Callable[P, None]) -> Callable[P, None]:
-    """A tracker's failure costs the mirror, not the run."""
+    """Turn a tracker's failure into a warning: it costs the mirror, not the run."""
 
     @functools.wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -119,5 +119,5 @@ class WandbTracker:
             run, self._run = self._run, None
             run.close()
             if self._sent and self._identity and self._mode == "online":
-                # `sdbench push` has nothing left to do.
+                # `sdbench push` need not send it again.
                 mark_sent(self._folder, destination(self._mode, self._entity, self._project), self._identity)

@@ -1,8 +1,8 @@
 """Find output that repeats itself. A repetition loop is the easiest text to draft: such an arm is fast and worthless.
 
-One of two signs is enough: a stretch of tokens that repeats with a short period and fills much of the answer, or a text
-that zlib shrinks far more than it shrinks language. The thresholds leave lists, records and worked arithmetic below them,
-although these texts share much of their form.
+One of two signs is enough. A stretch of tokens repeats with a short period and fills much of the answer. Or zlib shrinks the text
+far more than it shrinks language. Lists, records and worked arithmetic stay below the thresholds, although they share much of
+their form.
 """
 
 from __future__ import annotations

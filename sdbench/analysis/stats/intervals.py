@@ -36,7 +36,7 @@ class Estimate:
     """A value with its uncertainty.
 
     ci95: percentile interval, None with fewer than two units; units: number of prompts or blocks; ci95_bca: BCa interval;
-    p: two-sided, of no effect; smallest: minimum detectable effect. The last three are None where nobody asked for them.
+    p: two-sided, of no effect; smallest: minimum detectable effect. The last three are None where they were not computed.
     """
 
     value: float
