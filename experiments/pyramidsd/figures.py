@@ -97,7 +97,11 @@ def acceptance_and_forwards(results: PaperResults) -> Figure:
     for offset, column in enumerate(map(str, forwards)):
         values = forwards[column].fillna(0.0)
         right.barh(
-            range(len(arms)), values, left=start, label=column.removeprefix("forwards_"), color=style.COLOURS[3 + offset]
+            range(len(arms)),
+            values,
+            left=start,
+            label=column.removeprefix("forwards_"),
+            color=style.COLOURS[3 + offset],
         )
         start += values
     left.set_yticks(range(len(arms)), [style.family(arm) for arm in arms])

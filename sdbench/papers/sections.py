@@ -15,15 +15,14 @@ from sdbench.analysis.compare import speed_verdict
 from sdbench.analysis.figures.ssd import budget_of
 from sdbench.analysis.figures.style import family
 from sdbench.analysis.metrics.speed import speedup
+from sdbench.analysis.report.grid import Column, Grid, estimate
 from sdbench.analysis.results import Results
 from sdbench.analysis.stats.intervals import FewPrompts
 from sdbench.analysis.stats.tests import non_inferiority
 from sdbench.papers.archive import SIMULATED
 from sdbench.papers.estimate import fastest_ratio, of_logs
-from sdbench.papers.markdown import table
 from sdbench.papers.paper_results import NotRun
 
-NOTHING = "–"
 MODEL_TOLERANCE = 0.10
 RANKED = {"Uniform": "uniform", "Geometric": "geometric"}
 """The fan-outs whose hit rates follow from the ranks that a synchronous run records."""
@@ -40,8 +39,7 @@ def ratio(run: Results, name: str, other: str, whole: bool = False) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewPrompts)  # the run's table says it under its flags
         found = speedup(run.of(name), run.of(other), whole)
-    between = "" if found.ci95 is None else f" [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]"
-    return f"{found.value:.2f}x{between}"
+    return estimate(found.value, found.ci95, 2, "x")
 
 
 def peers(run: Results) -> list[str]:
@@ -63,13 +61,13 @@ def peers(run: Results) -> list[str]:
                 for peer in theirs
                 if family(peer) == kind and arms[peer]["config"].get("draft_length") in (None, length)
             ]
-            cells.append(ratio(run, name, same[0], whole=True) if same else NOTHING)
-        rows.append([f"`{name}`", *cells])
+            cells.append(ratio(run, name, same[0], whole=True) if same else None)
+        rows.append([name, *cells])
     words = (
         "Speed of our arms over each peer, end to end, paired over prompts [95 %]. Peers that draft are compared at the same draft "
         "length."
     )
-    return [words, table(["arm", *(f"over `{kind}`" for kind in kinds)], rows)]
+    return [words, Grid([_ARM, *(_over(f"`{kind}`") for kind in kinds)], rows).markdown()]
 
 
 def concurrent(run: Results) -> list[str]:
@@ -109,16 +107,12 @@ def _predictions(run: Results, overlapped: Sequence[str]) -> str:
         arm = run.summary["arms"][name]
         said, measured = arm["predicted_tokens_per_second"], arm["tokens_per_second"]
         bounds = (arm["speculation"] or {}).get("corollary_9")
-        rows.append(
-            [
-                f"`{name}`",
-                f"{said / measured - 1:+.1%}" if said and measured else NOTHING,
-                f"{simulated[name]:+.1%}" if name in simulated else NOTHING,
-                f"{bounds['low']:.2f}x to {bounds['high']:.2f}x" if bounds else NOTHING,
-                f"{bounds['measured']:.2f}x" if bounds else NOTHING,
-            ]
-        )
-    return table(["arm", "formula", "simulated", "corollary 9", "measured"], rows)
+        formula = said / measured - 1 if said and measured else None
+        between = f"{bounds['low']:.2f}x to {bounds['high']:.2f}x" if bounds else None
+        rows.append([name, formula, simulated.get(name), between, bounds and bounds["measured"]])
+    columns = [_ARM, Column("formula", "+.1%"), Column("simulated", "+.1%")]
+    columns += [_right("corollary 9"), Column("measured", lambda value: f"{value:.2f}x")]
+    return Grid(columns, rows).markdown()
 
 
 def _compared(run: Results, overlapped: Sequence[str], plain: dict[int, str]) -> str:
@@ -126,13 +120,13 @@ def _compared(run: Results, overlapped: Sequence[str], plain: dict[int, str]) ->
     arms = run.summary["arms"]
     best = max(plain.values(), key=lambda name: arms[name]["speedup"]) if plain else None
     named = [name for name in arms if name == "ar" or "two_cores" in name]
-    heads = ["arm", *(["over `sd`, same length", f"over `{best}`, the best"] if plain else [])]
+    heads = [_over("`sd`, same length"), _over(f"`{best}`, the best")] if plain else []
     rows = []
     for name in overlapped:
         same = plain.get(arms[name]["config"].get("draft_length"))
         others = ([same, best] if plain else []) + named
-        rows.append([f"`{name}`", *(ratio(run, name, other) if other else NOTHING for other in others)])
-    return table([*heads, *(f"over `{name}`" for name in named)], rows)
+        rows.append([name, *(ratio(run, name, other) if other else None for other in others)])
+    return Grid([_ARM, *heads, *(_over(f"`{name}`") for name in named)], rows).markdown()
 
 
 def _caches(run: Results, caches: Sequence[str], plain: dict[int, str]) -> str:
@@ -140,14 +134,17 @@ def _caches(run: Results, caches: Sequence[str], plain: dict[int, str]) -> str:
     rows = []
     for name in caches:
         arm, found = arms[name], arms[name]["speculation"]
-        predicted = _by_ranks(run, name, plain)
         tokens = f"{found['tokens_per_round_on_hit']:.2f} / {found['tokens_per_round_on_miss']:.2f}"
         seconds = [f"{1e3 * found['seconds'][key]:.1f}" for key in ("verify", "build", "backup", "wait_on_hit")]
-        rates = [f"{found['outcome_hit_rate']:.3f}", NOTHING if predicted is None else f"{predicted:.3f}"]
-        branches = str(budget_of(arm) or NOTHING)
-        rows.append([f"`{name}`", branches, *rates, f"{arm['acceptance_rate']:.3f}", tokens, " / ".join(seconds)])
-    heads = ["arm", "branches", "hit rate", "predicted", "acceptance", "tokens on hit / miss"]
-    return table([*heads, "T_v / T_p / T_b / wait (ms)"], rows)
+        rates = [found["outcome_hit_rate"], _by_ranks(run, name, plain), arm["acceptance_rate"]]
+        rows.append([name, budget_of(arm), *rates, tokens, " / ".join(seconds)])
+    columns = [
+        _ARM,
+        Column("branches", "d"),
+        *(Column(head, ".3f") for head in ("hit rate", "predicted", "acceptance")),
+    ]
+    columns += [_right("tokens on hit / miss"), _right("T_v / T_p / T_b / wait (ms)")]
+    return Grid(columns, rows).markdown()
 
 
 def _by_ranks(run: Results, name: str, plain: dict[int, str]) -> float | None:
@@ -212,3 +209,14 @@ def _faster(run: Results, arms: list[str], others: list[str]) -> str:
     verdict = speed_verdict(found.ci95, found.n, None)
     low, high = found.ci95 or (found.value, found.value)
     return f"`{note.replace(' over ', '` over `')}` is {found.value:.2f}x [{low:.2f}, {high:.2f}]: **{verdict}**."
+
+
+_ARM = Column("arm", code=True)
+
+
+def _right(head: str) -> Column:
+    return Column(head, align="right")
+
+
+def _over(name: str) -> Column:
+    return _right(f"over {name}")

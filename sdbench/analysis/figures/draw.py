@@ -43,7 +43,13 @@ FIGURES: dict[str, Kind] = {
 }
 
 
-def draw(summary: Summary, folder: Path, highlight: Collection[str] = (), png: bool = False) -> list[Path]:
+def draw(
+    summary: Summary,
+    folder: Path,
+    highlight: Collection[str] = (),
+    png: bool = False,
+    only: Collection[str] = tuple(FIGURES),
+) -> list[Path]:
     """Draw every figure that the summary has numbers for.
 
     Args:
@@ -51,6 +57,7 @@ def draw(summary: Summary, folder: Path, highlight: Collection[str] = (), png: b
         folder: where the files go, `<figure>.svg`.
         highlight: names of arms that are drawn larger and with a dark rim.
         png: whether to write `<figure>.png` too.
+        only: names in `FIGURES` of the figures to draw.
 
     Returns:
         The written files.
@@ -59,7 +66,7 @@ def draw(summary: Summary, folder: Path, highlight: Collection[str] = (), png: b
     shown = _with_simulated_names(summary)
     with style.context(summary["arms"], highlight):
         for name, kind in FIGURES.items():
-            made = kind.make(shown)
+            made = kind.make(shown) if name in only else None
             if made is not None:
                 written += style.save(made, folder, name, png)
     return written
