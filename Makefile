@@ -45,7 +45,7 @@ lint: setup  ## Check style, types and prose
 	$(BIN)/pyright
 	$(BIN)/python tests/docs/prose.py README.md CONTRIBUTING.md CHANGELOG.md docs tests/docs
 
-docs: setup readme  ## Build the documentation into site/ (no network; a warning is an error)
+docs: setup docs-results  ## Build the documentation into site/ (no network; a warning is an error)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: setup  ## Format the code
