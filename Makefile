@@ -55,74 +55,70 @@ format: setup  ## Format the code
 models: setup  ## Train the tiny family anew (90 minutes on two cores; resumable)
 	$(BIN)/sdbench train
 
-results: results-default results-front results-ssd results-records results-smollm2 results-verify readme  ## Make all of the reference results anew
+RUN     = $(BIN)/sdbench run
+ARCHIVE = $(BIN)/python -m sdbench.papers archive
+
+results: results-default results-front results-ssd results-records results-smollm2 results-verify docs-results  ## Measure all reference results anew
 
 results-default: setup  ## The default comparison on 100 prompts, into results/default
-	$(BIN)/sdbench run name=default limit=100 out=results/runs/default
-	$(BIN)/python -m experiments.keep results/runs/default default
+	$(RUN) name=default limit=100 out=results/runs/default
+	$(ARCHIVE) results/runs/default default
 
-results-front: setup
-	$(BIN)/sdbench run experiment=pyramidsd/front out=results/runs/front
-	$(BIN)/python -m experiments.keep results/runs/front front
-	$(BIN)/python -m experiments.pyramidsd.verdict results/runs/front results/front
+results-front: setup  ## Speed against quality over thresholds and lengths, into results/front
+	$(RUN) experiment=pyramidsd/front out=results/runs/front
+	$(ARCHIVE) results/runs/front front
 
-results-ssd: setup  ## Drafting beside the target, on two cores, into results/ssd-* (three quarters of an hour)
+results-ssd: setup  ## Asynchronous drafting on two cores, into results/ssd-* (three quarters of an hour)
 	for part in speed compiled fan_out saguaro; do \
-	  $(BIN)/sdbench run experiment=ssd/$$part out=results/runs/ssd-$$part && \
-	  $(BIN)/python -m experiments.keep results/runs/ssd-$$part ssd-$$part && \
-	  $(BIN)/python -m experiments.ssd.verdict results/runs/ssd-$$part results/ssd-$$part || exit; \
+	  $(RUN) experiment=ssd/$$part out=results/runs/ssd-$$part && $(ARCHIVE) results/runs/ssd-$$part ssd-$$part || exit; \
 	done
-	for batch in 1 2 4 8; do \
-	  $(BIN)/sdbench run experiment=ssd/batch batch_size=$$batch out=results/runs/ssd-batch-$$batch && \
-	  $(BIN)/python -m experiments.keep results/runs/ssd-batch-$$batch ssd-batch/$$batch || exit; \
+
+results-records: setup  ## Answers that repeat the prompt, into results/records
+	$(RUN) name=records tasks=records limit=60 'arms=[ar,sd,lookup,early_exit]' out=results/runs/records
+	$(ARCHIVE) results/runs/records records
+
+SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
+results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
+	for task in spec_bench gsm8k humaneval commonsense_qa; do \
+	  $(RUN) experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task \
+	    out=results/runs/smollm2-$$task && \
+	  $(ARCHIVE) results/runs/smollm2-$$task smollm2-$$task || exit; \
 	done
-	$(BIN)/sdbench report results/runs/ssd-batch-* --out results/ssd-batch
 
 BENCH_EXECUTION ?= eager
 BENCH_NAME ?= $(BENCH_EXECUTION)
 bench: setup  ## Against transformers and flashspec, greedy and sampled, into results/bench/* (BENCH_EXECUTION=eager)
 	for drawn in greedy=0.0 sampled=0.7; do \
-	  kept=bench/$(BENCH_NAME)-$${drawn%=*} out=results/runs/bench-$(BENCH_NAME)-$${drawn%=*} && \
-	  $(BIN)/sdbench run experiment=bench sampling.temperature=$${drawn#*=} hardware.execution=$(BENCH_EXECUTION) $(OVERRIDES) out=$$out && \
-	  $(BIN)/python -m experiments.keep $$out $$kept && \
-	  $(BIN)/python -m experiments.bench.verdict $$out results/$$kept || exit; \
+	  kept=bench/$(BENCH_NAME)-$${drawn%=*} out=results/runs/bench-$(subst /,-,$(BENCH_NAME))-$${drawn%=*} && \
+	  $(RUN) experiment=bench sampling.temperature=$${drawn#*=} hardware.execution=$(BENCH_EXECUTION) $(OVERRIDES) out=$$out && \
+	  $(ARCHIVE) $$out $$kept || exit; \
 	done
 
 GPU_BENCH = hardware=cuda hardware.dtype=float32
 GPU_MODES = eager cudagraph
 RANDOM_FAMILY ?= results/runs/random-llama3
-bench-gpu: setup  ## The same on one GPU; and Llama 3's triple with random weights (25 GB), acceptance forced, into results/bench/cuda
+bench-gpu: setup  ## The same on one GPU, and Llama 3's triple with random weights (25 GB), into results/bench/cuda
 	for mode in $(GPU_MODES); do \
 	  $(MAKE) bench BENCH_NAME=cuda/$$mode BENCH_EXECUTION=$$mode OVERRIDES="$(GPU_BENCH) $(OVERRIDES)" || exit; \
 	done
-	$(BIN)/python -m experiments.bench.random_family $(RANDOM_FAMILY)
+	$(BIN)/python -m experiments.benchmarks.random_family $(RANDOM_FAMILY)
 	for mode in $(GPU_MODES); do \
-	  $(BIN)/sdbench run experiment=forced hardware.execution=$$mode $(OVERRIDES) out=results/runs/bench-cuda/forced-$$mode \
+	  $(RUN) experiment=forced hardware.execution=$$mode $(OVERRIDES) out=results/runs/bench-cuda-forced-$$mode \
 	    $(foreach role,target qualifier draft,models.$(role).path=$(RANDOM_FAMILY)/$(role)) && \
-	  $(BIN)/python -m experiments.keep results/runs/bench-cuda/forced-$$mode bench/cuda/forced-$$mode || exit; \
+	  $(ARCHIVE) results/runs/bench-cuda-forced-$$mode bench/cuda/forced-$$mode || exit; \
 	done
 
-bench-scaling: setup  ## Time of a step against tokens, batch, context and fan-out; ar, sd, ssd against batch; into results/bench/scaling
-	$(BIN)/python -m experiments.bench.scaling results/bench/scaling
-	for batch in 1 4 16; do \
-	  $(BIN)/sdbench run name=batch 'arms=[ar,sd,ssd]' limit=48 max_new_tokens=64 ignore_eos=true hardware=cpu_pair \
-	    batch_size=$$batch out=results/runs/batch-$$batch || exit; \
+bench-scaling: setup  ## The time of a step against tokens, batch, context and fan-out, into results/bench/scaling
+	$(BIN)/python -m experiments.benchmarks.scaling results/bench/scaling
+
+bench-rounds: setup  ## Where the time of a round goes, eager and compiled, into results/rounds
+	for mode in eager compile; do \
+	  $(RUN) name=rounds-$$mode 'arms=[ar,sd]' 'arms.sd.grid.draft_length=[3,5]' limit=12 hardware.execution=$$mode \
+	    out=results/runs/rounds-$$mode || exit; \
 	done
-	$(BIN)/python -m experiments.bench.batch results/bench/scaling results/runs/batch-1 results/runs/batch-4 results/runs/batch-16
+	$(BIN)/python -m experiments.benchmarks.rounds results/runs/rounds-eager results/runs/rounds-compile
 
-results-records: setup
-	$(BIN)/sdbench run name=records tasks=records limit=60 'arms=[ar,sd,lookup,early_exit]' out=results/runs/records
-	$(BIN)/python -m experiments.keep results/runs/records records
-
-SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
-results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
-	for task in spec_bench gsm8k humaneval commonsense_qa; do \
-	  $(BIN)/sdbench run experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task \
-	    out=results/runs/smollm2-$$task && \
-	  $(BIN)/python -m experiments.keep results/runs/smollm2-$$task smollm2-$$task || exit; \
-	done
-
-results-verify: setup
+results-verify: setup  ## Is each method lossless? The oracle and greedy identity, into results/verify
 	mkdir -p results/verify
 	$(BIN)/sdbench verify limit=100 'arms=[ar,sd,sd_qualifier,lookup,early_exit,pyramid,psd_fuzzy]' \
 	  | tail -n 1 > results/verify/tiny.json
@@ -141,21 +137,23 @@ results-verify: setup
 PROFILE ?= tiny
 BUDGET ?= quick
 reproduce-pyramidsd reproduce-ssd: reproduce-%: setup
-	$(BIN)/python -m experiments.reproduce $* --profile $(PROFILE) --budget $(BUDGET) $(if $(DRY_RUN),--dry-run) $(OVERRIDES)
+	$(BIN)/python -m sdbench.papers reproduce $* --profile $(PROFILE) --budget $(BUDGET) $(if $(DRY_RUN),--dry-run) $(OVERRIDES)
 reproduce-pyramidsd:  ## PyramidSD's tables, figures and claims [PROFILE=tiny|llama3] [BUDGET=quick|paper] [DRY_RUN=1]
 reproduce-ssd:  ## SSD's tables, figures and claims [PROFILE=tiny|llama3_70b|qwen3] [BUDGET=quick|paper] [DRY_RUN=1]
 
 notebooks: setup  ## Execute the notebooks from clean kernels, outputs in place
 	$(BIN)/jupyter-execute --inplace --kernel_name=python3 --NotebookClient.record_timing=False notebooks/*.ipynb
 
-readme: setup  ## Write the README's quotations and ARTIFACT.md from results/
-	$(BIN)/python -m experiments.quote
-	$(BIN)/python -m experiments.artifact
+docs-results: setup  ## Write docs/results, ARTIFACT.md and the README's table and figure from results/
+	$(BIN)/python -m sdbench.papers.render_docs
 
-verify-docs: setup
-	$(BIN)/python -m experiments.artifact --check
+verify-docs: setup  ## Say which of the files that docs-results writes are stale
+	$(BIN)/python -m sdbench.papers.render_docs --check
+
+wheel-test: setup  ## Build sdist and wheel, and run the default comparison from the wheel in an empty folder
+	.ci/wheel $(BIN)/python
 
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: docs bench bench-gpu bench-scaling results-records help setup demo test test-all test-slow test-timing test-gpu lint format models results results-default results-front results-ssd results-smollm2 results-verify reproduce-pyramidsd reproduce-ssd notebooks readme verify-docs clean
+.PHONY: docs bench bench-gpu bench-rounds bench-scaling clean demo docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup test test-all test-gpu test-slow test-timing verify-docs wheel-test

@@ -160,7 +160,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.dry_run:
         print(describe(config))
         return OK
-    from sdbench.analysis.report import show
+    from sdbench.analysis.report.write import show
     from sdbench.harness.plan import prepare
     from sdbench.harness.run import run, run_worker_rank
 
@@ -196,7 +196,7 @@ def _verify(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _report(options: argparse.Namespace, overrides: list[str]) -> int:
-    from sdbench.analysis.report import report, show
+    from sdbench.analysis.report.write import report, show
     from sdbench.runs.record import load
 
     path = report(options.folders, options.out)

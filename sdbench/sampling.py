@@ -182,9 +182,12 @@ def _no_numbers(count: int) -> Float[Tensor, "K 0"]:
 
 
 def drawn(
-    logits: Float[Tensor, "*batch V"], sampling: Sampling, uniform: Float[Tensor, "*numbers"]
+    logits: Float[Tensor, "*batch V"], sampling: Sampling, uniform: Float[Tensor, "*batch"] | None
 ) -> Int[Tensor, "*batch"]:
-    """What `Sampler.draw` draws from these logits, given the uniform numbers behind its choices."""
-    if sampling.greedy:
+    """Return what `Sampler.draw` draws from these logits.
+
+    uniform: the random numbers behind the choices. A greedy choice needs none.
+    """
+    if sampling.greedy or uniform is None:
         return logits.argmax(-1)
     return invert(warp(logits, sampling), uniform)

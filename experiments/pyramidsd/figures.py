@@ -1,19 +1,20 @@
-"""PyramidSD's figures: heat maps over thresholds and lengths, the front, seeds, acceptance and forwards, the model."""
+"""Draw PyramidSD's figures from the kept runs. The first line of each docstring is the figure's title."""
 
 from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.cells import Cells, NotRun, arms_of
-from experiments.figures import dots, heat, predicted
-from experiments.pyramidsd.measures import LD, LQ, QUALIFIER, TARGET
 from sdbench.analysis import plots, style
 from sdbench.analysis.results import Results
+from sdbench.papers.figures import dots, heat, predicted
+from sdbench.papers.paper_results import NotRun, PaperResults, arms_of
+
+from .measures import LD, LQ, QUALIFIER, TARGET
 
 
 def _table(run: Results, family: str, columns: str, rows: str, metric: str) -> pd.DataFrame:
-    """A metric of a family's arms by two of their knobs."""
+    """Return a metric of a family's arms by two of their knobs."""
     points = [
         (run.knob(arm, rows), run.knob(arm, columns), run.summary["arms"][arm][metric]) for arm in arms_of(run, family)
     ]
@@ -25,9 +26,9 @@ def _table(run: Results, family: str, columns: str, rows: str, metric: str) -> p
     return table
 
 
-def thresholds(cells: Cells) -> Figure:
-    """Speed and quality of the fuzzy variant over tau_Q and tau_T."""
-    run = cells["thresholds"]
+def thresholds(results: PaperResults) -> Figure:
+    """Speed-up and quality of the fuzzy variant over tau_Q and tau_T."""
+    run = results["thresholds"]
     made = style.figure(7.0, 2.9)
     left, right = made.subplots(1, 2)
     labels = ("tau_T (target)", "tau_Q (qualifier)")
@@ -36,9 +37,9 @@ def thresholds(cells: Cells) -> Figure:
     return made
 
 
-def lengths(cells: Cells) -> Figure:
-    """Speed and quality of both variants over l_Q and l_D."""
-    run = cells["lengths"]
+def lengths(results: PaperResults) -> Figure:
+    """Speed-up and quality of both variants over l_Q and l_D."""
+    run = results["lengths"]
     made = style.figure(7.0, 5.2)
     panels = made.subplots(2, 2)
     for line, (family, title) in zip(panels, (("psd_fuzzy", "PSD_F"), ("psd_assisted", "PSD_A")), strict=True):
@@ -47,14 +48,14 @@ def lengths(cells: Cells) -> Figure:
     return made
 
 
-def front(cells: Cells) -> Figure | None:
-    """Quality against speed-up with both intervals, and the Pareto front."""
-    return plots.speed_quality(cells["thresholds"].summary)
+def front(results: PaperResults) -> Figure | None:
+    """Quality against speed-up, with both intervals and the Pareto front."""
+    return plots.speed_quality(results["thresholds"].summary)
 
 
-def seeds(cells: Cells) -> Figure:
-    """The mean score of every seed, a column per arm."""
-    run = cells["seeds"]
+def seeds(results: PaperResults) -> Figure:
+    """The mean score of every seed, by arm."""
+    run = results["seeds"]
     made = style.figure(5.2, 2.9)
     axes = made.subplots()
     arms = list(run.summary["arms"])
@@ -71,9 +72,9 @@ def seeds(cells: Cells) -> Figure:
     return made
 
 
-def acceptance_and_forwards(cells: Cells) -> Figure:
-    """Acceptance per edge, and forwards of each model per answer, at each family's fastest point."""
-    run, counts = cells["thresholds"], cells.counts("thresholds")
+def acceptance_and_forwards(results: PaperResults) -> Figure:
+    """Acceptance of each edge and forwards per answer, at the fastest point of each family."""
+    run, counts = results["thresholds"], results.counts("thresholds")
     speeds = run.arms["speedup"].astype(float).fillna(0.0)
     arms = [max(arms_of(run, family), key=lambda arm: speeds[arm]) for family in dict.fromkeys(run.arms["family"])]
     edges = list(dict.fromkeys(edge for arm in arms for edge in run.summary["arms"][arm]["edges"]))
@@ -108,9 +109,9 @@ def acceptance_and_forwards(cells: Cells) -> Figure:
     return made
 
 
-def model(cells: Cells) -> Figure:
-    """The nested throughput model against the measured speeds."""
-    return predicted(cells, "thresholds")
+def model(results: PaperResults) -> Figure:
+    """Speed predicted by the nested throughput model against measured speed."""
+    return predicted(results, "thresholds")
 
 
 FIGURES = {

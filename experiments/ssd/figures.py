@@ -1,22 +1,22 @@
-"""SSD's figures: by data set beside the published values, fan-out, C, back-up by batch size, K, temperature, throughput."""
+"""Draw SSD's figures from the kept runs. The first line of each docstring is the figure's title."""
 
 from __future__ import annotations
 
 import pandas as pd
 from matplotlib.figure import Figure
 
-from experiments.cells import Cells, arms_of
-from experiments.figures import dots, predicted
-from experiments.found import of_logs, of_values
-from experiments.ssd.measures import BUDGET, PER_LENGTH, C, rates
-from experiments.ssd.published import beside
 from sdbench.analysis import speculation_plots, style
 from sdbench.analysis.results import Results
+from sdbench.papers.estimate import of_logs, of_values
+from sdbench.papers.figures import dots, predicted
+from sdbench.papers.paper_results import PaperResults, arms_of
+
+from .measures import BUDGET, PER_LENGTH, C, beside_published, rates
 
 
-def table(cells: Cells) -> Figure:
-    """SSD over speculative and over autoregressive decoding by data set; hollow: as published, of other models and machines."""
-    rows = beside(cells)
+def table(results: PaperResults) -> Figure:
+    """SSD over speculative (left) and autoregressive decoding (right); hollow marks are published, from other set-ups."""
+    rows = beside_published(results)
     made = style.figure(7.4, 3.4)
     for axes, other in zip(made.subplots(1, 2), ("sd", "ar"), strict=True):
         for index, row in rows.iterrows():
@@ -47,9 +47,9 @@ def table(cells: Cells) -> Figure:
     return made
 
 
-def fan_out(cells: Cells) -> Figure:
-    """Hit rate and speed over the budget of branches, geometric and uniform."""
-    run, hits = cells["shapes"], rates(cells, "shapes", "hit")
+def fan_out(results: PaperResults) -> Figure:
+    """Hit rate and speed over the budget of branches, for geometric and uniform fan-out."""
+    run, hits = results["shapes"], rates(results, "shapes", "hit")
     made = style.figure(7.0, 2.9)
     left, right = made.subplots(1, 2)
     for family in ("ssd", "ssd_uniform"):
@@ -68,13 +68,13 @@ def fan_out(cells: Cells) -> Figure:
     return made
 
 
-def saguaro(cells: Cells) -> Figure:
-    """Hit rate, acceptance and speed over C."""
-    run = cells["saguaro"]
+def saguaro(results: PaperResults) -> Figure:
+    """Hit rate, acceptance and speed over C of Saguaro sampling."""
+    run = results["saguaro"]
     made = style.figure(7.4, 2.7)
     panels = made.subplots(1, 3)
     for axes, of in zip(panels, ("hit", "acceptance"), strict=False):
-        found = rates(cells, "saguaro", of)
+        found = rates(results, "saguaro", of)
         for arm in arms_of(run, "ssd"):
             one = of_values(found[arm])
             dots(axes, run.knob(arm, C), one.value, one.ci95, "ssd")
@@ -88,11 +88,11 @@ def saguaro(cells: Cells) -> Figure:
     return made
 
 
-def backup(cells: Cells) -> Figure:
-    """Speed with the neural back-up over that with the fast one, by batch size."""
+def backup(results: PaperResults) -> Figure:
+    """Speed with the neural back-up over speed with the fast one, by batch size."""
     made = style.figure(4.2, 2.9)
     axes = made.subplots()
-    for run in cells.starting("batch").values():
+    for run in results.part("batch").values():
         ours, theirs = (run.logs[arms_of(run, family)[0]] for family in ("ssd", "ssd_fast_backup"))
         found = of_logs(ours - theirs)
         dots(axes, run.config["batch_size"], found.value, found.ci95, "ssd")
@@ -103,9 +103,9 @@ def backup(cells: Cells) -> Figure:
     return made
 
 
-def draft_length(cells: Cells) -> Figure:
-    """Speed of both by the draft length."""
-    run = cells["draft_length"]
+def draft_length(results: PaperResults) -> Figure:
+    """Speed of SSD and of speculative decoding by draft length."""
+    run = results["draft_length"]
     made = style.figure(4.2, 2.9)
     axes = made.subplots()
     for family in ("sd", "ssd"):
@@ -118,15 +118,15 @@ def draft_length(cells: Cells) -> Figure:
     return made
 
 
-def temperature(cells: Cells) -> Figure:
-    """SSD over speculative decoding, hit rate and acceptance by temperature."""
+def temperature(results: PaperResults) -> Figure:
+    """SSD over speculative decoding, hit rate and acceptance, by temperature."""
     made = style.figure(7.4, 2.7)
     panels = made.subplots(1, 3)
-    for name, run in cells.starting("temperature").items():
+    for name, run in results.part("temperature").items():
         at = run.config["sampling"]["temperature"]
         _speed(panels[0], at, run, "ssd", "ssd")
         for axes, of in zip(panels[1:], ("hit", "acceptance"), strict=True):
-            found = of_values(rates(cells, name, of)["ssd"])
+            found = of_values(rates(results, name, of)["ssd"])
             dots(axes, at, found.value, found.ci95, "ssd")
     for axes, label in zip(panels, ("ssd over sd (×)", "hit rate", "acceptance rate"), strict=True):
         axes.set_xlabel("temperature")
@@ -135,10 +135,10 @@ def temperature(cells: Cells) -> Figure:
     return made
 
 
-def pareto(cells: Cells) -> Figure:
-    """Latency against throughput over batch sizes: tokens per second of a sequence, and of the machine."""
+def pareto(results: PaperResults) -> Figure:
+    """Tokens per second of one sequence against tokens per second of the machine, over batch sizes."""
     points = []
-    for run in cells.starting("batch").values():
+    for run in results.part("batch").values():
         for name, arm in run.summary["arms"].items():
             points.append(
                 (name, run.config["batch_size"], 1 / arm["seconds_per_token"]["mean"], arm["tokens_per_second"])
@@ -167,18 +167,18 @@ def pareto(cells: Cells) -> Figure:
     return made
 
 
-def timeline(cells: Cells) -> Figure | None:
-    """Some rounds of SSD: what target and draft did, side by side."""
-    return speculation_plots.timeline(next(iter(cells.starting("table").values())).summary)
+def timeline(results: PaperResults) -> Figure | None:
+    """Some rounds of SSD: the work of target and draft, side by side."""
+    return speculation_plots.timeline(next(iter(results.part("table").values())).summary)
 
 
-def model(cells: Cells) -> Figure:
-    """Theorem 7 (and the sequential model) against the measured speeds."""
-    return predicted(cells, "table")
+def model(results: PaperResults) -> Figure:
+    """Predicted against measured speed: theorem 7 for SSD, the sequential formula for the others."""
+    return predicted(results, "table")
 
 
 def _speed(axes, x: float, run: Results, arm: str, family: str, label: str | None = None) -> None:
-    """The speed-up of an arm with its interval."""
+    """Draw the speed-up of an arm with its interval."""
     found = run.summary["arms"][arm]
     dots(axes, x, found["speedup"], found["speedup_ci95"], family, label)
 

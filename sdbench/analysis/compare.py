@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from sdbench.analysis import metrics, statistics
-from sdbench.analysis.evidence import ends, probability
+from sdbench.analysis.report.grid import interval as interval_text, probability
 from sdbench.analysis.multiplicity import holm
 from sdbench.analysis.power import detectable_difference, detectable_speedup
 from sdbench.analysis.sides import Differences, Side, sides, tell_apart
@@ -174,7 +174,7 @@ def _said_of_speed(item: dict[str, Any]) -> str:
         return f"{speed['verdict']}: {speed['reason']}."
     effect = speed["minimum_detectable_effect"]
     return (
-        f"{speed['verdict']}: {speed['ratio']:.3f}× {ends(speed['ci95'], 3)}, BCa {ends(speed['ci95_bca'], 3)}, "
+        f"{speed['verdict']}: {speed['ratio']:.3f}× {interval_text(speed['ci95'], 3)}, BCa {interval_text(speed['ci95_bca'], 3)}, "
         f"p {probability(speed['p_holm'])}, n = {_count(speed['n'])} {_unit(speed['unit'], item)}"
         f"{_few(speed['n'])}" + ("" if effect is None else f", detectable from {100 * effect:.1f} %")
     )
@@ -186,7 +186,7 @@ def _said_of_quality(item: dict[str, Any]) -> str:
         return f"{quality['verdict']}: {quality['reason']}."
     effect = quality["minimum_detectable_effect"]
     return (
-        f"{quality['verdict']} (margin {quality['margin']}): {quality['difference']:+.3f} {ends(quality['ci95'], 3, True)}, "
+        f"{quality['verdict']} (margin {quality['margin']}): {quality['difference']:+.3f} {interval_text(quality['ci95'], 3, True)}, "
         f"{quality['test']} p {probability(quality['p_holm'])}, n = {_count(quality['n'])} {_unit('prompt_id', item)}"
         f"{_few(quality['n'])}" + ("" if effect is None else f", detectable from {effect:.3f}")
     )

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sdbench.analysis.report import report
+from sdbench.analysis.report.write import report
 from sdbench.errors import InputError
 from sdbench.runs.record import RunFolder, load
 from sdbench.runs.status import run_folders

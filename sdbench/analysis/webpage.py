@@ -7,6 +7,7 @@ is in it as JSON (see `drilldown`).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,11 +17,11 @@ from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 from markupsafe import Markup
 
 from sdbench import __version__
-from sdbench.analysis import by_category, drilldown, origins, plots, provenance, style, table
+from sdbench.analysis import drilldown, origins, plots, provenance, style
 from sdbench.analysis.inline import inline, scheme, variable
+from sdbench.analysis.report.category_tables import categories, category_tables
+from sdbench.analysis.report.comparison_table import READING, comparison
 from sdbench.runs.record import Run
-
-_TEXT_COLUMNS = ("arm", "lossless", "flags")
 
 
 def page(runs: Sequence[Run], figures: Sequence[Path]) -> str:
@@ -37,7 +38,7 @@ def page(runs: Sequence[Run], figures: Sequence[Path]) -> str:
     body = _template("page.html").render(
         title=", ".join(run.path.name for run in runs),
         runs=sections,
-        reading=table.READING,
+        reading=READING,
         origins=list(origins.NAMES.items()),
         version=__version__,
         css=Markup(_source("page.css")),
@@ -51,6 +52,8 @@ def _section(run: Run, folder: Path, prefix: str, room: int) -> dict[str, Any]:
     summary = run.summary
     data = drilldown.drilldown(run, room)
     files = provenance.files(run)
+    table = replace(comparison(summary), title="")
+    swatches = {arm: variable(style.colour(arm)) for arm in summary["arms"]}
     return {
         "prefix": prefix,
         "name": run.path.name,
@@ -63,10 +66,8 @@ def _section(run: Run, folder: Path, prefix: str, room: int) -> dict[str, Any]:
         "files": files,
         "packages": run.environment.get("packages", {}),
         "config": yaml.safe_dump(run.config, sort_keys=False, allow_unicode=True),
-        "columns": [(column, column not in _TEXT_COLUMNS) for column in table.columns(summary)],
-        "rows": table.rows(summary),
-        "notes": table.footnotes(summary),
-        "colours": {arm: variable(style.colour(arm)) for arm in summary["arms"]},
+        "table": table.html(swatches, css="summary sortable"),
+        "notes": table.notes,
         "figures": [
             {
                 "title": plots.TITLES[name],
@@ -78,8 +79,8 @@ def _section(run: Run, folder: Path, prefix: str, room: int) -> dict[str, Any]:
             for name in plots.FIGURES
             if (folder / f"{name}.svg").is_file()
         ],
-        "categories": by_category.categories(run),
-        "breakdowns": by_category.breakdowns(run),
+        "categories": categories(run),
+        "breakdowns": [(grid.title, grid.html(swatches)) for grid in category_tables(run)],
         "prompts": len(data["prompts"]),
         "with_texts": sum("texts" in prompt for prompt in data["prompts"]),
         "with_pieces": "pieces" in run.sequences,

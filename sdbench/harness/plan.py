@@ -21,9 +21,10 @@ from sdbench.harness.config import expand_grids
 from sdbench.harness.gpu_lock import physical
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, check_family
+from sdbench.models.identity import model_identity
 from sdbench.models.memory import Fit, fit
 from sdbench.models.spec import ModelSpec
-from sdbench.models.weights import check_device, dtype_of, weights_identity
+from sdbench.models.weights import check_device, dtype_of
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
 from sdbench.tasks.base import Prompt, Task, prompts_sha256
@@ -66,7 +67,7 @@ class Plan:
     @cached_property
     def identities(self) -> dict[str, str]:
         """The identity of each role's weights."""
-        return {role: weights_identity(spec) for role, spec in self.specs.items()}
+        return {role: model_identity(spec) for role, spec in self.specs.items()}
 
     @property
     def prompts_sha256(self) -> str:

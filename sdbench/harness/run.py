@@ -183,7 +183,7 @@ class NullRunFolder:
 
 
 def _report(out: Path) -> list[Path]:
-    from sdbench.analysis.report import report
+    from sdbench.analysis.report.write import report
 
     return sorted(report([out]).parent.rglob("*.png"))
 

@@ -20,8 +20,6 @@ def first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedM
         raise InputError(f"{type(model).__name__}: its list of decoder layers was not found, so it has no early exit.")
     cut: Any = _shallow(body)
     cut._modules[name] = nn.ModuleList(list(body._modules[name])[:layers])
-    cut.config = config = copy.copy(body.config)
-    config.num_hidden_layers = layers
     return _with_body(model, body, cut)
 
 

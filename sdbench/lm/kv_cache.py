@@ -24,8 +24,8 @@ class KVCache:
 
     def __init__(self, rows: int, slots: int, device: torch.device) -> None:
         self.rows, self.slots = rows, slots
-        # What transformers looks at in a cache, beside `update`: no layer of it is of a kind with needs of its own.
-        self.is_compileable, self.is_sliding, self.layers = True, [], []
+        # The attributes that transformers reads from a cache. `layers` is empty: no layer of the cache is of a special kind.
+        self.is_compileable, self.is_initialized, self.is_sliding, self.layers = True, True, [], []
         self.position = torch.arange(slots + 1, device=device).repeat(rows, 1)
         self.keys: dict[int, Tensor] = {}
         self.values: dict[int, Tensor] = {}

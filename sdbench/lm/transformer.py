@@ -27,7 +27,7 @@ from sdbench.lm.programs.execution import Execution
 from sdbench.lm.programs.traced import Inputs, StepInputs
 from sdbench.lm.programs.tree import TreeInputs, spread
 from sdbench.lm.state import DecodeState
-from sdbench.models.architecture import FULL, SLIDING
+from sdbench.models.architecture import FULL, SLIDING, longest_sequence
 from sdbench.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -39,7 +39,8 @@ _ALL = slice(None)
 class Transformer(LanguageModel):
     """A `transformers` causal language model with its KV cache.
 
-    vocab: the number of logits to return. The models of a family may pad their embeddings to different sizes.
+    vocab: the number of token ids of the target, and so of logits to return; by default the model's own.
+    embedded: the number of token ids that the model itself has rows for.
     execution: how steps are executed; eager by default.
     layers: the number of layers. pool: the KV cache. mask_form: the masks that the model takes.
     """
@@ -56,12 +57,13 @@ class Transformer(LanguageModel):
         self.model: Any = model
         self.config = config
         self.layers: int = config.num_hidden_layers
+        self.embedded: int = config.vocab_size
         self.mask_form = _mask_form(name, model)
         self.pool = KVCache(0, 0, self.device)
 
     @property
     def max_positions(self) -> int:
-        return getattr(self.config, "max_position_embeddings", FAR)
+        return longest_sequence(self.config)[0] or FAR
 
     @property
     def dtype(self) -> torch.dtype:
@@ -69,9 +71,8 @@ class Transformer(LanguageModel):
 
     @property
     def bytes(self) -> int:
-        # Of a tensor-parallel model, count the part that this process holds.
-        own = [getattr(t, "_local_tensor", t) for t in self.model.parameters()]
-        held = {t.data_ptr(): t.numel() * t.element_size() for t in own}
+        own = [part for weight in self.model.parameters() for part in _stored(weight)]
+        held = {part.data_ptr(): part.numel() * part.element_size() for part in own}
         return sum(held.values()) + self.pool.bytes
 
     def allocate(self, rows: int, slots: int) -> None:
@@ -120,8 +121,8 @@ class Transformer(LanguageModel):
             missed = True
         self.pool.select(rows, slots, stop - width, read)
         count = num_logits if isinstance(num_logits, int) else width
-        logits = forward(self.model, tokens, positions, self.pool, self.mask_form.kinds, masks, count)
-        logits = logits[..., : self.vocab]
+        kinds, widths = self.mask_form.kinds, (self.vocab, self.embedded)
+        logits = forward(self.model, tokens, positions, self.pool, kinds, masks, count, *widths)
         if not isinstance(num_logits, int):
             logits = logits.gather(1, num_logits[:, :, None].expand(-1, -1, self.vocab))
         return StepOutput(logits, missed=missed)
@@ -265,6 +266,13 @@ class TruncatedTransformer(Transformer):
         self.pool = self._whole.pool
         seen = zip(self._kv_len, self._whole.kv_len, state.length.tolist(), strict=True)
         self._kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
+
+
+def _stored(weight: Any) -> list[Tensor]:
+    """The tensors that hold a weight: of a quantised one its parts, of a tensor-parallel one the part of this process."""
+    weight = getattr(weight, "_local_tensor", weight)
+    flatten = getattr(weight, "__tensor_flatten__", None)
+    return [weight] if flatten is None else [part for name in flatten()[0] for part in _stored(getattr(weight, name))]
 
 
 def _mask_form(name: str, model: PreTrainedModel) -> MaskForm:

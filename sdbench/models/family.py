@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdbench.errors import InputError
-from sdbench.models.architecture import check_architecture
-from sdbench.models.hub import place_of, read_config, read_eos, read_tokenizer
+from sdbench.models.architecture import check_architecture, longest_sequence
+from sdbench.models.generation import GenerationDefaults, TokenRules
+from sdbench.models.hub import place_of, read_config, read_generation, read_tokenizer
 from sdbench.models.spec import ModelSpec, Source, resolve
 from sdbench.models.weight_files import check_checksums, check_weight_files
 
@@ -21,8 +22,9 @@ if TYPE_CHECKING:
 class Member:
     """One role's model as far as it is known without its weights.
 
-    config: of the text model. width: entries of its embedding, which may be padded beyond the tokenizer. context: the
-    longest sequence that it can read, in tokens (None: not limited by its config). eos: token ids that end its output.
+    config: of the text model. width: the number of rows of its embedding, which may be padded beyond the tokenizer. context: the
+    longest sequence that it can read, in tokens (None: its config sets no limit); why: the reason where this is not simply the
+    config's longest position. eos: token ids that end its output. defaults: what its own generation config asks for.
     """
 
     spec: ModelSpec
@@ -32,21 +34,56 @@ class Member:
     width: int
     context: int | None
     eos: tuple[int, ...]
+    why: str = ""
+    defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
 
 
 @dataclass(frozen=True)
 class Family:
     """Checked members by role, and what they share.
 
-    tokenizer, eos: the target's (the first role's, where there is no target). vocab: how many logits every member can
-    give, at least one for each ordinary token. context: the shortest of the members' contexts, in tokens.
+    main: the target (the first role, where there is no target). tokenizer, eos, defaults: the main member's. vocab: the number of
+    token ids, which is the width of the main member: its law is never cut. context: the shortest of the members' contexts, in
+    tokens; why: the reason for it, if it is not a config's longest position.
     """
 
     members: dict[str, Member]
-    tokenizer: PreTrainedTokenizerFast
-    eos: tuple[int, ...]
-    vocab: int
+    main: Member
     context: int | None
+    why: str = ""
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerFast:
+        return self.main.tokenizer
+
+    @property
+    def eos(self) -> tuple[int, ...]:
+        return self.main.eos
+
+    @property
+    def vocab(self) -> int:
+        return self.main.width
+
+    @property
+    def defaults(self) -> GenerationDefaults:
+        return self.main.defaults
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on members whose embeddings have another width than the main one."""
+        said = []
+        for role, member in self.members.items():
+            if member.width < self.vocab:
+                said.append(
+                    f"The embedding of {role} has {member.width} rows, that of {self.main.spec.role} {self.vocab}: {role} never "
+                    f"proposes the ids from {member.width} on, and reads its last row in their place."
+                )
+            elif member.width > self.vocab:
+                said.append(
+                    f"The embedding of {role} has {member.width} rows, that of {self.main.spec.role} {self.vocab}: the surplus ids "
+                    f"of {role} are never proposed."
+                )
+        return said
 
 
 def check_family(specs: Mapping[str, ModelSpec]) -> Family:
@@ -58,17 +95,12 @@ def check_family(specs: Mapping[str, ModelSpec]) -> Family:
         raise InputError("The family has no models; it needs at least a target.")
     members = {role: _member(spec) for role, spec in specs.items()}
     main = members.get("target") or next(iter(members.values()))
+    _check_width(main)
     for member in members.values():
         if member is not main:
             _check_tokenizers(main, member)
-    contexts = [member.context for member in members.values() if member.context is not None]
-    return Family(
-        members=members,
-        tokenizer=main.tokenizer,
-        eos=main.eos,
-        vocab=min(member.width for member in members.values()),
-        context=min(contexts, default=None),
-    )
+    shortest = min(members.values(), key=lambda member: float("inf") if member.context is None else member.context)
+    return Family(members, main, shortest.context, shortest.why)
 
 
 def _member(spec: ModelSpec) -> Member:
@@ -76,30 +108,51 @@ def _member(spec: ModelSpec) -> Member:
     config = read_config(spec, source)
     check_architecture(spec.role, config)
     text = config.get_text_config()
-    check_source(spec, source)
+    check_source(spec, source, quantized=getattr(config, "quantization_config", None) is not None)
     tokenizer = read_tokenizer(spec, source)
-    eos = read_eos(spec, source, config)
-    if not eos and isinstance(tokenizer.eos_token_id, int):
-        eos = (tokenizer.eos_token_id,)
-    context = getattr(text, "max_position_embeddings", None)
-    return Member(spec, source, text, tokenizer, text.vocab_size, context, eos)
+    generation = read_generation(spec, source, config)
+    eos = generation.eos_token_id
+    if eos is None and isinstance(tokenizer.eos_token_id, int):
+        eos = tokenizer.eos_token_id
+    ends = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    defaults = GenerationDefaults.of(generation)
+    if defaults.rules:
+        TokenRules(defaults.rules, ends).check(
+            f"The generation_config.json of {spec.path} ({spec.role})", text.vocab_size
+        )
+    context, why = longest_sequence(text)
+    return Member(spec, source, text, tokenizer, text.vocab_size, context, ends, why, defaults)
 
 
-def check_source(spec: ModelSpec, source: Source) -> None:
-    """Refuse local weight files that are not what they should be. Hub files are checked by the hub's own client."""
+def check_source(spec: ModelSpec, source: Source, quantized: bool = False) -> None:
+    """Refuse local weight files that are damaged. The hub's own client checks files of the hub.
+
+    quantized: the model's config has a quantization config.
+    """
     if source.kind == "hub":
         return
     folder = Path(place_of(spec, source)[0])
-    check_weight_files(folder)
+    check_weight_files(folder, quantized)
     if source.packaged:
         check_checksums(folder)
+
+
+def _check_width(main: Member) -> None:
+    """Refuse a target that has fewer rows than its tokenizer has ordinary tokens."""
+    added = main.tokenizer.get_added_vocab()
+    needed = 1 + max((number for token, number in main.tokenizer.get_vocab().items() if token not in added), default=0)
+    if main.width < needed:
+        raise InputError(
+            f"The embedding of {main.spec.role} has {main.width} entries, fewer than the {needed} tokens of its tokenizer: take the "
+            "tokenizer that belongs to the model."
+        )
 
 
 def _check_tokenizers(main: Member, other: Member) -> None:
     """Refuse two members between which a token id would change its meaning.
 
-    Ordinary tokens must be the same. Added ones (special tokens, reserved places) must agree where both have them: some
-    families give one member a token that another's embedding has no room for, and none of the two ever writes it.
+    Ordinary tokens must be the same. Added ones (special tokens, reserved places) must agree where both have them. Some families
+    give one member a token that another's embedding has no row for. That member never proposes it.
     """
     first, second = main.spec.role, other.spec.role
     ours, theirs = main.tokenizer.get_vocab(), other.tokenizer.get_vocab()
@@ -119,14 +172,6 @@ def _check_tokenizers(main: Member, other: Member) -> None:
         if None not in (one, two) and one != two:
             raise InputError(
                 f"The tokenizers of {first} and {second} differ: {name} is {one} for {first} and {two} for {second}."
-            )
-    added = main.tokenizer.get_added_vocab()
-    needed = 1 + max((number for token, number in ours.items() if token not in added), default=0)
-    for member in (main, other):
-        if member.width < needed:
-            raise InputError(
-                f"The embedding of {member.spec.role} has {member.width} entries, fewer than the {needed} tokens of "
-                f"{first}."
             )
 
 

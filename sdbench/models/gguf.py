@@ -1,8 +1,8 @@
 """GGUF files: converted once into the user's cache, and opened from there afterwards.
 
-Reading a GGUF file through `transformers` takes half a minute for 135 M parameters, since every block is dequantised in
-Python; the same weights as safetensors open in a second. The copy is in float32, which holds every dequantised value
-exactly, and is keyed by the SHA-256 of the file.
+Reading a GGUF file through `transformers` takes half a minute for 135 M parameters, because every block is dequantised in Python.
+The same weights as safetensors open in a second. The copy is in float32, which holds every dequantised value exactly. Its name is
+the SHA-256 of the file.
 """
 
 from __future__ import annotations
@@ -15,16 +15,19 @@ import shutil
 import tempfile
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from sdbench.errors import InputError
-from sdbench.models.quiet import quiet
-from sdbench.models.weight_files import cache_folder, check_weight_files, sha256_of
+from sdbench.models.cache import cached, writable_cache
+from sdbench.models.quiet import quiet, reason_of
+from sdbench.models.weight_files import check_weight_files, sha256_of
 
 _MAGIC = b"GGUF"
+_PART = "gguf"  # of the cache
 
 
 def converted(file: Path) -> Path:
-    """The folder with the converted weights and tokenizer of a GGUF file; made if it is not there yet."""
+    """Return the folder with the converted weights and tokenizer of a GGUF file, and convert the file if there is none yet."""
     status = file.stat()
     return _converted(file, status.st_size, status.st_mtime_ns)
 
@@ -36,29 +39,69 @@ def _converted(file: Path, size: int, changed: int) -> Path:
         if content.read(4) != _MAGIC:
             raise InputError(f"{file} is not a GGUF file, or is corrupted: it does not begin with '{_MAGIC.decode()}'.")
     digest = sha256_of(file)
-    folder = cache_folder() / "gguf" / digest
-    if folder.is_dir():
+    made_before = cached(_PART, digest)
+    if made_before is not None:
         try:
-            check_weight_files(folder)
-            return folder
+            check_weight_files(made_before)
+            return made_before
         except InputError:
-            shutil.rmtree(folder)  # a damaged copy is made again
+            shutil.rmtree(made_before, ignore_errors=True)  # a damaged copy is made again
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"Reading {file} needs the package {' and '.join(missing)}: pip install 'sdbench[gguf]'.")
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # Built beside its place and renamed into it: a copy is there as a whole or not at all.
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as scratch:
-        made = Path(scratch) / "model"
-        _convert(file, made)
-        (made / "source.json").write_text(json.dumps({"file": file.name, "bytes": size, "sha256": digest}) + "\n")
-        try:
-            os.rename(made, folder)
-        except OSError:
-            if not folder.is_dir():
-                raise
-            shutil.rmtree(made)  # another process was faster, with the same result
+    check_whole(file)
+    folder = writable_cache(_PART) / digest
+    # The copy is built beside its place and renamed into it, so it is there as a whole or not at all.
+    try:
+        with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as scratch:
+            made = Path(scratch) / "model"
+            _convert(file, made)
+            (made / "source.json").write_text(json.dumps({"file": file.name, "bytes": size, "sha256": digest}) + "\n")
+            try:
+                os.rename(made, folder)
+            except OSError:
+                if not folder.is_dir():
+                    raise
+                shutil.rmtree(made)  # another process was faster, with the same result
+    except OSError as error:
+        raise InputError(
+            f"{file} cannot be converted in {folder.parent} ({error.strerror or error}); make room there, or set SDBENCH_CACHE "
+            "to another folder."
+        ) from error
     return folder
+
+
+def check_whole(file: Path) -> None:
+    """Refuse a GGUF file that is cut short, that is one part of several, or that holds no language model."""
+    import gguf
+
+    try:
+        reader = gguf.GGUFReader(str(file))
+        ends = [int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors]
+        fields = {name: _field(reader, name) for name in ("general.type", "general.architecture", "split.count")}
+    except Exception as error:  # numpy, struct and the reader each raise kinds of their own
+        raise InputError(
+            f"{file} is cut short or corrupted ({file.stat().st_size} bytes): fetch it again, and compare its size with the "
+            "publisher's."
+        ) from error
+    if max(ends, default=0) > file.stat().st_size:
+        raise InputError(
+            f"{file} is cut short: it has {file.stat().st_size} bytes instead of at least {max(ends)}; fetch it again."
+        )
+    if int(fields["split.count"] or 1) > 1:
+        raise InputError(
+            f"{file} is one part of {fields['split.count']}; join the parts first (llama.cpp's llama-gguf-split --merge)."
+        )
+    kind = fields["general.type"] or "model"
+    if kind != "model" or not reader.tensors:
+        raise InputError(
+            f"{file} holds no language model (its general.type is '{kind}'); give the file of the model itself."
+        )
+
+
+def _field(reader: Any, name: str) -> Any:
+    field = reader.get_field(name)
+    return None if field is None else field.contents()
 
 
 def _convert(file: Path, folder: Path) -> None:
@@ -69,7 +112,7 @@ def _convert(file: Path, folder: Path) -> None:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-            # What was read counts as quantised, though its tensors are plain by now, and so will not be saved.
+            # transformers calls what it read quantised, and so would not save it. The tensors are plain by now.
             config = copy.deepcopy(read.config)
             delattr(config, "quantization_config")
             with torch.device("meta"):
@@ -80,5 +123,7 @@ def _convert(file: Path, folder: Path) -> None:
             tokenizer.save_pretrained(folder)
             model.save_pretrained(folder)
     except Exception as error:  # the reader, the dequantiser and the tokenizer's builder raise kinds of their own
-        reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-        raise InputError(f"{file} cannot be converted: {reason}.") from error
+        raise InputError(
+            f"{file} cannot be converted ({reason_of(error)}); give the model as a folder in transformers' format, or another "
+            "GGUF file."
+        ) from error

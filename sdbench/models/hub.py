@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,13 +14,20 @@ from urllib.parse import urlsplit
 
 from sdbench.errors import InputError
 from sdbench.models.gguf import converted
-from sdbench.models.quiet import quiet
+from sdbench.models.quiet import quiet, reason_of
 from sdbench.models.spec import ModelSpec, Source
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedTokenizerFast
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 
+# What to do about a local file that cannot be read.
+_ADVICE = {
+    "config": "fetch its config.json again, or take a transformers that knows the model",
+    "generation config": "fetch its generation_config.json again, or delete it",
+    "tokenizer": "fetch its tokenizer files again",
+    "weights": "fetch its weight files again",
+}
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model", "tekken.json")
 
 
@@ -73,17 +81,19 @@ def read_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerFast:
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
 
 
-def read_eos(spec: ModelSpec, source: Source, config: PreTrainedConfig) -> tuple[int, ...]:
-    """The token ids that end the model's output, as its own `generate` would take them: may be none."""
+def read_generation(spec: ModelSpec, source: Source, config: PreTrainedConfig) -> GenerationConfig:
+    """The model's generation config, as its own `generate` would take it: of a model without one, made from its config."""
     from transformers import GenerationConfig
 
     place, options = place_of(spec, source)
-    try:
-        with quiet():
-            ids = GenerationConfig.from_pretrained(place, **options).eos_token_id
-    except OSError:  # a model without a generation config
-        ids = getattr(config.get_text_config(), "eos_token_id", None)
-    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(ids)
+    with readable(spec, source, "generation config"), quiet():
+        try:
+            return GenerationConfig.from_pretrained(place, **options)
+        except OSError:
+            # The same class of error stands for "there is none" and for "it is no JSON".
+            if (Path(place) / "generation_config.json").is_file():
+                raise
+            return GenerationConfig.from_model_config(config)
 
 
 @contextmanager
@@ -122,9 +132,42 @@ def _sentence(spec: ModelSpec, source: Source, what: str, error: Exception) -> s
             f"The model {name} ({role}) is not in the local cache and the hub cannot be reached: run "
             f"`hf download {name}` where there is a network, {elsewhere}."
         )
-    reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
-    fetch = f"; run `hf download {name}` where there is a network, {elsewhere}" if source.kind == "hub" else ""
-    return f"The {what} of {name} ({role}) cannot be read: {reason}{fetch}."
+    known = _known(name, role, error)
+    if known is not None:
+        return known
+    fetch = f"run `hf download {name}` where there is a network, {elsewhere}" if source.kind == "hub" else _ADVICE[what]
+    return f"The {what} of {name} ({role}) cannot be read ({reason_of(error)}): {fetch}."
+
+
+def _known(name: str, role: str, error: Exception) -> str | None:
+    """What to do about an error of a reader whose cause is known; None for another one."""
+    import pickle
+
+    import transformers
+
+    text = str(error)
+    if isinstance(error, ImportError):
+        return (
+            f"The model {name} ({role}) needs a package that is not installed ({reason_of(error)}); install it, or take an "
+            "unquantised checkpoint."
+        )
+    if "custom code" in text or "trust_remote_code" in text:
+        return (
+            f"The model {name} ({role}) brings Python code of its own, which sdbench does not run; take a model whose "
+            "architecture is part of transformers."
+        )
+    unknown = re.search(r"model type `(.+?)` but Transformers does not recognize", text)
+    if unknown:
+        return (
+            f"The model {name} ({role}) has the model type '{unknown[1]}', which transformers {transformers.__version__} does "
+            "not know; upgrade transformers, or take another model."
+        )
+    if isinstance(error, pickle.UnpicklingError):
+        return (
+            f"The weights of {name} ({role}) hold Python objects, not tensors alone, so they are not opened; take the model in "
+            "safetensors."
+        )
+    return None
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

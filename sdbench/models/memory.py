@@ -1,8 +1,8 @@
-"""How much memory a family needs, and whether the devices have it. Nothing is loaded, and no network is needed.
+"""How much memory a family needs, and whether the devices have it. No weight is loaded.
 
-Per role: the weights (parameters counted on a model without storage, from the config), and the slot pool
-(2 x layers x key-value heads x head width, for each slot of each row). Where the config cannot be had, the published
-numbers of the spec stand in.
+For each role: the weights, whose parameters are counted on a model without storage, and the KV cache, whose layers are as wide as
+one forward of that model makes them (`sdbench.models.skeleton`). So latent attention, one shared head, and layers that share keys
+and values count for what they keep. If the config is not on this machine, the published numbers of the spec stand in.
 """
 
 from __future__ import annotations
@@ -10,17 +10,18 @@ from __future__ import annotations
 import os
 import subprocess
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
 
 from sdbench.errors import InputError
-from sdbench.models.architecture import causal_lm_class
 from sdbench.models.hub import read_config
 from sdbench.models.quantization import scheme_of
-from sdbench.models.quiet import quiet
+from sdbench.models.skeleton import skeleton, try_out
 from sdbench.models.spec import ModelSpec, resolve
+from sdbench.models.weight_files import weight_files
 from sdbench.models.weights import dtype_of
 
 if TYPE_CHECKING:
@@ -33,14 +34,19 @@ RESERVED_BYTES = 2**30
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is: parameters in all; those that can be quantised, in linear layers other than the head; numbers (keys and
-    values) kept per token; and its vocabulary (0: not known).
+    """How large a model is.
+
+    parameters: of the whole model. quantizable: those in linear layers other than the head. quantizable_rows: the output features of
+    these layers, each of which has a scale when it is quantised. cache_values: numbers (keys and values) kept per token. vocab: the
+    number of its logits (0: not known). stored_bytes: of a checkpoint that is quantised already, the bytes of its files.
     """
 
     parameters: int
     quantizable: int
     cache_values: int
     vocab: int = 0
+    quantizable_rows: int = 0
+    stored_bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -105,11 +111,11 @@ def fit(
     memory: int | Mapping[str, int] | None = None,
     trees: Mapping[str, int] | None = None,
 ) -> Fit:
-    """Reckon what a family takes.
+    """Estimate what a family takes.
 
-    trees: by role, how many tokens of speculations a row holds: a slot, and logits, for each.
-    slots: of each row's pool, in tokens. batch: rows. dtype, device: the hardware's, for specs without their own.
-    memory: bytes that each device has (a number for all, or one per device; None: asked of the machine).
+    slots: of each row's cache, in tokens. batch: rows. dtype, device: the hardware's, for specs without their own.
+    memory: bytes that each device has (a number for all, or one per device; None: ask the machine).
+    trees: by role, the number of speculated tokens that a row holds: a slot, and logits, for each.
     """
     tokens = {role: (slots, (trees or {}).get(role, 0)) for role in specs}
     roles = tuple(_role_memory(role, spec, *tokens[role], batch, dtype, device) for role, spec in specs.items())
@@ -123,9 +129,15 @@ def fit(
 
 
 def size_of(spec: ModelSpec) -> Size | None:
-    """How large a spec's model is: from its config, else as published; None if neither is to be had."""
+    """Return how large a spec's model is: from its config, else as published. None if neither is known."""
     try:
-        return count(read_config(spec, resolve(spec)))
+        source = resolve(spec)
+        config = read_config(spec, source)
+        size = count(config)
+        if source.kind == "folder" and getattr(config, "quantization_config", None) is not None:
+            files = weight_files(Path(source.location))
+            return replace(size, stored_bytes=sum(file.stat().st_size for file in files))
+        return size
     except InputError:
         if spec.parameters is None:
             return None
@@ -134,28 +146,26 @@ def size_of(spec: ModelSpec) -> Size | None:
 
 
 def count(config: PreTrainedConfig) -> Size:
-    """The size of the text model that a config describes, from a model without storage."""
-    model_class = causal_lm_class(config)
-    if model_class is None:
-        raise InputError(f"{config.model_type} is not a causal language model that transformers knows.")
-    text = config.get_text_config()
-    with torch.device("meta"), quiet():
-        model = model_class._from_config(text if model_class.config_class is type(text) else config)
-    model.tie_weights()
-    head = model.get_output_embeddings()
+    """Return the size of the text model that a config describes. Errors: InputError if transformers cannot make it."""
+    model = skeleton(config)
+    text, head = config.get_text_config(), model.get_output_embeddings()
     linear = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not head]
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+    kept = try_out(model).cache_values
+    if kept is None:  # the meta device cannot run this model: take every layer for plain grouped-query attention
+        heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
+        width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
+        kept = 2 * text.num_hidden_layers * heads * width
     return Size(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         quantizable=sum(part.weight.numel() for part in linear),
-        cache_values=2 * text.num_hidden_layers * heads * width,
+        cache_values=kept,
         vocab=text.vocab_size,
+        quantizable_rows=sum(part.out_features for part in linear),
     )
 
 
 def device_memory(name: str) -> int | None:
-    """Bytes that a device can still give (CUDA), or that the machine has (CPU and Metal); None: not known."""
+    """Return the bytes that a CUDA device has free, or that the machine has (CPU and Metal); None if that is not known."""
     if name.startswith("cuda"):
         if not torch.cuda.is_available() or (torch.device(name).index or 0) >= torch.cuda.device_count():
             return None
@@ -177,6 +187,9 @@ def _role_memory(role: str, spec: ModelSpec, slots: int, tree: int, batch: int, 
     item = dtype_of(role, spec.dtype or dtype).itemsize
     weights = size.parameters * item
     if spec.quantization is not None:
-        packed = scheme_of(role, spec.quantization).weight_bytes
-        weights = (size.parameters - size.quantizable) * item + int(size.quantizable * packed)
+        scheme = scheme_of(role, spec.quantization)
+        scales = size.quantizable_rows * (item + scheme.row_bytes) if scheme.row_bytes else 0
+        weights = (size.parameters - size.quantizable) * item + int(size.quantizable * scheme.weight_bytes) + scales
+    elif size.stored_bytes is not None:
+        weights = size.stored_bytes
     return RoleMemory(role, device, weights, (size.cache_values * (slots + tree) + size.vocab * tree) * batch * item)

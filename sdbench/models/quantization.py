@@ -1,4 +1,4 @@
-"""Weights in fewer bits: what each choice needs, and how many bytes it takes.
+"""Weights in fewer bits: what each scheme needs, and how many bytes it takes.
 
 torchao-int8, torchao-int4: torchao's weight-only quantisation. bitsandbytes-8bit, bitsandbytes-4bit: LLM.int8() and
 NF4, on CUDA. Linear layers are quantised; embeddings and the head keep the model's dtype.
@@ -15,15 +15,20 @@ from sdbench.errors import InputError
 
 @dataclass(frozen=True)
 class Scheme:
-    """package: what must be installed. needs_cuda: whether it needs CUDA. weight_bytes: per weight, scales included."""
+    """A way of storing weights in fewer bits.
+
+    package: what must be installed. needs_cuda: whether it needs CUDA. weight_bytes: per weight; the scales of groups of weights
+    are included. row_bytes: per output feature, beside a scale in the model's own type (0: the scheme has no such scales).
+    """
 
     package: str
     needs_cuda: bool
     weight_bytes: float
+    row_bytes: int = 0
 
 
 SCHEMES = {
-    "torchao-int8": Scheme("torchao", needs_cuda=False, weight_bytes=1.0),
+    "torchao-int8": Scheme("torchao", needs_cuda=False, weight_bytes=1.0, row_bytes=1),
     "torchao-int4": Scheme("torchao", needs_cuda=True, weight_bytes=0.5 + 4 / 128),
     "bitsandbytes-8bit": Scheme("bitsandbytes", needs_cuda=True, weight_bytes=1.0),
     "bitsandbytes-4bit": Scheme("bitsandbytes", needs_cuda=True, weight_bytes=0.5 + 4 / 64),
@@ -31,7 +36,7 @@ SCHEMES = {
 
 
 def scheme_of(role: str, name: str) -> Scheme:
-    """The scheme of that name; InputError if there is none."""
+    """Return the scheme of a name. Errors: InputError if there is none."""
     if name not in SCHEMES:
         raise InputError(f"models.{role}.quantization is '{name}'; it must be null or one of {', '.join(SCHEMES)}.")
     return SCHEMES[name]
@@ -45,13 +50,13 @@ def check_quantization(role: str, name: str | None, device: str) -> None:
     missing = [package for package in (scheme.package, "accelerate") if importlib.util.find_spec(package) is None]
     if missing:
         packages = " ".join(missing)
-        raise InputError(f"models.{role}.quantization={name} needs what is not installed: pip install {packages}.")
+        raise InputError(f"models.{role}.quantization={name} needs {packages}: pip install {packages}.")
     if scheme.needs_cuda and not device.startswith("cuda"):
         raise InputError(f"models.{role}.quantization={name} runs on CUDA only, and the {role} is on {device}.")
 
 
 def quantization_config(name: str, dtype: Any) -> Any:
-    """The object that `from_pretrained` takes for a scheme. dtype: what is computed in."""
+    """Return the object that `from_pretrained` takes for a scheme. dtype: the type that the model computes in."""
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     if name == "bitsandbytes-8bit":

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from sdbench.errors import InputError
+from sdbench.models.weight_files import refuse_adapter
 
 PACKAGED = "pkg://"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -75,5 +76,6 @@ def _packaged(spec: ModelSpec) -> Path:
 
 def _with_config(spec: ModelSpec, folder: Path) -> Path:
     if not (folder / "config.json").is_file():
+        refuse_adapter(folder)
         raise InputError(f"models.{spec.role}.path: the folder {folder} has no config.json, so it holds no model.")
     return folder.resolve()

@@ -1,16 +1,23 @@
-"""Weight files on disk: whether they are whole, and what they are."""
+"""Weight files on disk: which ones a model folder is read from, and whether they are whole."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import os
+import zipfile
 from pathlib import Path
+from typing import Any
 
 from sdbench.errors import InputError
 
 CHECKSUMS = "SHA256SUMS"
-_INDEX = "model.safetensors.index.json"
+ADAPTER = "adapter_config.json"
+# In the order in which `transformers` looks for them.
+_WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_POINTER = b"version https://git-lfs"
+_LEGACY_PICKLE = b"\x80\x02\x8a\n"  # what torch wrote before its files were zip archives
+# Number types that a weight can have in a checkpoint without a quantization config.
+_FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def sha256_of(file: Path) -> str:
@@ -19,19 +26,30 @@ def sha256_of(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def cache_folder() -> Path:
-    """Where converted weights are kept: SDBENCH_CACHE, else sdbench/ in XDG_CACHE_HOME, else in ~/.cache."""
-    own = os.environ.get("SDBENCH_CACHE")
-    if own:
-        return Path(own).expanduser()
-    return Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache").expanduser() / "sdbench"
+def weight_files(folder: Path) -> list[Path]:
+    """The weight files that `transformers` reads from a model folder.
 
-
-def folder_sha256(folder: Path) -> str:
-    """The identity of a model's folder: a SHA-256 over the names and SHA-256 of its config and weight files."""
-    files = sorted([folder / "config.json", *_weight_files(folder)])
-    lines = "".join(f"{sha256_of(file)}  {file.name}\n" for file in files)
-    return hashlib.sha256(lines.encode()).hexdigest()
+    Errors: InputError if there are none, or if an index lists a file that is missing.
+    """
+    found = next((folder / name for name in _WHOLE if (folder / name).is_file()), None)
+    if found is None:
+        others = sorted(
+            file.name for file in folder.iterdir() if file.suffix in (".safetensors", ".bin", ".h5", ".gguf")
+        )
+        has = f"; it has {', '.join(others[:3])}, which is not that format" if others else ""
+        raise InputError(
+            f"{folder} holds no weight files of transformers' format (model.safetensors, or its parts and their index){has}."
+        )
+    if found.suffix != ".json":
+        return [found]
+    try:
+        names = sorted(set(json.loads(found.read_text(encoding="utf-8"))["weight_map"].values()))
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise InputError(f"{found} is malformed; fetch the model again.") from error
+    for name in names:
+        if not (folder / name).is_file():
+            raise InputError(f"{folder} lacks the weight file {name}, which {found.name} lists.")
+    return [folder / name for name in names]
 
 
 def check_checksums(folder: Path) -> None:
@@ -44,7 +62,7 @@ def check_checksums(folder: Path) -> None:
         raise InputError(f"{listing} is missing or malformed; install the package again.") from error
     own = {name: digest for name, digest in expected.items() if name.startswith(f"{folder.name}/")}
     if not own:
-        raise InputError(f"{listing} says nothing of {folder.name}/; install the package again.")
+        raise InputError(f"{listing} has no line for {folder.name}/; install the package again.")
     for name, digest in own.items():
         file = listing.parent / name
         if not file.is_file() or sha256_of(file) != digest:
@@ -53,42 +71,90 @@ def check_checksums(folder: Path) -> None:
             )
 
 
-def check_weight_files(folder: Path) -> None:
-    """Refuse a folder whose weight files are missing, cut short or otherwise unreadable, from their headers alone."""
-    index = folder / _INDEX
-    if index.is_file():
-        for name in sorted(_shards(index)):
-            if not (folder / name).is_file():
-                raise InputError(f"{folder} lacks the weight file {name}, which {_INDEX} lists.")
-    files = _weight_files(folder)
-    if not files:
-        raise InputError(f"{folder} holds no weight files (*.safetensors).")
-    for file in files:
+def check_weight_files(folder: Path, quantized: bool = False) -> None:
+    """Refuse a folder whose weight files are missing, cut short or unreadable. Only headers are read.
+
+    quantized: the folder's config has a quantization config, so that weights may be stored as integers.
+    """
+    refuse_adapter(folder)
+    for file in weight_files(folder):
+        if _pointer(file):
+            raise InputError(
+                f"{file} is a Git LFS pointer and not the weights: run `git lfs pull` in {folder}, or fetch the model again."
+            )
         if file.suffix == ".safetensors":
-            _check_safetensors(file)
+            _check_safetensors(file, quantized)
+        else:
+            _check_bin(file)
 
 
-def _weight_files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-
-
-def _shards(index: Path) -> set[str]:
+def refuse_adapter(folder: Path) -> None:
+    """Refuse a folder that holds a LoRA adapter: alone, or beside a model that is not merged with it."""
+    if not (folder / ADAPTER).is_file():
+        return
     try:
-        return set(json.loads(index.read_text())["weight_map"].values())
-    except (ValueError, KeyError, AttributeError) as error:
-        raise InputError(f"{index} is malformed; fetch the model again.") from error
+        base = json.loads((folder / ADAPTER).read_text(encoding="utf-8")).get("base_model_name_or_path")
+    except (ValueError, AttributeError):
+        base = None
+    raise InputError(
+        f"{folder} holds an adapter ({ADAPTER}){f' for {base}' if base else ''}, not a whole model: merge the two (peft's "
+        "merge_and_unload(), then save_pretrained) and give the folder of the merged model."
+    )
 
 
-def _check_safetensors(file: Path) -> None:
-    """A safetensors file is 8 bytes (the header's length), a JSON header with each tensor's place, and the tensors."""
+def tensors_of(folder: Path) -> dict[str, dict[str, Any]] | None:
+    """The tensors of a folder by name, each with its `dtype` and `shape`, from safetensors headers; None if it has .bin files."""
+    files = weight_files(folder)
+    if any(file.suffix != ".safetensors" for file in files):
+        return None
+    return {name: entry for file in files for name, entry in _header(file)[0].items()}
+
+
+def _pointer(file: Path) -> bool:
+    with file.open("rb") as content:
+        return content.read(len(_POINTER)) == _POINTER
+
+
+def _header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
+    """A safetensors file is 8 bytes (the header's length), a JSON header with each tensor's place, and the tensors.
+
+    Returns the header's entries and the number of bytes that the file must have.
+    """
     size = file.stat().st_size
     with file.open("rb") as content:
         length = int.from_bytes(content.read(8), "little")
         header = content.read(length) if length <= size - 8 else b""
     try:
-        places = [entry["data_offsets"] for name, entry in json.loads(header).items() if name != "__metadata__"]
-        expected = 8 + length + max((end for _, end in places), default=0)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        entries = {name: entry for name, entry in json.loads(header).items() if name != "__metadata__"}
+        return entries, 8 + length + max((entry["data_offsets"][1] for entry in entries.values()), default=0)
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise InputError(f"{file} is not a readable safetensors file: it is corrupted, so fetch it again.") from error
+
+
+def _check_safetensors(file: Path, quantized: bool) -> None:
+    entries, expected = _header(file)
+    size = file.stat().st_size
     if size != expected:
         raise InputError(f"{file} is corrupted: it has {size} bytes instead of {expected}, so fetch it again.")
+    packed = {name: entry["dtype"] for name, entry in entries.items() if name.endswith(".weight")}
+    odd = next((name for name, dtype in packed.items() if dtype not in _FLOATS), None)
+    if odd is not None and not quantized:
+        raise InputError(
+            f"{file} stores {odd} as {packed[odd]}, but config.json has no quantization_config that says how to read it: take the "
+            "checkpoint with its own config.json, or one in float32, bfloat16 or float16."
+        )
+
+
+def _check_bin(file: Path) -> None:
+    """A .bin file is a zip archive, whose directory stands at its end, or a pickle of old versions of torch."""
+    with file.open("rb") as content:
+        begin = content.read(len(_LEGACY_PICKLE))
+    if begin == _LEGACY_PICKLE:
+        return
+    try:
+        with zipfile.ZipFile(file) as archive:
+            whole = any(name.endswith("data.pkl") for name in archive.namelist())
+    except (zipfile.BadZipFile, OSError, ValueError):
+        whole = False
+    if not whole:
+        raise InputError(f"{file} is no whole PyTorch weight file: it is cut short or corrupted, so fetch it again.")

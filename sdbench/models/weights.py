@@ -1,8 +1,9 @@
-"""Loading weights, and saying which weights they are."""
+"""Load the weights of a model, and refuse a checkpoint that does not fit its config."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import re
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
@@ -14,7 +15,6 @@ from sdbench.models.hub import place_of, read_config, readable
 from sdbench.models.quantization import check_quantization, quantization_config
 from sdbench.models.quiet import quiet
 from sdbench.models.spec import ModelSpec, resolve
-from sdbench.models.weight_files import folder_sha256, sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,15 +26,19 @@ _TEXT_PART = {
     r"^model\.language_model\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
 }
+# Tensors that older versions of transformers saved, and that every model computes anew.
+_DERIVED = re.compile(r"(\.inv_freq|\.position_ids|\.masked_bias|\.attn\.bias)$")
 
 
 def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", parts: int = 1) -> PreTrainedModel:
-    """The model of a spec, ready to be stepped: sdpa attention, evaluation mode, no gradients.
+    """Load the model of a spec: sdpa attention, evaluation mode, no gradients.
 
-    dtype, device: the hardware's; the spec's own go before them. Of an image-and-text model only the language model is
-    loaded. parts: processes that share the model, by transformers' tensor parallelism; this is one of them, in their
-    default group, and `device` its own. A .gguf file is converted once (`sdbench.models.gguf`). Errors: InputError if the
-    source is missing, corrupted or unsuited, or the device or the quantisation is not to be had here.
+    dtype, device: the hardware's; the spec's own take precedence. parts: the number of processes that share the model by
+    transformers' tensor parallelism; this process is one of them, in their default group, and `device` is its own. Of an
+    image-and-text model only the language model is loaded. A .gguf file is converted once (`sdbench.models.gguf`).
+
+    Errors: InputError if the source is missing, corrupted or unsuited, if its tensors are not those of the model, if a weight
+    is not finite, or if this machine lacks the device or the quantisation.
     """
     dtype, device = spec.dtype or dtype, spec.device or device
     check_device(spec.role, device)
@@ -43,10 +47,11 @@ def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", p
     source = resolve(spec)
     config = read_config(spec, source)
     model_class = check_architecture(spec.role, config)
-    check_source(spec, source)
+    check_source(spec, source, quantized=getattr(config, "quantization_config", None) is not None)
     place, options = place_of(spec, source)
     text = config.get_text_config()
-    if text is not config and model_class.config_class is type(text):
+    part = text is not config and model_class.config_class is type(text)
+    if part:
         options["key_mapping"] = _TEXT_PART
         config = text
     if spec.quantization is not None:
@@ -63,29 +68,62 @@ def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", p
             dtype=torch_dtype,
             attn_implementation="sdpa",
             output_loading_info=True,
+            ignore_mismatched_sizes=True,  # so that the report names them, and `_check_report` refuses them
             **options,
         )
-    if report["missing_keys"]:
-        absent = sorted(report["missing_keys"])
-        raise InputError(f"The weights of {spec.path} ({spec.role}) lack {len(absent)} tensors, such as {absent[0]}.")
+    _check_report(spec, model, report, part)
     if spec.quantization is None and parts == 1:
         model = model.to(device)
+    check_finite(spec, model)
     return model.eval().requires_grad_(False)
 
 
-def weights_identity(spec: ModelSpec) -> str:
-    """Which weights these are: `sha256:` of local files, or the hub id with the commit that its revision stands for."""
-    source = resolve(spec)
-    if source.kind == "gguf":
-        return f"sha256:{sha256_of(Path(source.location))}"
-    if source.kind == "folder":
-        return f"sha256:{folder_sha256(Path(source.location))}"
-    with readable(spec, source, "config"):
-        from huggingface_hub import hf_hub_download
+def _check_report(spec: ModelSpec, model: PreTrainedModel, report: Mapping[str, Any], part: bool) -> None:
+    """Refuse a checkpoint whose tensors are not those of the model. part: the model is the text part of the checkpoint."""
+    fits = f"config.json does not belong to the weights of {spec.path} ({spec.role})"
+    odd = sorted(report["mismatched_keys"], key=str)
+    if odd:
+        name, stored, wanted = odd[0]
+        raise InputError(
+            f"{fits}: the checkpoint has {name} as {_shape(stored)}, the config makes it {_shape(wanted)}{_more(odd)}. Take both "
+            "files from the same model."
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise InputError(
+            f"{fits}: the checkpoint lacks {missing[0]}{_more(missing)}. Take both from the same model, or fetch the checkpoint "
+            "again."
+        )
+    surplus = sorted(name for name in report["unexpected_keys"] if not _DERIVED.search(name))
+    if part:  # the image part of the checkpoint is not wanted
+        own = tuple(f"model.{name}." for name, _ in model.base_model.named_children())
+        surplus = [name for name in surplus if name.startswith((*own, "lm_head."))]
+    if surplus:
+        raise InputError(
+            f"{fits}: the checkpoint holds {surplus[0]}{_more(surplus)}, which {type(model).__name__} with this config does not "
+            "use. Take both from the same model."
+        )
 
-        # The cache keeps each file in a folder that the commit gives its name to.
-        config = hf_hub_download(source.location, "config.json", revision=spec.revision)
-    return f"{source.location}@{Path(config).parent.name}"
+
+def _shape(sizes: Any) -> str:
+    return "x".join(map(str, sizes))
+
+
+def _more(names: list[Any]) -> str:
+    others = len(names) - 1
+    return f" (and {others} more tensor{'s' if others > 1 else ''})" if others else ""
+
+
+def check_finite(spec: ModelSpec, model: PreTrainedModel) -> None:
+    """Refuse weights that hold a NaN or an infinity, with the name of the tensor."""
+    for name, weight in model.named_parameters():
+        own = getattr(weight, "_local_tensor", weight)  # of a model that is shared out, this process's part
+        if type(own.data) is torch.Tensor and own.is_floating_point() and not bool(own.isfinite().all()):
+            what, kind = "a NaN" if bool(own.isnan().any()) else "an infinity", str(model.dtype).removeprefix("torch.")
+            raise InputError(
+                f"The weights of {spec.path} ({spec.role}) are not finite in {kind}: {name} holds {what}. Fetch the checkpoint "
+                "again, or load it in bfloat16 or float32."
+            )
 
 
 def dtype_of(role: str, name: str) -> torch.dtype:

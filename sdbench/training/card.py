@@ -3,13 +3,13 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sdbench.analysis.report.grid import Column, Grid
 from sdbench.training.ladder import LEAST_AGREEMENT, RUNGS, Ladder
 from sdbench.training.recipe import ROLES, TrainRecipe
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]
-    return "\n".join(lines)
+    return Grid([Column(text) for text in head], rows).markdown()
 
 
 def _shapes(recipe: TrainRecipe, ladder: Ladder) -> str:

@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from sdbench.analysis.report import report
+from sdbench.analysis.report.write import report
 from tests.analysis.chromium import Browser, chromium
 from tests.analysis.recorded import CATEGORIES, HOSTILE, record
 from tests.runs.made import AR, FSD, PSD_FUZZY, PYRAMID, SD, Arm
@@ -99,14 +99,14 @@ def test_prompts_are_drilled_down_to(browser):
 
 
 def test_a_category_leads_to_its_prompts(browser):
-    assert browser.texts(".breakdown .category") == list(CATEGORIES)
+    assert browser.texts(".breakdown .category") == [f"{name} (2)" for name in CATEGORIES]
     browser.press(".breakdown .category[data-category='1']")
     assert browser.run("[...document.querySelector('.pick-prompt').options].map(o => o.text)") == ["p1", "p3"]
     assert browser.texts(".question h3")[0] == "Prompt p1"
     browser.run(
         "(e => { e.selectedIndex = 1; e.dispatchEvent(new Event('change')); })(document.querySelector('.measure'))"
     )
-    assert browser.texts(".breakdown caption") == ["quality by category"]
+    assert browser.texts(".breakdown caption") == ["quality"]
 
 
 def test_marks_and_tokens_speak(browser):

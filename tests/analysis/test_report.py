@@ -8,8 +8,9 @@ import io
 import pytest
 from rich.console import Console
 
-from sdbench.analysis import plots, style, table
-from sdbench.analysis.report import report, show
+from sdbench.analysis import plots, style
+from sdbench.analysis.report import comparison_table
+from sdbench.analysis.report.write import report, show
 from sdbench.analysis.summary import summarise
 from sdbench.errors import InputError
 from sdbench.runs.record import claim
@@ -136,8 +137,8 @@ def test_every_flag_can_be_raised(summary):
         "devices": ["cuda:0", "cuda:1"],
         "non_inferior": False,
     }
-    assert table.flags(arm) == list(table.FLAGS)
-    assert len(table.footnotes({"arms": {"fsd": arm}})) == len(table.FLAGS)
+    assert comparison_table.flags(arm) == list(comparison_table.FLAGS)
+    assert len(comparison_table.footnotes({"arms": {"fsd": arm}})) == len(comparison_table.FLAGS)
 
 
 def test_missing_metrics_leave_gaps_not_errors(tmp_path):
@@ -147,7 +148,7 @@ def test_missing_metrics_leave_gaps_not_errors(tmp_path):
     unscored["bare"] = []
     thin = summarise(frames(unscored), "ar", meta([AR, SD]))
     assert thin["arms"]["sd"]["quality"] is None
-    assert "–" in table.markdown(thin)
+    assert "–" in comparison_table.comparison(thin).markdown()
     names = {path.stem for path in plots.draw(thin, tmp_path)}
     assert names == set(plots.FIGURES) - OVERLAPPED - {"speed_quality"}
 
@@ -182,7 +183,7 @@ def test_the_front_is_what_nothing_beats():
 
 def test_a_bar_in_a_name_does_not_break_the_table(summary):
     odd = {**summary, "arms": {"a|b": summary["arms"]["sd"]}}
-    assert r"a\|b" in table.markdown(odd)
+    assert r"a\|b" in comparison_table.comparison(odd).markdown()
 
 
 def test_arms_of_the_simulation_have_nested_configs():

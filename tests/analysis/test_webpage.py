@@ -8,8 +8,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from sdbench.analysis import drilldown, inline, latex, marks, origins, plots, style, webpage
-from sdbench.analysis.report import report
+from sdbench.analysis import drilldown, inline, marks, origins, plots, style, webpage
+from sdbench.analysis.report.write import report
 from sdbench.runs.record import load
 from tests.analysis.recorded import CATEGORIES, HOSTILE, record
 from tests.runs.made import AR, FSD, PSD_FUZZY, PYRAMID, SD, Arm
@@ -75,7 +75,7 @@ def page(written):
 
 
 def test_every_arm_and_prompt_is_there(page):
-    rows = [attributes["data-arm"] for attributes in page.all("tr") if "data-arm" in attributes]
+    rows = [attributes["data-row"] for attributes in page.all("tr") if "data-row" in attributes]
     assert rows[: len(ARMS)] == [arm.name for arm in ARMS]
     assert page.data["arms"] == [arm.name for arm in ARMS]
     assert [prompt["id"] for prompt in page.data["prompts"]] == ["p0", "p1", "p2", "p3"]
@@ -173,16 +173,3 @@ def test_marks_say_their_numbers(written):
     for name in plots.FIGURES:
         path = written.parent / "figures" / f"{name}.svg"
         assert not path.exists() or marks._PREFIX not in path.read_text("utf-8")
-
-
-def test_latex_tables_are_escaped(tmp_path):
-    odd = Arm("sd[a_b=50%]&$#{x}~^\\", SD.stages)
-    text = latex.tables([load(record(tmp_path / "odd", [AR, odd]))])
-    for rule in ("toprule", "midrule", "bottomrule"):
-        assert text.count(f"\\{rule}") == 1
-    (row,) = [line for line in text.splitlines() if line.startswith("sd[")]
-    assert row.startswith(r"sd[a\_b=50\%]\&\$\#\{x\}\textasciitilde{}\textasciicircum{}\textbackslash{} & ")
-    columns = re.search(r"\\begin\{tabular\}\{(\w+)\}", text)
-    assert columns is not None
-    assert len(re.findall(r"(?<!\\)&", row)) == len(columns[1]) - 1
-    assert latex.escape("1.5× – <b>") == r"1.5$\times$ -- \textless{}b\textgreater{}"

@@ -79,13 +79,20 @@ function prepareFigure(svg) {
 
 // ---- tables
 
+// The text of a heading becomes a button.
+function makeButton(head, properties = {}) {
+  const button = element("button", { type: "button", ...properties }, ...head.childNodes);
+  head.replaceChildren(button);
+  return button;
+}
+
 function sortable(table) {
   const body = table.tBodies[0];
   const original = [...body.rows];
   const heads = [...table.tHead.rows[0].cells];
   const value = (row, column) => row.cells[column].textContent.trim();
   heads.forEach((head, column) => {
-    head.querySelector("button").addEventListener("click", () => {
+    makeButton(head).addEventListener("click", () => {
       const numeric = head.classList.contains("number");
       const orders = numeric ? ["descending", "ascending", null] : ["ascending", "descending", null];
       const order = orders[(orders.indexOf(head.getAttribute("aria-sort")) + 1) % 3];
@@ -111,9 +118,11 @@ const wanted = (arm) => {
 };
 
 function applyFilter() {
-  for (const element of all("tr[data-arm], article[data-arm]")) element.hidden = !wanted(element.dataset.arm);
+  for (const element of all("tr[data-row], article[data-arm]")) {
+    element.hidden = !wanted(element.dataset.row ?? element.dataset.arm);
+  }
   for (const mark of all("figure .mark[data-arm]")) mark.classList.toggle("dim", !wanted(mark.dataset.arm));
-  const rows = all(".summary tr[data-arm]");
+  const rows = all(".summary tr[data-row]");
   shown.textContent = `${rows.filter((row) => !row.hidden).length} of ${rows.length} arms`;
 }
 
@@ -182,7 +191,7 @@ function prepareRun(section) {
   const panel = section.querySelector(".drilldown");
   const showing = section.querySelector(".showing");
   const colours = Object.fromEntries(
-    all(".summary tbody tr", section).map((row) => [row.dataset.arm, row.querySelector(".swatch").style.background]),
+    all(".summary tbody tr", section).map((row) => [row.dataset.row, row.querySelector(".swatch").style.background]),
   );
   const base = data.arms.indexOf(data.baseline);
   category.parentElement.hidden = data.categories.length < 2;
@@ -246,12 +255,14 @@ function prepareRun(section) {
   forth.addEventListener("click", () => step(1));
   pick.addEventListener("change", show);
   category.addEventListener("change", list);
-  for (const button of all("button.category", section)) {
-    button.addEventListener("click", () => {
-      category.value = button.dataset.category;
-      list();
-      pick.scrollIntoView({ block: "center" });
-      pick.focus();
+  for (const table of all(".breakdown table", section)) {
+    all("thead th.number", table).forEach((head, index) => {
+      makeButton(head, { className: "category" }).addEventListener("click", () => {
+        category.value = String(index);
+        list();
+        pick.scrollIntoView({ block: "center" });
+        pick.focus();
+      });
     });
   }
   const measure = section.querySelector(".measure");

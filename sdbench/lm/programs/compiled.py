@@ -24,7 +24,7 @@ from sdbench.errors import RunError
 from sdbench.lm.programs.execution import Program, Programs
 from sdbench.lm.programs.traced import Inputs, Traceable, flat, parted
 from sdbench.models.quiet import quiet
-from sdbench.models.weight_files import cache_folder
+from sdbench.models.cache import writable_cache
 
 _FORM = 12  # of the kept programs; raise it when the traced code or the KV cache changes
 _EXAMPLE = {"attend_len": 97, "room": 89}  # sizes in the traced example, unlikely to equal any other size
@@ -37,7 +37,7 @@ class Compiled(Programs):
 
     def make(self, lm: Traceable, inputs: Inputs) -> Program:
         step = inputs.module(lm)
-        file = cache_folder() / "compiled" / f"{self._identity(lm, inputs)}.pt2"
+        file = writable_cache("compiled") / f"{self._identity(lm, inputs)}.pt2"
         if not file.is_file():
             try:
                 _compile(lm, step, inputs, file)
@@ -70,7 +70,8 @@ class Compiled(Programs):
 def _compile(lm: Traceable, step: nn.Module, inputs: Inputs, file: Path) -> None:
     """Make a program. The file appears complete or not at all."""
     with torch.inference_mode(False), torch.no_grad(), quiet(), warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # about one part of torch, from another
+        for kind in (DeprecationWarning, FutureWarning):  # about one part of torch, from another
+            warnings.simplefilter("ignore", kind)
         example = [torch.zeros(t.shape, dtype=t.dtype, device=t.device) for t in flat(lm, inputs)]
         for at, names in enumerate(inputs.free):
             shape = [_EXAMPLE[names[dim]] if dim in names else size for dim, size in enumerate(example[at].shape)]

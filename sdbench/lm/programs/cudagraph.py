@@ -36,7 +36,7 @@ class CudaGraph(Programs):
     def attend_len(self, needed: int, slots: int) -> int:
         return min(-(-needed // self.granule) * self.granule, slots)
 
-    def sized(self, tokens: Int[Tensor, "B N"], slots: int) -> Int[Tensor, "B M"]:
+    def sized(self, tokens: Int[Tensor, "B L"], slots: int) -> Int[Tensor, "B N"]:
         return pad(tokens, (0, slots - tokens.shape[1]))  # the same size in every run
 
     def shape(self, pool: KVCache, inputs: Inputs) -> tuple[Any, ...]:

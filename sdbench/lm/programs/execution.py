@@ -63,7 +63,7 @@ class Execution:
         going = active.nonzero()[0]
         return slice(int(going[0]), int(going[-1]) + 1) if len(going) else slice(None)
 
-    def sized(self, tokens: Int[Tensor, "B N"], slots: int) -> Int[Tensor, "B M"]:
+    def sized(self, tokens: Int[Tensor, "B L"], slots: int) -> Int[Tensor, "B N"]:
         """Return all tokens of the rows, as a program over a cache of `slots` slots takes them."""
         return tokens
 

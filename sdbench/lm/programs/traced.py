@@ -38,6 +38,8 @@ class Traceable(Protocol):
     @property
     def vocab(self) -> int: ...
     @property
+    def embedded(self) -> int: ...
+    @property
     def device(self) -> torch.device: ...
     @property
     def dtype(self) -> torch.dtype: ...
@@ -148,7 +150,7 @@ class Step(nn.Module):
     def __init__(self, lm: Traceable, num_logits: int) -> None:
         super().__init__()
         self.model = lm.model
-        self._kinds, self._num_logits, self._vocab = lm.mask_form.kinds, num_logits, lm.vocab
+        self._kinds, self._num_logits, self._widths = lm.mask_form.kinds, num_logits, (lm.vocab, lm.embedded)
 
     def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots = own
@@ -165,7 +167,7 @@ class Step(nn.Module):
         num_logits: int,
     ) -> Tensor:
         cache = KVCache.over(layers, slots, masks[0].shape[-1])
-        return forward(self.model, tokens, positions, cache, self._kinds, masks, num_logits)[..., : self._vocab]
+        return forward(self.model, tokens, positions, cache, self._kinds, masks, num_logits, *self._widths)
 
 
 class Loop(Step):
@@ -188,7 +190,7 @@ class Loop(Step):
             part = slice(first, first := first + tokens.shape[1])
             seen = [mask[:, :, part] for mask in over]
             logits.append(self._logits(tokens, positions[:, part], slots[:, part], seen, layers, num_logits))
-            level = uniform[depth] if self._sampling.greedy else uniform[depth].view(len(tokens), self._width)
+            level = None if self._sampling.greedy else uniform[depth].view(len(tokens), self._width)
             tokens, num_logits = drawn(logits[-1][:, -self._width :], self._sampling, level), self._width
             chosen.append(tokens)
         return torch.cat(logits, 1), torch.stack(chosen, 2).flatten(0, 1)

@@ -1,0 +1,1 @@
+"""Reports of finished runs: tables, figures, Markdown, LaTeX, CSV and one HTML page."""

@@ -1,0 +1,208 @@
+"""Answer questions about a kept run, as paragraphs in Markdown.
+
+- `peers` compares each arm of ours with each peer, end to end, paired over prompts.
+- `concurrent` compares arms with a concurrent draft with synchronous decoding, and measured with predicted hit rates and speeds.
+- `front` says whether a lossy arm of non-inferior quality is faster than the best lossless arm, and a pyramid than one stage.
+"""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Sequence
+from typing import Any
+
+from sdbench.analysis.compare import speed_verdict
+from sdbench.analysis.results import Results
+from sdbench.analysis.speculation_plots import budget_of
+from sdbench.analysis.statistics import FewPrompts, non_inferiority, speedup
+from sdbench.analysis.style import family
+from sdbench.papers.archive import SIMULATED
+from sdbench.papers.estimate import fastest_ratio, of_logs
+from sdbench.papers.markdown import table
+from sdbench.papers.paper_results import NotRun
+
+NOTHING = "–"
+MODEL_TOLERANCE = 0.10
+RANKED = {"Uniform": "uniform", "Geometric": "geometric"}
+"""The fan-outs whose hit rates follow from the ranks that a synchronous run records."""
+
+
+def ratio(run: Results, name: str, other: str, whole: bool = False) -> str:
+    """Return the paired speed ratio of two arms with its interval, or why there is none.
+
+    whole: end to end, prefill included.
+    """
+    void = [arm for arm in (name, other) if run.summary["arms"][arm].get("void")]
+    if void:
+        return f"void: {', '.join(void)}"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewPrompts)  # the run's table says it under its flags
+        found = speedup(run.of(name), run.of(other), whole)
+    between = "" if found.ci95 is None else f" [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]"
+    return f"{found.value:.2f}x{between}"
+
+
+def peers(run: Results) -> list[str]:
+    """Compare each arm of ours with each peer of the same draft length, or without one."""
+    arms = run.summary["arms"]
+    theirs = [name for name, arm in arms.items() if arm.get("end_to_end_only")]
+    kinds = list(dict.fromkeys(map(family, theirs)))
+    if not theirs:
+        return []
+    rows = []
+    for name, arm in arms.items():
+        if name in theirs:
+            continue
+        length = arm["config"].get("draft_length")
+        cells = []
+        for kind in kinds:
+            same = [
+                peer
+                for peer in theirs
+                if family(peer) == kind and arms[peer]["config"].get("draft_length") in (None, length)
+            ]
+            cells.append(ratio(run, name, same[0], whole=True) if same else NOTHING)
+        rows.append([f"`{name}`", *cells])
+    words = (
+        "Speed of our arms over each peer, end to end, paired over prompts [95 %]. Peers that draft are compared at the same draft "
+        "length."
+    )
+    return [words, table(["arm", *(f"over `{kind}`" for kind in kinds)], rows)]
+
+
+def concurrent(run: Results) -> list[str]:
+    """Compare the arms whose draft works while the target verifies with synchronous decoding, and with predictions."""
+    arms = run.summary["arms"]
+    overlapped = [name for name, arm in arms.items() if arm["speculation"] or arm["overlapped"]]
+    if not overlapped:
+        return []
+    plain = {arm["config"]["draft_length"]: name for name, arm in arms.items() if family(name) == "sd"}
+    parts = [
+        "Speed of the arms whose draft works while the target verifies, paired over prompts [95 %]. The best `sd` is the fastest "
+        "one of this run.",
+        _compared(run, overlapped, plain),
+    ]
+    caches = [name for name in overlapped if arms[name]["speculation"]]
+    if caches:
+        words = (
+            "Hit rates of outcomes: measured, and predicted from the ranks that the synchronous arm of the same draft length "
+            "recorded. Mean times: T_v of a verification, T_p of building the cache, T_b of the back-up, and of the wait after a "
+            "hit."
+        )
+        parts += [words, _caches(run, caches, plain)]
+    speeds = {name: (arms[name]["predicted_tokens_per_second"], arms[name]["tokens_per_second"]) for name in overlapped}
+    off = {name: said / measured - 1 for name, (said, measured) in speeds.items() if said and measured}
+    if off:
+        parts.append(
+            f"Predicted minus measured speed (theorem 7; PEARL's formula), on each arm's own times: {_list(off)}."
+        )
+    bounds = {name: arms[name]["speculation"].get("corollary_9") for name in caches}
+    between = [
+        f"`{name}` over `{row['over']}` {row['low']:.2f}x to {row['high']:.2f}x, measured {row['measured']:.2f}x"
+        for name, row in bounds.items()
+        if row
+    ]
+    if between:
+        parts.append(f"Bounds of corollary 9 (ratios of totals): {'; '.join(between)}.")
+    simulated = run.path / SIMULATED
+    if simulated.is_file():
+        parts.append(f"Simulated minus measured speed: {_list(json.loads(simulated.read_text(encoding='utf-8')))}.")
+    return parts
+
+
+def _compared(run: Results, overlapped: Sequence[str], plain: dict[int, str]) -> str:
+    """A row per overlapped arm, a column per baseline that the run has."""
+    arms = run.summary["arms"]
+    best = max(plain.values(), key=lambda name: arms[name]["speedup"]) if plain else None
+    named = [name for name in arms if name == "ar" or "two_cores" in name]
+    heads = ["arm", *(["over `sd`, same length", f"over `{best}`, the best"] if plain else [])]
+    rows = []
+    for name in overlapped:
+        same = plain.get(arms[name]["config"].get("draft_length"))
+        others = ([same, best] if plain else []) + named
+        rows.append([f"`{name}`", *(ratio(run, name, other) if other else NOTHING for other in others)])
+    return table([*heads, *(f"over `{name}`" for name in named)], rows)
+
+
+def _caches(run: Results, caches: Sequence[str], plain: dict[int, str]) -> str:
+    arms = run.summary["arms"]
+    rows = []
+    for name in caches:
+        arm, found = arms[name], arms[name]["speculation"]
+        predicted = _by_ranks(run, name, plain)
+        tokens = f"{found['tokens_per_round_on_hit']:.2f} / {found['tokens_per_round_on_miss']:.2f}"
+        seconds = [f"{1e3 * found['seconds'][key]:.1f}" for key in ("verify", "build", "backup", "wait_on_hit")]
+        rates = [f"{found['outcome_hit_rate']:.3f}", NOTHING if predicted is None else f"{predicted:.3f}"]
+        branches = str(budget_of(arm) or NOTHING)
+        rows.append([f"`{name}`", branches, *rates, f"{arm['acceptance_rate']:.3f}", tokens, " / ".join(seconds)])
+    heads = ["arm", "branches", "hit rate", "predicted", "acceptance", "tokens on hit / miss"]
+    return table([*heads, "T_v / T_p / T_b / wait (ms)"], rows)
+
+
+def _by_ranks(run: Results, name: str, plain: dict[int, str]) -> float | None:
+    """The hit rate that the ranks of the synchronous arm predict.
+
+    None where they do not: another fan-out, a sampled run, or a back-up that is not the draft's, since the rounds behind such a
+    back-up are others than the recorded ones.
+    """
+    arms = run.summary["arms"]
+    proposer = arms[name]["config"]["proposer"]
+    kind = RANKED.get(proposer["fan_out"]["_target_"].rpartition(".")[2])
+    neural = proposer["backup"]["_target_"].endswith(".Neural")
+    same = plain.get(arms[name]["config"]["draft_length"])
+    if not (kind and neural and same and run.config["sampling"]["temperature"] == 0):
+        return None
+    rates = arms[same]["ranks"]["hit_rate"].get(str(budget_of(arms[name])))
+    return rates[kind] if rates else None
+
+
+def front(run: Results) -> list[str]:
+    """Compare lossy arms of non-inferior quality with lossless ones, and pyramids with one fuzzy stage.
+
+    Speeds are compared prompt by prompt. The fastest of several arms is chosen on one half of the prompts and read on the other,
+    both ways. Each test of non-inferiority stands at its own level.
+    """
+    arms = {name: arm for name, arm in run.summary["arms"].items() if not arm.get("void")}
+    lossless = [name for name, arm in arms.items() if arm["lossless"]]
+    sound = [name for name, arm in arms.items() if not arm["lossless"] and arm["non_inferior"]]
+    pyramids = [name for name in arms if name.startswith("psd_")]
+    speeds = {name: (arm["predicted_tokens_per_second"], arm["tokens_per_second"]) for name, arm in arms.items()}
+    off = {name: said / measured - 1 for name, (said, measured) in speeds.items() if said and measured}
+    worst = max(off, key=lambda name: abs(off[name]))
+    within = sum(abs(value) <= MODEL_TOLERANCE for value in off.values())
+    lines = [
+        f"The fastest lossy arm of non-inferior quality and the fastest lossless arm: {_faster(run, sound, lossless)}",
+        *(
+            f"The fastest PyramidSD arm of a quality non-inferior to `{fuzzy}`: "
+            + _faster(run, [name for name in pyramids if _not_worse(run, name, fuzzy)], [fuzzy])
+            for fuzzy in arms
+            if family(fuzzy) == "fsd"
+        ),
+        f"The fastest PyramidSD arm of any quality and the fastest lossless arm: {_faster(run, pyramids, lossless)}",
+        f"Arms with quality shown to be non-inferior: {', '.join(f'`{name}`' for name in sound) or 'none'}.",
+        f"The throughput model is within {100 * MODEL_TOLERANCE:.0f} % of the measured speed for {within} of {len(off)} arms. "
+        f"The largest error is that of `{worst}`: {100 * off[worst]:+.1f} %.",
+    ]
+    words = f"{run.summary['prompts']} prompts; the margin of non-inferiority is {100 * run.config['margin']:.0f} points of score."
+    return [words, "\n".join(f"- {line}" for line in lines)]
+
+
+def _not_worse(run: Results, name: str, other: str) -> bool:
+    return non_inferiority(run.scores[name], run.scores[other], margin=run.config["margin"]).non_inferior
+
+
+def _faster(run: Results, arms: list[str], others: list[str]) -> str:
+    """The fastest of some arms against the fastest of others, in words."""
+    try:
+        logs, _, note = fastest_ratio(run, arms, others)
+    except NotRun:
+        return "there is no such arm."
+    found = of_logs(logs)
+    verdict = speed_verdict(found.ci95, found.n, None)
+    low, high = found.ci95 or (found.value, found.value)
+    return f"`{note.replace(' over ', '` over `')}` is {found.value:.2f}x [{low:.2f}, {high:.2f}]: **{verdict}**."
+
+
+def _list(shares: dict[str, Any]) -> str:
+    return "; ".join(f"`{name}` {value:+.1%}" for name, value in shares.items())
