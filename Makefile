@@ -150,10 +150,10 @@ docs-results: setup  ## Write docs/results, ARTIFACT.md and the README's table a
 verify-docs: setup  ## Say which of the files that docs-results writes are stale
 	$(BIN)/python -m sdbench.papers.render_docs --check
 
-wheel-test: setup  ## Build sdist and wheel, and run the default comparison from the wheel in an empty folder
-	.ci/wheel $(BIN)/python
+wheel-check: setup  ## Build sdist and wheel into dist/, and run the default comparison from the wheel in an empty folder
+	.ci/wheel $(BIN)/python dist
 
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: docs bench bench-gpu bench-rounds bench-scaling clean demo docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup test test-all test-gpu test-slow test-timing verify-docs wheel-test
+.PHONY: bench bench-gpu bench-rounds bench-scaling clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup test test-all test-gpu test-slow test-timing verify-docs wheel-check

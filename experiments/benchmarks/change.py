@@ -150,7 +150,7 @@ def _main(options: argparse.Namespace, words: list[str]) -> int:
     found = measure(checkouts, options.blocks, words, prompts)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{options.name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(change_table(found))
+    print(change_table(found).markdown())
     return 0
 
 

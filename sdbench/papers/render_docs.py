@@ -6,7 +6,7 @@ With `--check` nothing is written: the exit status is 1 if a generated file is n
 names each such file. Figures are checked for presence only, since another version of matplotlib draws other bytes.
 
 In the README, `<!-- table: default -->` ... `<!-- /table -->` holds the table of the kept run of that name, and
-`<!-- figure: default/speedup -->` ... `<!-- /figure -->` a figure of it.
+`<!-- figure: default -->` ... `<!-- /figure -->` its figure of speed-ups, or another one that is named behind the run.
 """
 
 from __future__ import annotations
@@ -24,18 +24,20 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sdbench.analysis import plots, style, table as run_table
+from sdbench.analysis import plots, style
+from sdbench.analysis.report.comparison_table import comparison
+from sdbench.analysis.report.grid import Column, Grid
 from sdbench.analysis.results import Results, read
 from sdbench.models.memory import GB
 from sdbench.papers import FOLDER, benchmark_tables, claims, figures, page, paper, sections, tables
-from sdbench.papers.markdown import table
 from sdbench.papers.paper_results import PaperResults
 
 FIGURES = "figures"
 TABLES = "tables"
 BANNER = "<!-- Written by `python -m sdbench.papers.render_docs` from results/. Do not edit. -->"
 TABLE_MARK = re.compile(r"(<!-- table: (\S+) -->\n).*?(<!-- /table -->)", re.DOTALL)
-FIGURE_MARK = re.compile(r"(<!-- figure: (\S+)/(\w+) -->\n).*?(<!-- /figure -->)", re.DOTALL)
+FIGURE_MARK = re.compile(r"(<!-- figure: (\S+)(?: (\w+))? -->\n).*?(<!-- /figure -->)", re.DOTALL)
+FIRST_FIGURE = "speedup"
 
 
 class Docs:
@@ -131,13 +133,13 @@ class Docs:
             "mark contexts longer than those of the training; the weights are random there.",
             f"![The time of a step]({FIGURES}/{drawn})",
             "Straight lines through the curves of the target:",
-            benchmark_tables.fits_table(rows),
+            benchmark_tables.fits_table(rows).markdown(),
         ]
 
     def _rounds(self) -> list[str]:
         files = sorted((self.results / "rounds").glob("*.json"))
         words = ["## The time of a round", "`make bench-rounds` measures medians over the rounds of finished runs."]
-        return [*words, *(benchmark_tables.rounds_table(_json(file)) for file in files)] if files else []
+        return [*words, *(benchmark_tables.rounds_table(_json(file)).markdown() for file in files)] if files else []
 
     def _shortcuts(self) -> list[str]:
         folder = self.results / "cleverness"
@@ -148,7 +150,7 @@ class Docs:
             "## The gain of shortcuts on a real size",
             "Each shortcut of the engine was switched off in turn on SmolLM2-135M, interleaved over prompts, on one thread of an "
             f"{machine}. A ratio above 1 means that the shortcut helped. A shortcut that gains less than 5 % is removed.",
-            benchmark_tables.shortcuts_table(pd.read_csv(folder / "rows.csv")),
+            benchmark_tables.shortcuts_table(pd.read_csv(folder / "rows.csv")).markdown(),
         ]
 
     def _changes(self) -> list[str]:
@@ -162,7 +164,7 @@ class Docs:
             found = _json(file)
             before, after = (str(found["revisions"][side])[:8] for side in ("before", "after"))
             words = f"`{' '.join(found['overrides'])}`; {before} before, {after} after; {found['machine']}."
-            parts += [f"### {file.stem}", words, benchmark_tables.change_table(found)]
+            parts += [f"### {file.stem}", words, benchmark_tables.change_table(found).markdown()]
         return parts if files else []
 
     def _verification(self) -> list[str]:
@@ -173,9 +175,10 @@ class Docs:
             "distribution."
         ]
         for file in sorted((self.results / "verify").glob("*.json")):
-            rows = [[f"`{arm}`", *_verdict(found)] for arm, found in _json(file)["arms"].items()]
-            heads = ["arm", "lossless", "total variation", "identical", "ties", "mismatches", "largest z (limit)"]
-            parts += [f"## {file.stem}", table(heads, rows)]
+            rows = [[arm, *_verdict(found)] for arm, found in _json(file)["arms"].items()]
+            counts = [Column(head, "d") for head in ("identical", "ties", "mismatches")]
+            columns = [Column("arm", code=True), Column("lossless"), Column("total variation", ".1e"), *counts]
+            parts += [f"## {file.stem}", Grid([*columns, Column("largest z (limit)", align="right")], rows).markdown()]
         return parts
 
     def _tiny_family(self) -> list[str]:
@@ -190,11 +193,9 @@ class Docs:
             f"from nothing, on {ladders['packaged']['texts']} held-out texts of each kind."
         )
         kinds = dict.fromkeys((kind, role) for one in exact.values() for kind, roles in one.items() for role in roles)
-        rows = [
-            [kind, role, *(f"{one.get(kind, {}).get(role, float('nan')):.3f}" for one in exact.values())]
-            for kind, role in kinds
-        ]
-        return [words, table(["texts", "role", *exact], rows, 2)]
+        rows = [[kind, role, *(one.get(kind, {}).get(role) for one in exact.values())] for kind, role in kinds]
+        columns = [Column("texts"), Column("role"), *(Column(name, ".3f") for name in exact)]
+        return [words, Grid(columns, rows).markdown()]
 
     def _index(self) -> list[str]:
         folders = [*self._folders("*"), *self._folders("bench/*"), *self._folders("bench/cuda/*")]
@@ -202,14 +203,14 @@ class Docs:
         for folder in sorted(folders):
             run = read(folder)
             target = run.config["models"]["target"]["path"].removeprefix(ASSETS)
-            rows.append([f"`{folder.relative_to(self.results).as_posix()}`", target, *page.size(run)])
+            rows.append([folder.relative_to(self.results).as_posix(), target, *page.size(run)])
         return [
             "Every number on these pages is computed from a file in `results/`. `make docs-results` writes the pages; "
             "`make verify-docs` says which of them are stale.",
             "\n".join(f"- [{title}]({file})" for file, title in self.contents),
             "## Kept runs",
             "`sdbench.analysis.results.read` reads each of these folders. Decoding time is that of all arms, prefill included.",
-            table(["results/", "target", *page.SIZE_HEADS], rows, 2),
+            Grid([Column("results/", code=True), Column("target"), *page.SIZES], rows).markdown(),
         ]
 
 
@@ -243,8 +244,7 @@ def where(run: Results) -> str:
 
 def summary_table(run: Results) -> str:
     """Return the table of a run with its footnotes."""
-    notes = run_table.footnotes(run.summary)
-    return run_table.markdown(run.summary) + (f"\n\n{'; '.join(notes)}." if notes else "")
+    return comparison(run.summary).markdown(notes=True)
 
 
 def draw(run: Results, figure: str, folder: Path) -> str | None:
@@ -264,10 +264,12 @@ def fill(text: str, results: Path, figures_at: str) -> str:
     """Fill the marked table and figure of a document. figures_at: the folder of the figures, seen from the document."""
 
     def filled_table(mark: re.Match[str]) -> str:
-        return f"{mark[1]}{summary_table(read(results / mark[2]))}\n{mark[3]}"
+        run = read(results / mark[2])
+        return f"{mark[1]}\n`results/{mark[2]}`: {where(run)}\n\n{summary_table(run)}\n\n{mark[3]}"
 
     def filled_figure(mark: re.Match[str]) -> str:
-        return f"{mark[1]}![{plots.TITLES[mark[3]]}]({figures_at}/{mark[2]}/{mark[3]}.svg)\n{mark[4]}"
+        name = mark[3] or FIRST_FIGURE
+        return f"{mark[1]}![{plots.TITLES[name]}]({figures_at}/{mark[2]}/{name}.svg)\n{mark[4]}"
 
     return FIGURE_MARK.sub(filled_figure, TABLE_MARK.sub(filled_table, text))
 
@@ -279,9 +281,10 @@ def artifact(results: Path) -> str:
         one = paper.find(name)
         for kept in kept_results(results, one):
             found = [judged.verdict for judged in claims.judge(one, kept)]
-            counts = [str(found.count(verdict)) for verdict in VERDICTS]
-            rows.append([f"[{one.title}](docs/results/{name}.md)", kept.where, f"`make reproduce-{name}`", *counts])
-    return "\n\n".join([BANNER, ARTIFACT.strip(), table(["paper", "runs", "command", *VERDICTS], rows, 3)]) + "\n"
+            counts = [found.count(verdict) for verdict in VERDICTS]
+            rows.append([f"[{one.title}](docs/results/{name}.md)", kept.where, f"make reproduce-{name}", *counts])
+    columns = [Column("paper"), Column("runs"), Column("command", code=True), *(Column(head, "d") for head in VERDICTS)]
+    return "\n\n".join([BANNER, ARTIFACT.strip(), Grid(columns, rows).markdown()]) + "\n"
 
 
 VERDICTS = (
@@ -296,9 +299,9 @@ VERDICTS = (
 ARTIFACT = """
 # What was claimed, how it was tested, and what came out
 
-Set-up: `make setup` (Python 3.11, no GPU, no account). Each paper is a folder in `experiments/`: its README, its plan of runs, its
-claims with the source of each and how sure that source is, and the measures that test them. `make reproduce-PAPER` runs the plan,
-archives the runs in `results/`, and judges the claims. The same command takes up an interrupted reproduction.
+Set-up: `make setup` (Python 3.11, no GPU, no account). Each paper is a folder in `experiments/`. It holds a plan of runs,
+the claims with their sources, and the measures that test them. `make reproduce-PAPER` runs the plan, archives the runs in
+`results/`, and judges the claims. The same command takes up an interrupted reproduction.
 
 A *general* claim (a theorem, an inequality, an ordering) should hold anywhere. Its 95 % interval decides: it holds, does not hold
 here, or is undecided. A claim that *belongs to a set-up* (a factor on named models and hardware) is judged only by runs on that
@@ -314,13 +317,11 @@ def _json(file: Path) -> Any:
     return json.loads(file.read_text(encoding="utf-8"))
 
 
-def _verdict(found: dict[str, Any]) -> list[str]:
+def _verdict(found: dict[str, Any]) -> list[Any]:
     scores, limit = found.get("z_scores"), found.get("z_limit")
-    values = list(scores.values()) if isinstance(scores, dict) else scores
-    largest = f"{max(map(abs, values)):.2f} ({limit:.2f})" if values else page.NOTHING
-    counts = [page.NOTHING if found[key] is None else str(found[key]) for key in ("identical", "ties", "mismatches")]
-    variation = page.NOTHING if found["oracle_tv"] is None else f"{found['oracle_tv']:.1e}"
-    return ["yes" if found["lossless"] else "no", variation, *counts, largest]
+    largest = f"{max(map(abs, scores.values())):.2f} ({limit:.2f})" if scores else None
+    counts = [found[key] for key in ("identical", "ties", "mismatches")]
+    return ["yes" if found["lossless"] else "no", found["oracle_tv"], *counts, largest]
 
 
 def render(root: Path, out: Path) -> dict[str, str]:
