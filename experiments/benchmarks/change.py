@@ -30,7 +30,7 @@ from typing import Any
 
 import pandas as pd
 
-from sdbench.analysis.statistics import log_ratios
+from sdbench.analysis.metrics.speed import log_ratios
 from sdbench.errors import InputError
 from sdbench.papers.benchmark_tables import change_table
 from sdbench.papers.estimate import of_logs

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from sdbench.analysis.rows import ERROR
+from sdbench.analysis.tables import ERROR
 from sdbench.decoding.base import Request
 from sdbench.errors import ScoringError
 from sdbench.harness.arms import Arm

@@ -54,8 +54,8 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
 
     folder: what `folder_of` gave, where the caller has asked before.
     """
-    from sdbench.analysis.statistics import FewPrompts
-    from sdbench.analysis.summary import summarise
+    from sdbench.analysis.metrics.summary import summarise
+    from sdbench.analysis.stats.intervals import FewPrompts
     from sdbench.runs.record import load as load_run
 
     config = plan.config
@@ -67,7 +67,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
         plan.ranks.shared(None if folder.finished else folder.journal.finished())
     if folder.finished:
         if not (out / "report" / "report.html").is_file():  # stopped while it was drawn
-            _report(out)
+            _report(out, png=False)
         return out, load_run(out).summary, False
     plan.take_cores()
     with held(out), leased(plan), _failures(folder):
@@ -96,7 +96,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
                 shared = len(folder.shared_blocks)
                 summary = summarise(tables, plan.baseline, meta, margin=config["margin"], shared_blocks=shared)
             folder.finish(tables, summary)
-            tracker.finish(summary, tables["sequences"], _report(out))
+            tracker.finish(summary, tables["sequences"], _report(out, tracker.wants_png))
         finally:
             tracker.close()
     return out, summary, True
@@ -182,10 +182,11 @@ class NullRunFolder:
         return None
 
 
-def _report(out: Path) -> list[Path]:
+def _report(out: Path, png: bool) -> list[Path]:
+    """Write the report of a run; return its PNG files, which only a tracker needs."""
     from sdbench.analysis.report.write import report
 
-    return sorted(report([out]).parent.rglob("*.png"))
+    return sorted(report([out], png=png).parent.rglob("*.png"))
 
 
 def _measure(

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sdbench.analysis.rows import target_rounds
+from sdbench.analysis.tables import target_rounds
 from sdbench.harness.simulate import simulate
 from sdbench.runs.record import Run, load
 

@@ -9,8 +9,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
+from sdbench.analysis.figures.style import figure
 from sdbench.analysis.report.grid import Column, Grid, estimate
-from sdbench.analysis.style import figure
 from sdbench.papers.estimate import of_logs
 
 PANELS = (

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sdbench.analysis import style
+from sdbench.analysis.figures import style
 from sdbench.analysis.results import Results
 from sdbench.errors import InputError
 from sdbench.harness.config import expand_grids

@@ -12,11 +12,13 @@ import warnings
 from collections.abc import Sequence
 
 from sdbench.analysis.compare import speed_verdict
+from sdbench.analysis.figures.ssd import budget_of
+from sdbench.analysis.figures.style import family
+from sdbench.analysis.metrics.speed import speedup
 from sdbench.analysis.report.grid import Column, Grid, estimate
 from sdbench.analysis.results import Results
-from sdbench.analysis.speculation_plots import budget_of
-from sdbench.analysis.statistics import FewPrompts, non_inferiority, speedup
-from sdbench.analysis.style import family
+from sdbench.analysis.stats.intervals import FewPrompts
+from sdbench.analysis.stats.tests import non_inferiority
 from sdbench.papers.archive import SIMULATED
 from sdbench.papers.estimate import fastest_ratio, of_logs
 from sdbench.papers.paper_results import NotRun

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdbench.analysis.summary import summarise
+from sdbench.analysis.metrics.summary import summarise
 from sdbench.runs.record import claim
 from sdbench.runs.tables import frames
 from tests.runs.made import Arm, meta, rows

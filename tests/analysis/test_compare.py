@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from sdbench.analysis.compare import compare, quality_verdict, speed_verdict, text
-from sdbench.analysis.sides import split_arms
-from sdbench.analysis.summary import summarise
+from sdbench.analysis.compare_inputs import split_arms
+from sdbench.analysis.metrics.summary import summarise
 from sdbench.cli import main
 from sdbench.errors import InputError
 from sdbench.runs.record import claim

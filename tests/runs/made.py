@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sdbench.analysis.summary import ArmMeta
+from sdbench.analysis.metrics.summary import ArmMeta
 from sdbench.lm.trace import Edge
 
 Rows = dict[str, list[dict[str, Any]]]
@@ -133,7 +133,7 @@ class Simulation:
 
 
 def bare_rows(longest: int = 40) -> list[dict[str, Any]]:
-    """Bare forwards of every shape at two contexts."""
+    """Make reference forwards of every shape at two contexts."""
     return [
         {"role": role, "rows": 1, "tokens": n, "context": at, "seconds": BARE_SHARE * forward_seconds(role, n)}
         for role in ("target", "qualifier", "draft")
@@ -157,7 +157,7 @@ def rows(arms: Iterable[Arm], prompts: int, repeats: int = 1, seed: int = 0, tok
 
 
 def meta(arms: Iterable[Arm]) -> dict[str, ArmMeta]:
-    """What `summarise` is told about the arms."""
+    """Make the facts that `summarise` needs about the arms."""
     return {
         arm.name: ArmMeta(
             lossless=arm.lossless, devices=["cpu"], mode="natural", memory_bytes=1_000_000, config=arm.config
