@@ -159,7 +159,7 @@ def bounds(summary: Summary) -> Grid | None:
         [Column("arm"), *(Column(head, ".1f") for head in heads)],
         [(name, *(arm.get(key) for key in keys)) for name, arm in arms.items()],
         notes=[
-            f"`{name}` over `{row['over']}`: {row['low']:.2f}× to {row['high']:.2f}× by corollary 9, measured "
+            f"{name} over {row['over']}: {row['low']:.2f}× to {row['high']:.2f}× by corollary 9, measured "
             f"{row['measured']:.2f}× (ratio of totals)"
             for name, arm in arms.items()
             if (row := (arm.get("speculation") or {}).get("corollary_9"))
