@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from sdbench.errors import RunError
 from sdbench.lm.programs.execution import Program, Programs
 from sdbench.lm.programs.traced import Inputs, Traceable, flat, parted
-from sdbench.models.quiet import quiet
 from sdbench.models.cache import writable_cache
+from sdbench.models.quiet import quiet
 
 _FORM = 12  # of the kept programs; raise it when the traced code or the KV cache changes
 _EXAMPLE = {"attend_len": 97, "room": 89}  # sizes in the traced example, unlikely to equal any other size
@@ -63,6 +63,7 @@ class Compiled(Programs):
             "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype)],
             "shape": [lm.pool.slots, type(inputs).__name__, inputs.shape],
             "layers": lm.layers,
+            "vocab": lm.vocab,
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
 
