@@ -94,13 +94,15 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
             same = identities(plan, arms, models.get("target"), tables["sequences"])
             lost = Counter(fault["arm"] for fault in folder.faults)
             meta = {arm.name: _meta(plan, arm, same[arm.name], lost[arm.name], folder.not_finite) for arm in arms}
-            with warnings.catch_warnings():
-                # The table says it under its flags, in place of a warning among the progress.
-                warnings.simplefilter("ignore", FewPrompts)
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
                 shared = len(folder.shared_blocks)
                 summary = summarise(
                     tables, plan.baseline, meta, margin=config["margin"], shared_blocks=shared, notes=plan.notes
                 )
+            # The table says under its flags where there are few prompts.
+            for said in dict.fromkeys(str(one.message) for one in caught if one.category is not FewPrompts):
+                print(f"sdbench: {said}.", file=sys.stderr)
             folder.finish(tables, summary)
             tracker.finish(summary, tables["sequences"], _report(out, tracker.wants_png))
         finally:
