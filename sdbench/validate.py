@@ -1,7 +1,7 @@
 """Check values of a config. A check raises InputError with one sentence: the value's name, what is wrong, what would be right.
 
-Single values: `whole`, `number`, `switch`, `choice`. A whole config, or what a constructor is given: `conforms` compares a value with
-a type hint. Constructors call the first kind, so that a bad value is refused before any weight is loaded.
+Single values: `whole`, `number`, `switch`, `choice`. For a whole config, or the arguments of a constructor, `conforms` compares a
+value with a type hint. Constructors call the first kind, so that a bad value is refused before any weight is loaded.
 """
 
 from __future__ import annotations

@@ -82,8 +82,8 @@ def compose(
 ) -> dict[str, Any]:
     """Return the resolved and checked config under the overrides.
 
-    extra: another folder of configs (a user's own arms, rules, tasks) and of the Python files that they name. name: the main config.
-    schema: what it must conform to. Errors: InputError.
+    extra: another folder of configs (a user's own arms, rules, tasks) and of the Python files that they name.
+    name: the main config. schema: what it must conform to. Errors: InputError.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -138,7 +138,9 @@ def _chosen_arms(arms: Mapping[str, Any], chosen: Any, overrides: Sequence[str])
     Errors: InputError if an override names such an arm: it would have no effect.
     """
     names = [Path(name).name for name in chosen or ()] if not isinstance(chosen, str) else [chosen]
-    kept = {arm: knobs for arm, knobs in arms.items() if arm in names or not isinstance(knobs, dict) or "_target_" in knobs}
+    kept = {
+        arm: knobs for arm, knobs in arms.items() if arm in names or not isinstance(knobs, dict) or "_target_" in knobs
+    }
     for word in overrides:
         named = re.match(r"\+*arms\.([^.=]+)\.|acceptance@arms\.([^.=]+)\.", word)
         arm = named and (named[1] or named[2])

@@ -1,8 +1,8 @@
 """The words of a command line, as Hydra's grammar of overrides wants them.
 
 Hydra reads `~ = ! # , ( [ {`, quotes, blanks and letters beyond ASCII in ways of its own. A word that its grammar cannot read is
-quoted here, so that a path is a path. Text in double quotes may hold the escapes of YAML (`"\\n"` is a line break); in single quotes,
-and without quotes, a backslash is a backslash.
+quoted here, so that a path is a path. Text in double quotes may hold the escapes of YAML (`"\\n"` is a line break). In single
+quotes, and without quotes, a backslash is a backslash.
 """
 
 from __future__ import annotations
@@ -31,8 +31,8 @@ _OPENING, _CLOSING = "[{(", "]})"
 def as_overrides(words: Sequence[str], lm_eval_tasks: Collection[str] = (), sweep: bool = False) -> list[str]:
     """Turn words into overrides that Hydra reads as they were meant.
 
-    lm_eval_tasks: the tasks of lm-eval that have a file; `tasks=lm_eval/NAME` for another name becomes `lm_eval/any`. sweep: a value
-    with commas is several values. Errors: InputError, which shows how to quote the word.
+    lm_eval_tasks: the tasks of lm-eval that have a file; `tasks=lm_eval/NAME` for another name becomes `lm_eval/any`. sweep: a
+    value with commas is several values. Errors: InputError, which shows how to quote the word.
     """
     found = []
     for word in words:

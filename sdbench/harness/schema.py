@@ -1,6 +1,6 @@
 """The schema of a config: every key, its type, and whether it may be null.
 
-`sdbench.validate.conforms` compares a config with it before any work. What an arm, a task or a tracker may hold beside `_target_` is
+`sdbench.validate.conforms` compares a config with it before any work. An arm, a task or a tracker may hold, beside `_target_`,
 what its class takes, which `sdbench.harness.build` checks in the same way.
 """
 
