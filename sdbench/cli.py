@@ -25,6 +25,7 @@ USAGE = """\
   sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
   sdbench simulate DIR [latency=NAME ...]  SIMULATED: ar, sd, ssd, pearl, amusd and dsi, from a run's outcomes
   sdbench tune [overrides]                 PREDICTED: the fastest method and lengths for a family, task and machine
+  sdbench new rule|drafter|task NAME DIR   a new method of your own: its file, its YAML and its test, ready to run
   sdbench ls [GROUP]                       what can be named: models, arms, acceptance, tasks, hardware, tracker, experiment
   sdbench doctor                           what this machine has, and which families and tasks can run here
   sdbench train [overrides]                train the tiny family anew
@@ -127,6 +128,10 @@ def _parser() -> argparse.ArgumentParser:
     simulated.add_argument("--save", type=Path, help="write the latencies that the run measured, as a latency file")
     tuned = verb("tune", _tune, "which method and lengths are predicted to be fastest")
     tuned.add_argument("--config-dir", type=Path, help="another folder of configs")
+    new = verb("new", _new, "write the files of a new rule, drafter or task")
+    new.add_argument("kind", metavar="KIND", help="rule, drafter or task")
+    new.add_argument("name", metavar="NAME", help="the name of the module, and the name in configs")
+    new.add_argument("folder", type=Path, metavar="DIR", help="where the files go; created if missing")
     verb("ls", _ls, "what can be named").add_argument("group", nargs="?")
     verb("doctor", _doctor, "what this machine has")
     return parser
@@ -257,6 +262,19 @@ def _tune(options: argparse.Namespace, overrides: list[str]) -> int:
     document = tune(overrides, options.config_dir)
     print(table(document))
     print(json.dumps(document))
+    return OK
+
+
+def _new(options: argparse.Namespace, overrides: list[str]) -> int:
+    if overrides:
+        raise InputError(f"sdbench new takes KIND, NAME and DIR; '{overrides[0]}' is one word too many.")
+    from sdbench.new import commands, create
+
+    for path in create(options.kind, options.name, options.folder):
+        print(path)
+    print(f"\nTry it, then change it. The page 'Add a {options.kind}' of the documentation explains each part.")
+    for command in commands(options.kind, options.name, options.folder):
+        print(f"  {command}")
     return OK
 
 

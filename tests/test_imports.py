@@ -46,7 +46,9 @@ ALLOWED = {
     "harness": DECODES | RECORDS | {"exactness", "peers", "tasks"},
     "lm_eval": DECODES | RECORDS | {"harness", "tasks"},
     "papers": DECODES | RECORDS | {"harness", "tasks"},
-    "cli": DECODES | RECORDS | {"exactness", "harness", "lm_eval", "papers", "peers", "tasks", "training"},
+    "templates": DECODES | {"exactness", "tasks"},
+    "new": BASE | {"harness"},
+    "cli": DECODES | RECORDS | {"exactness", "harness", "lm_eval", "new", "papers", "peers", "tasks", "training"},
     "__main__": {"cli"},
 }
 # Imports against this direction, each with its reason.
