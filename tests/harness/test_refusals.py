@@ -37,7 +37,7 @@ CASES = {
         ["experiment=pyramidsd/sweep", "arms=[ar]", "arms.fsd.draft_length=3", "hydra.sweeper.params=null"],
         "an arm that does not run: 'fsd'",
     ),
-    "a grid that is no list": (["arms=[sd]", "arms.sd.grid.draft_length=3"], "must be a list"),  # noqa: E501
+    "a grid that is no list": (["arms=[sd]", "arms.sd.grid.draft_length=3"], "must be a list"),
     "a grid of nothing": (["arms=[sd]", "++arms.sd.grid=3"], "names no knob"),
     "threshold out of range": (["arms=[fsd]", "arms.fsd.rule.threshold=-1"], "threshold"),
     "threshold of the wrong type": (
@@ -69,7 +69,7 @@ CASES = {
     "null for tasks": (["tasks=null"], "tasks is null"),
     "null for hardware": (["hardware=null"], "hardware is null"),
     "null for the tracker": (["tracker=null"], "tracker is null"),
-    "a role that is missing": (["arms=[sd]", "arms.sd.proposer.model=nosuch"], "role 'nosuch'"),  # noqa: E501
+    "a role that is missing": (["arms=[sd]", "arms.sd.proposer.model=nosuch"], "role 'nosuch'"),
     "a role that is a number": (["arms=[sd]", "arms.sd.proposer.model=3"], "must name a role"),
     "early exit too deep": (["arms=[early_exit]", "arms.early_exit.proposer.layers=9"], "choose 1 to 2"),
     "no such class": (["arms=[sd]", "arms.sd.rule._target_=sdbench.acceptance.NoSuch"], "NoSuch"),
