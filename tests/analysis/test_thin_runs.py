@@ -152,3 +152,18 @@ def test_an_arm_that_failed_everywhere_has_a_row_and_no_numbers(tmp_path):
     summary = written(tmp_path / "run", made, [AR, SD], "ar")
     row = next(cells for cells in comparison(summary).cells() if cells[0] == "sd")
     assert set(row[1:-2]) == {"–"}
+
+
+@pytest.mark.parametrize("missing", ["ar", "sd"])
+def test_an_arm_without_any_row_has_no_numbers_either(missing, tmp_path):
+    """An arm that could not start leaves no row, be it the baseline. The others keep their own numbers."""
+    made = {
+        name: [row for row in table if row.get("arm") != missing] for name, table in rows([AR, SD], prompts=12).items()
+    }
+    summary = written(tmp_path / "run", made, [AR, SD], "ar")
+    other = summary["arms"]["sd" if missing == "ar" else "ar"]
+    assert other["tokens_per_second"] > 0
+    assert (other["speedup"] is None) is (missing == "ar")
+    gone = summary["arms"][missing]
+    assert gone["tokens_per_second"] is gone["speedup"] is gone["quality"] is gone["model_time_fraction"] is None
+    assert gone["prompts"] == gone["sequences"] == 0
