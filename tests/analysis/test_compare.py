@@ -1,4 +1,4 @@
-"""Verdicts follow the truth of made-up runs; runs that differ in what matters are unpaired or refused, and it is said."""
+"""Verdicts follow the truth of simulated runs. Runs that differ are compared without pairs or refused, with the reason."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_quality_has_three_verdicts(run):
     assert [speed_verdict(ci, 40, 0.01) for ci in ((1.01, 2), (0.5, 0.9), (0.9, 1.1), None)] == [
         "faster", "slower", "indistinguishable", "indistinguishable",
     ]  # fmt: skip
-    # Two units span an interval whatever the truth is; and one of many comparisons is not as sure as one alone.
+    # Two units give an interval whatever the truth is. One of many comparisons is less sure than one alone.
     assert speed_verdict((1.6, 2.0), 2, 0.1) == speed_verdict((1.01, 2), 40, 0.06) == "indistinguishable"
 
 
@@ -118,7 +118,7 @@ def test_answers_of_one_token_have_no_speed_to_compare(make):
         json.dumps(document, allow_nan=False)
 
 
-def test_one_metric_is_not_held_against_another(run, make):
+def test_different_metrics_are_not_compared(run, make):
     other = make("m", config={"tasks": {"_target_": "made.Up", "metric": "exact"}})
     found = one(f"{run}:ar", f"{other}:sd")
     assert found["quality"]["verdict"] == "not compared"
