@@ -92,12 +92,14 @@ def _speed(first: Side, second: Side, apart: Differences) -> dict[str, Any]:
     if apart.pairing is None:
         values = log_ratios(other, base).to_numpy()
         if not len(values):
-            return {"verdict": INDISTINGUISHABLE, "reason": "no prompt was decoded by both", "n": 0}
+            return {"verdict": INDISTINGUISHABLE, "reason": "no prompt has a decoding speed under both arms", "n": 0}
         made = ratio_estimate(values)
         value, interval, bca, p, smallest = made.value, made.ci95, made.ci95_bca, made.p, made.smallest
         n: int | list[int] = made.units
     else:
         groups = [log_speeds(rows).to_numpy() for rows in (base, other)]
+        if not all(map(len, groups)):
+            return {"verdict": INDISTINGUISHABLE, "reason": "an arm has no decoding speed", "n": [*map(len, groups)]}
         gap = two_sample_difference(*groups)
         value, p, bca, smallest = float(np.exp(gap.value)), gap.p, None, detectable_speedup(*groups)
         interval = None if gap.ci95 is None else (float(np.exp(gap.ci95[0])), float(np.exp(gap.ci95[1])))

@@ -58,7 +58,7 @@ def test_several_runs_give_measured_points_and_their_own_times():
     both = crossover([summary(1), slower])
     assert both is not None
     of = {row["batch"]: row["tokens_per_second"] for row in both["predicted"]["neural"]}
-    # At 4 rows with the times measured there, twice as long; at 1 row with those of 1; constant beyond.
+    # The times measured at 4 rows are twice as long. Beyond 4 rows they are constant.
     assert of[4] == pytest.approx(4 * 2.92 / 0.02, rel=0.003)
     assert of[1] == pytest.approx(3.53 / 0.01, rel=0.003)
     assert of[8] == pytest.approx(8 * 2.64 / 0.02, rel=0.003)

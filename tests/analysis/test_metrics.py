@@ -90,14 +90,14 @@ def test_decoding_alone_gives_one_token_per_target_call():
 
 
 def test_tokens_are_counted_as_ids_never_from_the_text():
-    # Spec-Bench counted the baseline by tokenising its text again: the text must not matter.
+    # Spec-Bench tokenised the text of the baseline again to count its tokens. The text must not matter.
     once, other = sequence(tokens=9, calls=4), sequence(tokens=9, calls=4, text="a b c d e f g h i j k l m n")
     assert speed.tokens_per_second(sequences(once)) == speed.tokens_per_second(sequences(other))
     assert speed.tokens_per_target_call(sequences(once)) == speed.tokens_per_target_call(sequences(other)) == 2.0
 
 
 def test_an_early_stop_is_not_counted_as_the_requested_length():
-    # nano-vllm took the tokens that were asked for.
+    # nano-vllm counted the requested tokens.
     assert quality.output_tokens(sequences(sequence(tokens=3), sequence(tokens=6, block=1))) == 4.5
 
 
@@ -105,12 +105,12 @@ def test_a_sequence_of_one_token_adds_nothing_to_decoding():
     table = sequences(sequence(tokens=1, calls=0, seconds=0.0))
     assert math.isnan(speed.tokens_per_second(table))
     assert math.isnan(speed.tokens_per_target_call(table))
-    # Also where decoding took a moment before it ended: a speed of nothing is no speed of 0.
+    # Also if decoding took some time before it ended: without a token there is no speed, not a speed of 0.
     assert math.isnan(speed.tokens_per_second(sequences(sequence(tokens=1, calls=0, seconds=0.001))))
 
 
 def test_failed_sequences_are_left_out_with_their_block_and_arm_only():
-    # Spec-Bench's evaluation gave a failed question the numbers of the one before it.
+    # Spec-Bench's evaluation gave a failed question the numbers of the question before it.
     good, bad = sequence(), sequence(block=1, finish_reason="error", tokens=0, seconds=99.0)
     other = sequence(arm="ar", block=1)
     tables = frames(
@@ -209,7 +209,7 @@ def test_repetition_is_flagged(tokens, text, expected):
 
 def test_the_longest_loop_is_found():
     assert repetition.loop_tokens([1, 2, 1, 2, 1, 2, 1, 2, 3]) == 8
-    assert repetition.loop_tokens([1, 2, 1, 2, 1, 2, 3]) == 0  # three times is no loop yet
+    assert repetition.loop_tokens([1, 2, 1, 2, 1, 2, 3]) == 0  # three repeats are not a loop
     assert repetition.loop_tokens([]) == 0
 
 
@@ -232,7 +232,7 @@ def test_model_time_interpolates_in_the_context_and_divides_the_wall_time():
         }
     )
     found = model_time.model_time(tables)
-    # Target: the median at 200 is 4, so 3 at 150; draft: held at 1 beyond the measured contexts.
+    # Target: the median at 200 is 4, so 3 at 150; draft: constant at 1 beyond the measured contexts.
     assert found.fraction == pytest.approx(4 / 10)
     assert found.step_overhead == pytest.approx(2 / 10)
     assert found.host == pytest.approx(4 / 10)

@@ -1,4 +1,4 @@
-"""The page without a browser: all of it is there, nothing is loaded, no text can break out of its place."""
+"""The page, read without a browser: it is complete, it loads nothing, and no text of a run becomes markup."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LOADING = {"src", "href", "action", "data", "poster", "srcset", "formaction"}
 
 
 class Page(HTMLParser):
-    """What a browser would see of a page."""
+    """Parse a page as a browser does."""
 
     def __init__(self, text: str) -> None:
         super().__init__(convert_charrefs=True)

@@ -159,7 +159,7 @@ def test_light_and_dark(browser):
     assert browser.run(paper) == white
     browser.prefer("dark")
     assert browser.run(paper) == black
-    assert browser.run(figure) == white  # figures keep their paper: their colours were chosen for it
+    assert browser.run(figure) == white  # figures stay on white: their colours were chosen for it
     browser.press("#theme")
     assert browser.texts("#theme") == ["Scheme: light"]
     assert browser.run(paper) == white
@@ -194,5 +194,5 @@ def test_twenty_arms_and_two_hundred_prompts(started, tmp_path):
     assert started.complaints() == []
     assert len(started.texts(ROWS)) == 20
     assert started.run("document.querySelectorAll('.pick-prompt option').length") == 200
-    # All work of all of the browser's processes: how long it takes on one idle core. The clock says more on a busy one.
+    # The processor time of all of the browser's processes: wall time depends on the load of the machine.
     assert min(loads) < SLOWEST

@@ -1,4 +1,4 @@
-"""Finished runs are sent later, once each, under an id of their own."""
+"""`push` sends each finished run once, under its own id."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_each_once_and_what_failed_again(tmp_path, monkeypatch):
     assert second["skipped"] == [str(one.path)]
     assert push([tmp_path])["sent"] == []
     assert [entry[:3] for entry in made] == [("online", "mine", "sweep-1")] * 2
-    # The same run measured in two folders is two measurements; the same folder keeps its id.
+    # Two folders of the same run are two measurements; one folder keeps its id.
     assert len({entry[3] for entry in made}) == 2
     assert all(entry[3].startswith("abc-") for entry in made)
     assert push([tmp_path], project="other")["sent"][0]["id"] == one.measurement

@@ -168,7 +168,7 @@ def test_png_is_written_on_request(run, tmp_path):
     svg, png = ({file.stem for file in (tmp_path / "figures").glob(f"*.{kind}")} for kind in ("svg", "png"))
     assert svg == png
     assert all(file.read_bytes().startswith(b"\x89PNG") for file in (tmp_path / "figures").glob("*.png"))
-    report([run], tmp_path, page=False)  # an earlier report's pictures go
+    report([run], tmp_path, page=False)  # it removes the earlier report's pictures
     assert not list((tmp_path / "figures").glob("*.png"))
 
 

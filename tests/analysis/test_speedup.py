@@ -1,4 +1,4 @@
-"""Intervals cover what they say, and pairs are paired."""
+"""Intervals cover the truth, and speed-ups are computed from pairs."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_wilsons_interval_covers_the_truth_and_is_not_empty_at_the_ends():
 
 
 def test_the_speedup_is_a_geometric_mean_of_pairs_not_a_ratio_of_means():
-    # Twice as fast on one prompt, half as fast on another: no speed-up. The ratio of arithmetic means says 1.25 x,
-    # the ratio of totals another thing again.
+    # Twice as fast on one prompt, half as fast on another: no speed-up. The ratio of arithmetic means is 1.25,
+    # and the ratio of totals differs again.
     arm, base = pairs(20, 5), pairs(10, 10, arm="ar")
     assert speed.speedup(arm, base).value == pytest.approx(1.0)
     assert speed.speedup_totals(arm, base) == pytest.approx((20 / (0.5 + 2)) / 10)

@@ -10,7 +10,7 @@ VERIFY, BACKUP, GLUE, TREE, K = 10e-3, 4e-3, 1e-3, 1.5e-3, 4
 
 
 def arm(hits, accepted, ranks=None):
-    """One sequence decoded by ssd: on a hit the answer takes 0.1 ms, on a miss the back-up more."""
+    """Make one sequence decoded by ssd. The answer takes 0.1 ms after a hit; a miss adds the back-up."""
     rounds, steps, clock = [], [], 100.0
     for index, (hit, kept) in enumerate(zip(hits, accepted, strict=True)):
         received = clock + 0.05e-3
@@ -70,7 +70,7 @@ def test_hits_times_and_theorem_7():
     assert times["wait_on_hit"] == pytest.approx(0.1e-3)
     assert times["build"] == pytest.approx(GLUE + K * TREE)
     assert times["transport"] == pytest.approx(0.05e-3)
-    # Theorem 7 knows no transport: 0.1 ms in each round of 10 ms and more.
+    # Theorem 7 has no transport time: 0.1 ms in each round of at least 10 ms.
     tokens = sum(ACCEPTED) + len(ACCEPTED)
     assert found["theorem_7_tokens_per_second"] == pytest.approx(tokens / (6 * VERIFY + 2 * BACKUP), rel=1e-6)
     assert found["best_draft_length"] == int((VERIFY - GLUE) / TREE)
@@ -92,13 +92,13 @@ def test_ranks_give_the_hit_rate_of_any_fan_out():
     assert found["missed"]["1"] == pytest.approx(5 / 6)
     assert found["missed"]["8"] == pytest.approx(1 / 6)
     assert found["law"] == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 6, 2 / 6])
-    # Ten units over five places, two each: held are the outcomes of rank one and two.
+    # Ten branches over five positions, two each: the cache holds the outcomes of ranks one and two.
     six = ssd._held(np.array(ACCEPTED), np.array(ranks), [2] * 5)
     assert six == pytest.approx(3 / 6)
 
 
 def test_corollary_9_is_of_a_cache_that_was_hit():
-    """A run so short that no outcome came to the cache, or none was there, has no bounds."""
+    """A short run without an outcome, or without a hit, has no bounds."""
     seconds = {"verify": 0.01}
     cache = {"theorem_7_tokens_per_second": 300.0, "tokens_per_round_on_hit": 4.0, "hit_rate": 0.8, "seconds": seconds}
     ours = {"speculation": cache, "config": {"draft_length": 4}, "tokens_per_second": 300.0}

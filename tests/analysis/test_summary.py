@@ -1,4 +1,4 @@
-"""`summary.json` has the keys that the command line promises, and is JSON."""
+"""`summary.json` has the promised keys, and is JSON."""
 
 from __future__ import annotations
 

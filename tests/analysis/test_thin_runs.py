@@ -1,4 +1,4 @@
-"""Runs with little or nothing to compute from: one arm, one prompt, one token. Metrics without data are absent; nothing fails."""
+"""Runs with little data: one arm, one prompt, one token. Metrics without data are absent, and nothing fails."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PEERS = [Arm("hf_generate"), Arm("hf_assisted", (("draft", 4, 0.8),))]
 
 
 def peer_rows(prompts: int):
-    """Rows as peers leave them: no steps, prefill within decoding."""
+    """Make the rows of peers: without steps, with prefill as a part of decoding."""
     made = rows(PEERS, prompts=prompts)
     made["steps"], made["bare"] = [], []
     for row in made["sequences"]:
@@ -38,7 +38,7 @@ def peer_rows(prompts: int):
 
 
 def written(folder, made, arms, baseline, **facts) -> dict:
-    """Write a finished run and its report; return the summary as read back."""
+    """Write a finished run and its report, and read its summary back."""
     tables = frames(made)
     about = {name: {**arm, **facts} for name, arm in meta(arms).items()}
     run = claim(folder, "abc")
@@ -122,7 +122,7 @@ def test_a_speculation_cache_with_few_rounds(hits, accepted, lacking, tmp_path):
 
 
 def test_every_subset_of_arms_has_a_summary_and_tables():
-    """Whatever arms a run accepts, with whichever of them as the baseline."""
+    """Any arms that a run accepts, with any of them as the baseline."""
     arms = [AR, SD, *PEERS]
     mine, theirs = rows(arms[:2], prompts=2, tokens=20), peer_rows(2)
     tables = frames({name: mine[name] + theirs[name] for name in mine})
@@ -152,3 +152,18 @@ def test_an_arm_that_failed_everywhere_has_a_row_and_no_numbers(tmp_path):
     summary = written(tmp_path / "run", made, [AR, SD], "ar")
     row = next(cells for cells in comparison(summary).cells() if cells[0] == "sd")
     assert set(row[1:-2]) == {"–"}
+
+
+@pytest.mark.parametrize("missing", ["ar", "sd"])
+def test_an_arm_without_any_row_has_no_numbers_either(missing, tmp_path):
+    """An arm that could not start has no rows, and it may be the baseline. The other arms keep their numbers."""
+    made = {
+        name: [row for row in table if row.get("arm") != missing] for name, table in rows([AR, SD], prompts=12).items()
+    }
+    summary = written(tmp_path / "run", made, [AR, SD], "ar")
+    other = summary["arms"]["sd" if missing == "ar" else "ar"]
+    assert other["tokens_per_second"] > 0
+    assert (other["speedup"] is None) is (missing == "ar")
+    gone = summary["arms"][missing]
+    assert gone["tokens_per_second"] is gone["speedup"] is gone["quality"] is gone["model_time_fraction"] is None
+    assert gone["prompts"] == gone["sequences"] == 0

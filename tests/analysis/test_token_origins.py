@@ -1,4 +1,4 @@
-"""Where tokens came from: of single rounds by hand, of whole runs by their lengths."""
+"""The origins of tokens: single rounds by hand, whole runs by their lengths."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tests.runs.made import AR, PSD_FUZZY, PYRAMID, SD, SD_QUALIFIER, rows
         ([("draft", "target", 3, 1, 2, "correction")], ["f", "dc"]),
         ([("draft", "target", 3, 3, 4, "bonus")], ["f", "dddb"]),
         ([("draft", "target", 3, 3, 2, "bonus")], ["f", "dd"]),  # cut at a stop
-        ([("draft", "target", 3, 3, 3, "bonus")], ["f", "ddd"]),  # PEARL goes on without a token of the target's
+        ([("draft", "target", 3, 3, 3, "bonus")], ["f", "ddd"]),  # PEARL continues without a token of the target
         ([("qualifier", "target", 2, 2, 3, "bonus")], ["f", "qqb"]),
         ([("lookup", "target", 0, 0, 1, "bonus"), ("lookup", "target", 2, 0, 1, "correction")], ["f", "t", "c"]),
     ],

@@ -1,4 +1,4 @@
-"""The journal survives crashes, a full disk, and other people's files."""
+"""The journal survives crashes, a full disk, and files of other programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, when it is finished, and what is said of one that is not."""
+"""The folder of a run: its owner, when it is finished, and the message for an unfinished one."""
 
 from __future__ import annotations
 
