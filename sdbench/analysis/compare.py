@@ -16,9 +16,9 @@ from typing import Any
 import numpy as np
 
 from sdbench.analysis import metrics, statistics
-from sdbench.analysis.report.grid import interval as interval_text, probability
 from sdbench.analysis.multiplicity import holm
 from sdbench.analysis.power import detectable_difference, detectable_speedup
+from sdbench.analysis.report.grid import interval as interval_text, probability
 from sdbench.analysis.sides import Differences, Side, sides, tell_apart
 from sdbench.analysis.unpaired import difference, score_difference
 from sdbench.errors import InputError
@@ -187,7 +187,8 @@ def _said_of_quality(item: dict[str, Any]) -> str:
         return f"{quality['verdict']}: {quality['reason']}."
     effect = quality["minimum_detectable_effect"]
     return (
-        f"{quality['verdict']} (margin {quality['margin']}): {quality['difference']:+.3f} {interval_text(quality['ci95'], 3, True)}, "
+        f"{quality['verdict']} (margin {quality['margin']}): {quality['difference']:+.3f} "
+        f"{interval_text(quality['ci95'], 3, True)}, "
         f"{quality['test']} p {probability(quality['p_holm'])}, n = {_count(quality['n'])} {_unit('prompt_id', item)}"
         f"{_few(quality['n'])}" + ("" if effect is None else f", detectable from {effect:.3f}")
     )

@@ -225,8 +225,8 @@ class LanguageModel(ABC):
 
         key: the choices are named key / 0, key / 1, ...
 
-        Returns the tokens (the caller writes them into the state), the logits that they were drawn from, and the logits behind
-        the R = num_logits - 1 tokens before the last decided one (None if R is 0). Returns None if there is no such program.
+        Returns the tokens, the logits that they were drawn from, and the logits behind the R = num_logits - 1 tokens before the
+        last decided one (None if R is 0). Returns None if there is no such program. The state is not changed.
         """
         if self.execution.name == "eager":
             return None

@@ -154,7 +154,7 @@ class Trace:
         if steps > 1:
             step["loop"] = steps
             later = range(context + width, context + steps * width, width)
-            made += [{**step, "tokens": width, "context": extent} for extent in later]
+            made += [{**step, "tokens": width, "context": length} for length in later]
         self._steps += made
         if isinstance(timed, float):
             _share(made, begun, timed)

@@ -24,7 +24,8 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sdbench.analysis import plots, style, table as run_table
+from sdbench.analysis import plots, style
+from sdbench.analysis.report.comparison_table import comparison, footnotes
 from sdbench.analysis.results import Results, read
 from sdbench.models.memory import GB
 from sdbench.papers import FOLDER, benchmark_tables, claims, figures, page, paper, sections, tables
@@ -243,8 +244,8 @@ def where(run: Results) -> str:
 
 def summary_table(run: Results) -> str:
     """Return the table of a run with its footnotes."""
-    notes = run_table.footnotes(run.summary)
-    return run_table.markdown(run.summary) + (f"\n\n{'; '.join(notes)}." if notes else "")
+    notes = footnotes(run.summary)
+    return comparison(run.summary).markdown() + (f"\n\n{'; '.join(notes)}." if notes else "")
 
 
 def draw(run: Results, figure: str, folder: Path) -> str | None:

@@ -12,7 +12,7 @@ from sdbench.analysis import drilldown, inline, marks, origins, plots, style, we
 from sdbench.analysis.report.write import report
 from sdbench.runs.record import load
 from tests.analysis.recorded import CATEGORIES, HOSTILE, record
-from tests.runs.made import AR, FSD, PSD_FUZZY, PYRAMID, SD, Arm
+from tests.runs.made import AR, FSD, PSD_FUZZY, PYRAMID, SD
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*prompts are few")
 ARMS = [AR, SD, FSD, PYRAMID, PSD_FUZZY]

@@ -22,7 +22,7 @@ def categories(run: Run) -> dict[str, int]:
 
 
 def category_tables(run: Run) -> list[Grid]:
-    """A table per measure that has data; the table's title is the measure, a heading gives its number of prompts. None if there is only one category."""
+    """Return one table per measure that has data. Its title is the measure; a heading gives a category's number of prompts."""
     counts = categories(run)
     names = list(counts)
     if not names:

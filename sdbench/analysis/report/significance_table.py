@@ -1,4 +1,4 @@
-"""How sure each difference to the baseline is: both bootstrap intervals, p after Holm's correction, the smallest detectable effect."""
+"""Show how sure each difference to the baseline is: bootstrap intervals, p after Holm's correction, the detectable effect."""
 
 from __future__ import annotations
 
