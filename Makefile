@@ -45,7 +45,7 @@ lint: setup  ## Check style, types and prose
 	$(BIN)/pyright
 	$(BIN)/python tests/docs/prose.py README.md CONTRIBUTING.md CHANGELOG.md docs tests/docs
 
-docs: setup readme  ## Build the documentation into site/ (no network; a warning is an error)
+docs: setup docs-results  ## Build the documentation into site/ (no network; a warning is an error)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: setup  ## Format the code
@@ -150,10 +150,10 @@ docs-results: setup  ## Write docs/results, ARTIFACT.md and the README's table a
 verify-docs: setup  ## Say which of the files that docs-results writes are stale
 	$(BIN)/python -m sdbench.papers.render_docs --check
 
-wheel-test: setup  ## Build sdist and wheel, and run the default comparison from the wheel in an empty folder
-	.ci/wheel $(BIN)/python
+wheel-check: setup  ## Build sdist and wheel into dist/, and run the default comparison from the wheel in an empty folder
+	.ci/wheel $(BIN)/python dist
 
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: docs bench bench-gpu bench-rounds bench-scaling clean demo docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup test test-all test-gpu test-slow test-timing verify-docs wheel-test
+.PHONY: bench bench-gpu bench-rounds bench-scaling clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup test test-all test-gpu test-slow test-timing verify-docs wheel-check

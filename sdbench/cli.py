@@ -104,7 +104,11 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--dry-run", action="store_true", help="say what would run, and whether it fits")
     report = verb("report", _report, "tables and figures of finished runs")
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    report.add_argument("--out", type=Path, help="where the report goes (beside the run's files)")
+    report.add_argument("--out", type=Path, help="folder of the report (report/ in the folder of the first run)")
+    report.add_argument(
+        "--highlight", metavar="NAME[,NAME]", help="arms that the figures draw larger and with a dark rim"
+    )
+    report.add_argument("--png", action="store_true", help="write each figure as PNG too")
     compared = verb("compare", _compare, "a verdict between two runs, or two arms of one")
     compared.add_argument("runs", nargs="+", metavar="DIR[:ARM]")
     compared.add_argument("--arms", help="two arms, as in --arms ar,sd")
@@ -201,10 +205,11 @@ def _verify(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _report(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.analysis.compare_inputs import split_arms
     from sdbench.analysis.report.write import report, show
     from sdbench.runs.record import load
 
-    path = report(options.folders, options.out)
+    path = report(options.folders, options.out, highlight=split_arms(options.highlight or ""), png=options.png)
     for folder in options.folders:
         show(load(folder).summary)
     print(f"report: {path.with_name('report.html')}")

@@ -1,6 +1,6 @@
-"""Devices: wait for a GPU, move numbers to it, and pin a process to CPU cores.
+"""Devices: wait for a GPU, copy numbers to it, and pin a process to CPU cores.
 
-A GPU queues its work while the host goes on. So the host waits where it times, and nowhere else.
+A GPU queues its work while the host goes on. So the host waits only where it measures time or needs a result.
 """
 
 from __future__ import annotations
@@ -15,26 +15,26 @@ from torch import Tensor
 
 
 def synchronise(device: torch.device) -> None:
-    """Wait for what a GPU still owes; the CPU never owes anything."""
+    """Wait until a GPU has done its queued work. On a CPU nothing is queued."""
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
 
 
 def upload(numbers: np.ndarray[Any, Any], device: torch.device) -> Tensor:
-    """The host's numbers on a device: on a GPU without waiting for what is queued there, as `Tensor.to` by itself would.
+    """Copy numbers of the host to a device, without waiting for the work queued there.
 
-    CUDA takes its own copy before this returns, so `numbers` may be changed. On the CPU it is the same memory.
+    CUDA makes its own copy before this returns, so `numbers` may change afterwards. On the CPU the tensor shares their memory.
     """
     return put(torch.from_numpy(numbers), device)
 
 
 def at_hand(tensor: Tensor) -> bool:
-    """Whether its numbers can be looked at without waiting. A tensor of a kind of its own (shared out, or traced) has none."""
+    """Return whether the host can read a tensor's values at once. A distributed or traced tensor has none to read."""
     return type(tensor) is Tensor and tensor.is_cpu
 
 
 def put(tensor: Tensor, device: torch.device) -> Tensor:
-    """The same of a tensor of the host. (Metal reads the host's memory later, so there it is waited for.)"""
+    """Do what `upload` does, for a tensor of the host. This waits on Metal, which reads the host's memory later."""
     if device.type == "cpu" and tensor.is_cpu:
         return tensor
     return tensor.to(device, non_blocking=device.type == "cuda")
@@ -42,11 +42,11 @@ def put(tensor: Tensor, device: torch.device) -> Tensor:
 
 @cache
 def usable() -> tuple[int, ...]:
-    """The cores that this process might use when this was first asked: before anything was pinned."""
+    """Return the cores that this process could use at the first call, before it was pinned. Empty if the system does not tell."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()
 
 
 def pin(cores: tuple[int, ...]) -> None:
-    """Run this process on these cores only; with none given, or where that cannot be done, leave it."""
+    """Run this process on these cores only. Without cores, or on a system without pinning, do nothing."""
     if cores and hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, cores)

@@ -1,18 +1,20 @@
 """From logits to distributions, and from distributions to choices.
 
-A model gives logits. `warp` turns them into the distribution that is sampled from:
+A model returns logits. `warp` turns them into the distribution that tokens are sampled from:
 
     softmax(logits / temperature), restricted to the `top_k` most likely tokens and then to the smallest set whose mass
-    reaches `top_p`, and renormalised; at temperature 0 all mass lies on the most likely token.
+    reaches `top_p`, and renormalised. At temperature 0 all mass is on the most likely token.
 
-Random choices are made by `sdbench.keyed_random`.
+`sdbench.keyed_random` makes the random choices.
+
+Shapes: *batch any leading dimensions, B rows, K draws, V vocabulary.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -24,6 +26,10 @@ from sdbench.device import at_hand
 from sdbench.errors import InputError
 from sdbench.keyed_random import Choices, HashChoices, Key, invert
 
+FEW = 2048  # logits; for fewer, the call to numpy takes longer than it saves
+SMALLEST = float(torch.finfo(torch.float32).tiny)  # a positive temperature; smaller ones may count as 0
+_COLD = 1e-20  # temperatures below which logits are shifted before they are divided
+
 
 @dataclass(frozen=True)
 class Sampling:
@@ -31,6 +37,9 @@ class Sampling:
 
     temperature: 0 is greedy. top_k: keep the k most likely tokens (0: all). top_p: keep the smallest set of tokens
     whose mass is at least top_p (1: all).
+
+    Raises:
+        InputError: a value lies outside its range.
     """
 
     temperature: float = 0.0
@@ -40,6 +49,11 @@ class Sampling:
     def __post_init__(self) -> None:
         if not 0 <= self.temperature < float("inf"):
             raise InputError(f"sampling.temperature is {self.temperature}; it must be 0 (greedy) or a positive number.")
+        if 0 < self.temperature < SMALLEST:
+            raise InputError(
+                f"sampling.temperature is {self.temperature}, which float32 cannot hold; take 0 for greedy decoding, or at least "
+                f"{SMALLEST:.3g}."
+            )
         if self.top_k < 0:
             raise InputError(f"sampling.top_k is {self.top_k}; it must be 0 (off) or a positive whole number.")
         if not 0 < self.top_p <= 1:
@@ -51,11 +65,14 @@ class Sampling:
 
 
 def warp(logits: Float[Tensor, "*batch V"], sampling: Sampling) -> Float[Tensor, "*batch V"]:
-    """The distribution that is sampled from, in float32 (float64 stays float64)."""
+    """Return the distribution that tokens are sampled from, in float32 (float64 stays float64)."""
     if sampling.greedy:
         best = most_likely(logits)[..., None]
         return torch.zeros(logits.shape, dtype=_wide(logits), device=logits.device).scatter_(-1, best, 1.0)
-    logits = logits.to(_wide(logits)) / sampling.temperature
+    logits = logits.to(_wide(logits))
+    if sampling.temperature < _COLD:  # the quotients of large logits would be infinite
+        logits = logits - logits.amax(-1, keepdim=True)
+    logits = logits / sampling.temperature
     if 0 < sampling.top_k < logits.shape[-1]:
         least = logits.topk(sampling.top_k, dim=-1).values[..., -1:]
         logits = logits.masked_fill(logits < least, -torch.inf)
@@ -68,12 +85,10 @@ def warp(logits: Float[Tensor, "*batch V"], sampling: Sampling) -> Float[Tensor,
     return logits.softmax(-1)
 
 
-FEW = 2048  # logits: below, calling numpy takes longer than it saves
-
-
 def most_likely(logits: Float[Tensor, "*batch V"]) -> Int[Tensor, "*batch"]:
-    """The index of the largest, the first among equals. Of many on a CPU by numpy, which is ten times as fast there as torch."""
+    """Return the index of the largest logit, the first among equals."""
     if logits.numel() > FEW and at_hand(logits) and logits.dtype in (torch.float32, torch.float64):
+        # On a CPU numpy's argmax over a vocabulary takes a tenth of the time of torch's.
         return torch.from_numpy(np.asarray(logits.numpy().argmax(-1)))
     return logits.argmax(-1)
 
@@ -82,69 +97,54 @@ def _wide(logits: Tensor) -> torch.dtype:
     return torch.float64 if logits.dtype == torch.float64 else torch.float32
 
 
+@dataclass(frozen=True, eq=False)
 class Scored:
-    """What a model says about some positions: its logits, and the distributions made from them.
+    """What a model says about some positions: its logits, and the distributions made from them on demand.
 
-    logits: [..., V] as the model gave them. best: [...] the tokens of the largest. probs: [..., V] after warping; plain: [..., V]
-    the un-warped, temperature-1 softmax, on which most relaxed acceptance rules are defined. All that was not given is made when
-    first asked for.
+    logits: [*batch, V] as the model gave them. sampling: how they are warped.
     """
 
-    def __init__(
-        self,
-        logits: Float[Tensor, "*batch V"] | tuple[Scored, Any],
-        sampling: Sampling,
-        best: Int[Tensor, "*batch"] | None = None,
-    ) -> None:
-        self._logits = logits  # or of what they are which part, until they are asked for
-        self.sampling = sampling
-        self._best = best
-        self._probs: Tensor | None = None
-        self._plain: Tensor | None = None
+    logits: Float[Tensor, "*batch V"]
+    sampling: Sampling
 
-    @property
-    def logits(self) -> Float[Tensor, "*batch V"]:
-        if isinstance(self._logits, tuple):
-            whole, index = self._logits
-            self._logits = whole.logits[index]
-        return self._logits
-
-    @property
+    @cached_property
     def best(self) -> Int[Tensor, "*batch"]:
         """The most likely tokens."""
-        if self._best is None:
-            self._best = most_likely(self.logits)
-        return self._best
+        return most_likely(self.logits)
 
-    @property
+    @cached_property
     def probs(self) -> Float[Tensor, "*batch V"]:
-        if self._probs is None:
-            self._probs = warp(self.logits, self.sampling)
-        return self._probs
+        """The distributions after warping."""
+        return warp(self.logits, self.sampling)
 
-    @property
+    @cached_property
     def plain(self) -> Float[Tensor, "*batch V"]:
-        if self._plain is None:
-            self._plain = self.logits.to(_wide(self.logits)).softmax(-1)
-        return self._plain
+        """The un-warped softmax at temperature 1, on which most relaxed acceptance rules are defined."""
+        return self.logits.to(_wide(self.logits)).softmax(-1)
 
-    def __getitem__(self, index) -> Scored:
-        """The positions that `index` selects (an index over the leading dimensions)."""
-        part = Scored((self, index), self.sampling)
-        part._probs = None if self._probs is None else self._probs[index]
-        part._plain = None if self._plain is None else self._plain[index]
-        return part
+    def knowing(self, **values: Tensor) -> Scored:
+        """Return the same scores with values that are known already: best, probs or plain."""
+        scores = Scored(self.logits, self.sampling)
+        vars(scores).update(values)  # where cached_property keeps what it has computed
+        return scores
+
+    def __getitem__(self, index: Any) -> Scored:
+        """Return the scores of the positions that `index` selects (an index over the leading dimensions)."""
+        part = Scored(self.logits[index], self.sampling)
+        return part.knowing(**{name: value[index] for name, value in self._computed().items()})
 
     @staticmethod
     def cat(parts: Sequence[Scored], dim: int) -> Scored:
         """Join scores along a leading dimension."""
         if len(parts) == 1:
             return parts[0]
+        computed = [part._computed() for part in parts]
+        shared = set.intersection(*map(set, computed))
         whole = Scored(torch.cat([part.logits for part in parts], dim), parts[0].sampling)
-        probs = [part._probs for part in parts if part._probs is not None]
-        if len(probs) == len(parts):
-            whole._probs = torch.cat(probs, dim)
-        return whole
+        return whole.knowing(**{name: torch.cat([part[name] for part in computed], dim) for name in shared})
+
+    def _computed(self) -> dict[str, Tensor]:
+        return {name: value for name, value in vars(self).items() if name in ("best", "probs", "plain")}
 
 
 class Sampler:
@@ -155,30 +155,29 @@ class Sampler:
         self.choices: Choices = choices or HashChoices()
 
     def score(self, logits: Float[Tensor, "*batch V"], best: Int[Tensor, "*batch"] | None = None) -> Scored:
-        return Scored(logits, self.sampling, best)
+        """Score logits. best: their most likely tokens, if a program has computed them."""
+        scored = Scored(logits, self.sampling)
+        return scored if best is None else scored.knowing(best=best)
 
     def draw(self, scored: Scored, key: Key) -> Int[Tensor, " B"]:
-        """One token per row from its warped distribution; scored: [B, V]. Greedy needs no choice."""
+        """Draw one token per row from its warped distribution. Greedy sampling makes no random choice.
+
+        scored: [B, V].
+        """
         if self.sampling.greedy:
             return scored.best
         return self.choices.choose(scored.probs, key)
 
     def uniforms(self, key: Key, count: int) -> Float[Tensor, "K B"] | None:
-        """The numbers behind the draws of key / 0, key / 1, ..., for a program that draws by itself (`drawn`).
+        """Return the random numbers behind the draws of key / 0, key / 1, ..., for a program that draws itself (`drawn`).
 
-        None where choices are no hash.
+        Returns [count, 0] numbers for greedy sampling, and None if the choices are no hash.
         """
         if not isinstance(self.choices, HashChoices):
             return None
         if self.sampling.greedy:
-            return _no_numbers(count)
+            return torch.empty(count, 0, dtype=torch.float64)
         return torch.from_numpy(key.uniforms(count))
-
-
-@lru_cache(maxsize=64)
-def _no_numbers(count: int) -> Float[Tensor, "K 0"]:
-    """What greedy choices need: nothing, for each of them."""
-    return torch.empty(count, 0, dtype=torch.float64)
 
 
 def drawn(

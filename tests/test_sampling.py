@@ -12,7 +12,7 @@ from hypothesis import given, settings, strategies as st
 
 from sdbench.errors import InputError
 from sdbench.keyed_random import HashChoices, Key, invert, stream
-from sdbench.sampling import Sampling, most_likely, warp
+from sdbench.sampling import Sampling, Scored, most_likely, warp
 
 
 def key(rows: int, round: int = 0, seed: int = 0) -> Key:
@@ -179,6 +179,27 @@ def test_an_outcome_without_weight_is_never_drawn(weights):
         extreme = Extreme(np.zeros(1, np.uint64), np.zeros(1))
         object.__setattr__(extreme, "level", level)
         assert probs[0, HashChoices().choose(probs, extreme)[0]] > 0
+
+
+def test_scores_keep_what_they_have_computed():
+    sampling = Sampling(0.7, top_k=4)
+    scored = Scored(torch.randn(2, 3, 7, generator=torch.Generator().manual_seed(0)), sampling)
+    assert torch.equal(scored.probs, warp(scored.logits, sampling))
+    assert scored.probs is scored.probs
+    joined = Scored.cat([scored[:, :1], scored[:, 1:]], 1)
+    for scores in (joined, scored[:]):
+        assert torch.equal(scores.logits, scored.logits)
+        for name in ("best", "probs", "plain"):
+            assert torch.equal(getattr(scores, name), getattr(scored, name))
+
+
+def test_scores_pass_known_values_on_to_their_parts():
+    known = torch.tensor([[1, 0, 2], [0, 1, 1]])
+    scored = Scored(torch.zeros(2, 3, 7), Sampling()).knowing(best=known)
+    assert scored[:, 1].best.tolist() == [0, 1]
+    assert Scored.cat([scored[:, 1:], scored[:, :1]], 1).best.tolist() == [[0, 2, 1], [1, 1, 0]]
+    mixed = Scored.cat([scored[:, 1:], Scored(torch.ones(2, 1, 7), Sampling())], 1)
+    assert mixed.best.tolist() == [[0, 0, 0], [0, 0, 0]], "a part without the value: it is computed for the whole"
 
 
 @pytest.mark.parametrize("knobs", [{"temperature": -1}, {"temperature": float("nan")}, {"top_k": -1}, {"top_p": 0.0}])

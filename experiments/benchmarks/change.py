@@ -30,7 +30,7 @@ from typing import Any
 
 import pandas as pd
 
-from sdbench.analysis.statistics import log_ratios
+from sdbench.analysis.metrics.speed import log_ratios
 from sdbench.errors import InputError
 from sdbench.papers.benchmark_tables import change_table
 from sdbench.papers.estimate import of_logs
@@ -150,7 +150,7 @@ def _main(options: argparse.Namespace, words: list[str]) -> int:
     found = measure(checkouts, options.blocks, words, prompts)
     options.out.mkdir(parents=True, exist_ok=True)
     (options.out / f"{options.name}.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-    print(change_table(found))
+    print(change_table(found).markdown())
     return 0
 
 

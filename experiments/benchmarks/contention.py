@@ -20,13 +20,13 @@ import numpy as np
 import torch
 
 from experiments.benchmarks.scaling import Shape, Stepper
+from sdbench.analysis.report.grid import Column, Grid
 from sdbench.child_process import die_with_parent
 from sdbench.device import pin, usable
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
 from sdbench.lm.transformer import Transformer
-from sdbench.papers.markdown import table
 
 TURNS, SECONDS = 20, 0.5
 CONTEXT = 160
@@ -91,11 +91,14 @@ def text(found: dict[str, dict[str, float]]) -> str:
         "verify": f"verify {VERIFY.tokens} tokens (target)",
         "tree": f"a step of the tree, {TREE.tokens} branches (draft)",
     }
-    rows = [
-        [names[kind], f"{1e3 * row['alone']:.2f}", f"{1e3 * row['both']:.2f}", f"{row['slowdown'] - 1:.0%}"]
-        for kind, row in found.items()
+    rows = [[names[kind], 1e3 * row["alone"], 1e3 * row["both"], row["slowdown"] - 1] for kind, row in found.items()]
+    columns = [
+        Column("step"),
+        Column("alone (ms)", ".2f"),
+        Column("both at once (ms)", ".2f"),
+        Column("slower by", ".0%"),
     ]
-    return table(["step", "alone (ms)", "both at once (ms)", "slower by"], rows)
+    return Grid(columns, rows).markdown()
 
 
 def main(argv: list[str]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sdbench.analysis import plots, style
+from sdbench.analysis.figures import core, style
 from sdbench.analysis.results import Results
 from sdbench.papers.figures import dots, heat, predicted
 from sdbench.papers.paper_results import NotRun, PaperResults, arms_of
@@ -50,7 +50,7 @@ def lengths(results: PaperResults) -> Figure:
 
 def front(results: PaperResults) -> Figure | None:
     """Quality against speed-up, with both intervals and the Pareto front."""
-    return plots.speed_quality(results["thresholds"].summary)
+    return core.speed_quality(results["thresholds"].summary)
 
 
 def seeds(results: PaperResults) -> Figure:
@@ -91,13 +91,17 @@ def acceptance_and_forwards(results: PaperResults) -> Figure:
             rates,
             height=height,
             label=edge,
-            color=style.OTHERS[offset],
+            color=style.COLOURS[offset],
         )
     start = pd.Series(0.0, index=arms)
     for offset, column in enumerate(map(str, forwards)):
         values = forwards[column].fillna(0.0)
         right.barh(
-            range(len(arms)), values, left=start, label=column.removeprefix("forwards_"), color=style.OTHERS[3 + offset]
+            range(len(arms)),
+            values,
+            left=start,
+            label=column.removeprefix("forwards_"),
+            color=style.COLOURS[3 + offset],
         )
         start += values
     left.set_yticks(range(len(arms)), [style.family(arm) for arm in arms])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sdbench.analysis import speculation_plots, style
+from sdbench.analysis.figures import ssd, style
 from sdbench.analysis.results import Results
 from sdbench.papers.estimate import of_logs, of_values
 from sdbench.papers.figures import dots, predicted
@@ -169,7 +169,7 @@ def pareto(results: PaperResults) -> Figure:
 
 def timeline(results: PaperResults) -> Figure | None:
     """Some rounds of SSD: the work of target and draft, side by side."""
-    return speculation_plots.timeline(next(iter(results.part("table").values())).summary)
+    return ssd.timeline(next(iter(results.part("table").values())).summary)
 
 
 def model(results: PaperResults) -> Figure:

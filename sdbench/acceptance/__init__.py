@@ -1,4 +1,4 @@
-"""Acceptance rules: what a verifier keeps of a draft, as pure functions of tensors. `base` says what a rule is."""
+"""Acceptance rules: how much of a draft a verifier keeps. Rules are pure functions of tensors; `base` has their interface."""
 
 from sdbench.acceptance.base import AcceptanceRule, Decided, Law, Memoryless, Verdict, draw, keep_best, tokenwise
 from sdbench.acceptance.bild import BiLD

@@ -1,17 +1,17 @@
-"""What an acceptance rule is.
+"""The interface of an acceptance rule, and the functions that all rules share.
 
-A verifier has scored K drafted tokens x_1 .. x_K: p_i is its distribution at the place of x_i (p_{K+1} the one behind
-the last), q_i the proposer's. A rule draws nothing. It states the law of what may happen:
+A verifier has scored K drafted tokens x_1 .. x_K. Its distribution at the position of x_i is p_i, and p_{K+1} is the one behind
+the last token. The proposer's distribution is q_i. A rule draws nothing. It states the law of the verdict:
 
     accepted[n]    the probability that exactly the first n drafted tokens are kept, n = 0 .. K,
     next_token(n)  the law of the token that follows n kept ones: a correction (n < K) or the bonus (n = K).
 
-So each rule can be proved by enumeration, and one function, `draw`, turns any law into a verdict. Most rules test one
-token after another; `tokenwise` makes the law from the probability a_i that test i passes:
+So each rule can be proved by enumeration, and one function, `draw`, turns any law into a verdict. Most rules test one token after
+the other. `tokenwise` makes the law from the probability a_i that test i passes:
 
     accepted[n] = a_1 ... a_n (1 - a_{n+1}),    accepted[K] = a_1 ... a_K.
 
-At temperature 0 every law consists of zeros and ones, so that nothing needs to be drawn.
+At temperature 0 every law consists of zeros and ones, so nothing needs to be drawn.
 """
 
 from __future__ import annotations
@@ -33,14 +33,14 @@ from sdbench.sampling import Sampler, Scored, most_likely
 
 @dataclass
 class Law:
-    """The law of a verdict.
+    """State the law of a verdict.
 
-    accepted: [B, K+1], the probability of each number of kept tokens. next_token(n[B]) -> [B, V]: the law of the token
-    behind n kept ones, made only for the n that was drawn. memory(n[B]) -> [B, M]: what a rule that remembers carries
-    on when n were kept and the verifier added its own token, whichever that was; a stage above that cuts the stream
-    behind n tokens and puts its own token there goes back to the same. drawn: the number of kept tokens is drawn at
-    temperature 0 too, where a law of zeros and ones would leave nothing to draw. best: [B, K+1], of a law of zeros and ones: what
-    follows each place; the drafted tokens are kept up to the first that differs from it.
+    accepted: [B, K+1], the probability of each number of kept tokens.
+    next_token: n[B] -> [B, V], the law of the token behind n kept ones. It is computed only for the n that was drawn.
+    memory: n[B] -> [B, M], the rule's memory if n tokens were kept and the verifier added its own token, whichever it was. If a
+        stage above cuts the text behind n tokens and adds its own token, the memory is the same.
+    drawn: the number of kept tokens is drawn at temperature 0 too. Only simulated acceptance needs this.
+    best: [B, K+1], the verifier's most likely tokens, if the law keeps the drafted tokens up to the first one that differs.
     """
 
     accepted: Float[Tensor, "B K1"]
@@ -52,7 +52,7 @@ class Law:
 
 @dataclass
 class Verdict:
-    """accepted: [B] drafted tokens kept; next_token: [B] the token that the verifier adds behind them."""
+    """Hold a drawn verdict. accepted: [B] kept drafted tokens. next_token: [B] the token that the verifier adds behind them."""
 
     accepted: Int[Tensor, " B"]
     next_token: Int[Tensor, " B"]
@@ -60,8 +60,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Decided:
-    """A verdict on the host, in lists of B: drafted tokens that were proposed, and accepted; and the tokens that each row's stream
-    gains, which are the accepted ones and the verifier's own."""
+    """Hold a verdict on the host, in lists of B.
+
+    proposed, accepted: numbers of drafted tokens. tokens: by row, the accepted tokens and the verifier's own one.
+    """
 
     proposed: list[int]
     accepted: list[int]
@@ -73,26 +75,26 @@ class Decided:
 
 
 class AcceptanceRule(Protocol):
-    """Decides how much of a draft a verifier keeps. Pure: tensors in, a law out.
+    """Decide how much of a draft a verifier keeps. A rule is pure: tensors in, a law out.
 
-    lossless_over: for which drafts the verified stream has exactly the verifier's law (NEVER for a lossy rule).
+    lossless_over: the kinds of drafts over which the output has exactly the verifier's law (NEVER for a lossy rule).
     """
 
     lossless_over: frozenset[ProposalKind]
 
     def law(self, draft: Draft, p: Scored, memory: Float[Tensor, "B M"] | None = None) -> Law:
-        """The law of what happens to `draft` under the verifier's scores p: [B, K+1, V]."""
+        """Return the law of the verdict on `draft`. p: [B, K+1, V], the verifier's scores. memory: of each row."""
         ...
 
     def start(self, rows: int) -> Float[Tensor, "B M"] | None:
-        """The memory of a fresh row; None for a rule that remembers nothing."""
+        """Return the memory of a new sequence; None for a rule that remembers nothing."""
         ...
 
 
 class Memoryless:
-    """What most rules have in common: they test one token after another, and remember nothing.
+    """Provide what most rules have in common: they remember nothing.
 
-    simulated: the rule tests nothing, what is kept is forced; no quality is reported of its stream.
+    simulated: the rule tests no token (simulated acceptance), so no quality is reported.
     """
 
     lossless_over: frozenset[ProposalKind] = NEVER
@@ -109,10 +111,11 @@ def tokenwise(
     replacement: Callable[[Int[Tensor, " B"]], Float[Tensor, "B V"]] | None = None,
     memory: Callable[[Int[Tensor, " B"]], Float[Tensor, "B M"]] | None = None,
 ) -> Law:
-    """The law of a rule that tests one token after another.
+    """Return the law of a rule that tests one token after the other.
 
-    passes: the probability that each test is passed, given that the earlier ones were. replacement(n): the law of the
-    token in place of x_{n+1} when its test failed, p itself if none is given. Behind a draft kept whole stands p.
+    passes: the probability that each test passes, given that the earlier ones did.
+    replacement: n[B] -> [B, V], the law of the token in place of x_{n+1} if its test failed (None: p).
+    memory: as in `Law`. The token behind a whole draft has the law p.
     """
     K = draft.tokens.shape[1]
     passes = passes.to(wide(p.logits))
@@ -124,7 +127,7 @@ def tokenwise(
     def next_token(n: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         if replacement is None or K == 0:
             return row(p, n).probs
-        if at_hand(n):  # where asking costs nothing, only what is needed is made
+        if at_hand(n):  # on the CPU, compute only the part that is needed
             whole = [kept == length for kept, length in zip(n.tolist(), draft.length.tolist(), strict=True)]
             if all(whole):
                 return row(p, n).probs
@@ -136,15 +139,15 @@ def tokenwise(
 
 
 def keep_best(draft: Draft, p: Scored) -> Law:
-    """The greedy form of the exact rule and of many others: keep the tokens that are the verifier's most likely ones.
+    """Return the greedy law of the exact rule and of many others: keep the tokens that are the verifier's most likely ones.
 
-    Whatever the draft is, the stream is then the verifier's greedy one.
+    Over any draft the output is then the verifier's greedy one.
     """
     return _Known(draft, p)
 
 
 class _Known(Law):
-    """The law of zeros and ones of what is known beforehand, written out for who asks."""
+    """A deterministic law. Its probability table is computed on demand."""
 
     def __init__(self, draft: Draft, p: Scored) -> None:
         best, logits = p.best, p.logits
@@ -160,41 +163,41 @@ class _Known(Law):
 
 
 def at(values: Shaped[Tensor, "B T ..."], n: Int[Tensor, " B"]) -> Shaped[Tensor, "B ..."]:
-    """values[b, n[b]] for every row."""
+    """Return values[b, n[b]] for every row."""
     return values[torch.arange(len(n), device=values.device), n]
 
 
 def row(scored: Scored, n: Int[Tensor, " B"]) -> Scored:
-    """The scores [B, V] of place n[b] of every row: warped, if they were not yet, for these places only."""
+    """Return the scores [B, V] at position n[b] of every row. Only these positions are warped, if none was."""
     return scored[torch.arange(len(n), device=n.device), n]
 
 
 def taken(values: Float[Tensor, "B T V"], tokens: Int[Tensor, "B K"]) -> Float[Tensor, "B K"]:
-    """What `values` (probabilities, logits) say of each drafted token (T may exceed K: p has one row more)."""
+    """Return the value (probability, logit) of each drafted token. T may exceed K, because p has one position more."""
     return values[:, : tokens.shape[1]].gather(-1, tokens[..., None]).squeeze(-1)
 
 
 def one_hot(index: Int[Tensor, " B"], like: Float[Tensor, "*batch V"]) -> Float[Tensor, "B V"]:
-    """All mass on index[b], over the vocabulary of `like`."""
+    """Return distributions with all mass on index[b], over the vocabulary of `like`."""
     zeros = torch.zeros(len(index), like.shape[-1], dtype=wide(like), device=like.device)
     return zeros.scatter_(-1, index[:, None], 1.0)
 
 
 def ratio(p: Float[Tensor, "B T V"], q: Float[Tensor, "B K V"], draft: Draft) -> Float[Tensor, "B K"]:
-    """min(1, p(x) / q(x)) for each drafted token; 0 where neither gives it any mass (a nominal draft may hold such)."""
+    """Return min(1, p(x) / q(x)) for each drafted token; 0 where p and q give it no mass, as in a relabelled draft."""
     return (taken(p, draft.tokens) / taken(q, draft.tokens)).nan_to_num(nan=0.0).clamp(max=1)
 
 
 def normalised(weights: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
-    """weights / their sum; a row of zeros (which no draw can reach) becomes uniform rather than NaN."""
+    """Return weights / their sum. A row of zeros, which no draw can reach, becomes uniform rather than NaN."""
     total = weights.sum(-1, keepdim=True)
     return torch.where(total > 0, weights / total, 1.0 / weights.shape[-1])
 
 
 def residual(p: Float[Tensor, "*batch V"], q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:
-    """norm((p - q)+), the law that makes up for what the test min(1, p/q) lets through.
+    """Return norm((p - q)+), the law of the correction behind the test min(1, p/q).
 
-    Where nothing is left (q covers p) it is p: over tokens drawn from q no draw gets there, but a nominal draft may.
+    Where nothing is left, because q covers p, it is p. Tokens drawn from q never get there, but a relabelled draft may.
     """
     rest = (p - q).clamp(min=0)
     total = rest.sum(-1, keepdim=True)
@@ -209,9 +212,9 @@ def verify(
     sampler: Sampler,
     key: Key,
 ) -> tuple[Decided, Law | None]:
-    """Apply a rule to a draft: what happens, and the law that it was drawn from. It is the one place that waits for the device.
+    """Apply a rule to a draft. Return the verdict and its law. This is the only function that waits for the device.
 
-    Where nothing was drafted and nothing is remembered there is nothing to decide, so no law: p's own token follows.
+    An empty draft under a rule without memory has no law (None): p's own token follows.
     """
     if draft.tokens.shape[1] == 0 and memory is None:
         own = p.best if sampler.sampling.greedy else sampler.draw(p[:, 0], key / "next")[:, None]
@@ -233,7 +236,7 @@ def verify(
 
 
 def _alike(best: list[int], drafted: list[int], length: int) -> int:
-    """How many of the first `length` drafted tokens are the best ones, up to the first that is not."""
+    """Count the drafted tokens, of the first `length`, before the first that is not the best one."""
     kept = 0
     while kept < length and drafted[kept] == best[kept]:
         kept += 1
@@ -241,7 +244,7 @@ def _alike(best: list[int], drafted: list[int], length: int) -> int:
 
 
 def fetched(*tensors: Int[Tensor, "B ..."]) -> list[list[Any]]:
-    """Tensors of one device as lists, with one wait for it."""
+    """Return tensors of one device as lists, with one wait for the device."""
     if tensors[0].is_cpu:
         return [tensor.tolist() for tensor in tensors]
     whole = torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu()
@@ -250,7 +253,7 @@ def fetched(*tensors: Int[Tensor, "B ..."]) -> list[list[Any]]:
 
 
 def draw(law: Law, sampler: Sampler, key: Key) -> Verdict:
-    """Draw what happens: the number of kept tokens, then the token behind them. Greedy needs no choice."""
+    """Draw the number of kept tokens, then the token behind them. Greedy decoding needs no choice."""
     accepted = count(law, sampler, key)
     if sampler.sampling.greedy:
         return Verdict(accepted, most_likely(law.next_token(accepted)))
@@ -258,7 +261,7 @@ def draw(law: Law, sampler: Sampler, key: Key) -> Verdict:
 
 
 def count(law: Law, sampler: Sampler, key: Key) -> Int[Tensor, " B"]:
-    """How many drafted tokens are kept."""
+    """Draw how many drafted tokens are kept."""
     if sampler.sampling.greedy and not law.drawn:
         return most_likely(law.accepted)
     return sampler.choices.choose(law.accepted, key / "accepted")

@@ -1,8 +1,8 @@
 """The roll-back of BiLD, Big Little Decoder (Kim et al. 2302.07863, NeurIPS 2023; kssteven418/BigLittleDecoder).
 
-Keep x unless -ln p(x) > rollback_threshold; the first token that fails is replaced by the verifier's most likely one,
-unless it is that token already. The proposer's q is not read. (The other half of BiLD, the fallback that decides when
-the small model hands over, is a draft-length policy.)
+Keep x unless -ln p(x) > rollback_threshold. The verifier's most likely token replaces the first token that fails, unless it is
+that token already. The rule does not read q. (The other half of BiLD decides when the small model hands over. That is a length
+policy.)
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from sdbench.validate import number
 
 
 class BiLD(Memoryless):
-    """BiLD's roll-back at a surprise.
+    """Roll back at a surprise, as BiLD does.
 
-    Reads the un-warped p. The source has the greedy form only, in which the replacement is p's most likely token; when
-    sampling, it is drawn from the warped p.
+    Reads the un-warped p. The source has only the greedy form, which replaces by p's most likely token. When sampling, the
+    replacement is drawn from the warped p.
 
     rollback_threshold: 5.0 nats, the code's default (its README: 2 to 5).
     """

@@ -1,11 +1,11 @@
 """Cactus, constrained acceptance speculative sampling (Hao, Mou, ICLR 2026; github MANGA-UOFA/Cactus, `cactus.py`).
 
-The verifier's distribution is bent towards the drafted token x, within a divergence budget delta:
+The rule bends the verifier's distribution towards the drafted token x, within a divergence budget delta:
 
     h(x) = min(1, p(x) + sqrt(2 delta p(x) (1 - p(x)))),    h(v) = p(v) (1 - h(x)) / (1 - p(x)) for the others;
 
-then the exact rule against h: keep x with probability min(1, h(x) / q(x)), else draw from norm((h - q)+). Since h
-depends on x, the stream's next token has the law sum_x q(x) [a(x) 1_x + (1 - a(x)) norm((h_x - q)+)].
+Then it applies the exact rule against h: keep x with probability min(1, h(x) / q(x)), else draw from norm((h - q)+). Since h
+depends on x, the next token has the law sum_x q(x) [a(x) 1_x + (1 - a(x)) norm((h_x - q)+)].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sdbench.validate import number
 
 
 class Cactus(Memoryless):
-    """The exact rule against a p that is bent towards the drafted token.
+    """Apply the exact rule against a p that is bent towards the drafted token.
 
     Reads the warped p and q. Greedy form: keep the tokens that are the verifier's most likely ones (a one-hot p does
     not bend).
@@ -45,11 +45,11 @@ class Cactus(Memoryless):
         )
 
     def _raised(self, its: Float[Tensor, "*batch"]) -> Float[Tensor, "*batch"]:
-        """h(x), from p(x)."""
+        """Return h(x). its: p(x)."""
         return (its + (2 * self.delta * its * (1 - its)).clamp(min=0).sqrt()).clamp(max=1)
 
     def _bent(self, probs: Float[Tensor, "B V"], tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
         its = probs.gather(-1, tokens[:, None])
         raised = self._raised(its)
-        # Where p(x) = 1 there are no others to scale.
+        # If p(x) = 1, no other token has mass to scale.
         return (probs * ((1 - raised) / (1 - its)).nan_to_num(nan=1.0)).scatter(-1, tokens[:, None], raised)

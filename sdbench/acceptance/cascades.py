@@ -1,8 +1,8 @@
 """Speculative cascades (Narasimhan et al. 2405.19261, ICLR 2025; github google-research/speculative_cascades).
 
-A deferral rule decides where the small model is good enough, which gives a distribution pi between q and p; then the
-exact rule against pi: keep x with probability min(1, pi(x)/q(x)), else draw from norm((pi - q)+). So the stream's
-next token has the law pi. With a the knob, and the tests reading un-warped distributions:
+A deferral rule decides where the small model is good enough. This gives a distribution pi between q and p. The exact rule is then
+applied against pi: keep x with probability min(1, pi(x)/q(x)), else draw from norm((pi - q)+). So the next token has the law pi.
+With a the knob, and with tests on un-warped distributions:
 
     chow       pi = q if max q >= 1 - a, else p                          (equation 2)     a in [0, 1]
     diff       pi = q if max q >= max p - a, else p                      (equation 5)     a in [-1, 1]
@@ -12,8 +12,8 @@ next token has the law pi. With a the knob, and the tests reading un-warped dist
     token_v3   A = {v: p(v) >= (1 - a) max p}                            (equation 15)    a in [0, 1]
                pi = q 1_A + (1 - q(A)) p
 
-At -1, diff, token_v1 and token_v2 never trust the small model, so that they are lossless. chow and token_v3 at 0 still
-trust a certain small model, and the verifier's best token.
+At -1, diff, token_v1 and token_v2 never trust the small model, so they are lossless. At 0, chow still trusts a certain small
+model, and token_v3 still trusts the verifier's best token.
 """
 
 from __future__ import annotations
@@ -39,13 +39,13 @@ RANGES = {
 
 
 class Cascade(Memoryless):
-    """The exact rule against a mixture of p and q that a deferral rule makes.
+    """Apply the exact rule against a mixture of p and q that a deferral rule makes.
 
-    The deferral reads the un-warped p and q (opt's total variation the warped ones, as in the notebook); pi mixes the
-    warped ones. Behind a draft kept whole stands p. Greedy form: pi is one-hot, at q's best token where the deferral
-    trusts the small model and at p's elsewhere.
+    The deferral reads the un-warped p and q. Only opt's total variation reads the warped ones, as in the notebook. pi mixes the
+    warped ones. The token behind a whole draft has the law p. Greedy form: pi is one-hot, at q's best token where the deferral
+    trusts the small model, and at p's best token elsewhere.
 
-    deferral: one of the six; alpha: how much to trust the small model. token_v3 with 0.5 is what the notebook runs.
+    deferral: one of the six. alpha: a, how much to trust the small model. The notebook runs token_v3 with 0.5.
     """
 
     def __init__(self, deferral: str = "token_v3", alpha: float = 0.5) -> None:
@@ -60,12 +60,12 @@ class Cascade(Memoryless):
         return tokenwise(draft, p, ratio(pi, q.probs, draft), lambda n: residual(at(pi, n), row(q, n).probs))
 
     def mixture(self, p: Scored, q: Scored) -> Float[Tensor, "B K V"]:
-        """pi."""
+        """Return pi."""
         trusted = self._trusted(p, q) * q.probs
         return trusted + (1 - trusted.sum(-1, keepdim=True)).clamp(min=0) * p.probs
 
     def _trusted(self, p: Scored, q: Scored) -> Tensor:
-        """Where the small model is trusted: [B, K, V], or [B, K, 1] where that does not depend on the token."""
+        """Return where the small model is trusted: [B, K, V], or [B, K, 1] if that does not depend on the token."""
         a, best = self.alpha, p.plain.amax(-1, keepdim=True)
         match self.deferral:
             case "chow":

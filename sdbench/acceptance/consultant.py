@@ -2,9 +2,9 @@
 
     r_i = beta r_{i-1} + (1 - beta) (-ln p_i(x_i)),    keep x_i if r_i <= threshold;
 
-the first that fails is replaced by a sample from p. The proposer's q is not read. Known: threshold 2.0 (about the
-loss that the scaling laws converge to) and beta 0.2. Unknown, and so options: r_0, whether r starts again after a
-rejection, and the temperature of p. The verifier's own tokens (corrections, bonuses) do not enter r.
+A sample from p replaces the first token that fails. The rule does not read q. The paper gives threshold 2.0 (about the loss that
+the scaling laws converge to) and beta 0.2. It does not give r_0, whether r starts again after a rejection, or the temperature of
+p, so these are options. The verifier's own tokens (corrections, bonuses) do not enter r.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ from sdbench.validate import choice, number, switch
 
 
 class Consultant:
-    """Consultant Decoding's test of the averaged surprise.
+    """Test the averaged surprise, as Consultant Decoding does.
 
-    Reads the un-warped p (the warped one if `warped`); a replacement is drawn from the warped p. Greedy form: the same
-    test, and the verifier's most likely token as replacement.
+    Reads the un-warped p (the warped one if `warped`). A replacement is drawn from the warped p. Greedy form: the same test, with
+    the verifier's most likely token as the replacement.
 
     threshold: 2.0 nats. beta: 0.2, the weight of the past, in [0, 1). initial: r_0, `first` (the average starts at the
     first token's own surprise) or `zero`. reset: `never`, or `rejection` (start again behind a rejected token).

@@ -1,4 +1,4 @@
-"""How far the verifier's and the proposer's next-token distributions are apart: what the fuzzy rules test.
+"""Divergences between the verifier's and the proposer's next-token distributions. The fuzzy rules test them.
 
 With p the verifier's distribution, q the proposer's, x the drafted token and m = (p + q) / 2, in nats:
 
@@ -11,11 +11,11 @@ With p the verifier's distribution, q the proposer's, x the drafted token and m 
     abs_logprob   |ln p(x) - ln q(x)|
     abs_logit     |difference of x's raw logits|, which depends on what each model adds to all of its logits
 
-Over the verifier's top k: both distributions are first summed up into its k most likely tokens and one bucket for the
-rest (that code's `top_k_*`, with k = 50); a drafted token outside of the k stands for the bucket.
+Over the verifier's top k, both distributions are first summed into its k most likely tokens and one bucket for the rest (that
+code's `top_k_*`, with k = 50). A drafted token outside the k belongs to the bucket.
 
-A deterministic draft has a one-hot q: then js and tv are falling functions of p(x) alone, KL(q||p) = -ln p(x), and
-js_fsd_code and kl_pq are infinite as soon as p has any other token.
+A deterministic draft has a one-hot q. Then js and tv are falling functions of p(x) alone, and KL(q||p) = -ln p(x). The other two,
+js_fsd_code and kl_pq, are infinite if p gives mass to any other token.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from sdbench.validate import choice, switch, whole
 
 
 def kl(log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
-    """KL(p||q) = sum p (ln p - ln q), from logarithms (so that a probability may be too small for its type)."""
+    """Return KL(p||q) = sum p (ln p - ln q), from logarithms, because a probability may be too small for its type."""
     p = log_p.exp()
     return torch.where(p > 0, p * (log_p - log_q), 0.0).sum(-1)
 
@@ -45,18 +45,18 @@ def _middle(log_p: Tensor, log_q: Tensor) -> Tensor:
 
 
 def js(log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
-    """The Jensen-Shannon divergence."""
+    """Return the Jensen-Shannon divergence."""
     log_m = _middle(log_p, log_q)
     return 0.5 * (kl(log_p, log_m) + kl(log_q, log_m))
 
 
 def js_fsd_code(log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
-    """KL(m||p)/2 + KL(m||q)/2 = KL(m || the geometric mean of p and q)."""
+    """Return KL(m||p)/2 + KL(m||q)/2 = KL(m || the geometric mean of p and q)."""
     return kl(_middle(log_p, log_q), 0.5 * (log_p + log_q))
 
 
 def tv(log_p: Float[Tensor, "*batch V"], log_q: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
-    """Total variation."""
+    """Return the total variation."""
     return 0.5 * (log_p.exp() - log_q.exp()).abs().sum(-1)
 
 
@@ -72,9 +72,10 @@ DIVERGENCES = (*OVER_DISTRIBUTIONS, *OF_THE_TOKEN)
 
 
 class Divergence:
-    """A divergence by name. Of the un-warped, temperature-1 distributions, or of the warped ones that are sampled from.
+    """Compute a divergence by its name.
 
     name: one of DIVERGENCES. top_k: over the verifier's top k and one bucket for the rest (None: over the vocabulary).
+    warped: of the warped distributions, which are sampled from, in place of the un-warped ones at temperature 1.
     """
 
     def __init__(self, name: str, top_k: int | None = None, warped: bool = False) -> None:
@@ -87,7 +88,7 @@ class Divergence:
             )
 
     def __call__(self, draft: Draft, p: Scored) -> Float[Tensor, "B K"]:
-        """At every drafted token; NaN (which passes no threshold) where neither side gives the token any mass."""
+        """Return the divergence at every drafted token: NaN, which passes no threshold, if neither side gives the token mass."""
         q, p = draft.scored(p), p[:, : draft.tokens.shape[1]]
         ours, theirs, tokens = self._logarithms(p), self._logarithms(q), draft.tokens
         if self.top_k is not None and self.top_k < ours.shape[-1]:
@@ -107,7 +108,7 @@ class Divergence:
 def bucketed(
     log_p: Float[Tensor, "B K V"], log_q: Float[Tensor, "B K V"], tokens: Int[Tensor, "B K"], k: int
 ) -> tuple[Float[Tensor, "B K k1"], Float[Tensor, "B K k1"], Int[Tensor, "B K"]]:
-    """Both sides (and the tokens) over p's k most likely tokens and one bucket for the rest, the last."""
+    """Return both sides and the tokens over p's k most likely tokens and one bucket for the rest, which comes last."""
     kept = log_p.topk(k, dim=-1).indices
 
     def summed_up(logs: Tensor) -> Tensor:

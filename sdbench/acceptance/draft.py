@@ -61,9 +61,7 @@ class Draft:
         shape = (*self.tokens.shape, p.logits.shape[-1])
         one_hot = torch.zeros(shape, dtype=wide(p.logits), device=p.logits.device)
         one_hot.scatter_(-1, self.tokens[..., None], 1.0)
-        scores = Scored(torch.log(one_hot), p.sampling)
-        scores._probs = scores._plain = one_hot
-        return scores
+        return Scored(torch.log(one_hot), p.sampling).knowing(probs=one_hot, plain=one_hot)
 
 
 def wide(values: Tensor) -> torch.dtype:

@@ -1,8 +1,8 @@
 """Static ensemble verification (DIVERSED, 2604.07622), as transformers' `assistant_ensemble_weight` does it (5.23).
 
-The exact rule against v = w p + (1 - w) q: keep x with probability min(1, v(x)/q(x)) = 1 - w + w min(1, p(x)/q(x)). The
-library draws the replacement from norm((p - q)+), and from p where nothing is left; as v - q = w (p - q), that is
-also the residual which belongs to v. So the stream's next token has the law v.
+The exact rule against v = w p + (1 - w) q: keep x with probability min(1, v(x)/q(x)) = 1 - w + w min(1, p(x)/q(x)). The library
+draws the replacement from norm((p - q)+), and from p where nothing is left. This is also the residual of v, because
+v - q = w (p - q). So the next token has the law v.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ from sdbench.validate import number
 
 
 class Ensemble(Memoryless):
-    """The exact rule against a fixed mixture of p and q.
+    """Apply the exact rule against a fixed mixture of p and q.
 
-    Reads the warped p and q. Behind a draft kept whole stands p. Greedy form: keep the tokens that are the most likely
-    ones of v, made of the un-warped p and q; replace by those. (The library refuses a draft without scores; here its q
-    is one-hot.)
+    Reads the warped p and q. The token behind a whole draft has the law p. Greedy form: keep the most likely tokens of v, computed
+    from the un-warped p and q, and replace by them. (The library refuses a draft without scores. Here its q is one-hot.)
 
-    weight: w in (0, 1], the verifier's; 1 is the exact rule. The library's default is off, and it names no other.
+    weight: w in (0, 1], the verifier's weight; 1 is the exact rule. The library's default is off, and it names no other value.
     """
 
     def __init__(self, weight: float = 0.5) -> None:

@@ -1,7 +1,7 @@
 """The exact rule (Leviathan et al. 2211.17192, Algorithm 1; Chen et al. 2302.01318): lossless speculative sampling.
 
-Keep x with probability min(1, p(x) / q(x)); in place of the first that is not kept draw from norm((p - q)+); behind a
-draft that is kept whole draw from p. Then the stream has the law p, whatever q, as long as x was really drawn from q:
+Keep x with probability min(1, p(x) / q(x)). In place of the first rejected token, draw from norm((p - q)+). Behind a whole draft,
+draw from p. Then the output has the law p for every q, as long as x was really drawn from q:
 
     q(x) min(1, p(x)/q(x)) + (1 - sum_y min(p(y), q(y))) norm((p - q)+)(x) = min(p, q) + (p - q)+ = p(x).
 """
@@ -14,7 +14,7 @@ from sdbench.sampling import Scored
 
 
 class Exact(Memoryless):
-    """Leviathan's and Chen's rejection test, with the residual.
+    """Apply the rejection test of Leviathan and Chen, with the residual.
 
     Reads the warped p and q. Greedy form: keep the tokens that are the verifier's most likely ones.
     """

@@ -1,16 +1,15 @@
 """Fuzzy speculative decoding (Holsman, Huang, Dhingra, 2502.20704, ACL 2025 Findings; github maxholsman/fsd).
 
-A drafted token is kept where the verifier and the proposer nearly agree: Div(p, q) <= threshold, whichever token it is.
-Two forms are in use:
+The rule keeps any drafted token where the verifier and the proposer nearly agree: Div(p, q) <= threshold. Two forms are in use:
 
-    threshold  the code's (`_speculative_backoff_sampling`): the divergence alone decides. The first token that fails is
-               replaced by a sample from the verifier's p (`replacement: verifier`). The third-party restatements of
-               PyramidSD (2510.12966) use norm((p - q)+) instead (`replacement: residual`).
-    fallback   2607.08690's restatement ("r_fuzzy"): where the divergence is too large, the exact rule's test
-               min(1, p(x)/q(x)) decides, and norm((p - q)+) makes up for it.
+    threshold  the code's form (`_speculative_backoff_sampling`): the divergence alone decides. A sample from the verifier's p
+               replaces the first token that fails (`replacement: verifier`). Third-party restatements of PyramidSD
+               (2510.12966) draw it from norm((p - q)+) (`replacement: residual`).
+    fallback   2607.08690's restatement ("r_fuzzy"): where the divergence is too large, the exact rule decides, with its test
+               min(1, p(x)/q(x)) and its residual norm((p - q)+).
 
-Over tokens that were drawn from q, the stream's next token has the law q where Div <= threshold, and p elsewhere
-(with the residual as replacement in the threshold form, norm((p - q)+)).
+Over tokens drawn from q, the next token has the law q where Div <= threshold, and p elsewhere. In the threshold form with the
+residual it has the law norm((p - q)+) elsewhere.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ from sdbench.validate import choice, number
 class Fuzzy(Memoryless):
     """Keep a token where verifier and proposer nearly agree.
 
-    The divergence reads the un-warped distributions (the warped ones if `warped`); the exact test, the residual and p
-    in their place are warped. Greedy form: the same test, and the verifier's most likely token as replacement; in the
-    fallback form a token is also kept if it is that token.
+    The divergence reads the un-warped distributions (the warped ones if `warped`). The exact test, the residual and the
+    replacement from p read the warped ones. Greedy form: the same test, with the verifier's most likely token as the replacement.
+    The fallback form also keeps a token if it is that token.
 
     threshold: in the divergence's unit; 0.4 with js_fsd_code is the code's README example. form: threshold or fallback.
     replacement: verifier or residual (threshold form only). divergence, top_k, warped: see `Divergence`.
-    At threshold 0 only equal distributions pass. In floating point this is certain for total variation alone, so only
-    with that one the rule calls itself lossless.
+    At threshold 0 only equal distributions pass. In floating point this is certain for total variation alone. So the rule calls
+    itself lossless only with that divergence.
     """
 
     def __init__(
@@ -57,7 +56,7 @@ class Fuzzy(Memoryless):
         if p.sampling.greedy:
             if fallback:
                 passes |= draft.tokens == most_likely(p.logits[:, : draft.tokens.shape[1]])
-            return tokenwise(draft, p, passes)  # the greedy residual is one-hot at p's best token, as p is
+            return tokenwise(draft, p, passes)  # at temperature 0 the residual and p are one-hot at the same token
         q = draft.scored(p)
         if fallback:
             passes = ratio(p.probs, q.probs, draft).masked_fill(passes, 1.0)

@@ -1,9 +1,8 @@
 """Lenience (Leviathan et al. 2211.17192, Appendix A.5): the exact test, with q made smaller.
 
-Keep x with probability f(x) = min(1, p(x) / (l q(x))); no token comes out with a probability above p(x) / l. A
-replacement is drawn from the residual that belongs to f, norm((p - f q)+). Since f q = min(q, p/l) and p/l >= p, that
-is norm((p - q)+), the residual which Google's notebook (google-research/speculative_cascades) uses. The stream's next
-token has the law
+Keep x with probability f(x) = min(1, p(x) / (l q(x))). No token then has a probability above p(x) / l. A replacement is drawn from
+the residual of f, norm((p - f q)+). This is norm((p - q)+), because f q = min(q, p/l) and p/l >= p. Google's notebook
+(google-research/speculative_cascades) uses the same residual. The next token has the law
 
     min(q, p/l) + (1 - sum min(q, p/l)) norm((p - q)+).
 """
@@ -19,12 +18,12 @@ from sdbench.validate import number
 
 
 class Lenience(Memoryless):
-    """The exact test with lenience.
+    """Apply the exact test with lenience.
 
-    Reads the warped p and q. Greedy form: keep x if p(x) >= l max p, of the un-warped p; else its most likely token.
+    Reads the warped p and q. Greedy form, on the un-warped p: keep x if p(x) >= l max p, else take p's most likely token.
 
-    lenience: l in (0, 1]; 1 is the exact rule, smaller keeps more (the notebook's knob of this name is 1 - l). The
-    paper names no default.
+    lenience: l in (0, 1]. 1 is the exact rule, and a smaller l keeps more. The notebook's knob of this name is 1 - l. The paper
+    names no default.
     """
 
     def __init__(self, lenience: float = 0.5) -> None:

@@ -1,9 +1,9 @@
-"""The match rule: keep a drafted token if the verifier, choosing for itself, chooses the same one.
+"""The match rule: keep a drafted token if the verifier's own draw is the same token.
 
-Let the verifier draw y from p; keep x if x = y, else put y in its place. Seen as a law this is the delta rule (the
-exact rule over a deterministic q): keep x with probability p(x), else draw from p without x, renormalised. It reads
-no q, so the stream has the law p over any draft at all. It is transformers' assisted generation where there are no
-draft logits (`GenerationMixin._assisted_decoding`, case 2) and SpecInfer's naive sampling (2305.09781).
+The verifier draws y from p. Keep x if x = y, else put y in its place. As a law this is the exact rule over a deterministic q: keep
+x with probability p(x), else draw from p without x, renormalised. The rule reads no q, so the output has the law p over any draft.
+It is transformers' assisted generation without draft logits (`GenerationMixin._assisted_decoding`, case 2), and SpecInfer's naive
+sampling (2305.09781).
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sdbench.sampling import Scored
 
 
 class Match(Memoryless):
-    """Keep what the verifier would have chosen itself.
+    """Keep the tokens that the verifier would have chosen itself.
 
     Reads the warped p. Greedy form: keep the tokens that are the verifier's most likely ones.
     """
@@ -33,5 +33,5 @@ class Match(Memoryless):
 
 
 def without(probs: Float[Tensor, "B V"], tokens: Int[Tensor, " B"]) -> Float[Tensor, "B V"]:
-    """probs without the mass that they give to tokens[b], renormalised."""
+    """Return probs without the mass of tokens[b], renormalised."""
     return normalised(probs.scatter(-1, tokens[:, None], 0.0))

@@ -5,19 +5,17 @@ neighbourhood of p:
 
     pi = clip(q, p/beta, p/alpha),    alpha <= 1 <= beta,
 
-with alpha and beta such that pi sums to one and KL(p||pi) = D. Keep x with probability min(1, p(x) / (alpha q(x))),
-else draw from norm((p/beta - q)+); then the stream's next token has the law pi. Where KL(p||q) <= D (1 + tolerance)
-every x is kept.
+with alpha and beta such that pi sums to one and KL(p||pi) = D. Keep x with probability min(1, p(x) / (alpha q(x))), else draw from
+norm((p/beta - q)+). The next token then has the law pi. Where KL(p||q) <= D (1 + tolerance), every x is kept.
 
-alpha is found as the notebook does: at most ten bisections of (0, 1), stopping within D (1 +- tolerance), else the
-last alpha that stayed below (1, the exact rule, if none did). beta follows from alpha, since what clipping at p/alpha
-takes away,
+As in the notebook, at most ten bisections of (0, 1) find alpha, and they stop within D (1 +- tolerance). Otherwise alpha is the
+last one that stayed below, or 1, the exact rule, if none did. Then beta follows: clipping at p/alpha takes mass away, and clipping
+at p/beta must give it back,
 
-    excess = sum (q - p/alpha)+,    clipping at p/beta must give back:    sum (p/beta - q)+ = excess.
+    excess = sum (q - p/alpha)+,    sum (p/beta - q)+ = excess.
 
-With the tokens in the order of p/q, a prefix of them is clipped from above and a suffix from below, so that running
-sums give all of this. (The notebook's index of that suffix is off by one, which leaves pi not quite normalised; here
-it is not.)
+In the order of p/q, a prefix of the tokens is clipped from above and a suffix from below, so running sums give all of this. (In the
+notebook the index of this suffix is off by one, so its pi is not quite normalised. Here it is.)
 """
 
 from __future__ import annotations
@@ -39,10 +37,10 @@ BISECTIONS = 10
 
 
 class Mentored(Memoryless):
-    """The exact rule against the distribution nearest to q within a Kullback-Leibler budget.
+    """Apply the exact rule against the distribution nearest to q within a Kullback-Leibler budget.
 
-    Reads the warped p and q. Greedy form: keep the tokens that are the verifier's most likely ones (of one-hot
-    distributions, the divergence is zero or infinite).
+    Reads the warped p and q. Greedy form: keep the tokens that are the verifier's most likely ones. (Between one-hot
+    distributions the divergence is zero or infinite.)
 
     budget: D in nats per token; 0 is the exact rule. The notebook tries 0, 0.1, 0.15 and 0.2 and names no default.
     tolerance: 0.2, by which D may be missed.
@@ -69,7 +67,7 @@ class Mentored(Memoryless):
     def bounds(
         self, p: Float[Tensor, "B K V"], q: Float[Tensor, "B K V"]
     ) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """alpha and beta at every place; alpha is 0 where every token is kept."""
+        """Return alpha and beta at every position. alpha is 0 where every token is kept."""
         one = torch.ones_like(p[..., 0])
         if self.budget == 0:
             return one, one
@@ -90,7 +88,7 @@ class Mentored(Memoryless):
 
 
 class _Sums(NamedTuple):
-    """Running sums over the tokens in the order of p/q: over the first j for entry j, or from j on (`behind`)."""
+    """Hold running sums over the tokens in the order of p/q: over the first j for entry j, or from j on (`behind`)."""
 
     slope: Float[Tensor, "B K V"]  # p/q, in rising order
     p: Float[Tensor, "B K V+1"]
@@ -98,11 +96,13 @@ class _Sums(NamedTuple):
     p_log_slope: Float[Tensor, "B K V+1"]
     behind_p: Float[Tensor, "B K V"]
     behind_q: Float[Tensor, "B K V"]
-    lacking: Float[Tensor, "B K V"]  # minus what clipping at p/beta gives back with beta at this slope: it rises
+    lacking: Float[
+        Tensor, "B K V"
+    ]  # minus the mass that clipping at p/beta gives back, with beta at this slope; it rises
 
     @staticmethod
     def of(p: Float[Tensor, "B K V"], q: Float[Tensor, "B K V"]) -> _Sums:
-        # A token that neither side gives mass may stand anywhere: first.
+        # A token without mass on both sides may come anywhere, so it comes first.
         slope, order = (p / q).nan_to_num(nan=0.0, posinf=inf).sort(-1)
         p, q = p.gather(-1, order), q.gather(-1, order)
         p_log_slope = torch.where(p > 0, p * slope.log(), 0.0)
@@ -112,11 +112,11 @@ class _Sums(NamedTuple):
         return _Sums(slope, ahead_p, ahead_q, ahead_log, behind_p, behind_q, lacking)
 
     def clipped(self, alpha: Float[Tensor, "B K"]) -> tuple[Float[Tensor, "B K"], Float[Tensor, "B K"]]:
-        """beta, and KL(p||pi), for each alpha."""
+        """Return beta and KL(p||pi) for each alpha."""
         alpha = alpha[..., None]
         above = torch.searchsorted(self.slope, alpha, right=True)
         excess = self.q.gather(-1, above) - self.p.gather(-1, above) / alpha
-        # beta lies where what clipping at p/beta gives back passes the excess.
+        # beta is the slope at which the mass that clipping at p/beta gives back passes the excess.
         below = torch.searchsorted(self.lacking, -excess).clamp(max=self.slope.shape[-1] - 1)
         mass = self.behind_p.gather(-1, below)
         beta = mass / (excess + self.behind_q.gather(-1, below))

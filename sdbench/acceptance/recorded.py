@@ -1,8 +1,7 @@
 """SIMULATED acceptance by a recording: the n-th verification of a sequence keeps as many tokens as the recording's n-th did.
 
-Every sequence replays it from its beginning; behind its end it begins anew. Where fewer tokens were drafted than were
-recorded, all of them are kept. No token is looked at, and what follows is the verifier's own: the stream is nobody's
-answer.
+Every sequence replays the recording from its beginning, and starts it again at its end. If fewer tokens were drafted than
+recorded, all are kept. The rule tests no token, and the verifier's own token follows. So the text is meaningless.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from sdbench.sampling import Scored
 
 
 class Recorded:
-    """lengths: accepted lengths, one for each verification. Remembers, for each row, how many it has replayed."""
+    """Replay accepted lengths. lengths: one for each verification. The memory of a row is the number of its verifications."""
 
     lossless_over: frozenset[ProposalKind] = NEVER
     simulated = True

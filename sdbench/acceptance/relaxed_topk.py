@@ -1,7 +1,7 @@
 """Relaxed acceptance of TensorRT-LLM (multi-token prediction of DeepSeek-R1: `mtp.py`, `mtpKernels.cu`).
 
-Keep x if it is among the verifier's `relaxed_topk` most likely tokens and p(x) >= max p - relaxed_delta
-(probabilities, an absolute gap). The proposer's q is not read.
+Keep x if it is among the verifier's `relaxed_topk` most likely tokens and p(x) >= max p - relaxed_delta, an absolute gap between
+probabilities. The rule does not read q.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from sdbench.validate import number, whole
 
 
 class RelaxedTopK(Memoryless):
-    """TensorRT-LLM's relaxed top-k test.
+    """Apply TensorRT-LLM's relaxed top-k test.
 
-    Reads the un-warped p; tokens that tie with the k-th are in. A replacement is drawn from the warped p. The source
-    has the greedy form only, in which that is the most likely token; there the test is applied between the tokens
-    that begin and end the thinking, here throughout.
+    Reads the un-warped p. Tokens that tie with the k-th are included. A replacement is drawn from the warped p. The source has only
+    the greedy form, which replaces by the most likely token. It applies the test only between the tokens that begin and end the
+    thinking; here the test applies to all tokens.
 
-    relaxed_topk, relaxed_delta: 10 and 0.01, the example of the library's documentation. Its defaults, 1 and 0.0, are
-    the strict greedy rule.
+    relaxed_topk, relaxed_delta: 10 and 0.01, the example in the library's documentation. Its defaults, 1 and 0.0, are the strict
+    greedy rule.
     """
 
     def __init__(self, relaxed_topk: int = 10, relaxed_delta: float = 0.01) -> None:

@@ -1,12 +1,12 @@
-"""SIMULATED acceptance at a given rate: what a system would cost with a draft of that quality, whatever the draft says.
+"""SIMULATED acceptance at a given rate: the cost of a system whose draft has that quality.
 
-No token is looked at. Each drafted token passes with the same probability a, given that those before it did, where a is
-such that of n drafted tokens the share `rate` is kept in the mean:
+The rule tests no token. Each drafted token passes with the same probability a, given that the tokens before it did. The choice of
+a keeps the share `rate` of n drafted tokens in the mean:
 
-    (a + a^2 + ... + a^n) / n = rate,
+    (a + a^2 + ... + a^n) / n = rate.
 
-so `rate` is the acceptance rate that the bench itself reports, accepted / proposed, and not a. What follows is the verifier's own
-token. The stream is nobody's answer: no quality is reported of it.
+So `rate` is the acceptance rate that the bench reports, accepted / proposed, and not a. The verifier's own token follows. The text
+is meaningless, so no quality is reported.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _BISECTIONS = 60  # down to the last bit of a double
 
 
 class Forced(Memoryless):
-    """rate: accepted / proposed drafted tokens. Reads neither p nor q; drawn at temperature 0 too."""
+    """Keep drafted tokens at a rate. rate: accepted / proposed. Reads neither p nor q, and is drawn at temperature 0 too."""
 
     simulated = True
 
@@ -43,7 +43,7 @@ class Forced(Memoryless):
 
 @cache
 def chance(rate: float, length: int) -> float:
-    """The chance a of each test under which the share `rate` of `length` drafted tokens is kept in the mean."""
+    """Return the probability a of each test that keeps the share `rate` of `length` drafted tokens in the mean."""
     low, high = 0.0, 1.0
     if rate in (low, high) or not length:
         return rate

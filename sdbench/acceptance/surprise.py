@@ -1,4 +1,4 @@
-"""The verifier's surprise at the drafted tokens, which the rules of Consultant Decoding and BiLD put a threshold on."""
+"""The verifier's surprise at the drafted tokens. Consultant Decoding and BiLD compare it with a threshold."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdbench.sampling import Scored
 
 
 def surprise(draft: Draft, p: Scored, warped: bool) -> Float[Tensor, "B K"]:
-    """-ln p(x) in nats, of the un-warped temperature-1 distribution or of the warped one."""
+    """Return -ln p(x) in nats. warped: of the warped distribution, in place of the un-warped one at temperature 1."""
     if warped:
         return -taken(p.probs, draft.tokens).log()
     logits = p.logits[:, : draft.tokens.shape[1]].to(wide(p.logits))

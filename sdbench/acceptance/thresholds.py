@@ -1,8 +1,8 @@
 """The two thresholds of SGLang (kernel `TreeSpeculativeSamplingTargetOnly`), for a chain.
 
-Keep x with probability min(1, p(x) / threshold_acc), and for certain if p(x) >= threshold_single; the first that
-fails is replaced by a sample from p without x, renormalised. The proposer's q is not read: it is taken for one-hot.
-With both thresholds at 1, the library's defaults, this is the match rule, lossless over any draft.
+Keep x with probability min(1, p(x) / threshold_acc), and always if p(x) >= threshold_single. A sample from p without x,
+renormalised, replaces the first token that fails. The rule does not read q and treats it as one-hot. With both thresholds at 1, the
+library's defaults, this is the match rule, which is lossless over any draft.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from sdbench.validate import number
 
 
 class Thresholds(Memoryless):
-    """SGLang's target-only test with two thresholds.
+    """Apply SGLang's target-only test with two thresholds.
 
     Reads the warped p. Greedy form: keep the tokens that are the verifier's most likely ones.
 
-    threshold_single, threshold_acc: `speculative_accept_threshold_single` and `..._acc`, both 1.0; smaller keeps more
-    (threshold_acc is held above 1e-9, as there).
+    threshold_single, threshold_acc: `speculative_accept_threshold_single` and `..._acc`, both 1.0. Smaller values keep more.
+    threshold_acc is at least 1e-9, as in the library.
     """
 
     def __init__(self, threshold_single: float = 1.0, threshold_acc: float = 1.0) -> None:

@@ -1,7 +1,7 @@
 """Typical acceptance (Medusa, Cai et al. 2401.10774; github FasterDecoding/Medusa, `evaluate_posterior`).
 
-Keep x if p(x) > min(posterior_threshold, posterior_alpha exp(-H(p))): the less certain the verifier, the less it asks
-for. The proposer's q is not read. A replacement is a sample from p. The stream's next token has the law
+Keep x if p(x) > min(posterior_threshold, posterior_alpha exp(-H(p))). The less certain the verifier is, the lower the threshold.
+The rule does not read q. A replacement is a sample from p. The next token has the law
 
     q(x) 1[x passes] + (q's mass that fails) p(x).
 """
@@ -15,13 +15,13 @@ from sdbench.validate import number
 
 
 class Typical(Memoryless):
-    """Medusa's typical acceptance, along a chain.
+    """Apply Medusa's typical acceptance, along a chain.
 
-    Reads the warped p (the paper's p is at the sampling temperature); the entropy H has its code's 1e-5 inside the
-    logarithm. Greedy form: keep the tokens that are the verifier's most likely ones.
+    Reads the warped p, because the paper's p is at the sampling temperature. The entropy H has 1e-5 inside the logarithm, as in the
+    code. Greedy form: keep the tokens that are the verifier's most likely ones.
 
-    posterior_threshold: 0.09, and posterior_alpha: 0.3, its square root, as the code's callers pass them (the default
-    arguments of `evaluate_posterior` have the two swapped).
+    posterior_threshold: 0.09. posterior_alpha: 0.3, its square root. The code's callers pass these values. (The default arguments
+    of `evaluate_posterior` have the two swapped.)
     """
 
     def __init__(self, posterior_threshold: float = 0.09, posterior_alpha: float = 0.3) -> None:

@@ -1,11 +1,12 @@
-"""A verdict between two arms, of one run or of two: is the second faster, and is it as good?
+"""Give a verdict between two arms, of one run or of two: is the second faster, and is it as good?
 
-Speed: faster or slower if the 95 % interval of the speed ratio lies above or below 1 and the paired test, adjusted for how many
-pairs of arms are asked about (Holm), says so too, over ten units at least; else indistinguishable. A void arm's speed counts for
-nothing. Quality: as good if the interval of the difference lies above -margin; worse if it lies below 0 and that is not shown; else
-undecided.
-Two arms of one run decoded the same prompts in turn and are paired. Arms of two runs are paired by prompt where the prompts'
-SHA-256 is the same, else held against each other as two groups; on other hardware their speeds are not compared at all.
+Speed: "faster" or "slower" needs three things. The 95 % interval of the speed ratio lies above or below 1. The paired test is
+significant, adjusted by Holm's method for the number of pairs of arms. There are at least ten units. Otherwise the verdict is
+"indistinguishable". The speed of a void arm is not compared.
+Quality: "as good" if the interval of the difference lies above -margin; "worse" if it lies below 0 and is not "as good";
+otherwise "undecided". Two arms of one run decoded the same prompts in turn and are paired. Arms of two runs are paired by
+prompt if the prompts have the same SHA-256; otherwise they are compared as two groups. On different hardware their speeds
+are not compared.
 """
 
 from __future__ import annotations
@@ -15,12 +16,13 @@ from typing import Any
 
 import numpy as np
 
-from sdbench.analysis import metrics, statistics
+from sdbench.analysis.compare_inputs import Differences, Side, differences, sides
+from sdbench.analysis.metrics.quality import prompt_scores
+from sdbench.analysis.metrics.speed import log_ratios, log_speeds, ratio_estimate, unit_column
 from sdbench.analysis.report.grid import interval as interval_text, probability
-from sdbench.analysis.multiplicity import holm
-from sdbench.analysis.power import detectable_difference, detectable_speedup
-from sdbench.analysis.sides import Differences, Side, sides, tell_apart
-from sdbench.analysis.unpaired import difference, score_difference
+from sdbench.analysis.stats.intervals import FEWEST_PROMPTS, FEWEST_UNITS
+from sdbench.analysis.stats.power import detectable_difference, detectable_speedup
+from sdbench.analysis.stats.tests import holm, non_inferiority, two_sample_difference, two_sample_scores
 from sdbench.errors import InputError
 
 FASTER, SLOWER, INDISTINGUISHABLE = "faster", "slower", "indistinguishable"
@@ -30,9 +32,12 @@ LEVEL = 0.05
 
 
 def compare(words: Sequence[str], arms: str | None = None, margin: float | None = None) -> dict[str, Any]:
-    """The document of `sdbench compare`: {"comparisons": [...]}, one for each pair that the words name.
+    """Make the document of `sdbench compare`: {"comparisons": [...]}, one for each pair that the words name.
 
-    margin: of the non-inferiority test; that of the first run if None.
+    Args:
+        words: folders of runs, or DIR:arm.
+        arms: two names, separated by a comma.
+        margin: of the non-inferiority test; None: the margin of the first run.
 
     Raises:
         InputError: the words name no pair, or one that cannot be compared.
@@ -51,16 +56,16 @@ def compare(words: Sequence[str], arms: str | None = None, margin: float | None 
 
 
 def comparison(first: Side, second: Side, margin: float | None = None) -> dict[str, Any]:
-    """What is said of the second side against the first."""
-    apart = tell_apart(first, second)
+    """Compare the second side with the first."""
+    apart = differences(first, second)
     notes = list(apart.noted)
     if apart.pairing is not None:
         notes.append(f"unpaired, as {apart.pairing}")
     for side in (first, second):
         if side.summary.get("shared_device"):
-            notes.append(f"another job ran on the device of {side.name}: its speed is not to be trusted")
+            notes.append(f"another job ran on the device of {side.name}: do not trust its speed")
         if side.summary.get("simulated_acceptance"):
-            notes.append(f"what {side.name} accepts was forced, not tested")
+            notes.append(f"the acceptance of {side.name} was forced, not tested")
         if side.summary.get("degenerate"):
             notes.append(f"{side.name} repeats itself: its speed is worth nothing")
     if first.summary["mode"] != second.summary["mode"]:
@@ -79,31 +84,34 @@ def comparison(first: Side, second: Side, margin: float | None = None) -> dict[s
 def _speed(first: Side, second: Side, apart: Differences) -> dict[str, Any]:
     void = [side.name for side in (first, second) if side.summary.get("void")]
     if void:
-        return {"verdict": REFUSED, "reason": f"{' and '.join(void)} wrote other greedy tokens than the baseline: void"}
+        why = "other greedy tokens than the baseline's, or numbers that are not finite"
+        return {"verdict": REFUSED, "reason": f"{' and '.join(void)} gave {why}: void"}
     if apart.hardware is not None:
         return {"verdict": REFUSED, "reason": apart.hardware}
     base, other = first.sequences.assign(arm="first"), second.sequences.assign(arm="second")
     if apart.pairing is None:
-        values = statistics.log_ratios(other, base).to_numpy()
+        values = log_ratios(other, base).to_numpy()
         if not len(values):
-            return {"verdict": INDISTINGUISHABLE, "reason": "no prompt was decoded by both", "n": 0}
-        made = statistics.ratio_estimate(values)
+            return {"verdict": INDISTINGUISHABLE, "reason": "no prompt has a decoding speed under both arms", "n": 0}
+        made = ratio_estimate(values)
         value, interval, bca, p, smallest = made.value, made.ci95, made.ci95_bca, made.p, made.smallest
         n: int | list[int] = made.units
     else:
-        groups = [statistics.log_speeds(rows).to_numpy() for rows in (base, other)]
-        gap = difference(*groups)
+        groups = [log_speeds(rows).to_numpy() for rows in (base, other)]
+        if not all(map(len, groups)):
+            return {"verdict": INDISTINGUISHABLE, "reason": "an arm has no decoding speed", "n": [*map(len, groups)]}
+        gap = two_sample_difference(*groups)
         value, p, bca, smallest = float(np.exp(gap.value)), gap.p, None, detectable_speedup(*groups)
         interval = None if gap.ci95 is None else (float(np.exp(gap.ci95[0])), float(np.exp(gap.ci95[1])))
         n = [len(group) for group in groups]
     return {
-        "verdict": INDISTINGUISHABLE,  # until it is known how many comparisons there are
+        "verdict": INDISTINGUISHABLE,  # `compare` decides when it knows the number of comparisons
         "ratio": value,
         "ci95": interval,
         "ci95_bca": bca,
         "p": p,
         "n": n,
-        "unit": statistics.unit_column(base),
+        "unit": unit_column(base),
         "minimum_detectable_effect": smallest,
     }
 
@@ -111,15 +119,15 @@ def _speed(first: Side, second: Side, apart: Differences) -> dict[str, Any]:
 def _quality(first: Side, second: Side, apart: Differences, margin: float) -> dict[str, Any]:
     if apart.scoring is not None:
         return {"verdict": REFUSED, "reason": apart.scoring, "margin": margin}
-    base, other = (metrics.prompt_scores(side.sequences) for side in (first, second))
+    base, other = (prompt_scores(side.sequences) for side in (first, second))
     n: int | list[int]
     if apart.pairing is None:
-        pairs = statistics.non_inferiority(other, base, margin).pairs
+        pairs = non_inferiority(other, base, margin).pairs
         value, interval, p, test, n = pairs.difference, pairs.ci95, pairs.p, pairs.test, pairs.prompts
         smallest = detectable_difference(pairs.values)
     else:
         groups = base.to_numpy(dtype=float), other.to_numpy(dtype=float)
-        gap = score_difference(*groups)
+        gap = two_sample_scores(*groups)
         value, interval, p, test, n = gap.value, gap.ci95, gap.p, gap.test, [len(group) for group in groups]
         smallest = detectable_difference(*groups)
     if np.isnan(value):
@@ -137,8 +145,8 @@ def _quality(first: Side, second: Side, apart: Differences, margin: float) -> di
 
 
 def speed_verdict(interval: Sequence[float] | None, units: int, p: float | None) -> str:
-    """Of the 95 % interval of the speed ratio, the number of units, and the (adjusted) p of no difference."""
-    if interval is None or interval[0] <= 1 <= interval[1] or units < statistics.FEWEST_UNITS:
+    """Decide on speed. interval: of the speed ratio, 95 %; units: their number; p: of no difference, adjusted."""
+    if interval is None or interval[0] <= 1 <= interval[1] or units < FEWEST_UNITS:
         return INDISTINGUISHABLE
     if p is not None and p >= LEVEL:
         return INDISTINGUISHABLE
@@ -146,7 +154,7 @@ def speed_verdict(interval: Sequence[float] | None, units: int, p: float | None)
 
 
 def quality_verdict(interval: Sequence[float] | None, margin: float) -> str:
-    """Of the 95 % interval of the score's difference: a small loss that is shown to lie within the margin is as good."""
+    """Decide on quality from the 95 % interval of the score's difference. A loss that lies within the margin is as good."""
     if interval is None:
         return UNDECIDED
     if interval[0] > -margin:
@@ -155,20 +163,20 @@ def quality_verdict(interval: Sequence[float] | None, margin: float) -> str:
 
 
 def text(document: dict[str, Any]) -> str:
-    """The verdicts for reading."""
+    """Write the verdicts for reading."""
     blocks = []
     for item in document["comparisons"]:
         first, second = (f"{item[side]['arm']} ({item[side]['run']})" for side in ("first", "second"))
         lines = [
             f"{second} against {first}",
-            f"  speed    {_said_of_speed(item)}",
-            f"  quality  {_said_of_quality(item)}",
+            f"  speed    {_speed_text(item)}",
+            f"  quality  {_quality_text(item)}",
         ]
         blocks.append("\n".join([*lines, *(f"  note     {note}." for note in item["notes"])]))
     return "\n".join(blocks)
 
 
-def _said_of_speed(item: dict[str, Any]) -> str:
+def _speed_text(item: dict[str, Any]) -> str:
     speed = item["speed"]
     if "reason" in speed:
         return f"{speed['verdict']}: {speed['reason']}."
@@ -180,13 +188,14 @@ def _said_of_speed(item: dict[str, Any]) -> str:
     )
 
 
-def _said_of_quality(item: dict[str, Any]) -> str:
+def _quality_text(item: dict[str, Any]) -> str:
     quality = item["quality"]
     if "reason" in quality:
         return f"{quality['verdict']}: {quality['reason']}."
     effect = quality["minimum_detectable_effect"]
     return (
-        f"{quality['verdict']} (margin {quality['margin']}): {quality['difference']:+.3f} {interval_text(quality['ci95'], 3, True)}, "
+        f"{quality['verdict']} (margin {quality['margin']}): {quality['difference']:+.3f} "
+        f"{interval_text(quality['ci95'], 3, True)}, "
         f"{quality['test']} p {probability(quality['p_holm'])}, n = {_count(quality['n'])} {_unit('prompt_id', item)}"
         f"{_few(quality['n'])}" + ("" if effect is None else f", detectable from {effect:.3f}")
     )
@@ -202,4 +211,4 @@ def _count(n: int | list[int]) -> str:
 
 def _few(n: int | list[int]) -> str:
     least = n if isinstance(n, int) else min(n)
-    return f" (few: rough below {statistics.FEWEST_PROMPTS})" if least < statistics.FEWEST_PROMPTS else ""
+    return f" (few: rough below {FEWEST_PROMPTS})" if least < FEWEST_PROMPTS else ""

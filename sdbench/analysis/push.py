@@ -1,7 +1,7 @@
-"""Finished runs to Weights & Biases, later, each once.
+"""Send finished runs to Weights & Biases, each once.
 
-A run's W&B id is a name of its measurement, kept in its folder, so that W&B itself sees the same run again; `pushed.json` in the
-folder says where it has been sent. A sweep's runs carry the sweep's name as their group.
+The W&B id of a run names its measurement and lies in its folder, so W&B recognises a run that it gets again. `pushed.json`
+in the folder lists where the run was sent. The runs of a sweep have the sweep's name as their group.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ def push(
     Args:
         places: folders of runs, or folders that hold them.
         mode: `online`, or `offline`: files in the run's folder, for `wandb sync`.
-        project, entity: where they go; None: as each run's config says.
+        project, entity: the destination; None: as each run's config says.
 
     Returns:
-        {"sent": [{"out", "id", "destination"}], "skipped": [out], "unfinished": [out], "failed": [{"out", "reason"}]}: a run that
-        fails to be sent does not hold up the others, and is sent the next time.
+        {"sent": [{"out", "id", "destination"}], "skipped": [out], "unfinished": [out], "failed": [{"out", "reason"}]}. A
+        run that could not be sent does not stop the others; the next call sends it.
     """
     document: dict[str, Any] = {"sent": [], "skipped": [], "unfinished": [], "failed": []}
     for folder in run_folders(places):
@@ -53,7 +53,7 @@ def push(
 
 
 def _push(folder: RunFolder, mode: str, project: str | None, entity: str | None) -> dict[str, str] | None:
-    """Send one run: its id and where it went; None if it is there already."""
+    """Send one run; None if it is there already."""
     run = load(folder.path)
     named = run.config.get("tracker") or {}
     goes: str = project or named.get("project") or _PROJECT
@@ -63,7 +63,7 @@ def _push(folder: RunFolder, mode: str, project: str | None, entity: str | None)
         return None
     figures = sorted((folder.path / "report" / "figures").glob("*.png"))
     if not figures:
-        figures = sorted(report([folder.path]).parent.rglob("*.png"))
+        figures = sorted(report([folder.path], png=True).parent.rglob("*.png"))
     mirror = WandbRun(
         mode, goes, entity, named.get("group"), named.get("tags") or (), run.config, folder.path.name, folder.path,
         folder.measurement,

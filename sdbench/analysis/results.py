@@ -1,10 +1,10 @@
-"""Results read back for analysis, in a notebook's three lines: a finished run's folder, or what of one was kept.
+"""Open a finished run, or a kept part of one, for analysis in a notebook.
 
     from sdbench.analysis.results import read
     results = read("results/default")
     results.arms[["speedup", "quality"]]
 
-A kept folder has no traces (`rounds`, `steps`): everything here is made from its summary and its sequences.
+A kept folder has no traces (`rounds`, `steps`). So everything here comes from the summary and the sequences.
 """
 
 from __future__ import annotations
@@ -19,8 +19,11 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sdbench.analysis import metrics, statistics, style
-from sdbench.analysis.rows import usable
+from sdbench.analysis.figures import style
+from sdbench.analysis.metrics.quality import prompt_scores
+from sdbench.analysis.metrics.speed import log_ratios, speedup
+from sdbench.analysis.stats.intervals import Estimate
+from sdbench.analysis.tables import usable
 from sdbench.errors import InputError
 
 
@@ -36,7 +39,7 @@ class Results:
 
     @cached_property
     def arms(self) -> pd.DataFrame:
-        """A row per arm, in the comparison's order: `family`, and every metric of the summary that is one value."""
+        """A row per arm, in the order of the comparison: `family`, and every metric that is a single value."""
         rows = {
             name: {"family": style.family(name), **{key: value for key, value in arm.items() if _single(value)}}
             for name, arm in self.summary["arms"].items()
@@ -44,7 +47,7 @@ class Results:
         return pd.DataFrame.from_dict(rows, orient="index").rename_axis("arm")
 
     def of(self, arm: str) -> pd.DataFrame:
-        """The sequences of an arm, without blocks in which one failed.
+        """Select the sequences of an arm, without blocks in which one failed.
 
         Raises:
             InputError: there is no such arm.
@@ -54,19 +57,19 @@ class Results:
         clean = usable({"sequences": self.sequences})["sequences"]
         return clean[clean["arm"] == arm]
 
-    def compare(self, arm: str, other: str) -> statistics.Estimate:
-        """How many times as fast an arm is as another: paired over prompts, with its 95 % interval."""
-        return statistics.speedup(self.of(arm), self.of(other))
+    def compare(self, arm: str, other: str) -> Estimate:
+        """Estimate the speed of an arm over another's: paired over prompts, with its 95 % interval."""
+        return speedup(self.of(arm), self.of(other))
 
     def knob(self, arm: str, name: str) -> Any:
-        """A knob of an arm's config by its path, such as `proposer.rule.threshold`; None where it has none."""
+        """Read a knob of an arm's config by its path, such as `proposer.rule.threshold`; None if the arm lacks it."""
         value: Any = self.summary["arms"][arm]["config"]
         for key in name.split("."):
             value = value.get(key) if isinstance(value, Mapping) else None
         return value
 
     def members(self, family: str) -> list[str]:
-        """The arms of a family: the arm of that name, or all points of its grid."""
+        """List the arms of a family: the arm of that name, or all points of its grid."""
         return [name for name in self.summary["arms"] if style.family(name) == family]
 
     @cached_property
@@ -75,20 +78,20 @@ class Results:
         baseline = self.summary["baseline"]
         base = self.of(baseline)
         others = [name for name in self.summary["arms"] if name != baseline]
-        table = pd.DataFrame({name: statistics.log_ratios(self.of(name), base) for name in others})
+        table = pd.DataFrame({name: log_ratios(self.of(name), base) for name in others})
         return table.assign(**{baseline: 0.0})
 
     @cached_property
     def scores(self) -> pd.DataFrame:
-        """The mean score of each prompt, a column per arm; empty where the task has none."""
-        return pd.DataFrame({name: metrics.prompt_scores(self.of(name)) for name in self.summary["arms"]})
+        """The mean score of each prompt, a column per arm; empty for a task without scores."""
+        return pd.DataFrame({name: prompt_scores(self.of(name)) for name in self.summary["arms"]})
 
 
 def read(folder: Path | str) -> Results:
-    """Read a finished run, or what was kept of one.
+    """Read a finished run, or the kept part of one.
 
     Raises:
-        InputError: the folder lacks one of the four files that results consist of.
+        InputError: the folder lacks `config.yaml`, `environment.json`, `summary.json` or `sequences.parquet`.
     """
     path = Path(folder)
     try:

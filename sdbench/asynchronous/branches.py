@@ -37,9 +37,9 @@ class DraftedBranches:
     """
 
     base: int
-    tokens: list[Int[Tensor, "B M"]]
-    logits: list[Float[Tensor, "B M V"]]
-    own: list[Float[Tensor, "B M V"]]
+    tokens: list[Int[Tensor, "B _"]]
+    logits: list[Float[Tensor, "B _ V"]]
+    own: list[Float[Tensor, "B _ V"]]
     only: int | None = None
 
     @property

@@ -196,6 +196,7 @@ class AsyncDrafter(ABC):
             return Draft(none, none.sum(1), None, self.kind)
         number = len(self._sent)
         self._sent.append(_Sent(trace.round, sequences, self._asked, wanted, perf_counter()))
+        trace.watch(self.name, speculation.logits, [row if on else -1 for row, on in enumerate(active)])
         full = speculation.length == self._full
         return Draft(
             speculation.tokens.to(device),

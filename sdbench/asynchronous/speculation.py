@@ -4,7 +4,7 @@ While the verifier works on a speculation s_1 .. s_K, the server drafts the next
 tokens, then the verifier's own token t. If the cache holds a speculation for the outcome (a hit), the server sends it at once.
 Otherwise (a miss) a back-up drafts one. While the verifier is busy, the server builds the next cache in three steps:
 
-    GLUE   one forward reads the outcome's token and the speculation in their places;
+    GLUE   one forward reads the outcome's token and the speculation at their positions;
     FORK   behind each k it takes the F_k tokens that the draft finds most likely, without s_{k+1}, which was rejected there;
     TREE   it drafts K tokens behind all of them at once, with one forward for each depth.
 

@@ -119,7 +119,9 @@ class _PearlBatch(Batch):
         if judging.any():
             reading = state.ahead(state.length + self.pending, judging)
             num_logits = int(self.pending[judging].max()) + 1
-            logits = method.target.read(reading, reading.length, "verify", num_logits=num_logits).logits
+            output = method.target.read(reading, reading.length, "verify", num_logits=num_logits)
+            # A row with fewer pending tokens than others has padding at its first places.
+            logits = self.law.scored(reading, output, (reading.length - num_logits + 1).tolist()).logits
         new = proposer.receive(ahead, g) if drafting.any() else None
         if new is not None and new.tokens.shape[1] == 0:
             new, drafting = None, np.zeros_like(drafting)  # the draft is lost

@@ -18,6 +18,7 @@ from sdbench import validate
 from sdbench.acceptance.base import AcceptanceRule, verify
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding.base import Finished, Request, Row, slots_needed
+from sdbench.decoding.target_law import TargetLaw
 from sdbench.device import synchronise
 from sdbench.drafting.base import Proposer
 from sdbench.drafting.no_draft import NoDraft
@@ -122,6 +123,7 @@ class Batch:
             trace,
         )
         self.rows: list[Row | None] = [None] * rows
+        self.law = TargetLaw(method.target, rows, max_new_tokens)
         self.memory = method.rule.start(rows)
         self.fresh_memory = method.rule.start(rows)
         self.prefill_seconds = 0.0
@@ -165,8 +167,9 @@ class Batch:
         state.length[index], state.active[index] = length, True
         method.proposer.prompt(state, index, self._key())
         method.target.reset(index)
-        logits = method.target.read(state, state.length, "prefill", row=index).logits[:, -1]
-        scored = state.sampler.score(logits)
+        self.law.start(index, request.tokens)
+        output = method.target.read(state, state.length, "prefill", row=index)
+        scored = self.law.scored(state, output, [length], row=index)[:, -1]
         key = self._key() / "prefill"
         one = Key(key.streams[index : index + 1], key.rounds[index : index + 1], key.path)
         token = state.sampler.draw(scored, one)
@@ -199,7 +202,7 @@ class Batch:
             state.place_many(draft.tokens, state.length)
         lengths = state.length.tolist()
         output = method.target.read(state, [length + K for length in lengths], "verify", num_logits=K + 1)
-        p = state.sampler.score(output.logits, output.best)
+        p = self.law.scored(state, output, lengths)
         # The verdict is the round's only synchronisation. It gives the kept tokens for the stop rule too.
         decided, law = verify(method.rule, draft, p, self.memory, state.sampler, key)
         if law is not None and law.memory is not None:

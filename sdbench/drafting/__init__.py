@@ -1,4 +1,4 @@
-"""Proposers, and the policies that choose how far to draft."""
+"""Proposers, and the policies that say how far they draft."""
 
 from sdbench.drafting.base import Proposer as Proposer
 from sdbench.drafting.lengths import Fixed as Fixed, LengthPolicy as LengthPolicy, StopWhenUnsure as StopWhenUnsure

@@ -1,9 +1,9 @@
 """Log the rank of the verifier's own token in the draft's order, in every run. The ranks are computed off the clock.
 
-The hit rate of a speculation cache (SSD, 2603.03251) follows from these ranks for any fan-out, without a run of SSD: the cache
+The hit rate of a speculation cache (SSD, 2603.03251) follows from these ranks for any fan-out, without a run of SSD. The cache
 holds an outcome of k accepted tokens if its rank is at most F_k. Behind k < K accepted tokens the order is that of the draft's
-distribution there, without the rejected token. Behind a whole draft it is the order behind its last token, which the next
-draft's first step gives. The rank of a sequence's first token is its rank behind the prompt.
+distribution there, without the rejected token. Behind a whole draft it is the order behind its last token, which the next draft's
+first step gives. The rank of a sequence's first token is its rank behind the prompt.
 """
 
 from __future__ import annotations

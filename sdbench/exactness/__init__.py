@@ -1,4 +1,4 @@
-"""The oracle: tabular language models, and the enumeration of what a method really samples from."""
+"""The exactness oracle: tabular language models, and the enumeration of a method's exact output law."""
 
 from sdbench.exactness.oracle import (
     LOSSLESS as LOSSLESS,

@@ -1,8 +1,8 @@
-"""The exactness oracle: what a method really samples from, by walking through every outcome of every choice.
+"""The exactness oracle: it walks through every outcome of every choice, and so finds a method's exact output law.
 
-All randomness of a decoder goes through `choose`. `Walk` takes the place of the hash there: it replays a prefix of choices and
-then takes the first outcome of positive weight, adding up the probability of the path; `output_law` visits every path once,
-depth first. The law that comes out is exact, so a method is lossless if and only if its distance to the target's law
+All randomness of a decoder goes through `choose`. `Walk` replaces the hash there. It replays a prefix of choices, then takes the
+first outcome of positive weight, and multiplies the probabilities of the path. `output_law` visits every path once, depth first.
+The law is exact, so a method is lossless if and only if its distance to the target's law
 
     TV = 1/2 sum_y | law(y) - target(y) |
 
@@ -30,7 +30,10 @@ LOSSLESS = 1e-12
 
 @dataclass
 class Walk:
-    """Choices that follow one path: `prefix` first, then always the first possible outcome."""
+    """Choose along one path: `prefix` first, then always the first possible outcome.
+
+    trail: the chosen index and the possible ones of each choice. weight: the probability of the path.
+    """
 
     prefix: list[int] = field(default_factory=list)
     trail: list[tuple[int, list[int]]] = field(default_factory=list)
@@ -50,7 +53,7 @@ class Walk:
 
 
 def output_law(run: Callable[[Walk], Any]) -> dict[Any, float]:
-    """The exact law of what `run` returns (hashable), over every path of its choices."""
+    """Return the exact law of the value that `run` returns (hashable), over all paths of its choices."""
     law: dict[Any, float] = {}
     pending: list[list[int]] = [[]]
     while pending:
@@ -65,7 +68,7 @@ def output_law(run: Callable[[Walk], Any]) -> dict[Any, float]:
 
 
 def total_variation(law: dict[Any, float], other: dict[Any, float]) -> float:
-    """Half the sum of absolute differences of two laws."""
+    """Return half the sum of absolute differences of two laws."""
     return sum(abs(law.get(key, 0.0) - other.get(key, 0.0)) for key in law.keys() | other.keys()) / 2
 
 
@@ -76,7 +79,10 @@ def distance_from_target(
     prompt: tuple[int, ...] = (0,),
     sampling: Sampling | None = None,
 ) -> float:
-    """TV between the law of the decoder's `length` tokens behind `prompt` and the target's own, temperature 1 by default."""
+    """Return the TV between the law of the decoder's `length` tokens behind `prompt` and the target's own.
+
+    sampling: None is temperature 1, at which the target's tables are its own law.
+    """
 
     def run(walk: Walk) -> tuple[int, ...]:
         requests = [Request(list(prompt), "prompt")]

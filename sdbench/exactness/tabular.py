@@ -1,8 +1,8 @@
-"""Tabular language models: a next-token table for every context, and nothing else.
+"""Tabular language models: a table of next-token distributions, one for every context.
 
-Small enough for their law to be enumerated. A tabular model sees its context only through slots and mask, as a real one does:
-each query collects the tokens of the slots that it sees, in the order of their positions, and looks that context up. So what is
-proved with it holds for the bookkeeping of slots and masks too.
+They are small enough that their law can be enumerated. A tabular model sees its context only through slots and mask, as a real
+model does. Each query collects the tokens of the slots that it sees, in the order of their positions, and looks up this context.
+So a proof with tabular models also covers the use of slots and masks.
 """
 
 from __future__ import annotations
@@ -19,7 +19,10 @@ from sdbench.lm.programs.execution import Execution
 
 
 class TabularModel(LanguageModel):
-    """Random next-token tables over V tokens, drawn from (seed, context); sharpness scales their logits."""
+    """Random next-token tables over V tokens, drawn from (seed, context).
+
+    sharpness: the standard deviation of the logits.
+    """
 
     def __init__(self, name: str, vocab: int, seed: int, sharpness: float = 1.5) -> None:
         super().__init__(name, vocab, torch.device("cpu"), Execution())
@@ -27,7 +30,7 @@ class TabularModel(LanguageModel):
         self.tables: dict[tuple[int, ...], Tensor] = {}
 
     def table(self, context: tuple[int, ...]) -> Float[Tensor, " V"]:
-        """The distribution of the token behind `context`, float64."""
+        """Return the distribution of the token behind `context`, in float64."""
         if context not in self.tables:
             number = self.seed
             for token in context:
@@ -97,7 +100,7 @@ class TabularModel(LanguageModel):
 
 
 def sequence_law(model: TabularModel, prompt: tuple[int, ...], length: int) -> dict[tuple[int, ...], float]:
-    """The probability of every continuation of `length` tokens under the model."""
+    """Return the probability of every continuation of `length` tokens under the model."""
     law = {(): 1.0}
     for _ in range(length):
         law = {

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from sdbench import validate
 from sdbench.asynchronous.drafter import AsyncDrafter
 from sdbench.decoding.base import Decoder
 from sdbench.errors import InputError
@@ -24,6 +25,7 @@ class Arm:
     config: dict[str, Any]
     decoder: Decoder
     threads: int | None = None
+    not_finite: str | None = None  # where its numbers first were not finite, set once a block is decoded
 
     @property
     def apart(self) -> set[str]:
@@ -98,8 +100,8 @@ def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageMod
     for name, config in configs.items():
         knobs = dict(config)
         threads = knobs.pop("threads", None)
-        if threads is not None and (not isinstance(threads, int) or isinstance(threads, bool) or threads < 1):
-            raise InputError(f"arms.{name}.threads is {threads!r}; it must be a whole number of at least 1.")
+        if threads is not None:
+            validate.whole(f"arms.{name}.threads", threads, 1)
         decoder = build(knobs, Roles(family, name), f"arms.{name}")
         if not hasattr(decoder, "generate"):
             raise InputError(f"arms.{name}: {config.get('_target_')} is no decoder.")

@@ -7,12 +7,16 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any
 
-from sdbench.analysis.rows import ERROR
-from sdbench.decoding.base import Request
+import torch
+
+from sdbench.analysis.tables import ERROR
+from sdbench.decoding.base import Finished, Request
 from sdbench.errors import ScoringError
 from sdbench.harness.arms import Arm
 from sdbench.harness.plan import Plan
-from sdbench.lm.trace import Trace
+from sdbench.lm.probe import first_not_finite
+from sdbench.lm.trace import NotFinite, Trace
+from sdbench.lm.transformer import Transformer
 from sdbench.tasks.base import Prompt
 from sdbench.tasks.pieces import pieces
 
@@ -46,6 +50,9 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
     )
     wall = perf_counter() - begun - trace.outside
     trace.close()
+    if trace.not_finite is not None and arm.not_finite is None:
+        arm.not_finite = _where(arm, trace.not_finite, requests, finished)
+        print(f"sdbench: {arm.name}: {arm.not_finite}. Its row is void.", file=sys.stderr)
     decode_seconds = wall - sum(item.prefill_seconds for item in finished)
     by_id = {prompt.id: prompt for prompt, _ in prompts}
     common = {"arm": arm.name, "repeat": repeat, "block": block}
@@ -81,3 +88,19 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
     for row in trace.steps:
         row.update(common)
     return {"sequences": sequences, "rounds": trace.rounds, "steps": trace.steps}
+
+
+def _where(arm: Arm, found: NotFinite, requests: Sequence[Request], finished: Sequence[Finished]) -> str:
+    """Say where an arm's numbers first were not finite: the model, the prompt, the round, and the module of the model."""
+    request = requests[found.sequence]
+    when = "in the prefill" if found.round < 0 else f"in round {found.round}"
+    said = f"the logits of {found.role} are not finite {when} of the prompt '{request.name}'"
+    model = next((model for model in arm.decoder.models if model.name == found.role), None)
+    if isinstance(model, Transformer):
+        answer = next((item.tokens for item in finished if item.request is request), [])
+        ids = torch.tensor([[*request.tokens, *answer]], device=model.device).clamp(max=model.embedded - 1)
+        module = first_not_finite(model.model, ids)
+        said += (
+            f", first in the output of {module}" if module else ", though one forward over the whole answer is finite"
+        )
+    return said

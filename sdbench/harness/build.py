@@ -1,41 +1,48 @@
 """From a config to objects: each mapping with a `_target_` becomes a call of that class.
 
-A parameter that is annotated as a `LanguageModel` is given by the name of its role. So a new rule, drafter or decoder is a class
-and a YAML file; nothing here has to know it.
+A parameter whose type is `LanguageModel` is given by the name of its role. So a new rule, drafter or decoder is a class and a YAML
+file; nothing here has to know it.
 """
 
 from __future__ import annotations
 
+import builtins
 import importlib
 import inspect
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
+from sdbench import validate
 from sdbench.errors import InputError
 from sdbench.harness.aliases import ALIASES
 from sdbench.lm.model import LanguageModel
 
 
 def build(config: Any, models: Mapping[str, LanguageModel], where: str) -> Any:
-    """The object that `config` describes. where: its place in the config, for messages."""
+    """Return the object that `config` describes. where: its place in the config, for messages. Errors: InputError."""
     if isinstance(config, list):
         return [build(item, models, f"{where}[{i}]") for i, item in enumerate(config)]
     if not isinstance(config, dict) or "_target_" not in config:
         return config
-    made = locate(config["_target_"], where)
+    target = config["_target_"]
+    made = locate(target, where)
     parameters = inspect.signature(made).parameters
     free = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    hints = hints_of(made)
     arguments = {}
     for name, value in config.items():
         if name == "_target_":
             continue
         if name not in parameters and not free:
-            known = ", ".join(parameters)
-            raise InputError(f"{where}: {config['_target_']} has no knob '{name}'; it has: {known}.")
-        if isinstance(value, str) and name in parameters and _is_model(parameters[name]):
+            raise validate.unknown(f"{where}: {target} has no knob", name, parameters, "it has")
+        hint = hints.get(name, Any)
+        if _is_model(hint) and value is not None:
+            if not isinstance(value, str):
+                raise InputError(f"{where}.{name} is {validate.shown(value)}; it must name a role, such as draft.")
             arguments[name] = models[value]
         else:
             arguments[name] = build(value, models, f"{where}.{name}")
+            validate.conforms(f"{where}.{name}", arguments[name], hint)
     missing = [
         name
         for name, parameter in parameters.items()
@@ -44,7 +51,7 @@ def build(config: Any, models: Mapping[str, LanguageModel], where: str) -> Any:
         and name not in arguments
     ]
     if missing:
-        raise InputError(f"{where}: {config['_target_']} needs {', '.join(missing)}.")
+        raise InputError(f"{where}: {target} needs {', '.join(missing)}.")
     try:
         return made(**arguments)
     except InputError as error:
@@ -53,18 +60,39 @@ def build(config: Any, models: Mapping[str, LanguageModel], where: str) -> Any:
         raise InputError(f"{where}: a value has the wrong type ({error}).") from error
 
 
-def locate(path: str, where: str) -> Any:
+def locate(path: Any, where: str) -> Any:
     """Import the class at a dotted path, which may be an old one (`sdbench.harness.aliases`)."""
+    if not isinstance(path, str):
+        raise InputError(f"{where}._target_ is {validate.shown(path)}; it must be the dotted path of a class.")
     module, _, name = ALIASES.get(path, path).rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
         raise InputError(f"{where}: there is no '{path}' to import ({error}).") from error
+    if not callable(found):
+        raise InputError(f"{where}: {path} is no class.")
+    return found
 
 
-def _is_model(parameter: inspect.Parameter) -> bool:
-    note = parameter.annotation
-    return note is LanguageModel or (isinstance(note, str) and "LanguageModel" in note)
+def hints_of(made: Any) -> dict[str, Any]:
+    """Return the types of a callable's parameters. A name that cannot be resolved at run time stands for any type."""
+    function = made.__init__ if inspect.isclass(made) else made
+    names = _Names({**getattr(inspect.unwrap(function), "__globals__", {}), LanguageModel.__name__: LanguageModel})
+    try:
+        return get_type_hints(function, {}, names, include_extras=True)
+    except Exception:  # an annotation is any expression
+        return {}
+
+
+class _Names(dict[str, Any]):
+    """The names that annotations may use; those that only a type checker imports are Any."""
+
+    def __missing__(self, name: str) -> Any:
+        return getattr(builtins, name, Any)
+
+
+def _is_model(hint: Any) -> bool:
+    return any(isinstance(one, type) and issubclass(one, LanguageModel) for one in (hint, *get_args(hint)))
 
 
 class Roles(dict[str, LanguageModel]):
@@ -75,7 +103,5 @@ class Roles(dict[str, LanguageModel]):
         self._arm = arm
 
     def __missing__(self, role: str) -> LanguageModel:
-        known = ", ".join(self) or "none"
-        raise InputError(
-            f"The arm '{self._arm}' needs a model in the role '{role}', which this family lacks (has: {known})."
-        )
+        what = f"The arm '{self._arm}' needs a model that this family lacks, in the role"
+        raise validate.unknown(what, role, self, "it has")

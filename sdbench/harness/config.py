@@ -1,21 +1,22 @@
-"""From words on the command line to a plain, resolved config; Hydra's complaints become one sentence each."""
+"""From words on a command line to a plain, resolved, checked config. Hydra's complaints become one sentence each."""
 
 from __future__ import annotations
 
-import itertools
 import re
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
-from copy import deepcopy
 from importlib import metadata, resources
 from pathlib import Path
 from typing import Any
 
+from sdbench import validate
 from sdbench.errors import InputError
-from sdbench.harness.simulated_acceptance import KNOB, forced
+from sdbench.harness.grids import expand_grids
+from sdbench.harness.override_words import as_overrides, quote
+from sdbench.harness.schema import Comparison
 
-# The shipped launchers `basic` and `joblib` bear the names of Hydra's own, which then check them: as it should be.
+# The shipped launchers `basic` and `joblib` have the names of Hydra's own, which checks them against its schema of the same name.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 GROUPS = {
@@ -28,16 +29,17 @@ GROUPS = {
     "experiment": "experiment",
     "latency": "machine's latencies",
 }  # each config group, and what one of its members is called
+_CALLED = {**GROUPS, "hydra/launcher": "launcher", "train": "training recipe"}
 
 
 def config_dir() -> Path:
-    """The folder `conf`: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder `conf`: beside the package in a checkout, inside it in a wheel."""
     package = Path(__file__).resolve().parents[1]
     return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
 
 
 def search_path(extra: Path | None = None) -> list[Path]:
-    """Folders of configs, besides the bench's own: the user's, and those of installed packages.
+    """Return the folders of configs besides the bench's own: the user's, and those of installed packages.
 
     A package offers its configs by an entry point of the group `sdbench.conf`, whose value names the package that holds them.
     """
@@ -46,7 +48,7 @@ def search_path(extra: Path | None = None) -> list[Path]:
 
 
 def choices(group: str, extra: Path | None = None) -> list[str]:
-    """What a config group offers."""
+    """Return the names that a config group offers."""
     found = [
         path.relative_to(folder / group).with_suffix("").as_posix()
         for folder in (config_dir(), *search_path(extra))
@@ -55,113 +57,160 @@ def choices(group: str, extra: Path | None = None) -> list[str]:
     return sorted(set(found))
 
 
-def normalised(overrides: Sequence[str], extra: Path | None = None) -> list[str]:
-    """Overrides as Hydra wants them.
+def hydra_words(overrides: Sequence[str], extra: Path | None = None, sweep: bool = False) -> list[str]:
+    """Return the overrides as Hydra reads them, and the one that tells it where else to look for configs.
 
-    `arms.<name>.grid.<knob>=[...]` and `arms.<name>.forced_acceptance` add a key that no file has: a plus sign.
-    `tasks=lm_eval/NAME` for which there is no file is any task of lm-eval's.
+    extra: another folder of configs. Its Python files can be named as targets from now on. Errors: InputError.
     """
-    added = re.compile(rf"arms\.[^.=]+\.(grid\.|{KNOB}=)")
-    words = [f"+{word}" if added.match(word) else word for word in overrides]
-    for index, word in enumerate(words):
-        group, _, name = word.partition("=lm_eval/")
-        if group == "tasks" and re.fullmatch(r"[\w.-]+", name) and f"lm_eval/{name}" not in choices("tasks", extra):
-            words[index : index + 1] = ["tasks=lm_eval/any", f"tasks.task={name}"]
-    return words
-
-
-def searching(extra: Path | None) -> list[str]:
-    """The override that tells Hydra where else to look. Python files in the user's folder can be named as targets."""
     if extra is not None:
+        extra = extra.expanduser()
         if not extra.is_dir():
             raise InputError(f"--config-dir {extra} is no folder.")
         sys.path.insert(0, str(extra.resolve()))
-    folders = search_path(extra)
-    return [f"hydra.searchpath=[{','.join(f'file://{folder.resolve()}' for folder in folders)}]"] if folders else []
+    lm_eval_tasks = [name for name in choices("tasks", extra) if name.startswith("lm_eval/")]
+    for word in overrides:
+        group, _, member = word.partition("=")
+        if member in ("null", "") and group in GROUPS and group != "experiment":
+            raise InputError(f"{group} is {member or 'empty'}; it must name one: {', '.join(choices(group, extra))}.")
+    words = as_overrides([word for word in overrides if word != "experiment=null"], lm_eval_tasks, sweep)
+    folders = [quote(f"file://{folder.resolve()}", interpolate=False) for folder in search_path(extra)]
+    return [*words, f"hydra.searchpath=[{','.join(folders)}]"] if folders else words
 
 
-def compose(overrides: Sequence[str], extra: Path | None = None, name: str = "config") -> dict[str, Any]:
-    """The resolved config under the overrides.
+def compose(
+    overrides: Sequence[str], extra: Path | None = None, name: str = "config", schema: type = Comparison
+) -> dict[str, Any]:
+    """Return the resolved and checked config under the overrides.
 
     extra: another folder of configs (a user's own arms, rules, tasks) and of the Python files that they name.
+    name: the main config. schema: what it must conform to. Errors: InputError.
     """
-    from hydra import compose as hydra_compose, initialize_config_dir
-    from hydra.core.global_hydra import GlobalHydra
     from hydra.errors import HydraException
-    from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
-    words = [*normalised(overrides, extra), *searching(extra)]
-    GlobalHydra.instance().clear()
+    for word in overrides:
+        if re.match(r"\+*hydra[/.]launcher", word):
+            raise InputError(f"'{word}' has no effect on a single run: launchers start the runs of a sweep (-m).")
+    words = hydra_words(overrides, extra)
     try:
-        with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
-            composed = hydra_compose(config_name=name, overrides=words, return_hydra_config=True)
-        grid, experiment = composed.hydra.sweeper.params, composed.hydra.runtime.choices.get("experiment")
-        composed = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-        resolved = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-    except (HydraException, OmegaConfBaseException) as error:
-        raise InputError(_sentence(error, extra)) from error
+        composed = _composed(words, name)
+        grid, chosen = composed.hydra.sweeper.params, dict(composed.hydra.runtime.choices)
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise InputError(_sentence(error, words, extra, name)) from error
     if grid:
         axes = ", ".join(f"{key}={value}" for key, value in grid.items())
         raise InputError(f"This experiment is a grid ({axes}): run it with -m.")
-    assert isinstance(resolved, dict)
-    if isinstance(resolved.get("arms"), dict):
-        named = chosen_arms(resolved["arms"], experiment)
-        resolved["arms"] = {arm: forced(knobs, arm) for arm, knobs in named.items()}
-    return {str(key): value for key, value in resolved.items()}
+    return resolved(composed, chosen, overrides, schema)
 
 
-def chosen_arms(arms: Mapping[str, Any], experiment: str | None) -> dict[str, Any]:
-    """The arms without those that an experiment sets knobs of and the command line leaves out: of these there is nothing else."""
-    return {arm: knobs for arm, knobs in arms.items() if not experiment or "_target_" in knobs}
+def resolved(
+    composed: Any, chosen: Mapping[str, Any], overrides: Sequence[str] = (), schema: type = Comparison
+) -> dict[str, Any]:
+    """Return a composed config as plain dicts and lists, checked against its schema, with one arm for each point of a grid.
+
+    composed: Hydra's config. chosen: the member of each group that was chosen. overrides: those that must name a chosen arm.
+    Errors: InputError.
+    """
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    own = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    try:
+        config = OmegaConf.to_container(own, resolve=True, throw_on_missing=True)
+    except OmegaConfBaseException as error:
+        raise InputError(_one_line(error)) from error
+    assert isinstance(config, dict)
+    if schema is Comparison:
+        config = {**dict.fromkeys(("models", "arms", "tasks", "hardware", "tracker")), **config}
+        if not config["arms"]:
+            raise InputError("No arm was named: give arms=[NAME,...], such as arms=[ar,sd].")
+        if isinstance(config["arms"], dict):
+            config["arms"] = _chosen_arms(config["arms"], chosen.get("arms"), overrides)
+    validate.conforms("", config, schema)
+    if schema is Comparison:
+        config["arms"] = expand_grids(config["arms"])
+    return {str(key): value for key, value in config.items()}
 
 
-def _sentence(error: Exception, extra: Path | None) -> str:
-    """What Hydra says in a paragraph, in a sentence."""
-    text = str(error)
-    missing = re.search(r"Could not (?:find|load) '(\w+)/([^']+)'", text)
+def _chosen_arms(arms: Mapping[str, Any], chosen: Any, overrides: Sequence[str]) -> dict[str, Any]:
+    """Return the arms without those that an experiment sets knobs of and that are not chosen.
+
+    Errors: InputError if an override names such an arm: it would have no effect.
+    """
+    names = [Path(name).name for name in chosen or ()] if not isinstance(chosen, str) else [chosen]
+    kept = {
+        arm: knobs for arm, knobs in arms.items() if arm in names or not isinstance(knobs, dict) or "_target_" in knobs
+    }
+    for word in overrides:
+        named = re.match(r"\+*arms\.([^.=]+)\.|acceptance@arms\.([^.=]+)\.", word)
+        arm = named and (named[1] or named[2])
+        if arm and arm not in kept:
+            raise validate.unknown(f"'{word}' sets a knob of an arm that does not run:", arm, kept, "the arms are")
+    return kept
+
+
+def _composed(words: Sequence[str], name: str) -> Any:
+    from hydra import compose as hydra_compose, initialize_config_dir
+    from hydra.core.global_hydra import GlobalHydra
+
+    GlobalHydra.instance().clear()
+    with initialize_config_dir(version_base="1.3", config_dir=str(config_dir())):
+        return hydra_compose(config_name=name, overrides=list(words), return_hydra_config=True)
+
+
+def _sentence(error: Exception, words: Sequence[str], extra: Path | None, name: str) -> str:
+    """Hydra's paragraph as a sentence."""
+    text = _one_line(error)
+    missing = re.search(r"Could not (?:find|load) '((?:hydra/)?\w+)/([^']+)'", text)
     if missing:
-        group, name = missing.groups()
-        return f"There is no {GROUPS.get(group, group)} '{name}'; there are: {', '.join(choices(group, extra))}."
+        group, member = missing.groups()
+        called = _CALLED.get(group, group)
+        return str(validate.unknown(f"There is no {called}", member, choices(group, extra)))
     unknown = re.search(r"Could not override '([^']+)'", text)
+    if unknown and "@" in unknown[1]:
+        return str(validate.unknown("There is no place", unknown[1], _places(words, name), "there are"))
     if unknown:
         *path, key = unknown[1].split(".")
-        where = f"'{'.'.join(path)}'" if path else "the config"
-        return f"Could not set '{unknown[1]}': {where} has no '{key}'; `sdbench run --cfg` shows what there is."
-    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+        where = f"'{'.'.join(path)}' has no" if path else "The config has no"
+        return str(validate.unknown(where, key, _keys(path, words, name), "it has"))
+    appended = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
+    if appended:
+        return f"'{appended[1]}' is in the config already: leave out the '+'."
+    return text
 
 
-def expand_grids(arms: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Each arm with a `grid` becomes one arm per point of the grid, named arm[knob=value,...], in its place."""
-    expanded: dict[str, dict[str, Any]] = {}
-    for name, arm in arms.items():
-        arm = deepcopy(dict(arm))
-        axes = list(_leaves(arm.pop("grid", {})))
-        for knob, values in axes:
-            if not isinstance(values, list) or not values:
-                raise InputError(f"arms.{name}.grid.{knob} must be a list of values, such as [1,2,4].")
-        for point in itertools.product(*(values for _, values in axes)):
-            member = deepcopy(arm)
-            for (knob, _), value in zip(axes, point, strict=True):
-                _set(member, knob, value, name)
-            label = ",".join(f"{knob}={value}" for (knob, _), value in zip(axes, point, strict=True))
-            expanded[f"{name}[{label}]" if label else name] = forced(member, name)
-    return expanded
+def _keys(path: Sequence[str], words: Sequence[str], name: str) -> list[str]:
+    """The keys at a place of the config that the groups alone compose."""
+    from omegaconf import DictConfig, OmegaConf
+
+    composed = _groups_alone(words, name)
+    node = OmegaConf.select(composed, ".".join(path)) if path and composed is not None else composed
+    return [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
 
 
-def _leaves(grid: Mapping[str, Any], prefix: str = ""):
-    for key, value in grid.items():
-        if isinstance(value, Mapping):
-            yield from _leaves(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}", value
+def _places(words: Sequence[str], name: str) -> list[str]:
+    """The places of the config that take a member of a group, such as `acceptance@arms.sd.rule`."""
+    composed = _groups_alone(words, name)
+    return [] if composed is None else [place for place in composed.hydra.runtime.choices if "@" in place]
 
 
-def _set(arm: dict[str, Any], knob: str, value: Any, name: str) -> None:
-    *path, last = knob.split(".")
-    node: Any = arm
-    for key in path:
-        node = node.get(key) if isinstance(node, dict) else None
-    if not isinstance(node, dict):
-        raise InputError(f"arms.{name}.grid.{knob}: the arm has no such knob.")
-    node[last] = value
+def _groups_alone(words: Sequence[str], name: str) -> Any:
+    """The config without the single values of the command line; None if there is none."""
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
+
+    groups = [word for word in words if word.partition("=")[0] in (*GROUPS, "hydra.searchpath")]
+    for tried in (groups, []):
+        try:
+            return _composed(tried, name)
+        except (HydraException, OmegaConfBaseException, ValueError, TypeError):
+            continue
+    return None
+
+
+def _one_line(error: Exception) -> str:
+    """An error's text in one line. OmegaConf adds lines with the place, of which the key is kept."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    places = [line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")]
+    said = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))
+    return f"{places[0]}: {said}" if places and places[0] and places[0] not in said else said

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdbench.errors import InputError
-from sdbench.harness.plan import check_settings, memory, prepare
+from sdbench.harness.plan import memory, prepare
 from sdbench.models.memory import GB
 
 # Where the prompts cannot be tokenized yet, slots are reckoned for prompts of this many tokens.
@@ -16,7 +16,6 @@ ASSUMED_NEW = 512
 def describe(config: dict[str, Any]) -> str:
     """The plan of a run in a few lines."""
     lines = []
-    check_settings(config)
     try:
         plan = prepare(config)
     except InputError as error:

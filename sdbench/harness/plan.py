@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -17,13 +17,14 @@ from sdbench.errors import InputError
 from sdbench.harness.arms import Arm, build_on_stubs
 from sdbench.harness.build import build
 from sdbench.harness.co_tenancy import Use
-from sdbench.harness.config import expand_grids
 from sdbench.harness.gpu_lock import physical
+from sdbench.harness.model_checks import check_early_exits, check_peers, notes
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, check_family
+from sdbench.models.generation import TokenRules
 from sdbench.models.identity import model_identity
 from sdbench.models.memory import Fit, fit
-from sdbench.models.spec import ModelSpec
+from sdbench.models.spec import ModelSpec, resolve
 from sdbench.models.weights import check_device, dtype_of
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
@@ -68,6 +69,17 @@ class Plan:
     def identities(self) -> dict[str, str]:
         """The identity of each role's weights."""
         return {role: model_identity(spec) for role, spec in self.specs.items()}
+
+    @property
+    def rules(self) -> TokenRules | None:
+        """What the target's generation config changes in its logits; None if it changes nothing."""
+        asked = self.family.defaults.rules
+        return TokenRules(asked, () if self.config["ignore_eos"] else self.family.eos) if asked else None
+
+    @property
+    def notes(self) -> list[str]:
+        """Sentences on the models that the reader of the run must know."""
+        return notes(self.family, self.sampling)
 
     @property
     def prompts_sha256(self) -> str:
@@ -115,51 +127,43 @@ class Plan:
 
 
 def specs_of(config: Mapping[str, Any]) -> dict[str, ModelSpec]:
-    """The family's roles and where each model comes from."""
-    known = {field.name for field in fields(ModelSpec)} - {"role"}
-    specs = {}
-    for role, entry in config["models"].items():
-        if not isinstance(entry, Mapping) or "path" not in entry:
-            raise InputError(
-                f"models.{role} names no model; give models.{role}.path (a hub id, a folder or a .gguf file)."
-            )
-        for knob in entry:
-            if knob not in known:
-                raise InputError(f"models.{role} has no '{knob}'; it has: {', '.join(sorted(known))}.")
-        specs[role] = ModelSpec(role, **entry)
-    return specs
+    """Return the family's roles and where each model comes from."""
+    return {role: ModelSpec(role, **entry) for role, entry in config["models"].items()}
 
 
 def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     """Check everything that can be checked without weights. ranks: of a tensor-parallel run. Errors: InputError."""
     if config["hardware"].get("tensor_parallel") and ranks is None:
         raise InputError("hardware.tensor_parallel is for `sdbench run` alone, without -m.")
-    check_settings(config)
-    sampling = _sampling(config["sampling"])
+    sampling = Sampling(**config["sampling"])
     specs = specs_of(config)
-    arm_configs = expand_grids(config.get("arms") or {})
+    arm_configs = config["arms"]
     stub_arms = build_on_stubs(arm_configs, list(specs))
     baseline = _baseline(config["baseline"], arm_configs)
     task: Task = build(config["tasks"], {}, "tasks")
+    build(config["tracker"], {}, "tracker")
     used = {role: spec for role, spec in specs.items() if any(role in arm.roles for arm in stub_arms)}
     hardware = config["hardware"]
     for role, spec in used.items():
         dtype_of(role, spec.dtype or hardware["dtype"])
         check_device(role, spec.device or hardware["device"])
         check_execution(role, hardware["execution"], spec.device or hardware["device"])
+        _check_revision(spec)
     prompts = task.prompts(config["limit"])
     if not prompts:
         raise InputError(f"The task {task.name} has no prompts.")
     family = check_family(used)
-    _check_layers(stub_arms, family)
+    check_early_exits(stub_arms, family)
     if ranks is not None:
         ranks.check(stub_arms, used, family.members["target"].config)
+    _check_chat(config["chat"], prompts, family, task)
     encoded = [(prompt, encode(prompt, family.tokenizer, chat=config["chat"] is not False)) for prompt in prompts]
     _check_tokens(encoded, family)
-    _check_peers(stub_arms, config, sampling, task)
+    stops = (*task.stop, *family.defaults.stop_strings)
+    check_peers(stub_arms, family, config["batch_size"], sampling, () if config["ignore_eos"] else stops)
     max_new_tokens = config["max_new_tokens"] or task.max_new_tokens
     validate.whole("tasks.max_new_tokens", max_new_tokens, 1)
-    checker = StopChecker(family.eos, task.stop, family.tokenizer)
+    checker = StopChecker(family.eos, stops, family.tokenizer)
     return Plan(
         config,
         arm_configs,
@@ -184,7 +188,7 @@ def memory(config: dict[str, Any], slots: int, specs: Mapping[str, ModelSpec] | 
     specs: of a plan, whose models have their devices already (by default, those that the config names).
     """
     hardware = config["hardware"]
-    arms = build_on_stubs(expand_grids(config.get("arms") or {}), list(config["models"]))
+    arms = build_on_stubs(config["arms"], list(config["models"]))
     named = specs_of(config) if specs is None else specs
     specs = {role: spec for role, spec in named.items() if any(role in arm.roles for arm in arms)}
     trees: dict[str, int] = {}
@@ -208,6 +212,7 @@ def load(plan: Plan) -> dict[str, Transformer]:
 
 def load_role(plan: Plan, role: str) -> Transformer:
     """One model of a plan; of a tensor-parallel target, this rank's part."""
+    from sdbench.lm.probe import check_steps
     from sdbench.lm.programs.modes import execution_of
     from sdbench.lm.transformer import Transformer
     from sdbench.models.weights import load_weights
@@ -216,35 +221,29 @@ def load_role(plan: Plan, role: str) -> Transformer:
     device = ranks.device if ranks else hardware["device"]
     parts = ranks.parts if ranks and role == "target" else 1
     weights = load_weights(plan.specs[role], hardware["dtype"], device, parts)
-    return Transformer(role, weights, plan.family.vocab, execution_of(hardware["execution"]))
+    model = Transformer(role, weights, plan.family.vocab, execution_of(hardware["execution"]))
+    check_steps(model)
+    if role == "target":
+        model.rules = plan.rules
+    return model
 
 
-def check_settings(config: Mapping[str, Any]) -> None:
-    """Refuse single values of the config that are none."""
-    for name in ("repeats", "batch_size"):
-        validate.whole(name, config[name], 1)
-    for name in ("warmup", "seed"):
-        validate.whole(name, config[name])
-    for name in ("limit", "max_new_tokens"):
-        if config[name] is not None:
-            validate.whole(name, config[name], 1)
-    validate.switch("ignore_eos", config["ignore_eos"])
-    if config["chat"] is not None:
-        validate.switch("chat", config["chat"])
-    validate.number("margin", config["margin"], 0, 1, bounds="()")
-    validate.number("verify.alpha", config["verify"]["alpha"], 0, 1, bounds="()")
-    validate.number("verify.epsilon", config["verify"]["epsilon"])
-    hardware = config["hardware"]
-    validate.whole("hardware.threads", hardware["threads"], 1)
-    if hardware.get("pin") is not None:
-        validate.switch("hardware.pin", hardware["pin"])
+def _check_revision(spec: ModelSpec) -> None:
+    if spec.revision is not None and resolve(spec).kind != "hub":
+        raise InputError(
+            f"models.{spec.role}.revision is '{spec.revision}', but {spec.path} is no hub id, and a folder has no revisions: leave "
+            "it at null."
+        )
 
 
-def _sampling(entry: Mapping[str, Any]) -> Sampling:
-    for name, value in entry.items():
-        validate.number(f"sampling.{name}", value)
-    validate.whole("sampling.top_k", entry["top_k"])
-    return Sampling(**entry)
+def _check_chat(chat: bool | None, prompts: list[Prompt], family: Family, task: Task) -> None:
+    """Refuse chat=true where prompts cannot be given as a chat."""
+    if chat and not family.tokenizer.chat_template:
+        raise InputError(
+            f"chat is true, but the tokenizer of {family.main.spec.path} has no chat template: leave chat at null for plain text."
+        )
+    if chat and not any(prompt.messages for prompt in prompts):
+        raise InputError(f"chat is true, but the prompts of {task.name} are plain text: leave chat at null.")
 
 
 def _check_tokens(prompts: list[tuple[Prompt, list[int]]], family: Family) -> None:
@@ -258,34 +257,12 @@ def _check_tokens(prompts: list[tuple[Prompt, list[int]]], family: Family) -> No
 
 
 def _baseline(wanted: str | None, arms: Mapping[str, Any]) -> str:
-    """The baseline, if it runs; else the first arm, unless it was named on purpose."""
-    if wanted in arms:
-        return str(wanted)
-    if wanted in (None, "ar"):
-        return next(iter(arms))
-    raise InputError(f"baseline is '{wanted}', which is none of the arms: {', '.join(arms)}.")
-
-
-def _check_peers(arms: list[Arm], config: Mapping[str, Any], sampling: Sampling, task: Task) -> None:
-    stop = () if config["ignore_eos"] else task.stop
-    for arm in arms:
-        if arm.peer:
-            try:
-                arm.peer.check(config["batch_size"], sampling, stop)
-            except InputError as error:
-                raise InputError(f"arms.{arm.name}: {error}") from error
-
-
-def _check_layers(arms: list[Arm], family: Family) -> None:
-    for arm in arms:
-        for view in arm.views:
-            role, _, layers = view.partition("[")
-            depth = family.members[role].config.num_hidden_layers
-            if layers and not 0 < int(layers.rstrip("]")) < depth:
-                raise InputError(
-                    f"The arm '{arm.name}' exits after {layers.rstrip(']')} layers; {role} has {depth}, so choose 1 to "
-                    f"{depth - 1}."
-                )
+    """Return the baseline: the arm that was asked for, else `ar`, else the first one. Errors: InputError if it does not run."""
+    if wanted is None:
+        return "ar" if "ar" in arms else next(iter(arms))
+    if wanted not in arms:
+        raise validate.unknown("There is no arm for the baseline", wanted, arms, "the arms are")
+    return wanted
 
 
 def _slots(prompts: list[tuple[Prompt, list[int]]], new: int, arms: list[Arm], family: Family) -> int:
@@ -296,7 +273,7 @@ def _slots(prompts: list[tuple[Prompt, list[int]]], new: int, arms: list[Arm], f
     if family.context is not None and slots > family.context:
         raise InputError(
             f"The prompt '{prompt.id}' ({len(tokens)} tokens), max_new_tokens={new} and the arm '{furthest.name}' "
-            f"({furthest.decoder.max_lookahead()} tokens ahead) need {slots} positions, but the models read {family.context}: "
-            "shorten one of them."
+            f"({furthest.decoder.max_lookahead()} tokens ahead) need {slots} positions, but the models read {family.context}"
+            f"{f' ({family.why})' if family.why else ''}: shorten one of them."
         )
     return slots

@@ -54,8 +54,8 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
 
     folder: what `folder_of` gave, where the caller has asked before.
     """
-    from sdbench.analysis.statistics import FewPrompts
-    from sdbench.analysis.summary import summarise
+    from sdbench.analysis.metrics.summary import summarise
+    from sdbench.analysis.stats.intervals import FewPrompts
     from sdbench.runs.record import load as load_run
 
     config = plan.config
@@ -67,7 +67,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
         plan.ranks.shared(None if folder.finished else folder.journal.finished())
     if folder.finished:
         if not (out / "report" / "report.html").is_file():  # stopped while it was drawn
-            _report(out)
+            _report(out, png=False)
         return out, load_run(out).summary, False
     plan.take_cores()
     with held(out), leased(plan), _failures(folder):
@@ -79,7 +79,11 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
             "mode": plan.mode,
             "task": provenance(plan.task),
             "attempt": attempt,
+            "generation_config": plan.family.defaults.record,
+            "notes": plan.notes,
         }
+        for note in plan.notes:
+            print(f"sdbench: {note}", file=sys.stderr)
         folder.describe(config, _environment(folder, found))
         folder.ask(_prompts(plan))
         try:
@@ -89,14 +93,18 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
             tables = folder.journal.tables()
             same = identities(plan, arms, models.get("target"), tables["sequences"])
             lost = Counter(fault["arm"] for fault in folder.faults)
-            meta = {arm.name: _meta(plan, arm, same[arm.name], lost[arm.name]) for arm in arms}
-            with warnings.catch_warnings():
-                # The table says it under its flags, in place of a warning among the progress.
-                warnings.simplefilter("ignore", FewPrompts)
+            meta = {arm.name: _meta(plan, arm, same[arm.name], lost[arm.name], folder.not_finite) for arm in arms}
+            with warnings.catch_warnings(record=True) as caught:
+                warnings.simplefilter("always")
                 shared = len(folder.shared_blocks)
-                summary = summarise(tables, plan.baseline, meta, margin=config["margin"], shared_blocks=shared)
+                summary = summarise(
+                    tables, plan.baseline, meta, margin=config["margin"], shared_blocks=shared, notes=plan.notes
+                )
+            # The table says under its flags where there are few prompts.
+            for said in dict.fromkeys(str(one.message) for one in caught if one.category is not FewPrompts):
+                print(f"sdbench: {said}.", file=sys.stderr)
             folder.finish(tables, summary)
-            tracker.finish(summary, tables["sequences"], _report(out))
+            tracker.finish(summary, tables["sequences"], _report(out, tracker.wants_png))
         finally:
             tracker.close()
     return out, summary, True
@@ -113,7 +121,7 @@ def _environment(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:
             f"sdbench: parts of this run were measured at revision {was[:8]}, the rest will be at {(here or 'unknown')[:8]}.",
             file=sys.stderr,
         )
-    kept = {"earlier_revisions": earlier, "faults": before.get("faults"), "memory": before.get("memory")}
+    kept = {"earlier_revisions": earlier, **{name: before.get(name) for name in ("faults", "memory", "not_finite")}}
     return {**now, **found, **{key: value for key, value in kept.items() if value}}
 
 
@@ -178,14 +186,18 @@ class NullRunFolder:
     def note_fault(self, arm: str, block: int, repeat: int, said: str) -> None:
         return None
 
+    def note_not_finite(self, arm: str, said: str) -> None:
+        return None
+
     def add_to_environment(self, **facts: Any) -> None:
         return None
 
 
-def _report(out: Path) -> list[Path]:
+def _report(out: Path, png: bool) -> list[Path]:
+    """Write the report of a run; return its PNG files, which only a tracker needs."""
     from sdbench.analysis.report.write import report
 
-    return sorted(report([out]).parent.rglob("*.png"))
+    return sorted(report([out], png=png).parent.rglob("*.png"))
 
 
 def _measure(
@@ -229,6 +241,8 @@ def _measure(
                     part = decode(plan, arm, plan.blocks[block], block, repeat)
                 if arm.fault:
                     folder.note_fault(arm.name, block, repeat, arm.fault)
+                if arm.not_finite:
+                    folder.note_not_finite(arm.name, arm.not_finite)
                 if plan.ranks:
                     plan.ranks.agree(part["sequences"])
                 progress.decoded(arm.name, part["sequences"])
@@ -287,7 +301,7 @@ def _devices(plan: Plan, role: str, apart: bool) -> list[str]:
     return [f"{device} ({role}'s own core)" if apart and device == "cpu" else device]
 
 
-def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int) -> Any:
+def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int, not_finite: Mapping[str, str]) -> Any:
     return {
         "lossless": arm.decoder.lossless,
         "devices": sorted({name for role in arm.roles for name in _devices(plan, role, role in arm.apart)}),
@@ -299,6 +313,7 @@ def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int) -> A
         "simulated_acceptance": arm.simulated,
         "identity": identity,
         "lost_draft_blocks": lost,
+        "not_finite": not_finite.get(arm.name),
     }
 
 

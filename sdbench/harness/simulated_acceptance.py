@@ -35,7 +35,7 @@ def _recorded(place: str, name: str) -> list[int]:
     path = Path(place)
     where = f"arms.{name}.{KNOB}"
     if path.is_dir():
-        from sdbench.analysis.rows import target_rounds
+        from sdbench.analysis.tables import target_rounds
         from sdbench.runs.tables import read_parquet
 
         rounds = target_rounds(read_parquet(path, "rounds"))

@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError, RunError
-from sdbench.harness.config import chosen_arms, config_dir, normalised, searching
+from sdbench.harness.config import config_dir, hydra_words, resolved
+from sdbench.harness.override_words import quote
 
 LEDGER, GROUP = "SDBENCH_LEDGER", "SDBENCH_SWEEP"
 SWEEPS = Path("results") / "runs" / "sweeps"  # Hydra's own files, and a cluster's logs
@@ -41,7 +42,7 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     import hydra
 
     _check_launcher(overrides)
-    words = [*normalised(overrides, extra), *searching(extra)]
+    words = hydra_words(overrides, extra, sweep=True)
     group = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
     folder = (SWEEPS / group).resolve()
     folder.mkdir(parents=True, exist_ok=True)
@@ -50,8 +51,8 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
         own = [
             "hydra/job_logging=none",
             "hydra/hydra_logging=none",
-            f"hydra.sweep.dir={folder}",
-            f"+hydra.job.env_set.{LEDGER}={ledger}",
+            f"hydra.sweep.dir={quote(str(folder), interpolate=False)}",
+            f"+hydra.job.env_set.{LEDGER}={quote(ledger, interpolate=False)}",
             f"+hydra.job.env_set.{GROUP}={group}",
         ]
         sys.argv = ["sdbench", *words, *own, "--multirun"]
@@ -76,7 +77,6 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
 def job(composed: Any) -> None:
     """One run of a sweep, in whatever process the launcher put it."""
     from hydra.core.hydra_config import HydraConfig
-    from omegaconf import OmegaConf
 
     from sdbench.harness.plan import prepare
     from sdbench.harness.run import folder_of, run
@@ -88,13 +88,10 @@ def job(composed: Any) -> None:
             sys.path.insert(0, place.removeprefix("file://"))
     line: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
     try:
-        config = OmegaConf.to_container(composed, resolve=True, throw_on_missing=True)
-        assert isinstance(config, dict)
-        if isinstance(config.get("arms"), dict):
-            config["arms"] = chosen_arms(config["arms"], hydra.runtime.choices.get("experiment"))
+        config = resolved(composed, hydra.runtime.choices, line["overrides"])
         if config["tracker"].get("group", "") is None:
             config["tracker"]["group"] = f"{config['name']}-{os.environ[GROUP]}"
-        plan = prepare({str(key): value for key, value in config.items()})
+        plan = prepare(config)
         folder = folder_of(plan)
         line["out"] = str(folder.path)
         failed_before = folder.failure is not None

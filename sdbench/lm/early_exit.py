@@ -1,4 +1,4 @@
-"""The decoder inside a model of `transformers`: where its layers hang, and the same model with the first of them alone."""
+"""The first layers of a `transformers` model and its head, as a model of its own (early exit; LayerSkip, 2404.16710)."""
 
 from __future__ import annotations
 
@@ -14,24 +14,22 @@ if TYPE_CHECKING:
 
 
 def first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedModel:
-    """A shallow copy of `model` whose list of decoder layers is cut; every parameter is shared."""
-    body, name = decoder(model, depth)
-    if name is None:
+    """Return a shallow copy of `model` with only its first `layers` of `depth` decoder layers. All parameters are shared.
+
+    Raises:
+        InputError: the list of decoder layers was not found.
+    """
+    body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    lists = [name for name, child in body.named_children() if isinstance(child, nn.ModuleList) and len(child) == depth]
+    if not lists:
         raise InputError(f"{type(model).__name__}: its list of decoder layers was not found, so it has no early exit.")
-    cut: Any = _shallow(body)
-    cut._modules[name] = nn.ModuleList(list(body._modules[name])[:layers])
+    cut = _shallow(body)
+    cut._modules[lists[0]] = nn.ModuleList(list(body._modules[lists[0]])[:layers])
     return _with_body(model, body, cut)
 
 
-def decoder(model: PreTrainedModel, depth: int) -> tuple[Any, str | None]:
-    """The module that holds the list of a model's `depth` decoder layers, and the list's name there; None if it was not found."""
-    body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    lists = [name for name, child in body.named_children() if isinstance(child, nn.ModuleList) and len(child) == depth]
-    return body, lists[0] if lists else None
-
-
 def _with_body(module: Any, body: nn.Module, cut: nn.Module) -> Any:
-    """A shallow copy of `module` in which `body`, wherever it hangs, is replaced by `cut`."""
+    """Return a shallow copy of `module` in which `cut` replaces `body`, at whatever depth."""
     if module is body:
         return cut
     new = _shallow(module)

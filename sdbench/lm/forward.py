@@ -1,8 +1,8 @@
 """The own forward of a `transformers` model, called over the KV cache with ready masks.
 
 The models of a family may have embeddings of different widths. Every model takes and returns the token ids of the target: V of
-them. A model that has fewer rows never proposes an id that it lacks (its logit is -inf), and reads its last row in place of such
-an id. A model that has more rows gives no logits for its surplus ones.
+them. A model that has fewer rows never proposes an id that it lacks: its logit is -inf. It reads its last row in place of such an
+id. A model that has more rows gives no logits for its surplus ones.
 """
 
 from __future__ import annotations

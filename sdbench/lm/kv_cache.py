@@ -1,8 +1,8 @@
-"""The slot pool: keys and values of every layer at numbered slots, preallocated.
+"""The slotted KV cache: keys and values of every layer at numbered slots, preallocated.
 
-A step writes its keys and values at given slots and attends over the first `attend_len` slots, under a mask that says what each
-query sees. So a rejected token costs nothing: its slot is overwritten, or not seen. `transformers` takes the pool for a
-cache: `update` is all that its attention layers call.
+A step writes its keys and values into given slots and attends over the first `attend_len` slots. A mask says what each query sees.
+So a rejected token costs nothing: its slot is overwritten, or not seen. `transformers` treats this object as its own cache;
+attention layers call only `update`.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from sdbench.device import upload
 
 
 class KVCache:
-    """Keys and values [B, heads, N + 1, D] of each layer, and `position` [B, N + 1] of the token in each slot.
+    """Keys and values [B, heads, N + 1, D] of each layer, and the position [B, N + 1] of the token in each slot.
 
-    Slot N is the padding slot: padding queries write there, and nothing reads it. Layers are allocated at their first use, since
-    only the model itself knows the heads and widths of each.
+    Slot N is the padding slot: padding queries write there, and nothing reads it. Each layer is allocated when it is first used,
+    because only the model knows how many heads it has and how wide they are.
     """
 
     def __init__(self, rows: int, slots: int, device: torch.device) -> None:
@@ -33,28 +33,37 @@ class KVCache:
         self.select(slice(None), None, 0, slots)
 
     @classmethod
-    def over(cls, layers: list[Tensor], at: Int[Tensor, "B T"], attend_len: int) -> KVCache:
-        """A view of a pool's layers, about to be written at `at`: what a compiled or captured step works on."""
+    def over(cls, layers: list[Tensor], numbers: tuple[int, ...], at: Int[Tensor, "B T"], attend_len: int) -> KVCache:
+        """A view of some layers of a pool, about to be written at `at`: the cache of a compiled or captured step.
+
+        layers: the keys of each layer, then the values. numbers: by which the model calls these layers.
+        """
         rows, _, slots, _ = layers[0].shape
         view, half = cls(0, slots - 1, layers[0].device), len(layers) // 2
         view.rows = rows  # without places for their positions, which a step is given
-        view.keys, view.values = dict(enumerate(layers[:half])), dict(enumerate(layers[half:]))
+        view.keys = dict(zip(numbers, layers[:half], strict=True))
+        view.values = dict(zip(numbers, layers[half:], strict=True))
         view.select(slice(None), at, 0, attend_len)
         return view
 
-    def layers_of(self, count: int) -> list[Tensor]:
-        """Return the keys of the first `count` layers, then their values. All these layers have been used."""
-        return [side[layer] for side in (self.keys, self.values) for layer in range(count)]
+    def layers_of(self, numbers: tuple[int, ...]) -> list[Tensor]:
+        """Return the keys of these layers, then their values. All these layers have been used."""
+        return [side[layer] for side in (self.keys, self.values) for layer in numbers]
 
     def select(self, rows: slice, at: Int[Tensor, "B T"] | None, first: int, attend_len: int) -> None:
-        """Say where the next step writes: at the slots `at`, or, where it is None, from slot `first` on in every row."""
+        """Set where the next step writes and reads.
+
+        at: the slots to write; None: every row writes adjacent slots from `first` on. attend_len: the number of slots to read.
+        """
         self._rows, self._at, self._first, self._attend_len = rows, at, first, attend_len
-        self._written: Int[Tensor, " L"] | None = None
+        self._written: dict[int, Int[Tensor, " L"]] = {}  # by the number of heads
+        self.touched: list[int] = []  # the layers that this step has written, in its order
 
     def update(
         self, key: Float[Tensor, "B H T D"], value: Float[Tensor, "B H T D"], layer: int, *args, **kwargs
     ) -> tuple[Float[Tensor, "B H E D"], Float[Tensor, "B H E D"]]:
         """Write a layer's new keys and values; return those of the first `attend_len` slots."""
+        self.touched.append(layer)
         if layer not in self.keys:
             self.keys[layer] = key.new_zeros(self.rows, key.shape[1], self.slots + 1, key.shape[3])
             self.values[layer] = value.new_zeros(self.rows, value.shape[1], self.slots + 1, value.shape[3])
@@ -64,18 +73,17 @@ class KVCache:
             keys[:, :, self._first : stop] = key
             values[:, :, self._first : stop] = value
         else:
-            # As lines of one table: a third of a scatter's time, and where they lie is reckoned once for all layers alike. A
-            # compiler writes them in place; to scatter it would copy the whole layer, there and back.
-            lines = self._written
-            if lines is None or len(lines) != key.shape[:3].numel():
-                begin = self._begin(key.shape[1])[: len(key)]
-                lines = self._written = (begin + self._at[:, None]).flatten()
+            # As lines of one table. This takes a third of a scatter's time, and layers with the same number of heads share the
+            # line numbers. A compiler writes the lines in place; for a scatter it would copy the whole layer twice.
             for held, new in ((keys, key), (values, value)):
-                held.view(-1, held.shape[3]).index_copy_(0, lines, new.reshape(-1, new.shape[3]))
+                heads = new.shape[1]
+                if heads not in self._written:
+                    self._written[heads] = (self._begin(heads)[: len(new)] + self._at[:, None]).flatten()
+                held.view(-1, held.shape[3]).index_copy_(0, self._written[heads], new.reshape(-1, new.shape[3]))
         return keys[:, :, : self._attend_len], values[:, :, : self._attend_len]
 
     def _begin(self, heads: int) -> Int[Tensor, "B H 1"]:
-        """The line at which each head of each row begins, in a table of all their slots."""
+        """The line at which each head of each row begins, in a table of all slots."""
         if heads not in self._lines:
             every = torch.arange(self.rows * heads, device=self.position.device)
             self._lines[heads] = (every * (self.slots + 1)).view(-1, heads, 1)
@@ -84,9 +92,9 @@ class KVCache:
     def move(
         self, rows: list[int], source: list[int], stride: int, target: list[int], count: int, positions: bool = True
     ) -> None:
-        """Copy what each of `rows` holds at `count` slots from source[r] on, every stride-th, to the slots from target[r] on.
+        """Copy slots within each r of `rows`: source[r], source[r] + stride, ... to target[r], target[r] + 1, ...
 
-        The two may overlap. positions: of the tokens too, for a model that asks for them.
+        The slots may overlap. positions: copy the positions of the tokens too. Only sliding windows need them.
         """
         parts = [*self.keys.values(), *self.values.values()]
         if positions:
@@ -107,8 +115,10 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        """Bytes that the layers in use hold."""
+        """The size of the layers that have been used, in bytes."""
         return sum(t.numel() * t.element_size() for side in (self.keys, self.values) for t in side.values())
+
+    # The rest is what `transformers` asks a cache.
 
     def get_seq_length(self, *args) -> int:
         return 0

@@ -1,8 +1,7 @@
 """Attention masks: which slots each query sees, as numbers that are added to the attention scores.
 
-All masks come from `additive_masks`. A chain, a token tree given as a boolean mask, and the branches of a speculation only differ
-in which slots are visible and how far away they are. The same functions run in eager steps and inside compiled or captured
-programs.
+All masks come from `additive_masks`: those of chains, of token trees and of the branches of a speculation. They differ only in
+which slots are visible and how far away these are. The same functions run in eager steps and inside compiled or captured programs.
 
 Shapes: B rows, Q queries, E slots that attention reads.
 """

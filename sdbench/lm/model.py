@@ -24,6 +24,7 @@ from sdbench.keyed_random import Key
 from sdbench.lm.output import StepOutput
 from sdbench.lm.programs.execution import Execution
 from sdbench.lm.state import DecodeState
+from sdbench.models.generation import TokenRules
 from sdbench.sampling import Sampling
 
 Lengths = np.ndarray | list[int]  # [B]
@@ -39,6 +40,9 @@ class LanguageModel(ABC):
     name: str
     vocab: int
     device: torch.device
+    rules: TokenRules | None = (
+        None  # what the model's own generation config asks for; of a target, every arm applies them
+    )
 
     def __init__(self, name: str, vocab: int, device: torch.device, execution: Execution) -> None:
         self.name, self.vocab, self.device, self.execution = name, vocab, device, execution
@@ -197,17 +201,21 @@ class LanguageModel(ABC):
             output = self.step(tokens, positions, None, num_logits=num_logits, rows=whole, attend_len=attend_len)
             self._kv_len[0] = attend_len
             state.trace.end(mark, self.name, kind, 1, attend_len - first, attend_len, output.missed)
+            state.trace.watch(self.name, output.logits, [0])
             return output
         rows = self.execution.rows(state.active) if row is None else slice(row, row + 1)
         active, stop = state.active[rows], np.asarray(stop)[rows]
         tokens, positions, slots, attend_len = self._laid(state, stop, num_logits, rows)
         output = self.step(tokens, positions, slots, num_logits=num_logits, rows=rows, attend_len=attend_len)
         self._kv_len[rows] = np.where(active, stop, self._kv_len[rows]).tolist()
+        numbers = np.where(active, np.arange(state.rows)[rows], -1).tolist()
+        logits = output.logits
         if row is None and len(stop) < state.rows:
             every = output.logits.new_zeros(state.rows, *output.logits.shape[1:])
             every[rows] = output.logits
             output = StepOutput(every, missed=output.missed)
         state.trace.end(mark, self.name, kind, int(active.sum()), tokens.shape[1], attend_len, output.missed)
+        state.trace.watch(self.name, logits, numbers)
         return output
 
     def draft(
@@ -217,8 +225,8 @@ class LanguageModel(ABC):
 
         key: the choices are named key / 0, key / 1, ...
 
-        Returns the tokens (the caller writes them into the state), the logits that they were drawn from, and the logits behind
-        the R = num_logits - 1 tokens before the last decided one (None if R is 0). Returns None if there is no such program.
+        Returns the tokens, the logits that they were drawn from, and the logits behind the R = num_logits - 1 tokens before the
+        last decided one (None if R is 0). Returns None if there is no such program. The state is not changed.
         """
         if self.execution.name == "eager":
             return None
@@ -254,6 +262,7 @@ class LanguageModel(ABC):
             if on:
                 self._kv_len[row] = end + more
         state.trace.end(mark, self.name, kind, sum(going), width, attend_len, steps=more + 1)
+        state.trace.watch(self.name, outputs[0], [row if on else -1 for row, on in enumerate(going)])
         return outputs
 
     def _laid(

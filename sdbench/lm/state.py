@@ -1,7 +1,7 @@
 """The state of one decoding: the tokens so far, how many of them are decided, how to choose, and where to record.
 
 The buffer holds each row's tokens from slot 0 on. The first `length` tokens are decided. The drafted tokens of the round follow
-them. The loop of the verifier writes them there, and nobody else does; a proposer that drafts step by step works on a `copy`.
+them. Only the loop of the verifier writes them there. A proposer that drafts step by step works on a `copy`.
 """
 
 from __future__ import annotations

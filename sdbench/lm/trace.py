@@ -12,6 +12,19 @@ from time import perf_counter
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
+
+
+class NotFinite(NamedTuple):
+    """Tell where a model's logits first were not finite, or left no token possible.
+
+    role: the model. sequence: the number of the sequence (-1: no row held one). round: the batch's round, -1 in prefill.
+    """
+
+    role: str
+    sequence: int
+    round: int
 
 
 @dataclass(frozen=True)
@@ -54,6 +67,7 @@ class Trace:
     round: the batch's own round, -1 in prefill. The decoder updates it.
     at_close: called when nothing is timed any more.
     outside: seconds that belong to no decoding, such as the start of a process.
+    not_finite: the first step whose logits held a NaN or an infinity. It is known once the trace is closed.
     """
 
     rounds: list[dict[str, Any]] = field(default_factory=list)
@@ -62,6 +76,8 @@ class Trace:
     round: int = -1
     at_close: list[Callable[[], None]] = field(default_factory=list)
     outside: float = 0.0
+    not_finite: NotFinite | None = None
+    _peaks: list[tuple[str, int, list[int], Tensor]] = field(default_factory=list)
     _cuda: bool = field(default_factory=torch.cuda.is_available)  # asking a device takes longer
     _steps: list[dict[str, Any]] = field(default_factory=list)
     _made: list[tuple[Any, ...]] = field(default_factory=list)
@@ -138,13 +154,34 @@ class Trace:
         if steps > 1:
             step["loop"] = steps
             later = range(context + width, context + steps * width, width)
-            made += [{**step, "tokens": width, "context": extent} for extent in later]
+            made += [{**step, "tokens": width, "context": length} for length in later]
         self._steps += made
         if isinstance(timed, float):
             _share(made, begun, timed)
         else:
             step["begun"] = begun
             self._pending.append((made, *timed))
+
+    def watch(self, role: str, logits: Float[Tensor, "B *R V"], rows: list[int]) -> None:
+        """Remember the largest logits of a step; `close` checks them, so the host does not wait here.
+
+        The largest of some logits is a NaN if one of them is, infinite if one of them is, and -inf if no token is possible.
+        rows: the row of the batch that each row of `logits` belongs to, -1 for one that does not count.
+        """
+        sequences = [self.sequence[row] if row >= 0 else -1 for row in rows]
+        self._peaks.append((role, self.round, sequences, logits.amax(-1)))
+
+    def _check_peaks(self) -> None:
+        """Find the first step that was not finite."""
+        for role, number, sequences, peak in self._peaks:
+            if bool(peak.isfinite().all()):
+                continue
+            sound = peak.isfinite().flatten(1).all(1).tolist()
+            bad = [sequence for sequence, fine in zip(sequences, sound, strict=True) if not fine and sequence >= 0]
+            if bad:
+                self.not_finite = NotFinite(role, bad[0], number)
+                break
+        self._peaks.clear()
 
     def verified(
         self,
@@ -189,6 +226,8 @@ class Trace:
             done.synchronize()
             _share(made, made[0]["begun"], start.elapsed_time(done) / 1e3)
         self._pending.clear()
+        if self.not_finite is None:
+            self._check_peaks()
         for record in self.at_close:
             record()
         self.at_close.clear()

@@ -42,7 +42,10 @@ class Transformer(LanguageModel):
     vocab: the number of token ids of the target, and so of logits to return; by default the model's own.
     embedded: the number of token ids that the model itself has rows for.
     execution: how steps are executed; eager by default.
-    layers: the number of layers. pool: the KV cache. mask_form: the masks that the model takes.
+    layers: the number of layers.
+    cached: the numbers by which the model calls the layers of the cache; None until its first eager step. Layers that share keys
+    and values have one cache layer between them, and some models have several for each layer.
+    pool: the KV cache. mask_form: the masks that the model takes.
     """
 
     def __init__(
@@ -58,6 +61,7 @@ class Transformer(LanguageModel):
         self.config = config
         self.layers: int = config.num_hidden_layers
         self.embedded: int = config.vocab_size
+        self.cached: tuple[int, ...] | None = None
         self.mask_form = _mask_form(name, model)
         self.pool = KVCache(0, 0, self.device)
 
@@ -123,6 +127,8 @@ class Transformer(LanguageModel):
         count = num_logits if isinstance(num_logits, int) else width
         kinds, widths = self.mask_form.kinds, (self.vocab, self.embedded)
         logits = forward(self.model, tokens, positions, self.pool, kinds, masks, count, *widths)
+        if self.cached is None:
+            self.cached = tuple(sorted(set(self.pool.touched)))
         if not isinstance(num_logits, int):
             logits = logits.gather(1, num_logits[:, :, None].expand(-1, -1, self.vocab))
         return StepOutput(logits, missed=missed)
@@ -264,6 +270,8 @@ class TruncatedTransformer(Transformer):
     def _follow(self, state: DecodeState) -> None:
         """Take over the decided tokens that the whole model has read since the last step."""
         self.pool = self._whole.pool
+        if self.cached is None and self._whole.cached == tuple(range(self._whole.layers)):
+            self.cached = tuple(range(self.layers))  # one cache layer for each layer of the model
         seen = zip(self._kv_len, self._whole.kv_len, state.length.tolist(), strict=True)
         self._kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
 

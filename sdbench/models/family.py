@@ -143,8 +143,8 @@ def _check_width(main: Member) -> None:
     needed = 1 + max((number for token, number in main.tokenizer.get_vocab().items() if token not in added), default=0)
     if main.width < needed:
         raise InputError(
-            f"The embedding of {main.spec.role} has {main.width} entries, fewer than the {needed} tokens of its tokenizer: take the "
-            "tokenizer that belongs to the model."
+            f"The embedding of {main.spec.role} has {main.width} entries, fewer than the {needed} tokens of its tokenizer: take "
+            "the tokenizer that belongs to the model."
         )
 
 

@@ -170,7 +170,7 @@ class TokenRules:
         import transformers as t
 
         asked, eos, begin = self.fields, torch.tensor(self.eos), len(prompt)
-        ids = torch.tensor([prompt])
+        ids: Any = torch.tensor([prompt])
         made: dict[str, Any] = {
             "sequence_bias": lambda value: t.SequenceBiasLogitsProcessor(value),
             "encoder_repetition_penalty": lambda value: t.EncoderRepetitionPenaltyLogitsProcessor(value, ids),

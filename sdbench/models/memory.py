@@ -36,9 +36,10 @@ RESERVED_BYTES = 2**30
 class Size:
     """How large a model is.
 
-    parameters: of the whole model. quantizable: those in linear layers other than the head. quantizable_rows: the output features of
-    these layers, each of which has a scale when it is quantised. cache_values: numbers (keys and values) kept per token. vocab: the
-    number of its logits (0: not known). stored_bytes: of a checkpoint that is quantised already, the bytes of its files.
+    parameters: of the whole model. quantizable: those in linear layers other than the head. quantizable_rows: the output
+    features of these layers, each of which has a scale when it is quantised. cache_values: numbers (keys and values) kept per
+    token. vocab: the number of its logits (0: not known). stored_bytes: of a checkpoint that is quantised already, the bytes of
+    its files.
     """
 
     parameters: int

@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 import yaml
 
-from sdbench.analysis.rows import target_rounds
+from sdbench.analysis.tables import target_rounds
 from sdbench.harness.simulate import simulate
 from sdbench.runs.record import Run, load
 
@@ -24,7 +24,7 @@ def archive_run(run_folder: Path, kept: Path) -> None:
     """Copy what matters of a finished run into `kept`. A former archive there gives way only to a complete one.
 
     It copies the summary, the environment, the sequences and the config, and writes what later analysis needs of the traces:
-    `counts.parquet` (`counts`) and, for a greedy run whose draft works beside the target, `simulated.json` (`simulated`).
+    `counts.parquet` (`counts`) and, for a greedy run with a concurrent draft, `simulated.json` (`simulated`).
 
     Raises:
         InputError: `run_folder` holds no finished run.

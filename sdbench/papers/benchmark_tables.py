@@ -9,11 +9,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from sdbench.analysis.style import figure
+from sdbench.analysis.figures.style import figure
+from sdbench.analysis.report.grid import Column, Grid, estimate
 from sdbench.papers.estimate import of_logs
-from sdbench.papers.markdown import table
 
-NOTHING = "–"
 PANELS = (
     ("tokens", "tokens", "new tokens"),
     ("batch", "rows", "sequences"),
@@ -23,34 +22,38 @@ PANELS = (
 """Curve, column and label of each panel of the scaling figure."""
 
 
-def change_table(found: Mapping[str, Any]) -> str:
+def change_table(found: Mapping[str, Any]) -> Grid:
     """Show a comparison of two checkouts (`change.py`): speed after / before, and how many answers have the same tokens."""
     rows = [
-        [f"`{arm}`", _ratio(one["ratio"], one["ci95"]), str(one["blocks"]), f"{one['same']} of {one['answers']}"]
+        [arm, _ratio(one["ratio"], one["ci95"]), one["blocks"], f"{one['same']} of {one['answers']}"]
         for arm, one in found["arms"].items()
     ]
-    return table(["arm", "after / before [95 %]", "blocks", "same tokens"], rows)
+    return Grid(
+        [Column("arm", code=True), _number("after / before [95 %]"), _number("blocks"), _number("same tokens")], rows
+    )
 
 
-def rounds_table(found: Sequence[Mapping[str, Any]]) -> str:
+def rounds_table(found: Sequence[Mapping[str, Any]]) -> Grid:
     """Show profiles of rounds (`rounds.py`): a row per part, a column per arm, in milliseconds."""
     columns = [(f"{one['execution']}, `{arm}`", parts) for one in found for arm, parts in one["arms"].items()]
-    names = [name for _, parts in columns for name in parts if name != "rounds"]
-    last = ["around the forwards", "round"]
-    ordered = [*(name for name in dict.fromkeys(names) if name not in last), *last]
-    rows = [[part, *(f"{parts[part]:.3f}" if part in parts else NOTHING for _, parts in columns)] for part in ordered]
-    return table(["part (ms)", *(head for head, _ in columns)], rows)
+    names = [name for _, parts in columns for name in parts if name not in ("rounds", *LAST_PARTS)]
+    rows = [[part, *(parts.get(part) for _, parts in columns)] for part in (*dict.fromkeys(names), *LAST_PARTS)]
+    return Grid([Column("part (ms)"), *(Column(head, ".3f") for head, _ in columns)], rows)
 
 
-def fits_table(rows: pd.DataFrame) -> str:
+LAST_PARTS = ("around the forwards", "round")
+"""The parts of a round that `rounds.py` names itself; all others are forwards."""
+
+
+def fits_table(rows: pd.DataFrame) -> Grid:
     """Show straight lines through the scaling curves of the target: the time of a step at 0 and per unit."""
     cells = []
     for curve, over, label in PANELS:
         part = rows[(rows["curve"] == curve) & (rows["role"] == "target")]
         if len(part) > 1:
             at_zero, slope = fit_line(part, over)
-            cells.append([label, f"{1e3 * at_zero:.3f}", f"{1e3 * slope:.5f}"])
-    return table(["over", "step at 0 (ms)", "per unit (ms)"], cells)
+            cells.append([label, 1e3 * at_zero, 1e3 * slope])
+    return Grid([Column("over"), Column("step at 0 (ms)", ".3f"), Column("per unit (ms)", ".5f")], cells)
 
 
 def fit_line(rows: pd.DataFrame, over: str) -> tuple[float, float]:
@@ -59,7 +62,7 @@ def fit_line(rows: pd.DataFrame, over: str) -> tuple[float, float]:
     return float(at_zero), float(slope)
 
 
-def shortcuts_table(rows: pd.DataFrame) -> str:
+def shortcuts_table(rows: pd.DataFrame) -> Grid:
     """Show what each shortcut of the engine gains: the time of a token without it over the time with all of them.
 
     rows: `dtype, arm, variant, prompt, same_tokens, seconds_per_token`; the variant "all on" is the reference.
@@ -71,10 +74,10 @@ def shortcuts_table(rows: pd.DataFrame) -> str:
             if variant != "all on":
                 found = of_logs(np.log(times[variant] / times["all on"]))
                 same = part.loc[part["variant"] == variant, "same_tokens"]
-                cells.append(
-                    [str(dtype), str(arm), variant, _ratio(found.value, found.ci95), f"{same.sum()} of {len(same)}"]
-                )
-    return table(["dtype", "arm", "variant", "time without / with [95 %]", "same tokens"], cells, 3)
+                ratio = _ratio(found.value, found.ci95)
+                cells.append([dtype, arm, variant, ratio, f"{same.sum()} of {len(same)}"])
+    names = [Column("dtype"), Column("arm"), Column("variant")]
+    return Grid([*names, _number("time without / with [95 %]"), _number("same tokens")], cells)
 
 
 def scaling_figure(rows: pd.DataFrame) -> Figure:
@@ -98,6 +101,9 @@ def scaling_figure(rows: pd.DataFrame) -> Figure:
     return made
 
 
+def _number(head: str) -> Column:
+    return Column(head, align="right")
+
+
 def _ratio(value: float, ci95: Sequence[float] | None) -> str:
-    between = "" if ci95 is None else f" [{ci95[0]:.3f}, {ci95[1]:.3f}]"
-    return f"{value:.3f}x{between}"
+    return estimate(value, ci95, 3, "x")

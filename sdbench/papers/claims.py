@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from sdbench.analysis.statistics import FEWEST_UNITS
+from sdbench.analysis.stats.intervals import FEWEST_UNITS
 from sdbench.papers import measures
 from sdbench.papers.estimate import Estimate
 from sdbench.papers.paper import Paper

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis.bootstrap import RESAMPLES, SEED, Interval, mean_interval
-from sdbench.analysis.power import detectable_speedup, minimum_detectable_effect
 from sdbench.analysis.results import Results
+from sdbench.analysis.stats.intervals import RESAMPLES, SEED, Interval, percentile_interval
+from sdbench.analysis.stats.power import detectable_speedup, minimum_detectable_effect
 from sdbench.papers.paper_results import NotRun
 
 
@@ -61,7 +61,7 @@ def of_values(values: pd.Series, note: str = "") -> Estimate:
         return Estimate(float("nan"), None, 0, False, note)
     # Where all units agree the sample says nothing about its spread.
     detectable = minimum_detectable_effect(array) if np.ptp(array) else None
-    return Estimate(float(array.mean()), mean_interval(array), len(array), False, note, detectable=detectable)
+    return Estimate(float(array.mean()), percentile_interval(array), len(array), False, note, detectable=detectable)
 
 
 def of_statistic(table: pd.DataFrame, statistic: Callable[[pd.DataFrame], float], note: str = "") -> Estimate:

@@ -10,7 +10,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from sdbench.analysis import style
+from sdbench.analysis.figures import style
 from sdbench.papers.paper import Paper
 from sdbench.papers.paper_results import NotRun, PaperResults
 
@@ -23,22 +23,17 @@ def draw(paper: Paper, results: PaperResults, folder: Path) -> dict[str, str]:
     """
     figures: Mapping[str, Callable[[PaperResults], Figure | None]] = paper.module("figures").FIGURES
     drawn = {}
-    with style.context():
+    arms = [arm for name in results.names for arm in results[name].summary["arms"]]
+    with style.context(arms):
         for name, make in figures.items():
             try:
                 made = make(results)
             except NotRun:
                 continue
             if made is not None:
-                drawn[save(made, folder, name)] = str(make.__doc__).partition("\n")[0].rstrip(".")
+                style.save(made, folder, name)
+                drawn[f"{name}.svg"] = str(make.__doc__).partition("\n")[0].rstrip(".")
     return drawn
-
-
-def save(made: Figure, folder: Path, name: str) -> str:
-    """Write `<name>.svg`, without a date: the same rows give the same file. Return the file's name."""
-    folder.mkdir(parents=True, exist_ok=True)
-    made.savefig(folder / f"{name}.svg", metadata={"Date": None})
-    return f"{name}.svg"
 
 
 def heat(axes: Axes, table: pd.DataFrame, title: str, digits: int, labels: tuple[str, str]) -> None:

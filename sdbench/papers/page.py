@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-import pandas as pd
-
+from sdbench.analysis.report.grid import MISSING, Column, Grid, estimate, number, percent
 from sdbench.analysis.results import Results
-from sdbench.papers.claims import GENERAL, NOT_RUN, NOT_TESTED, OTHER_SET_UP, SET_UP, Judged
+from sdbench.papers.claims import DOES_NOT_HOLD, GENERAL, HOLDS, SET_UP, UNDECIDED, Judged
 from sdbench.papers.estimate import Estimate
-from sdbench.papers.markdown import table
 from sdbench.papers.paper import Paper
 from sdbench.papers.paper_results import NotRun, PaperResults
 from sdbench.papers.plan import experiment_of
 from sdbench.papers.set_up import set_ups_of
 from sdbench.papers.tables import published
 
-NOTHING = "–"
 READING = (
     "Brackets hold 95 % bootstrap intervals over prompts; *n* is the number of prompts, or of blocks at larger batches. "
     "*Detectable* is the smallest effect that such a sample finds with 80 % power at the 5 % level."
@@ -26,8 +23,6 @@ SET_UP_READING = (
     "own formula with the step times and the acceptance that our runs measured. The set-ups (models; hardware; dtype; tasks; "
     "engine, where known):"
 )
-_GENERAL_HEADS = ("claim", "read in", "how sure", "published", "ours [95 %]", "n", "detectable", "bound", "verdict")
-_SET_UP_HEADS = ("claim", "read in", "set-up", "published", "ours [95 %]", "n", "predicted here", "verdict")
 
 
 def section(
@@ -63,15 +58,11 @@ def claim_tables(judged: Sequence[Judged], mark: str = "##", runs: Sequence[Resu
     bound_to = [one for one in judged if one.claim.scope == SET_UP]
     parts = []
     if general:
-        rows = [_general_row(one) for one in general]
-        parts += [
-            f"{mark} General claims",
-            "These should hold on any models and hardware.",
-            table(_GENERAL_HEADS, rows, 4),
-        ]
+        words = "These should hold on any models and hardware."
+        parts += [f"{mark} General claims", words, general_grid(general).markdown()]
     if bound_to:
-        parts += [f"{mark} Claims that belong to a set-up", _set_up_words(bound_to, runs)]
-        parts += [table(_SET_UP_HEADS, [_set_up_row(one) for one in bound_to], 4)]
+        words = _set_up_words(bound_to, runs)
+        parts += [f"{mark} Claims that belong to a set-up", words, set_up_grid(bound_to).markdown()]
     return parts
 
 
@@ -88,37 +79,45 @@ def _set_up_words(judged: Sequence[Judged], runs: Sequence[Results]) -> str:
     return f"{SET_UP_READING}\n\n" + "\n".join(lines)
 
 
-def _general_row(one: Judged) -> list[str]:
-    claim, found = one.claim, one.estimate
-    verdict = f"**{one.verdict}**" + (f": {claim.not_tested}" if one.verdict == NOT_TESTED else "")
-    ours = [NOTHING] * 3 if found is None else [shown(found), str(found.n), detectable(found)]
-    return [claim.claim, claim.read_in, claim.sure, claim.published or NOTHING, *ours, claim.bound or NOTHING, verdict]
+def general_grid(judged: Sequence[Judged]) -> Grid:
+    """Return the verdicts on general claims as a table."""
+    heads = [Column(head) for head in ("claim", "read in", "how sure", "published")]
+    heads += [Column("ours [95 %]", shown), Column("n", "d"), Column("detectable", _detectable)]
+    rows = []
+    for one in judged:
+        claim, found = one.claim, one.estimate
+        verdict = f"**{one.verdict}**" + (f": {claim.not_tested}" if claim.not_tested else "")
+        said = [claim.claim, claim.read_in, claim.sure, claim.published or None]
+        rows.append([*said, found, found and found.n, found, claim.bound or None, verdict])
+    return Grid([*heads, Column("bound"), Column("verdict")], rows)
 
 
-def _set_up_row(one: Judged) -> list[str]:
-    claim, found = one.claim, one.estimate
-    judged_by = "" if one.verdict in (OTHER_SET_UP, NOT_RUN, NOT_TESTED) else f" ({claim.bound})"
-    verdict = f"**{one.verdict}**{judged_by}" + (f": {claim.not_tested}" if one.verdict == NOT_TESTED else "")
-    ours = [NOTHING] * 3 if found is None else [shown(found), str(found.n), _predicted(found)]
-    set_ups = ", ".join(f"`{set_up.name}`" for set_up in claim.set_ups)
-    return [claim.claim, f"{claim.read_in} ({claim.sure})", set_ups, claim.published or NOTHING, *ours, verdict]
+def set_up_grid(judged: Sequence[Judged]) -> Grid:
+    """Return the verdicts on claims that belong to a set-up as a table. The bound stands there only if it was applied."""
+    heads = [Column(head) for head in ("claim", "read in", "set-up", "published")]
+    heads += [Column("ours [95 %]", shown), Column("n", "d"), Column("predicted here", _predicted)]
+    rows = []
+    for one in judged:
+        claim, found = one.claim, one.estimate
+        applied = one.verdict in (HOLDS, DOES_NOT_HOLD, UNDECIDED)
+        verdict = f"**{one.verdict}**" + (f" ({claim.bound})" if applied else "")
+        set_ups = ", ".join(f"`{set_up.name}`" for set_up in claim.set_ups)
+        said = [claim.claim, f"{claim.read_in} ({claim.sure})", set_ups, claim.published or None]
+        rows.append([*said, found, found and found.n, found, verdict])
+    return Grid([*heads, Column("verdict")], rows)
 
 
 def shown(found: Estimate) -> str:
-    """Return the estimate with its interval."""
-    unit, sign = ("x", "") if found.ratio else ("", "+")
-    between = "" if found.ci95 is None else f" [{found.ci95[0]:{sign}.3f}, {found.ci95[1]:{sign}.3f}]"
-    return f"{found.value:{sign}.3f}{unit}{between}"
+    """Write an estimate with its interval."""
+    return estimate(found.value, found.ci95, 3, "x" if found.ratio else "", signed=not found.ratio)
 
 
-def detectable(found: Estimate) -> str:
-    """Return the smallest effect that could have been detected."""
-    effect = found.detectable
-    return NOTHING if effect is None else f"{100 * effect:.1f} %" if found.ratio else f"{effect:.3f}"
+def _detectable(found: Estimate) -> str:
+    return percent(found.detectable) if found.ratio else number(found.detectable, ".3f")
 
 
 def _predicted(found: Estimate) -> str:
-    return NOTHING if found.predicted is None else f"{found.predicted:.3f}" + ("x" if found.ratio else "")
+    return MISSING if found.predicted is None else f"{found.predicted:.3f}" + ("x" if found.ratio else "")
 
 
 def _published(paper: Paper, results: PaperResults) -> str:
@@ -127,28 +126,29 @@ def _published(paper: Paper, results: PaperResults) -> str:
         beside = published(paper, results)
     except NotRun:
         return ""
-    rows = [[_cell(value) for value in row] for row in beside.itertuples(index=False)]
-    return table([str(column).replace("_", " ") for column in beside], rows)
-
-
-def _cell(value: object) -> str:
-    if isinstance(value, float):
-        return NOTHING if pd.isna(value) else f"{value:.4g}"
-    return NOTHING if value is None else str(value)
+    numeric = [beside[name].dtype.kind in "if" for name in beside]
+    columns = [
+        Column(str(name).replace("_", " "), ".4g" if is_number else None)
+        for name, is_number in zip(beside, numeric, strict=True)
+    ]
+    return Grid(columns, beside.to_numpy(dtype=object).tolist()).markdown()
 
 
 def _runs(paper: Paper, results: PaperResults) -> str:
     """Experiment, arms, prompts, repeats, sequences and decoding time of each run."""
-    rows = [[f"`{name}`", f"`experiment={experiment_of(paper, name)}`", *size(results[name])] for name in results.names]
-    return table(["run", "experiment", *SIZE_HEADS], rows, 2)
+    rows = [[name, f"experiment={experiment_of(paper, name)}", *size(results[name])] for name in results.names]
+    return Grid([Column("run", code=True), Column("experiment", code=True), *SIZES], rows).markdown()
 
 
-SIZE_HEADS = ("arms", "prompts", "repeats", "sequences", "decoding time")
+SIZES = (
+    *(Column(head, "d") for head in ("arms", "prompts", "repeats", "sequences")),
+    Column("decoding time", lambda seconds: f"{seconds / 60:.1f} min"),
+)
+"""Columns of `size`. The time is that of all arms, prefill included."""
 
 
-def size(run: Results) -> list[str]:
-    """Return the cells under `SIZE_HEADS`. The time is that of all arms, prefill included."""
+def size(run: Results) -> tuple[int, int, int, int, float]:
+    """Return the cells under `SIZES`."""
     blocks = run.sequences.drop_duplicates(["arm", "block", "repeat"])
     seconds = float(run.sequences["prefill_seconds"].sum() + blocks["block_decode_seconds"].sum())
-    numbers = (len(run.summary["arms"]), run.summary["prompts"], run.summary["repeats"], len(run.sequences))
-    return [*map(str, numbers), f"{seconds / 60:.1f} min"]
+    return len(run.summary["arms"]), run.summary["prompts"], run.summary["repeats"], len(run.sequences), seconds

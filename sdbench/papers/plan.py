@@ -9,10 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from sdbench.analysis import style
+from sdbench.analysis.figures import style
 from sdbench.analysis.results import Results
 from sdbench.errors import InputError
-from sdbench.harness.config import expand_grids
 from sdbench.papers.paper import Paper
 
 BUDGETS = ("quick", "paper")
@@ -76,7 +75,7 @@ def estimate_seconds(config: dict[str, Any], rates: dict[str, float]) -> float:
         config: the run's resolved config.
         rates: seconds per answer by family of arms (`answer_seconds`), not empty.
     """
-    arms = expand_grids(config["arms"])
+    arms = config["arms"]
     prompts, repeats = config["limit"] or config["tasks"]["count"], config["repeats"]
     decoding = sum(rates.get(style.family(name), rates[""]) for name in arms) * prompts * repeats
     processes = sum(bool((arm.get("proposer") or {}).get("process")) for arm in arms.values())

@@ -10,19 +10,19 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 from sdbench.analysis.compare import speed_verdict
+from sdbench.analysis.figures.ssd import budget_of
+from sdbench.analysis.figures.style import family
+from sdbench.analysis.metrics.speed import speedup
+from sdbench.analysis.report.grid import Column, Grid, estimate
 from sdbench.analysis.results import Results
-from sdbench.analysis.speculation_plots import budget_of
-from sdbench.analysis.statistics import FewPrompts, non_inferiority, speedup
-from sdbench.analysis.style import family
+from sdbench.analysis.stats.intervals import FewPrompts
+from sdbench.analysis.stats.tests import non_inferiority
 from sdbench.papers.archive import SIMULATED
 from sdbench.papers.estimate import fastest_ratio, of_logs
-from sdbench.papers.markdown import table
 from sdbench.papers.paper_results import NotRun
 
-NOTHING = "–"
 MODEL_TOLERANCE = 0.10
 RANKED = {"Uniform": "uniform", "Geometric": "geometric"}
 """The fan-outs whose hit rates follow from the ranks that a synchronous run records."""
@@ -39,8 +39,7 @@ def ratio(run: Results, name: str, other: str, whole: bool = False) -> str:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FewPrompts)  # the run's table says it under its flags
         found = speedup(run.of(name), run.of(other), whole)
-    between = "" if found.ci95 is None else f" [{found.ci95[0]:.2f}, {found.ci95[1]:.2f}]"
-    return f"{found.value:.2f}x{between}"
+    return estimate(found.value, found.ci95, 2, "x")
 
 
 def peers(run: Results) -> list[str]:
@@ -62,13 +61,13 @@ def peers(run: Results) -> list[str]:
                 for peer in theirs
                 if family(peer) == kind and arms[peer]["config"].get("draft_length") in (None, length)
             ]
-            cells.append(ratio(run, name, same[0], whole=True) if same else NOTHING)
-        rows.append([f"`{name}`", *cells])
+            cells.append(ratio(run, name, same[0], whole=True) if same else None)
+        rows.append([name, *cells])
     words = (
         "Speed of our arms over each peer, end to end, paired over prompts [95 %]. Peers that draft are compared at the same draft "
         "length."
     )
-    return [words, table(["arm", *(f"over `{kind}`" for kind in kinds)], rows)]
+    return [words, Grid([_ARM, *(_over(f"`{kind}`") for kind in kinds)], rows).markdown()]
 
 
 def concurrent(run: Results) -> list[str]:
@@ -91,24 +90,29 @@ def concurrent(run: Results) -> list[str]:
             "hit."
         )
         parts += [words, _caches(run, caches, plain)]
-    speeds = {name: (arms[name]["predicted_tokens_per_second"], arms[name]["tokens_per_second"]) for name in overlapped}
-    off = {name: said / measured - 1 for name, (said, measured) in speeds.items() if said and measured}
-    if off:
-        parts.append(
-            f"Predicted minus measured speed (theorem 7; PEARL's formula), on each arm's own times: {_list(off)}."
-        )
-    bounds = {name: arms[name]["speculation"].get("corollary_9") for name in caches}
-    between = [
-        f"`{name}` over `{row['over']}` {row['low']:.2f}x to {row['high']:.2f}x, measured {row['measured']:.2f}x"
-        for name, row in bounds.items()
-        if row
-    ]
-    if between:
-        parts.append(f"Bounds of corollary 9 (ratios of totals): {'; '.join(between)}.")
-    simulated = run.path / SIMULATED
-    if simulated.is_file():
-        parts.append(f"Simulated minus measured speed: {_list(json.loads(simulated.read_text(encoding='utf-8')))}.")
-    return parts
+    words = (
+        "Speed against predictions on each arm's own times. *Formula* is theorem 7 of SSD, or PEARL's formula. *Simulated* is the "
+        "discrete-event simulator. Both columns show predicted / measured - 1. Corollary 9 bounds the ratio of total speeds over "
+        "`sd` of the same length."
+    )
+    return [*parts, words, _predictions(run, overlapped)]
+
+
+def _predictions(run: Results, overlapped: Sequence[str]) -> str:
+    """A row per arm: the formula, the simulator, the bounds of corollary 9, and the measured ratio of totals."""
+    file = run.path / SIMULATED
+    simulated = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    rows = []
+    for name in overlapped:
+        arm = run.summary["arms"][name]
+        said, measured = arm["predicted_tokens_per_second"], arm["tokens_per_second"]
+        bounds = (arm["speculation"] or {}).get("corollary_9")
+        formula = said / measured - 1 if said and measured else None
+        between = f"{bounds['low']:.2f}x to {bounds['high']:.2f}x" if bounds else None
+        rows.append([name, formula, simulated.get(name), between, bounds and bounds["measured"]])
+    columns = [_ARM, Column("formula", "+.1%"), Column("simulated", "+.1%")]
+    columns += [_right("corollary 9"), Column("measured", lambda value: f"{value:.2f}x")]
+    return Grid(columns, rows).markdown()
 
 
 def _compared(run: Results, overlapped: Sequence[str], plain: dict[int, str]) -> str:
@@ -116,13 +120,13 @@ def _compared(run: Results, overlapped: Sequence[str], plain: dict[int, str]) ->
     arms = run.summary["arms"]
     best = max(plain.values(), key=lambda name: arms[name]["speedup"]) if plain else None
     named = [name for name in arms if name == "ar" or "two_cores" in name]
-    heads = ["arm", *(["over `sd`, same length", f"over `{best}`, the best"] if plain else [])]
+    heads = [_over("`sd`, same length"), _over(f"`{best}`, the best")] if plain else []
     rows = []
     for name in overlapped:
         same = plain.get(arms[name]["config"].get("draft_length"))
         others = ([same, best] if plain else []) + named
-        rows.append([f"`{name}`", *(ratio(run, name, other) if other else NOTHING for other in others)])
-    return table([*heads, *(f"over `{name}`" for name in named)], rows)
+        rows.append([name, *(ratio(run, name, other) if other else None for other in others)])
+    return Grid([_ARM, *heads, *(_over(f"`{name}`") for name in named)], rows).markdown()
 
 
 def _caches(run: Results, caches: Sequence[str], plain: dict[int, str]) -> str:
@@ -130,14 +134,17 @@ def _caches(run: Results, caches: Sequence[str], plain: dict[int, str]) -> str:
     rows = []
     for name in caches:
         arm, found = arms[name], arms[name]["speculation"]
-        predicted = _by_ranks(run, name, plain)
         tokens = f"{found['tokens_per_round_on_hit']:.2f} / {found['tokens_per_round_on_miss']:.2f}"
         seconds = [f"{1e3 * found['seconds'][key]:.1f}" for key in ("verify", "build", "backup", "wait_on_hit")]
-        rates = [f"{found['outcome_hit_rate']:.3f}", NOTHING if predicted is None else f"{predicted:.3f}"]
-        branches = str(budget_of(arm) or NOTHING)
-        rows.append([f"`{name}`", branches, *rates, f"{arm['acceptance_rate']:.3f}", tokens, " / ".join(seconds)])
-    heads = ["arm", "branches", "hit rate", "predicted", "acceptance", "tokens on hit / miss"]
-    return table([*heads, "T_v / T_p / T_b / wait (ms)"], rows)
+        rates = [found["outcome_hit_rate"], _by_ranks(run, name, plain), arm["acceptance_rate"]]
+        rows.append([name, budget_of(arm), *rates, tokens, " / ".join(seconds)])
+    columns = [
+        _ARM,
+        Column("branches", "d"),
+        *(Column(head, ".3f") for head in ("hit rate", "predicted", "acceptance")),
+    ]
+    columns += [_right("tokens on hit / miss"), _right("T_v / T_p / T_b / wait (ms)")]
+    return Grid(columns, rows).markdown()
 
 
 def _by_ranks(run: Results, name: str, plain: dict[int, str]) -> float | None:
@@ -204,5 +211,12 @@ def _faster(run: Results, arms: list[str], others: list[str]) -> str:
     return f"`{note.replace(' over ', '` over `')}` is {found.value:.2f}x [{low:.2f}, {high:.2f}]: **{verdict}**."
 
 
-def _list(shares: dict[str, Any]) -> str:
-    return "; ".join(f"`{name}` {value:+.1%}" for name, value in shares.items())
+_ARM = Column("arm", code=True)
+
+
+def _right(head: str) -> Column:
+    return Column(head, align="right")
+
+
+def _over(name: str) -> Column:
+    return _right(f"over {name}")

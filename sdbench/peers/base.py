@@ -28,6 +28,8 @@ class Peer(ABC):
 
     one_row = False
     lossless = True
+    applies_rules = False  # whether it applies the rules of the target's generation config
+    one_width = False  # whether its models' embeddings must have the same number of rows
 
     def __init__(self, models: list[LanguageModel]) -> None:
         self.models = models

@@ -30,6 +30,7 @@ class FlashSpec(Peer):
     """draft_length: its gamma. strategy: bandit (the draft model alone drafts) or auto (its default: prompt look-up first)."""
 
     one_row = True
+    one_width = True
 
     def __init__(
         self, verifier: LanguageModel, model: LanguageModel, draft_length: int = 4, strategy: str = "bandit"

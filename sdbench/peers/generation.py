@@ -22,6 +22,7 @@ from sdbench.errors import InputError
 from sdbench.keyed_random import stream
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Edge, Trace
+from sdbench.models.generation import SequenceRules
 from sdbench.models.quiet import quiet
 from sdbench.peers.base import Growing, Peer
 from sdbench.sampling import Sampling
@@ -35,6 +36,8 @@ CACHES = ("dynamic", "static")
 
 class Generate(Peer):
     """Autoregressive `generate`. cache: dynamic (its default) or static, with the decoding step compiled (torch.compile)."""
+
+    applies_rules = True
 
     def __init__(self, verifier: LanguageModel, cache: str = "dynamic") -> None:
         super().__init__([verifier])
@@ -95,7 +98,7 @@ class Generate(Peer):
     def _decode(
         self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace
     ) -> list[Finished]:
-        from transformers import StoppingCriteriaList
+        from transformers import LogitsProcessorList, StoppingCriteriaList
 
         target = self.models[0]
         width = max(len(request.tokens) for request in group)
@@ -115,6 +118,7 @@ class Generate(Peer):
                 attention_mask=seen,
                 generation_config=config,
                 stopping_criteria=StoppingCriteriaList([_Watch(width, grown)]),
+                logits_processor=LogitsProcessorList(_rules(target, group, pad, max_new_tokens)),
                 **self.options(),
             )
         drafted = self._drafted if self._drafted else None
@@ -147,6 +151,8 @@ class _Drafting(Generate):
 
 class Assisted(_Drafting):
     """Assisted generation: a draft model of the same family, K tokens in every round."""
+
+    one_width = True
 
     def __init__(self, verifier: LanguageModel, model: LanguageModel, draft_length: int = 4) -> None:
         super().__init__(verifier, draft_length)
@@ -183,6 +189,25 @@ class Lookup(_Drafting):
 
     def options(self) -> dict[str, Any]:
         return {"prompt_lookup_num_tokens": self.draft_length, "max_matching_ngram_size": self.max_ngram}
+
+
+def _rules(target: LanguageModel, group: list[Request], pad: list[int], max_new_tokens: int) -> list[Any]:
+    """The target's rules as a logits processor: none if it has no rules."""
+    if target.rules is None:
+        return []
+    started = [target.rules.start(request.tokens, max_new_tokens) for request in group]
+    return [_Ruled(started, pad)]
+
+
+class _Ruled:
+    """A logits processor that gives each row its own rules, and does not count the padding on its left."""
+
+    def __init__(self, rules: list[SequenceRules], pad: list[int]) -> None:
+        self.rules, self.pad = rules, pad
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        rows = zip(self.rules, self.pad, input_ids.tolist(), scores, strict=True)
+        return torch.stack([rules(ids[pad:], logits) for rules, pad, ids, logits in rows])
 
 
 def module_of(model: LanguageModel) -> Any:

@@ -1,4 +1,4 @@
-"""Files that are either whole or absent."""
+"""Write files that are either whole or absent."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ TEMPORARY = ".tmp"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Have `write` fill a temporary file beside `path`, flush it to the disk, and rename it to `path`.
+    """Let `write` fill a temporary file next to `path`, flush it to the disk, and rename it to `path`.
 
-    A crash leaves either the old file or the new one, and at worst a leftover `*.tmp`.
+    A crash leaves the old file or the new one, and possibly a `*.tmp` file.
 
     Raises:
         OSError: the file could not be written (the disk is full, say); `path` is then as it was.
@@ -35,7 +35,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _flush_folder(folder: Path) -> None:
-    """Make a rename durable, where the platform can open a folder."""
+    """Make a rename durable, if the platform can open a folder."""
     try:
         handle = os.open(folder, os.O_RDONLY)
     except OSError:

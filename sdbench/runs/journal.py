@@ -1,7 +1,7 @@
-"""The journal: finished blocks, one file each, so that a crash loses at most the block in hand.
+"""The journal: one file per finished block, so that a crash loses at most the current block.
 
-`journal/00012-r0.json` holds what every arm did in repeat 0 of block 12: the rows of the run record's four tables as
-compact columns. A file appears under its name only when it is whole and on the disk.
+`journal/00012-r0.json` holds repeat 0 of block 12 under every arm: the rows of the run record's four tables as compact columns.
+A file gets its name only when it is whole and on the disk.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ _NAME = re.compile(r"(\d{5,})-r(\d+)\.json")
 
 
 class Journal:
-    """The finished blocks of a run, in a folder of their own."""
+    """The finished blocks of a run, in their own folder."""
 
     def __init__(self, directory: Path | str) -> None:
         self.directory = Path(directory)
 
     def finished(self) -> set[tuple[int, int]]:
-        """The (block, repeat) pairs that are written.
+        """List the (block, repeat) pairs that are written.
 
         Raises:
-            InputError: a file of the journal is damaged, or is none of the journal's.
+            InputError: a file is damaged, or does not belong to the journal.
         """
         return {self._identify(path) for path in self._files() if self._read(path)}
 
@@ -43,7 +43,7 @@ class Journal:
 
         Args:
             block: the block's number.
-            repeat: which repeat of it.
+            repeat: the repeat of the block.
             tables: rows by table name (`sequences`, `rounds`, `steps`, `bare`); a table without rows may be left out.
 
         Raises:
@@ -60,10 +60,10 @@ class Journal:
         write_text(self.directory / f"{block:05d}-r{repeat}.json", text)
 
     def tables(self) -> dict[str, pd.DataFrame]:
-        """All rows of all finished blocks, as one DataFrame per table, in the order of the blocks.
+        """Read all rows of all finished blocks: one DataFrame per table, in the order of the blocks.
 
         Raises:
-            InputError: a file of the journal is damaged, or is none of the journal's.
+            InputError: a file is damaged, or does not belong to the journal.
         """
         parts: dict[str, list[pa.Table]] = {name: [arrow(name, columnar(name, ()))] for name in TABLES}
         for path in self._files():
@@ -76,7 +76,7 @@ class Journal:
         return {name: pa.concat_tables(part, promote_options="permissive").to_pandas() for name, part in parts.items()}
 
     def _files(self) -> list[Path]:
-        """The journal's files in the order of (block, repeat); what an interrupted write left behind is passed over."""
+        """List the journal's files in the order of (block, repeat), without the leftovers of an interrupted write."""
         if not self.directory.is_dir():
             return []
         return sorted((path for path in self.directory.iterdir() if path.suffix != TEMPORARY), key=self._identify)
@@ -88,7 +88,7 @@ class Journal:
         return int(match[1]), int(match[2])
 
     def _read(self, path: Path) -> dict[str, dict[str, list[Any]]]:
-        """The columns of every table of one file, checked."""
+        """Read and check the columns of every table of one file."""
         try:
             document = json.loads(path.read_text(encoding="utf-8"))
             version, key, tables = (
@@ -116,7 +116,7 @@ class Journal:
 
 
 def _jsonable(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
-    """JSON knows no NaN: a missing number is null."""
+    """Replace NaN by None, because JSON has no NaN."""
     return {
         name: [None if isinstance(value, float) and math.isnan(value) else value for value in values]
         for name, values in columns.items()

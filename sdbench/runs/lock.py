@@ -1,4 +1,4 @@
-"""Who works on a run's folder right now: a lock that the process holds, and that the system lets go when the process dies."""
+"""Lock the folder of a run for the process that works on it. The system releases the lock when the process dies."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from filelock import FileLock, Timeout
 from sdbench.errors import InputError
 
 _LOCK = ".lock"
-_PATIENCE_SECONDS = 2.0  # `running` takes the lock for a moment to see whether it is free
+_PATIENCE_SECONDS = 2.0  # `running` takes the lock for a moment to test whether it is free
 
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run's folder.
+    """Hold the folder of a run.
 
     Raises:
         InputError: another process holds it.
@@ -33,7 +33,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def running(folder: Path) -> bool:
-    """Whether a living process holds a run's folder."""
+    """Tell whether a living process holds the folder of a run."""
     if not (folder / _LOCK).exists():
         return False
     lock = FileLock(folder / _LOCK)
@@ -42,6 +42,6 @@ def running(folder: Path) -> bool:
     except Timeout:
         return True
     except OSError:
-        return False  # a folder that may only be read: nobody runs in it as us
+        return False  # a read-only folder: no run of this user works in it
     lock.release()
     return False

@@ -1,6 +1,6 @@
-"""A run's folder: claimed by one run, filled block by block, finished by `summary.json`, and read back.
+"""The folder of a run: one run claims it, fills it block by block, and finishes it with `summary.json`. `load` reads it back.
 
-`run.json` says which run the folder belongs to. `summary.json` is written last: a folder with it is a finished run.
+`run.json` names the run that the folder belongs to. `summary.json` comes last: a folder with it is a finished run.
 """
 
 from __future__ import annotations
@@ -56,22 +56,22 @@ class RunFolder:
 
     @property
     def failure(self) -> dict[str, Any] | None:
-        """What `failed.json` says, None if the run did not fail."""
+        """The content of `failed.json`; None if the run did not fail."""
         return _read_json(self.path / _FAILED) if (self.path / _FAILED).is_file() else None
 
     @property
     def measurement(self) -> str:
-        """A name of this one measurement, the same as long as the folder lives: two folders may hold the same run."""
+        """A name of this one measurement, constant while the folder exists. Two folders may hold the same run."""
         token = _read_json(self.path / _OWNER).get("measurement")
         return f"{self.run_id}-{token}" if token else self.run_id
 
     @property
     def planned(self) -> int | None:
-        """Blocks that the finished run will have, over all repeats; None if it is not known yet."""
+        """The number of blocks of the finished run, over all repeats; None if it is not known yet."""
         return _read_json(self.path / _PLAN)["blocks"] if (self.path / _PLAN).is_file() else None
 
     def plan(self, blocks: int) -> None:
-        """Write `plan.json`: how many blocks there will be, over all repeats."""
+        """Write `plan.json`: the number of blocks, over all repeats."""
         write_text(self.path / _PLAN, _json({"blocks": blocks}))
 
     @property
@@ -80,7 +80,7 @@ class RunFolder:
         return _read_json(self.path / _SHARED)["blocks"] if (self.path / _SHARED).is_file() else []
 
     def note_shared(self, block: int, repeat: int) -> None:
-        """Add a block to `shared.json`, once: a block that a crash took is done again."""
+        """Add a block to `shared.json`, once. A run that crashed in a block decodes it again."""
         others = [pair for pair in self.shared_blocks if pair != [block, repeat]]
         write_text(self.path / _SHARED, _json({"blocks": [*others, [block, repeat]]}))
 
@@ -91,11 +91,11 @@ class RunFolder:
 
     @property
     def environment(self) -> dict[str, Any]:
-        """What `environment.json` says; nothing if there is none yet."""
+        """The content of `environment.json`; empty if there is none yet."""
         return _read_json(self.path / _ENVIRONMENT) if (self.path / _ENVIRONMENT).is_file() else {}
 
     def add_to_environment(self, **facts: Any) -> None:
-        """Add to `environment.json` what is known only later."""
+        """Add facts to `environment.json` that are known only later."""
         file = self.path / _ENVIRONMENT
         write_text(file, _json({**_read_json(file), **facts}))
 
@@ -105,21 +105,30 @@ class RunFolder:
         return self.environment.get("faults") or []
 
     def note_fault(self, arm: str, block: int, repeat: int, said: str) -> None:
-        """A block went on without a draft."""
+        """Record that a block went on without a draft."""
         where = {"arm": arm, "block": block, "repeat": repeat}
         others = [fault for fault in self.faults if {**fault, **where} != fault]
         self.add_to_environment(faults=[*others, {**where, "said": said}])
 
+    @property
+    def not_finite(self) -> dict[str, str]:
+        """By arm, where its numbers first were not finite."""
+        return self.environment.get("not_finite") or {}
+
+    def note_not_finite(self, arm: str, said: str) -> None:
+        """Keep where an arm's numbers first were not finite."""
+        self.add_to_environment(not_finite={arm: said, **self.not_finite})
+
     def ask(self, prompts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write `prompts.json`: by prompt id the `text` that the models read, and the `reference` (None: there is none)."""
+        """Write `prompts.json`: by prompt id the `text` that the models read, and the `reference` (None if there is none)."""
         write_text(self.path / _PROMPTS, _json(prompts))
 
     def finish(self, tables: Mapping[str, pd.DataFrame], summary: Mapping[str, Any]) -> None:
-        """Write the tables, and then the summary, which makes the run a finished one.
+        """Write the tables, then the summary. A run with a summary is finished.
 
         Args:
             tables: DataFrames by table name, as `Journal.tables` gives them.
-            summary: JSON-safe; what `sdbench.analysis.summary.summarise` returns.
+            summary: JSON-safe, from `sdbench.analysis.metrics.summary.summarise`.
         """
         for name in TABLES:
             write_parquet(self.path, name, tables[name])
@@ -127,8 +136,8 @@ class RunFolder:
         write_text(self.path / _SUMMARY, _json(summary))
 
     def fail(self, reason: str, **details: Any) -> None:
-        """Write `failed.json`, if there is room for it. The blocks that were finished stay, and a restart builds on them."""
-        with suppress(OSError):  # a full disk may be the very reason
+        """Write `failed.json`, if there is room for it. The finished blocks stay, and a restart goes on from them."""
+        with suppress(OSError):  # a full disk may be the reason
             write_text(self.path / _FAILED, _json({"run_id": self.run_id, "reason": reason, **details}))
 
 
@@ -136,8 +145,8 @@ class RunFolder:
 class Run:
     """A finished run, read back.
 
-    path: its folder; run_id; config: the resolved config; environment: where it ran; summary: `summary.json`;
-    tables: `sequences`, `rounds`, `steps`, `bare`; prompts: `text` and `reference` by prompt id, empty where the run wrote none.
+    path: its folder; config: the resolved config; environment: machine, versions and weights; summary: `summary.json`; tables:
+    `sequences`, `rounds`, `steps`, `bare`; prompts: `text` and `reference` by prompt id, empty if the run wrote none.
     """
 
     path: Path
@@ -165,15 +174,15 @@ class Run:
 
     @property
     def bare(self) -> pd.DataFrame:
-        """One row per timing of a bare forward."""
+        """One row per timing of a reference forward."""
         return self.tables["bare"]
 
 
 def claim(directory: Path | str, run_id: str) -> RunFolder:
-    """Take a folder for a run: make it and record the run's id in it, or take up what the same run left there.
+    """Claim a folder for a run: make it and record the run's id, or continue with the blocks that the same run left there.
 
     Raises:
-        InputError: the folder belongs to another run, or holds something that is no run. Nothing is then written.
+        InputError: the folder belongs to another run, or holds files that are no run. Nothing is then written.
     """
     path = Path(directory)
     try:
@@ -190,7 +199,7 @@ def _claim(path: Path, run_id: str) -> RunFolder:
         if other != run_id:
             raise InputError(f"out={path} belongs to run {other}; choose another folder or delete it")
         return RunFolder(path, run_id)
-    # Hidden files (.hydra, .DS_Store) are put there by others without asking, unfinished ones by whoever was killed.
+    # Other programs leave hidden files (.hydra, .DS_Store); a killed process leaves unfinished ones.
     if path.is_dir() and any(not entry.name.startswith(".") and entry.suffix != ".tmp" for entry in path.iterdir()):
         raise InputError(f"out={path} is not empty and is no run; choose another folder")
     owner = {"schema_version": SCHEMA_VERSION, "run_id": run_id, "measurement": secrets.token_hex(4)}
@@ -200,10 +209,10 @@ def _claim(path: Path, run_id: str) -> RunFolder:
 
 
 def open_run(directory: Path | str) -> RunFolder:
-    """The folder of a run, finished or not.
+    """Open the folder of a run, finished or not.
 
     Raises:
-        InputError: it is no run's folder, or is of another schema version.
+        InputError: it is not the folder of a run, or has another schema version.
     """
     path = Path(directory)
     if not path.is_dir():
@@ -215,7 +224,7 @@ def load(directory: Path | str) -> Run:
     """Read a finished run.
 
     Raises:
-        InputError: it is no run's folder, or is not finished, or is of another schema version, or is damaged.
+        InputError: the folder holds no run, or a run that is not finished, is damaged, or has another schema version.
     """
     folder = open_run(directory)
     if not folder.finished:
@@ -236,7 +245,7 @@ def load(directory: Path | str) -> Run:
 
 
 def _owner(path: Path) -> str:
-    """The id of the run that a folder belongs to."""
+    """Read the id of the run that a folder belongs to."""
     if not (path / _OWNER).is_file():
         raise InputError(f"{path} is not the folder of a run: it has no {_OWNER}")
     owner = _read_json(path / _OWNER)

@@ -1,4 +1,4 @@
-"""What is there: the runs under some folders, and how far each of them is."""
+"""List the runs below some folders, and how far each of them is."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from sdbench.runs.lock import running
 from sdbench.runs.record import RunFolder, open_run
 
 FINISHED, FAILED, PARTIAL, RUNNING = "finished", "failed", "partial", "running"
-_HIDDEN = ("journal", "report", "wandb")  # parts of a run that hold no other run
+_HIDDEN = ("journal", "report", "wandb")  # folders of a run that hold no other run
 
 
 @dataclass(frozen=True)
 class State:
     """How far a run is.
 
-    state: finished, running (a living process holds it), failed (`reason` says why), or partial (it was stopped). The same
-    command takes up failed and partial ones. done, planned: blocks, over all repeats; planned is None where it was not yet known.
+    state: finished, running (a living process holds it), failed (`reason` says why), or partial (it was stopped). The command
+    that started a failed or partial run continues it. done, planned: blocks, over all repeats; planned is None if not yet known.
     """
 
     path: str
@@ -38,10 +38,10 @@ class State:
 
 
 def run_folders(places: Sequence[Path]) -> list[RunFolder]:
-    """Every run at or below the given folders, each once, by path.
+    """Find every run at or below the given folders, each once, by path.
 
     Raises:
-        InputError: one is no folder, or there is no run in it.
+        InputError: a path is no folder, or there is no run in it.
     """
     found: dict[Path, RunFolder] = {}
     for place in places:
@@ -55,10 +55,10 @@ def run_folders(places: Sequence[Path]) -> list[RunFolder]:
 
 
 def state_of(folder: RunFolder) -> State:
-    """How far one run is."""
+    """Determine how far one run is."""
     try:
         return _state_of(folder)
-    except InputError as error:  # of one damaged run; the others are listed all the same
+    except InputError as error:  # one damaged run must not hide the others
         return State(str(folder.path), folder.run_id, FAILED, 0, None, str(error))
 
 
@@ -77,14 +77,14 @@ def _state_of(folder: RunFolder) -> State:
 
 
 def status(places: Sequence[Path]) -> dict[str, Any]:
-    """The document of `sdbench status`: {"runs": [...], "counts": {state: n}}."""
+    """Make the document of `sdbench status`: {"runs": [...], "counts": {state: n}}."""
     states = [state_of(folder) for folder in run_folders(places)]
     counts = {name: sum(state.state == name for state in states) for name in (FINISHED, FAILED, PARTIAL, RUNNING)}
     return {"runs": [asdict(state) for state in states], "counts": counts}
 
 
 def text(document: dict[str, Any]) -> str:
-    """The states for reading: one line for each run, then how many there are of each."""
+    """Write the states for reading: one line for each run, then the number of runs in each state."""
     lines = [State(**run).line for run in document["runs"]]
     counts = ", ".join(f"{n} {name}" for name, n in document["counts"].items() if n)
     return "\n".join([*lines, counts])

@@ -1,4 +1,4 @@
-"""The run record's tables as DataFrames, typed by the schema."""
+"""Convert the run record's tables between rows, DataFrames and parquet files, with the types of the schema."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "list[in
 
 
 def columnar(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows of one table -> its columns, the schema's first, then those that a method added (null where a row has none).
+    """Turn rows of one table into columns: the schema's first, then those that a method added, null where a row lacks them.
 
     Raises:
         ValueError: a row lacks a column of the schema.
@@ -32,7 +32,7 @@ def columnar(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any
 
 
 def arrow(name: str, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
-    """Columns of one table -> an Arrow table whose columns of the schema have the schema's types, even when empty."""
+    """Turn columns of one table into an Arrow table. The schema's columns have the schema's types, even when empty."""
     arrays = {
         column: pa.array(values, type=column_type(name, column) if column in TABLES[name] else None)
         for column, values in columns.items()
@@ -41,7 +41,7 @@ def arrow(name: str, columns: Mapping[str, Sequence[Any]]) -> pa.Table:
 
 
 def column_type(name: str, column: str) -> pa.DataType:
-    """The type that the schema gives a column: the first word of its description."""
+    """Look up the type of a column: the first word of its description in the schema."""
     return _TYPES[TABLES[name][column].split(":")[0].split()[0]]
 
 
@@ -61,12 +61,12 @@ def renewed(name: str, columns: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def frame(name: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
-    """Rows of one table -> a DataFrame."""
+    """Turn rows of one table into a DataFrame."""
     return arrow(name, columnar(name, rows)).to_pandas()
 
 
 def frames(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, pd.DataFrame]:
-    """Rows of every table -> DataFrames; a table that is not given is empty."""
+    """Turn rows of every table into DataFrames. A table that is not given is empty."""
     return {name: frame(name, rows.get(name, ())) for name in TABLES}
 
 
@@ -77,7 +77,7 @@ def write_parquet(folder: Path, name: str, table: pd.DataFrame) -> None:
 
 
 def _cells(column: pd.Series) -> list[Any]:
-    """Its values; None where a text, or whatever is no number, is missing, for which pandas has NaN."""
+    """List the values; a missing value that is not a number becomes None, where pandas has NaN."""
     if pd.api.types.is_numeric_dtype(column):
         return column.tolist()
     return column.astype(object).where(column.notna(), None).tolist()

@@ -1,4 +1,4 @@
-"""Trackers mirror a run elsewhere. The run's own files stay the source of truth: a tracker that fails warns, no more.
+"""Trackers mirror a run elsewhere. The run's own files stay the source of truth: a tracker that fails only warns.
 
 tracker.start(config, name, folder)
 try:
@@ -27,23 +27,27 @@ MODES = ("offline", "online", "disabled")
 
 
 class Tracker(Protocol):
-    """Where a run is mirrored to."""
+    """Where a run is mirrored to. wants_png: whether `finish` needs the figures as PNG."""
+
+    wants_png: bool
 
     def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
         """Open the mirror of a run: its resolved config, its name, its folder, under which all files go, and its id."""
         ...
 
     def finish(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
-        """Send the summary, one row per sequence, and the pictures (PNG)."""
+        """Send the summary, one row per sequence, and the figures (PNG files)."""
         ...
 
     def close(self) -> None:
-        """Let go, whatever happened before. May be called at any time, and more than once."""
+        """Close the mirror. A caller may do this at any time, and more than once."""
         ...
 
 
 class NoTracker:
     """Mirrors nothing."""
+
+    wants_png = False
 
     def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
         """Nothing to open."""
@@ -56,7 +60,7 @@ class NoTracker:
 
 
 def _never_fatal(method: Callable[P, None]) -> Callable[P, None]:
-    """A tracker's failure costs the mirror, not the run."""
+    """Turn a tracker's failure into a warning: it costs the mirror, not the run."""
 
     @functools.wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
@@ -87,6 +91,7 @@ class WandbTracker:
     ) -> None:
         if mode not in MODES:
             raise InputError(f"tracker.mode={mode} is unknown; choose one of {', '.join(MODES)}")
+        self.wants_png = mode != "disabled"
         self._mode, self._project, self._entity, self._group, self._tags = mode, project, entity, group, list(tags)
         self._run: WandbRun | None = None
         self._identity, self._folder = "", Path()
@@ -114,5 +119,5 @@ class WandbTracker:
             run, self._run = self._run, None
             run.close()
             if self._sent and self._identity and self._mode == "online":
-                # `sdbench push` has nothing left to do.
+                # `sdbench push` need not send it again.
                 mark_sent(self._folder, destination(self._mode, self._entity, self._project), self._identity)

@@ -1,7 +1,7 @@
-"""One run in Weights & Biases: opened under an id of ours, given its summary, its tables and its figures, and closed.
+"""Send one run to Weights & Biases: open it under our id, send its summary, tables and figures, and close it.
 
-W&B reads its environment once per process, so the mode is always passed. Host and user names, the command line and machine
-statistics stay out.
+W&B reads its environment once per process, so the mode is always passed. The run gets no host or user names, no command line and no
+machine statistics.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _MARKER = "pushed.json"
 
 
 def destination(mode: str, entity: str | None, project: str) -> str:
-    """The name of where a run goes."""
+    """Name the destination of a run."""
     return "/".join(part for part in (mode, entity, project) if part)
 
 
 def sent(folder: Path) -> dict[str, str]:
-    """Where a run's folder has been sent: its id there, by destination."""
+    """Read where a run was sent: its id there, by destination."""
     marker = folder / _MARKER
     return json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
 
 
 def mark_sent(folder: Path, where: str, identity: str) -> None:
-    """Note in a run's folder that it has been sent."""
+    """Record in a run's folder that it was sent."""
     write_text(folder / _MARKER, json.dumps({**sent(folder), where: identity}, indent=2) + "\n")
 
 
 class WandbRun:
     """A W&B run whose files lie in `folder/wandb`.
 
-    identity: its id: a second run of the same id goes on with the first, where W&B can be asked.
+    identity: its id. A second run with the same id continues the first, if W&B is online.
     """
 
     def __init__(
@@ -96,7 +96,7 @@ class WandbRun:
         )
 
     def send(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
-        """Send the summary, one row per sequence, one row per prompt with its arms side by side, and the pictures."""
+        """Send the summary, one row per sequence, one row per prompt with a column per arm, and the figures."""
         import wandb
 
         self.run.summary.update(dict(summary))
@@ -106,14 +106,14 @@ class WandbRun:
         self.run.log({**{name: _table(frame) for name, frame in tables.items()}, **pictures})
 
     def close(self, exit_code: int = 0) -> None:
-        """Finish it. Without this the process's next `wandb.init` would go on with this one."""
+        """Finish it. Otherwise the next `wandb.init` of the process continues this run."""
         self.run.finish(exit_code=exit_code)
 
 
 def per_prompt(rows: pd.DataFrame) -> pd.DataFrame:
-    """One row per prompt: its category, and for each arm its speed, tokens per target call and score, over its repeats.
+    """Make one row per prompt: its category, and for each arm its speed, tokens per target call and score, over its repeats.
 
-    Speeds are of the prompt's own decode time; at batch sizes above one that is time shared with the block's other rows.
+    A speed uses the prompt's own decode time. At batch sizes above one the block's other rows share that time.
     """
     decoded = (rows["emitted_tokens"] - 1).clip(lower=0)
     rows = rows.assign(

@@ -12,8 +12,8 @@ keeps, for any draft length. They also decide whether the cache holds the next s
 
     dsi     from one rejection to the next: drafting the block that holds it, and T(k); there are servers enough to verify at once
 
-T(n) is the target's time over n tokens. It includes the host's time, except under pearl. Nobody waits for work that starts
-behind the last round. `leaves` says that the server stops growing a tree when the outcome arrives. A miss then waits for the
+T(n) is the target's time over n tokens. It includes the host's time, except under pearl. No round waits for work that starts
+behind the last one. `leaves` says that the server stops growing a tree when the outcome arrives. A miss then waits for the
 current depth only. A hit also waits for its own branch. (The authors' code waits for the whole tree.)
 
 Times are numbers, or measured samples in the order of their measurement. Each round draws one moment, and all of its times come

@@ -8,8 +8,9 @@ The model is `sdbench.theory.speculative` with three corrections:
 - 1 / V contains the host's time once per forward; a step time does not. So each verification gets the host time of the arm that
   decodes alone. This is the time of the rule, the stop test and the bookkeeping; a drafting step has almost none.
 
-The prediction leaves out three costs: the additional host time of the rule, the proposer and the buffers; the tokens that a model
-reads late, except for their effect on the mean step time; and, in a batch, that a round lasts as long as its slowest row.
+The prediction leaves out three costs. The first is the additional host time of the rule, the proposer and the buffers. The second
+is the tokens that a model reads late, except for their effect on the mean step time. The third is that a round of a batch lasts as
+long as its slowest row.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Formulas of synchronous speculative decoding: tokens per round, and throughput.
 
 PyramidSD's model (arXiv 2510.12966; the equations come from secondary sources) gives the throughput of a stage in tokens per
-second. beta is the share of a round's l + 1 places that yield a token. V is the speed of a model that decodes alone.
+second. Here beta is the share of a round's l + 1 places that yield a token. V is the speed of a model that decodes alone.
 
     V_SD      = beta_TD (l_D + 1) / (l_D / V_D  + 1 / V_T)
     V_QD      = beta_QD (l_D + 1) / (l_D / V_D  + 1 / V_Q)

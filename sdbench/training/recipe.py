@@ -62,3 +62,12 @@ class TrainRecipe:
         models = {role: ModelRecipe(**dict(values["models"][role])) for role in values["models"]}
         mixtures = {name: dict(values[name]) for name in ("mixture", "late_mixture")}
         return cls(**{**dict(values), "models": models, **mixtures})
+
+
+@dataclass(frozen=True)
+class Training:
+    """What `conf/train.yaml` composes: the recipe, where the trained family goes, and where its checkpoints lie."""
+
+    train: TrainRecipe
+    out: str | None = None
+    work: str | None = None

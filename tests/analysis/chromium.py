@@ -1,4 +1,4 @@
-"""A headless Chromium that opens a page from disk, with its console kept."""
+"""Drive a headless Chromium that opens a page from disk and keeps its console."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OPTIONS = ("--headless=new", "--disable-gpu", "--disable-dev-shm-usage", "--hid
 
 
 class Browser:
-    """driver: selenium's."""
+    """A browser. driver: selenium's driver."""
 
     def __init__(self, driver: Any) -> None:
         self.driver = driver
@@ -25,11 +25,11 @@ class Browser:
         self.driver.get(page.resolve().as_uri())
 
     def run(self, script: str) -> Any:
-        """The value of a JavaScript expression."""
+        """Return the value of a JavaScript expression."""
         return self.driver.execute_script(f"return {script}")
 
     def press(self, selector: str) -> None:
-        """A click on the first element of a CSS selector that shows."""
+        """Click the first visible element of a CSS selector."""
         from selenium.webdriver.common.by import By
 
         next(e for e in self.driver.find_elements(By.CSS_SELECTOR, selector) if e.is_displayed()).click()
@@ -40,12 +40,12 @@ class Browser:
         self.driver.find_element(By.CSS_SELECTOR, selector).send_keys(*keys)
 
     def texts(self, selector: str) -> list[str]:
-        """The text of each element that shows."""
+        """Return the text of each visible element."""
         shown = f"[...document.querySelectorAll({selector!r})].filter(e => e.checkVisibility())"
         return self.run(f"{shown}.map(e => e.textContent.trim())")
 
     def prefer(self, scheme: str) -> None:
-        """Be a system of the `light` or `dark` scheme."""
+        """Set the system's scheme to `light` or `dark`."""
         feature = {"name": "prefers-color-scheme", "value": scheme}
         self.driver.execute_cdp_cmd("Emulation.setEmulatedMedia", {"features": [feature]})
 
@@ -54,32 +54,32 @@ class Browser:
         self.driver.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", screen)
 
     def print(self) -> bytes:
-        """The page on paper (PDF)."""
+        """Print the page (PDF)."""
         printed = self.driver.execute_cdp_cmd("Page.printToPDF", {"printBackground": True, "preferCSSPageSize": True})
         return base64.b64decode(printed["data"])
 
     def busy_seconds(self) -> float:
-        """Processor seconds that the browser's processes have taken so far."""
+        """Return the processor seconds of the browser's processes so far."""
         import psutil
 
         processes = psutil.Process(self.driver.service.process.pid).children(recursive=True)
         return sum(sum(process.cpu_times()[:2]) for process in processes)
 
     def complaints(self) -> list[str]:
-        """What the console has said since it was last asked."""
+        """Return the messages of the console since the last call."""
         return [entry["message"] for entry in self.driver.get_log("browser")]
 
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """A browser for a `with`; the test is skipped where there is none."""
+    """Start a browser for a `with`; skip the test if none is installed."""
     webdriver = pytest.importorskip("selenium.webdriver", reason="selenium is not installed")
     program, driver = shutil.which("chromium") or shutil.which("google-chrome"), shutil.which("chromedriver")
     if program is None or driver is None:
         pytest.skip("there is no Chromium with its driver (Debian: apt-get install chromium chromium-driver)")
     options = webdriver.ChromeOptions()
     options.binary_location = program
-    # Chromium has no sandbox for root, which is who tests run as in a container.
+    # Chromium has no sandbox for root, and tests in a container run as root.
     for option in (*_OPTIONS, *(["--no-sandbox"] if os.geteuid() == 0 else [])):
         options.add_argument(option)
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})

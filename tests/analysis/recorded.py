@@ -1,4 +1,4 @@
-"""Run folders as a real run leaves them, prompts and texts of tokens included: of simulated rows, with hostile texts on request."""
+"""Write run folders as a real run does, with prompts and texts of tokens: simulated rows, and hostile texts on request."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sdbench.analysis.summary import summarise
+from sdbench.analysis.metrics.summary import summarise
 from sdbench.runs.record import claim
 from sdbench.runs.tables import frames
 from tests.runs.made import Arm, meta, rows
@@ -39,7 +39,7 @@ WORDS = [
 def record(
     path: Path, arms: Sequence[Arm], run_id: str = "0123456789ab", prompts: int = 4, tokens: int = 30, hostile: str = ""
 ) -> Path:
-    """Write a finished run of simulated rows; every third token of a lossy arm is its own, every other arm says the same."""
+    """Write a finished run of simulated rows. Every third token of a lossy arm is its own; the other arms share one text."""
     made = rows(arms, prompts=prompts, tokens=tokens)
     lossless = {arm.name: arm.lossless for arm in arms}
     for row in made["sequences"]:

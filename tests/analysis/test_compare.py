@@ -1,4 +1,4 @@
-"""Verdicts follow the truth of made-up runs; runs that differ in what matters are unpaired or refused, and it is said."""
+"""Verdicts follow the truth of simulated runs. Runs that differ are compared without pairs or refused, with the reason."""
 
 from __future__ import annotations
 
@@ -11,14 +11,15 @@ from typing import Any
 import pytest
 
 from sdbench.analysis.compare import compare, quality_verdict, speed_verdict, text
-from sdbench.analysis.sides import split_arms
-from sdbench.analysis.summary import summarise
+from sdbench.analysis.compare_inputs import split_arms
+from sdbench.analysis.metrics.summary import summarise
 from sdbench.cli import main
 from sdbench.errors import InputError
 from sdbench.runs.record import claim
 from sdbench.runs.tables import frames
 from tests.runs.made import AR, FSD, SD, meta, rows
 
+pytestmark = pytest.mark.filterwarnings("ignore::sdbench.analysis.stats.intervals.FewPrompts")
 TWIN = replace(SD, name="twin")
 ARMS = [AR, SD, TWIN, replace(FSD, right=0.5)]
 CONFIG: dict[str, Any] = {
@@ -31,17 +32,17 @@ ENVIRONMENT: dict[str, Any] = {
 
 
 @cache
-def recorded(seed, prompts):
-    tables = frames(rows(ARMS, prompts=prompts, seed=seed, tokens=30))
+def recorded(seed, prompts, tokens=30):
+    tables = frames(rows(ARMS, prompts=prompts, seed=seed, tokens=tokens))
     return tables, summarise(tables, "ar", meta(ARMS))
 
 
 @pytest.fixture(scope="module")
 def make(tmp_path_factory):
-    def made(name, *, seed=0, prompts=80, config=None, environment=None):
+    def made(name, *, seed=0, prompts=80, tokens=30, config=None, environment=None):
         folder = claim(tmp_path_factory.mktemp("runs") / name, name)
         folder.describe({**CONFIG, **(config or {})}, {**ENVIRONMENT, **(environment or {})})
-        folder.finish(*recorded(seed, prompts))
+        folder.finish(*recorded(seed, prompts, tokens))
         return str(folder.path)
 
     return made
@@ -86,7 +87,7 @@ def test_quality_has_three_verdicts(run):
     assert [speed_verdict(ci, 40, 0.01) for ci in ((1.01, 2), (0.5, 0.9), (0.9, 1.1), None)] == [
         "faster", "slower", "indistinguishable", "indistinguishable",
     ]  # fmt: skip
-    # Two units span an interval whatever the truth is; and one of many comparisons is not as sure as one alone.
+    # Two units give an interval whatever the truth is. One of many comparisons is less sure than one alone.
     assert speed_verdict((1.6, 2.0), 2, 0.1) == speed_verdict((1.01, 2), 40, 0.06) == "indistinguishable"
 
 
@@ -106,7 +107,18 @@ def test_void_arms_have_no_speed_and_forced_ones_say_so(make):
     assert any("repeats itself" in note for note in notes)
 
 
-def test_one_metric_is_not_held_against_another(run, make):
+def test_answers_of_one_token_have_no_speed_to_compare(make):
+    short = make("short", prompts=3, tokens=1)
+    other = make("other-short", prompts=3, tokens=1, environment={"prompts_sha256": "q"})
+    for document in (compare([short], "ar,sd"), compare([f"{short}:ar", f"{other}:sd"])):
+        (found,) = document["comparisons"]
+        assert found["speed"]["verdict"] == "indistinguishable"
+        assert "decoding speed" in found["speed"]["reason"]
+        assert "decoding speed" in text(document)
+        json.dumps(document, allow_nan=False)
+
+
+def test_different_metrics_are_not_compared(run, make):
     other = make("m", config={"tasks": {"_target_": "made.Up", "metric": "exact"}})
     found = one(f"{run}:ar", f"{other}:sd")
     assert found["quality"]["verdict"] == "not compared"

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from sdbench.analysis import bounds, degenerate, metrics
-from sdbench.analysis.rows import of_arm, target_rounds, usable
+from sdbench.analysis.metrics import acceptance, model_time, quality, repetition, speed
+from sdbench.analysis.tables import of_arm, target_rounds, usable
 from sdbench.lm.trace import Edge
 from sdbench.runs.tables import frames
 
@@ -75,40 +75,42 @@ def rounds(*rows):
 
 def test_the_first_token_belongs_to_prefill():
     table = sequences(sequence(tokens=5, seconds=2.0), sequence(block=1, tokens=11, seconds=3.0))
-    assert metrics.tokens_per_second(table) == pytest.approx((4 + 10) / 5)
-    assert metrics.end_to_end_tokens_per_second(table) == pytest.approx(16 / (5 + 2))
+    assert speed.tokens_per_second(table) == pytest.approx((4 + 10) / 5)
+    assert speed.end_to_end_tokens_per_second(table) == pytest.approx(16 / (5 + 2))
 
 
 def test_the_rows_of_a_block_share_its_seconds():
     table = sequences(*[sequence(tokens=5, prompt_id=f"q{i}", seconds=2.0) for i in range(3)])
-    assert metrics.tokens_per_second(table) == pytest.approx(3 * 4 / 2.0)
-    assert metrics.end_to_end_tokens_per_second(table) == pytest.approx(15 / (2.0 + 3 * 1.0))
+    assert speed.tokens_per_second(table) == pytest.approx(3 * 4 / 2.0)
+    assert speed.end_to_end_tokens_per_second(table) == pytest.approx(15 / (2.0 + 3 * 1.0))
 
 
 def test_decoding_alone_gives_one_token_per_target_call():
-    assert metrics.tokens_per_target_call(sequences(sequence(tokens=9, calls=8))) == 1.0
+    assert speed.tokens_per_target_call(sequences(sequence(tokens=9, calls=8))) == 1.0
 
 
 def test_tokens_are_counted_as_ids_never_from_the_text():
-    # Spec-Bench counted the baseline by tokenising its text again: the text must not matter.
+    # Spec-Bench tokenised the text of the baseline again to count its tokens. The text must not matter.
     once, other = sequence(tokens=9, calls=4), sequence(tokens=9, calls=4, text="a b c d e f g h i j k l m n")
-    assert metrics.tokens_per_second(sequences(once)) == metrics.tokens_per_second(sequences(other))
-    assert metrics.tokens_per_target_call(sequences(once)) == metrics.tokens_per_target_call(sequences(other)) == 2.0
+    assert speed.tokens_per_second(sequences(once)) == speed.tokens_per_second(sequences(other))
+    assert speed.tokens_per_target_call(sequences(once)) == speed.tokens_per_target_call(sequences(other)) == 2.0
 
 
 def test_an_early_stop_is_not_counted_as_the_requested_length():
-    # nano-vllm took the tokens that were asked for.
-    assert metrics.output_tokens(sequences(sequence(tokens=3), sequence(tokens=6, block=1))) == 4.5
+    # nano-vllm counted the requested tokens.
+    assert quality.output_tokens(sequences(sequence(tokens=3), sequence(tokens=6, block=1))) == 4.5
 
 
 def test_a_sequence_of_one_token_adds_nothing_to_decoding():
     table = sequences(sequence(tokens=1, calls=0, seconds=0.0))
-    assert math.isnan(metrics.tokens_per_second(table))
-    assert math.isnan(metrics.tokens_per_target_call(table))
+    assert math.isnan(speed.tokens_per_second(table))
+    assert math.isnan(speed.tokens_per_target_call(table))
+    # Also if decoding took some time before it ended: without a token there is no speed, not a speed of 0.
+    assert math.isnan(speed.tokens_per_second(sequences(sequence(tokens=1, calls=0, seconds=0.001))))
 
 
 def test_failed_sequences_are_left_out_with_their_block_and_arm_only():
-    # Spec-Bench's evaluation gave a failed question the numbers of the one before it.
+    # Spec-Bench's evaluation gave a failed question the numbers of the question before it.
     good, bad = sequence(), sequence(block=1, finish_reason="error", tokens=0, seconds=99.0)
     other = sequence(arm="ar", block=1)
     tables = frames(
@@ -120,7 +122,7 @@ def test_failed_sequences_are_left_out_with_their_block_and_arm_only():
     )
     clean = usable(tables)
     assert len(clean["sequences"]) == 2
-    assert metrics.tokens_per_second(of_arm(clean, "sd")["sequences"]) == 2.0
+    assert speed.tokens_per_second(of_arm(clean, "sd")["sequences"]) == 2.0
     assert clean["rounds"]["accepted"].tolist() == [1]
     assert len(clean["steps"]) == 1
     assert len(of_arm(clean, "ar")["sequences"]) == 1
@@ -128,16 +130,16 @@ def test_failed_sequences_are_left_out_with_their_block_and_arm_only():
 
 def test_acceptance_counts_drafted_tokens_without_the_bonus():
     table = rounds(verification(4, 4), verification(4, 1), verification(2, 0), verification(0, 0))
-    assert metrics.accepted_per_round(table) == pytest.approx(5 / 4)
-    assert metrics.acceptance_rate(table) == pytest.approx(5 / 10)
-    assert metrics.acceptance_by_position(table) == [0.5, 0.25, 0.25, 0.25]
+    assert acceptance.accepted_per_round(table) == pytest.approx(5 / 4)
+    assert acceptance.acceptance_rate(table) == pytest.approx(5 / 10)
+    assert acceptance.acceptance_by_position(table) == [0.5, 0.25, 0.25, 0.25]
     # Conditional: of those that drafted token k and got there. Position 1: 2 of 3; position 2: 1 of 2; then 1 of 1.
-    assert metrics.conditional_acceptance_by_position(table) == pytest.approx([2 / 3, 1 / 2, 1.0, 1.0])
+    assert acceptance.conditional_acceptance_by_position(table) == pytest.approx([2 / 3, 1 / 2, 1.0, 1.0])
 
 
 def test_accepted_is_counted_before_the_cut_and_emitted_after():
     table = rounds(verification(4, 4, emitted=2))
-    found = metrics.edges(table)["draft>target"]
+    found = acceptance.edges(table)["draft>target"]
     assert found["acceptance_rate"] == 1.0
     assert found["emitted_per_round"] == 2.0
 
@@ -148,9 +150,9 @@ def test_inner_edges_do_not_count_as_rounds_of_the_target():
         verification(3, 1, Edge("draft", "qualifier"), inner_round=1),
         verification(6, 3, Edge("qualifier", "target")),
     )
-    assert metrics.accepted_per_round(table) == 3.0
+    assert acceptance.accepted_per_round(table) == 3.0
     assert len(target_rounds(table)) == 1
-    found = metrics.edges(table)
+    found = acceptance.edges(table)
     assert found["draft>qualifier"]["histogram"] == [0, 1, 0, 1]
     assert found["draft>qualifier"]["acceptance_rate"] == pytest.approx(4 / 6)
     assert found["qualifier>target"]["proposed_histogram"] == [0] * 6 + [1]
@@ -158,15 +160,15 @@ def test_inner_edges_do_not_count_as_rounds_of_the_target():
 
 def test_nothing_drafted_gives_no_rate():
     table = rounds(verification(0, 0, Edge("", "target")))
-    assert math.isnan(metrics.acceptance_rate(table))
-    assert metrics.acceptance_by_position(table) == []
-    assert metrics.edges(table) == {}
+    assert math.isnan(acceptance.acceptance_rate(table))
+    assert acceptance.acceptance_by_position(table) == []
+    assert acceptance.edges(table) == {}
 
 
 def test_agreement_compares_tokens_of_the_same_prompt_and_repeat():
     ours = sequences(sequence(tokens=4), sequence(block=1, tokens=4), sequence(block=2))
     theirs = sequences(sequence("ar", tokens=4), sequence("ar", block=1, tokens=8), sequence("ar", block=2, repeat=1))
-    found = metrics.agreement(ours, theirs)
+    found = quality.agreement(ours, theirs)
     assert found["identical"] == 0.5
     assert found["common_prefix"] == pytest.approx((1 + 0.5) / 2)
 
@@ -175,13 +177,13 @@ def test_scores_are_averaged_over_repeats_first():
     table = sequences(
         sequence(score=1.0), sequence(score=0.0, repeat=1), sequence(block=1, score=1.0), sequence(block=2, score=None)
     )
-    assert metrics.prompt_scores(table).to_dict() == {"p0": 0.5, "p1": 1.0}
+    assert quality.prompt_scores(table).to_dict() == {"p0": 0.5, "p1": 1.0}
 
 
-def test_answers_cut_by_the_limit_are_told():
+def test_answers_cut_by_the_limit_are_counted():
     table = sequences(sequence(calls=10), sequence(block=1, calls=30, finish_reason="length"))
-    assert metrics.target_calls_per_answer(table) == 20
-    assert metrics.length_rate(table) == 0.5
+    assert speed.target_calls_per_answer(table) == 20
+    assert quality.length_rate(table) == 0.5
 
 
 PROSE = (
@@ -202,13 +204,13 @@ PROSE = (
     ],
 )
 def test_repetition_is_flagged(tokens, text, expected):
-    assert degenerate.is_degenerate(tokens, text) is expected
+    assert repetition.is_degenerate(tokens, text) is expected
 
 
 def test_the_longest_loop_is_found():
-    assert degenerate.loop_tokens([1, 2, 1, 2, 1, 2, 1, 2, 3]) == 8
-    assert degenerate.loop_tokens([1, 2, 1, 2, 1, 2, 3]) == 0  # three times is no loop yet
-    assert degenerate.loop_tokens([]) == 0
+    assert repetition.loop_tokens([1, 2, 1, 2, 1, 2, 1, 2, 3]) == 8
+    assert repetition.loop_tokens([1, 2, 1, 2, 1, 2, 3]) == 0  # three repeats are not a loop
+    assert repetition.loop_tokens([]) == 0
 
 
 def test_model_time_interpolates_in_the_context_and_divides_the_wall_time():
@@ -229,16 +231,16 @@ def test_model_time_interpolates_in_the_context_and_divides_the_wall_time():
             ],
         }
     )
-    found = bounds.model_time(tables)
-    # Target: the median at 200 is 4, so 3 at 150; draft: held at 1 beyond the measured contexts.
+    found = model_time.model_time(tables)
+    # Target: the median at 200 is 4, so 3 at 150; draft: constant at 1 beyond the measured contexts.
     assert found.fraction == pytest.approx(4 / 10)
     assert found.step_overhead == pytest.approx(2 / 10)
     assert found.host == pytest.approx(4 / 10)
     assert found.coverage == 1.0
 
 
-def test_what_slows_the_machine_for_a_while_slows_the_bare_forwards_too():
-    """Of three blocks the last two took twice as long, in steps and bare forwards alike."""
+def test_a_slow_machine_slows_steps_and_reference_forwards_alike():
+    """Of three blocks the last two take twice as long, in steps and reference forwards alike."""
     slow = (1.0, 2.0, 2.0)
     tables = frames(
         {
@@ -251,10 +253,10 @@ def test_what_slows_the_machine_for_a_while_slows_the_bare_forwards_too():
             ],
         }
     )
-    assert bounds.model_time(tables).fraction == pytest.approx(4 / 5)
+    assert model_time.model_time(tables).fraction == pytest.approx(4 / 5)
 
 
-def test_a_shape_without_a_bare_forward_makes_model_time_a_lower_bound():
+def test_a_shape_without_a_reference_forward_makes_model_time_a_lower_bound():
     tables = frames(
         {
             "sequences": [sequence(seconds=10.0)],
@@ -263,10 +265,10 @@ def test_a_shape_without_a_bare_forward_makes_model_time_a_lower_bound():
         }
     )
     with pytest.warns(UserWarning, match="cover 75%"):
-        found = bounds.model_time(tables)
+        found = model_time.model_time(tables)
     assert found.fraction == pytest.approx(0.5)
     assert found.coverage == pytest.approx(0.75)
-    nothing = bounds.model_time({**tables, "bare": tables["bare"].iloc[:0]})
+    nothing = model_time.model_time({**tables, "bare": tables["bare"].iloc[:0]})
     assert math.isnan(nothing.fraction)
 
 
@@ -282,7 +284,9 @@ def test_the_time_of_a_round_is_divided():
             ],
         }
     )
-    assert bounds.seconds_per_round(tables) == pytest.approx({"draft draft": 1.0, "target verify": 2.5, "host": 1.5})
+    assert model_time.seconds_per_round(tables) == pytest.approx(
+        {"draft draft": 1.0, "target verify": 2.5, "host": 1.5}
+    )
 
 
 def test_the_oracle_length_saves_what_was_rejected():
@@ -297,6 +301,6 @@ def test_the_oracle_length_saves_what_was_rejected():
             ],
         }
     )
-    # Round 1 had better drafted nothing: four draft steps, and a verification of 1 in place of 5 tokens.
-    found = bounds.oracle_length_tokens_per_second(of_arm(tables, "sd"), bounds.verify_seconds(tables["steps"]))
+    # The oracle drafts nothing in round 1. It saves four draft steps, and verifies 1 token instead of 5.
+    found = speed.oracle_length_tokens_per_second(of_arm(tables, "sd"), model_time.verify_seconds(tables["steps"]))
     assert found == pytest.approx(6 / (20 - 4 - 2))

@@ -1,4 +1,4 @@
-"""Finished runs are sent later, once each, under an id of their own."""
+"""`push` sends each finished run once, under its own id."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from functools import cache
 import pytest
 
 from sdbench.analysis import push as pushing
+from sdbench.analysis.metrics.summary import summarise
 from sdbench.analysis.push import push
-from sdbench.analysis.summary import summarise
 from sdbench.runs.record import claim
 from sdbench.runs.tables import frames
 from sdbench.runs.trackers import WandbTracker
 from sdbench.runs.wandb_run import per_prompt
 from tests.runs.made import AR, SD, meta, rows
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*prompts are few")
+pytestmark = pytest.mark.filterwarnings("ignore::sdbench.analysis.stats.intervals.FewPrompts")
 ARMS = [AR, SD]
 
 
@@ -32,12 +32,12 @@ def write(path, name="abc"):
     folder.finish(*recorded())
     figures = path / "report" / "figures"
     figures.mkdir(parents=True)
-    (figures / "speed.png").write_bytes(b"no picture; only its name is looked at here")
+    (figures / "speed.png").write_bytes(b"not a picture; the test reads only its name")
     return folder
 
 
 class Recorder:
-    """Stands where the library is, and keeps what it is told."""
+    """Take the library's place and keep the arguments."""
 
     def __init__(self, made: list, fails: str | None = None) -> None:
         self.made, self.fails = made, fails
@@ -72,7 +72,7 @@ def test_each_once_and_what_failed_again(tmp_path, monkeypatch):
     assert second["skipped"] == [str(one.path)]
     assert push([tmp_path])["sent"] == []
     assert [entry[:3] for entry in made] == [("online", "mine", "sweep-1")] * 2
-    # The same run measured in two folders is two measurements; the same folder keeps its id.
+    # Two folders of the same run are two measurements; one folder keeps its id.
     assert len({entry[3] for entry in made}) == 2
     assert all(entry[3].startswith("abc-") for entry in made)
     assert push([tmp_path], project="other")["sent"][0]["id"] == one.measurement
@@ -82,7 +82,7 @@ def test_offline_files_carry_the_id(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
     folder = write(tmp_path / "run")
     (folder.path / "report" / "figures" / "speed.png").unlink()
-    monkeypatch.setattr(pushing, "report", lambda folders: folder.path / "report" / "report.md")
+    monkeypatch.setattr(pushing, "report", lambda folders, png: folder.path / "report" / "report.md")
     sent = push([folder.path], mode="offline")
     assert sent["failed"] == []
     (made,) = (folder.path / "wandb").glob("offline-run-*")

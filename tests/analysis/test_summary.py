@@ -1,4 +1,4 @@
-"""`summary.json` has the keys that the command line promises, and is JSON."""
+"""`summary.json` has the promised keys, and is JSON."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from sdbench.analysis.multiplicity import holm
-from sdbench.analysis.summary import configured_lengths, summarise
+from sdbench.analysis.metrics.summary import configured_lengths, summarise
+from sdbench.analysis.stats.tests import holm
 from sdbench.errors import InputError
 from sdbench.runs.tables import frames
 from tests.runs.made import AR, FSD, PYRAMID, SD, meta, rows

@@ -148,7 +148,7 @@ def test_or_the_run_goes_on_without_a_draft(capfd):
 
 
 def test_pearl_goes_on_alone_too_without_a_first_verification():
-    """With nothing pending and nobody who drafts a round must still decode."""
+    """Without pending tokens and without a draft a round must still decode."""
     target, draft = models()
     remote = OnDemandDrafter(draft, timeout_seconds=5.0, on_fault="continue")
     decoder = Pearl(target, remote, draft_length=3, pre_verify=False)
@@ -161,7 +161,7 @@ def test_pearl_goes_on_alone_too_without_a_first_verification():
     decoder.close()
 
 
-def test_starting_a_process_anew_is_nobodys_decoding():
+def test_the_start_of_a_process_is_not_decode_time():
     target, draft = models()
     decoder = Speculative(target, Exact(), SSDDrafter(draft, Uniform(1)), 2)
     begun = time.perf_counter()
@@ -211,10 +211,11 @@ def test_a_parent_that_is_killed_takes_its_server_along(tmp_path):
     parent = subprocess.Popen(
         [sys.executable, str(script)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
-    assert parent.stdout is not None
-    child = int(parent.stdout.readline())
-    parent.send_signal(signal.SIGKILL)
-    parent.wait(20)
+    with parent:
+        assert parent.stdout is not None
+        child = int(parent.stdout.readline())
+        parent.send_signal(signal.SIGKILL)
+        parent.wait(20)
     deadline = time.monotonic() + 10
     while os.path.exists(f"/proc/{child}") and time.monotonic() < deadline:
         time.sleep(0.05)

@@ -10,6 +10,7 @@ import os
 import re
 import sys
 import tomllib
+import warnings
 from pathlib import Path
 
 import pytest
@@ -25,6 +26,11 @@ LANGUAGES = {"bash", "python", "yaml", "json", "toml", "text", "bibtex"}
 PLANNED = ("docs/add-a-rule.md",)
 NOT_RUN = 8  # blocks that may have a reason not to be run
 SMALL = ["limit=2", "max_new_tokens=12", "tracker=none"]
+LOCAL_TASKS = {"wordproblems", "records", "stories", "jsonl", "lm_eval/wordproblems", "lm_eval/records"}
+ELSEWHERE = re.compile(
+    "hydra/launcher|hardware=cuda|experiment=|(vllm|sglang)_sd|flashspec|hf_generate_static|execution=compile"
+)
+REPORTED = "docs/getting-started.md"  # the page whose runs write their reports
 CONFIGURED = ("run", "verify", "tune", "train")
 TOOLS = {"git", "cd", "make", "mkdir", "pip", "export", "pre-commit", "wandb", "mkdocs"}  # not ours to test
 every_block = [block for page in PAGES for block in blocks(page)]
@@ -111,6 +117,8 @@ def go_through(page: Path, folder: Path, monkeypatch, capsys, planned: bool) -> 
     """Read a page in a workspace. planned: decode nothing where a plan can be had."""
     monkeypatch.chdir(workspace(folder))
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
+    if page != ROOT / REPORTED:
+        monkeypatch.setattr("sdbench.harness.run._report", lambda out: [])  # figures take most of the time
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     space: dict = {"__name__": "__main__"}
     try:
@@ -137,7 +145,9 @@ def execute(block: Block, space: dict, capsys, planned: bool) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(block.text, encoding="utf-8")
     elif block.language == "python" and not block.title:
-        exec(compile(block.text, str(block), "exec"), space)
+        with warnings.catch_warnings():
+            warnings.simplefilter("default")  # a few prompts are enough here
+            exec(compile(block.text, str(block), "exec"), space)
     elif block.language == "bash":
         for command in commands(block):
             perform(command, capsys, planned)
@@ -147,19 +157,15 @@ def perform(command: Command, capsys, planned: bool) -> None:
     """Execute a command, or as much of it as can be tried here in seconds."""
     words = command.ours
     if command.words[:3] == ["python", "-m", "pytest"]:
-        assert pytest.main(["-q", "-p", "no:cacheprovider", "-o", "addopts=", *command.words[3:]]) == command.status, (
-            command
-        )
-        return
-    if command.words[0] == "export":
-        name, _, value = command.words[1].partition("=")
-        if name == "PYTHONPATH":
-            sys.path.insert(0, str(Path(value).resolve()))
-        return
-    if command.words[:2] == ["mkdir", "-p"]:
+        if not all(
+            (ROOT / word).exists() for word in command.words[3:]
+        ):  # those of the repository run without their page
+            assert pytest.main(["-q", "-p", "no:cacheprovider", "-o", "addopts=", *command.words[3:]]) == command.status
+    elif command.words[0] == "export" and command.words[1].startswith("PYTHONPATH="):
+        sys.path.insert(0, str(Path(command.words[1].partition("=")[2]).resolve()))
+    elif command.words[:2] == ["mkdir", "-p"]:
         Path(command.words[2]).mkdir(parents=True, exist_ok=True)
-        return
-    if not words or words[0] == "push" or (planned and words[0] not in ("run", "verify")):  # push needs a server
+    if not words or words[0] == "push" or (planned and words[0] not in ("run", "verify", "new")):  # push needs a server
         return
     if words[0] in CONFIGURED and "--cfg" not in words:
         words = shortened(words, planned)
@@ -171,30 +177,25 @@ def perform(command: Command, capsys, planned: bool) -> None:
 
 
 def shortened(words: list[str], planned: bool) -> list[str]:
-    """The same command over few prompts; only composed, or planned, where that would still take minutes, a GPU or the hub."""
-    text = " ".join(words)
-    verb, flags = words[0], [word for word in words if word.startswith("-")]
-    if verb == "train":
+    """The same command over few prompts; only planned where that would still take minutes, a GPU or the hub."""
+    if words[0] == "train":
         return [*words, "--cfg"]
-    elsewhere = re.search(
-        r"hardware=cuda|experiment=|(vllm|sglang)_sd|flashspec|hf_generate_static|execution=compile", text
-    )
-    family = re.search(r"\bmodels=(\w+)", text)
-    task = re.search(r"\btasks=([\w/]+)", text)
-    local = {"wordproblems", "records", "stories", "jsonl", "lm_eval/wordproblems", "lm_eval/records"}
-    shipped = not task or task[1] in local or task[1] not in choices("tasks")
-    if (
-        (planned and verb == "run")
-        or elsewhere
-        or (family and family[1] != "tiny")
-        or not shipped
-        or "models.target.path" in text
-    ):
-        plain = [word for word in words[1:] if word not in ("-m", "--multirun")]
-        return ["run", *plain, *([] if "--dry-run" in flags else ["--dry-run"])]
-    if verb == "tune":
+    if words[0] == "tune":
         return [*words, "limit=2", "max_new_tokens=12"]
-    return [*words, *([] if "--dry-run" in flags else SMALL)]
+    text = " ".join(words)
+    named = dict(re.findall(r"(?<!\S)(models|tasks)=([\w/]+)", text))
+    is_default = words[0] == "run" and not any(word.startswith("arms=") for word in words)
+    other_family = named.get("models", "tiny") != "tiny" or "models.target.path" in text
+    other_task = named.get("tasks") in choices("tasks") and named["tasks"] not in LOCAL_TASKS
+    if (planned and words[0] == "run") or is_default or other_family or other_task or ELSEWHERE.search(text):
+        plain = [word for word in words[1:] if word not in ("-m", "--multirun", "--dry-run")]
+        return ["run", *(first_value(word) for word in plain), "--dry-run"]
+    return words if "--dry-run" in words else [*words, *SMALL]
+
+
+def first_value(word: str) -> str:
+    """The override with the first of the values that a sweep would go through."""
+    return word if "[" in word or word.startswith("-") else word.partition(",")[0]
 
 
 def call(words: list[str], capsys) -> tuple[int, str]:

@@ -40,8 +40,15 @@ def spoken(page: Path) -> list[tuple[str, str]]:
 
 
 def defined(page: Path) -> set[str]:
-    """The paths of the files that a page gives, from the folder in which its reader works."""
-    return {block.title for block in blocks(page) if block.title}
+    """The paths of the files that a page gives, or has `sdbench new` write, from the folder in which its reader works."""
+    found = {block.title for block in blocks(page) if block.title}
+    for block in blocks(page):
+        for command in commands(block) if block.language == "bash" else []:
+            if command.ours[:1] == ["new"]:
+                _, kind, name, folder = command.ours
+                group = {"rule": "acceptance", "drafter": "arms", "task": "tasks"}[kind]
+                found |= {f"{folder}/{name}.py", f"{folder}/{group}/{name}.yaml", f"{folder}/test_{name}.py"}
+    return found
 
 
 @cache

@@ -42,7 +42,7 @@ def test_peers_stand_beside_ours_end_to_end(with_peers):
     # Same K, same models, greedy: what is accepted is the same but for what an end cuts off.
     assert arms["hf_assisted"]["acceptance_rate"] == pytest.approx(arms["sd"]["acceptance_rate"], abs=0.1)
     assert "end to end [95 %]" in comparison(with_peers.summary).heads
-    assert "end_to_end" in {path.stem for path in (with_peers.path / "report" / "figures").glob("*.png")}
+    assert "end_to_end" in {path.stem for path in (with_peers.path / "report" / "figures").glob("*.svg")}
 
 
 def test_a_table_without_peers_is_as_it_was(finished):

@@ -26,11 +26,11 @@ class Faulty(Neural):
         super().__init__()
         self.left = calls
 
-    def draft(self, server, missed):
+    def draft(self, request):
         self.left -= 1
         if self.left == 0:
             os._exit(9)
-        return super().draft(server, missed)
+        return super().draft(request)
 '''
 
 

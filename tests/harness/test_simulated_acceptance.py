@@ -4,8 +4,8 @@ import json
 
 import pytest
 
-from sdbench.analysis.report.write import report
 from sdbench.analysis.report.comparison_table import comparison
+from sdbench.analysis.report.write import report
 from sdbench.runs.record import load
 
 

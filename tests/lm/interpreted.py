@@ -1,4 +1,4 @@
-"""Fast modes without a compiler and without a GPU."""
+"""Stand-ins for the fast modes, which need no compiler and no GPU."""
 
 from itertools import chain
 
@@ -8,7 +8,7 @@ from sdbench.lm.programs.traced import flat, parted
 
 
 class Interpreted(Programs):
-    """Programs that are the traced function itself: what a compiler is given, without the compiler."""
+    """Each program is the function that a compiler would compile."""
 
     name = "interpreted"
 
@@ -19,7 +19,7 @@ class Interpreted(Programs):
 
 
 class Replayed(CudaGraph):
-    """Programs that work as a captured graph must: on inputs of their own, over the pool that was there, for one extent."""
+    """Each program works as a captured graph does: on its own input tensors, over one cache, for one number of slots."""
 
     name = "replayed"
 

@@ -1,4 +1,4 @@
-"""Programs in place of the model's own forward: the same logits, for the shapes that were learned, and a mark on all others."""
+"""Programs give the logits of the model's own forward. Steps of shapes that have no program are marked."""
 
 import pickle
 import re
@@ -44,7 +44,7 @@ def ragged(model: Transformer) -> list[StepOutput]:
 
 
 def tree(model: Transformer) -> list[StepOutput]:
-    """Two branches behind a common prefix, one forward for each depth, in scratch slots."""
+    """Read two branches behind a common prefix, one forward for each depth, in scratch slots."""
     generator = torch.Generator().manual_seed(3)
     model.allocate(1, 40)
     model.read(context(torch.randint(0, V, (1, 14), generator=generator), [14], 40), np.array([14]), "prefill", row=0)
@@ -75,7 +75,7 @@ def test_a_program_gives_the_logits_of_the_models_own_forward(mode, architecture
         for ours, theirs in zip(work(model), wanted, strict=True):
             assert not ours.missed
             assert apart(ours, theirs) < CLOSE
-        model.execution.frozen = True  # the second time every shape is known
+        model.execution.frozen = True  # the second time, every shape has a program
     assert model.execution.made
 
 
@@ -118,8 +118,10 @@ def test_graphs_for_longer_prompts_are_captured_before_anything_is_measured():
     with torch.inference_mode():
         chain(model)
     known = model.execution.made
-    model.freeze()  # by whoever warms up, who is in no such mode
-    assert model.execution.made == known + 4  # two shapes over 32 slots; of 16 and of 48 too
+    model.freeze()  # called outside of inference mode, as the warm-up does
+    assert (
+        model.execution.made == known + 4
+    )  # two shapes, which had graphs over 32 slots only, over 16 and 48 slots too
     with torch.inference_mode():
         here = context(torch.randint(0, V, (1, 40), generator=torch.Generator().manual_seed(1)), [40], 40)
         model.keep(np.array([0]))
@@ -128,8 +130,8 @@ def test_graphs_for_longer_prompts_are_captured_before_anything_is_measured():
 
 
 @torch.inference_mode()
-def test_a_program_that_is_tried_over_fewer_slots_reads_what_is_there():
-    """Behind them a query with a sliding window would see nothing: its softmax, and then the slots, may be no numbers."""
+def test_inputs_for_capture_stand_at_the_end_of_the_slots():
+    """Behind them, a query with a sliding window would see no slot, and its softmax would be no number."""
     model = Transformer("target", random_model("gemma3"), execution=Replayed())
     chain(model)
     known = model.execution.known(model)
@@ -139,7 +141,7 @@ def test_a_program_that_is_tried_over_fewer_slots_reads_what_is_there():
         assert ends[:, 0].tolist() == [16 - given.width, 16]
 
 
-def test_another_process_is_given_the_mode_without_its_programs():
+def test_another_process_gets_the_mode_without_its_programs():
     made = Interpreted()
     made.made, made.frozen = 3, True
     copy = pickle.loads(pickle.dumps(made))
@@ -156,12 +158,12 @@ def test_another_process_is_given_the_mode_without_its_programs():
         ("compile", "cuda:0", "choose cudagraph"),
     ],
 )
-def test_modes_that_cannot_be_are_refused(mode, device, said):
+def test_a_mode_that_the_device_cannot_run_is_refused(mode, device, said):
     with pytest.raises(InputError, match=said):
         check_execution("draft", mode, device)
 
 
-def test_compiling_wants_a_compiler(monkeypatch):
+def test_compile_needs_a_compiler(monkeypatch):
     monkeypatch.setattr(shutil, "which", lambda name: None)
     with pytest.raises(InputError, match=r"C\+\+ compiler"):
         check_execution("draft", "compile", "cpu")
@@ -175,14 +177,16 @@ def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path
     raw = random_model(architecture, layers=2)
     for work in (chain, ragged, tree):
         wanted = work(Transformer("target", raw))
-        for made in (True, False):  # the second model finds what the first has left
+        for made in (True, False):  # the second model loads the programs of the first
             model = Transformer("target", raw, execution=execution_of("compile"))
             for ours, theirs in zip(work(model), wanted, strict=True):
                 assert apart(ours, theirs) < 1e-4
             execution: Execution = model.execution
             assert bool(execution.made) == made
             assert bool(execution.loaded) != made
-    raw.share_memory()  # as when it is given to another process: the weights move
+    fewer = Transformer("target", raw, V - 7, execution_of("compile"))
+    assert [output.logits.shape[-1] for output in tree(fewer)] == [V - 7] * 2, "a program belongs to a number of logits"
+    raw.share_memory()  # as when another process gets the model; the weights move
     for ours, theirs in zip(tree(model), wanted, strict=True):
         assert apart(ours, theirs) < 1e-4, "a program follows its weights"
     others = random_model(architecture, layers=2, seed=1)
@@ -196,14 +200,14 @@ def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["llama", "gemma3", "gpt2"])
 @pytest.mark.parametrize("rows", [1, 3])
-def test_a_compiled_program_writes_into_the_pool_and_copies_none_of_it(rows, architecture, tmp_path, monkeypatch):
-    """No loop of its code is as long as a layer of the pool."""
+def test_a_compiled_program_updates_the_cache_in_place(rows, architecture, tmp_path, monkeypatch):
+    """No loop in its code is as long as a layer of the cache."""
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
     model = Transformer("target", random_model(architecture, layers=2), execution=execution_of("compile"))
     model.allocate(rows, 1000)
     here = context(torch.ones(rows, 20, dtype=torch.long), [8] * rows, 20)
     key = Key(np.zeros(rows, np.uint64), np.zeros(rows, int))
-    for row in range(rows):  # which makes the layers
+    for row in range(rows):  # the first read allocates the layers
         model.read(here, np.full(rows, 5), "prefill", row=row)
     model.read(here, np.full(rows, 8), "verify", num_logits=2)
     model.draft(here, 3, "draft", key)

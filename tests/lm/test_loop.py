@@ -1,4 +1,4 @@
-"""Drafting in one call: the tokens, hits and ranks of drafting step by step, in a fast mode that is interpreted or compiled."""
+"""Drafting in one program gives the tokens, hits and ranks of drafting step by step."""
 
 import pytest
 import torch
@@ -22,7 +22,7 @@ SAMPLINGS = {"greedy": Sampling(), "sampled": Sampling(0.8, top_k=30, top_p=0.95
 
 
 def models(architecture, mode: type[Execution] | None, layers=4):
-    """A target, and a draft that agrees with it often."""
+    """Make a target, and a draft that often agrees with it."""
     near = random_model(architecture, layers)
     torch.manual_seed(7)
     for weight in near.parameters():
@@ -59,7 +59,7 @@ ARMS = {
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize("architecture", ["llama", "qwen3-sliding", pytest.param("gpt2", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("mode", [Interpreted, Replayed])
-def test_drafting_at_once_is_drafting_step_by_step(mode, architecture, sampling, rows, arm):
+def test_drafting_in_one_program_equals_drafting_step_by_step(mode, architecture, sampling, rows, arm):
     wanted, plain = decode(ARMS[arm](*models(architecture, None)), SAMPLINGS[sampling], rows)
     got, trace = decode(ARMS[arm](*models(architecture, mode)), SAMPLINGS[sampling], rows)
     assert got == wanted
@@ -74,8 +74,8 @@ def test_drafting_at_once_is_drafting_step_by_step(mode, architecture, sampling,
     assert drafted == [[step[key] for key in shape] for step in plain.steps], "each of its steps is a row of the trace"
 
 
-def test_what_the_host_must_see_is_drafted_step_by_step():
-    """A policy looks at each token, Saguaro sampling bends each law, the oracle makes each choice itself."""
+def test_drafts_that_the_host_steers_are_made_step_by_step():
+    """A policy looks at each token, Saguaro sampling changes each law, and the oracle makes each choice itself."""
 
     class Own(HashChoices):
         pass
@@ -92,7 +92,7 @@ def test_what_the_host_must_see_is_drafted_step_by_step():
     assert any("loop" in step for step in decode(ARMS["sd"](target, draft), sampled, 1, Own())[1].steps)
 
 
-def test_a_loop_that_was_not_learned_is_taken_step_by_step_and_marked():
+def test_a_loop_without_a_program_runs_step_by_step_and_is_marked():
     target, draft = models("llama", Interpreted)
     sampling = SAMPLINGS["greedy"]
     decode(ARMS["sd"](target, draft), sampling, 1)
@@ -124,7 +124,7 @@ def test_compiled_loops_draft_the_same(sampling, arm, rows, tmp_path, monkeypatc
 @torch.inference_mode()
 @pytest.mark.parametrize("architecture", ["llama", "qwen3-sliding"])
 def test_every_program_can_be_called_alone(architecture):
-    """As bare forwards are: behind any context, for the time that it takes."""
+    """Reference forwards do this: they time a program behind any context."""
     target, draft = models(architecture, Interpreted)
     for arm in ("sd", "ssd"):
         _, trace = decode(ARMS[arm](target, draft), SAMPLINGS["sampled"], 1)
@@ -137,8 +137,8 @@ def test_every_program_can_be_called_alone(architecture):
                 assert all(output.isfinite().all() for output in outputs)
 
 
-def test_a_servers_programs_serve_longer_prompts_too():
-    """Its pool is as large as the model's here from the first batch on, so no shape changes when a longer prompt comes."""
+def test_a_servers_programs_fit_longer_prompts_too():
+    """Its cache is as large as the verifier's from the first batch on. So a longer prompt changes no shape."""
     target, draft = models("llama", Interpreted)
     for model in (target, draft):
         model.allocate(1, 256)
@@ -158,7 +158,7 @@ def test_a_servers_programs_serve_longer_prompts_too():
 
 
 def test_programs_belong_to_a_number_of_threads():
-    """A compiler writes the number into them."""
+    """A compiler writes this number into the code."""
     target, draft = models("llama", Interpreted)
     decode(ARMS["sd"](target, draft), Sampling(), 1)
     made = target.execution.made

@@ -1,4 +1,4 @@
-"""A step over the slot pool against each architecture's own plain forward, on random weights."""
+"""A step over the slotted cache gives the logits of each architecture's plain forward, on random weights."""
 
 import numpy as np
 import pytest
@@ -66,7 +66,7 @@ def test_ragged_rows_and_forgetting(raw, idle):
 
 @torch.inference_mode()
 def test_tree_mask_equals_each_branch_on_its_own(raw):
-    """Two branches of two tokens behind a common prefix, in scratch slots, against two separate chains."""
+    """Two branches of two tokens behind a common prefix, in scratch slots, equal two separate chains."""
     generator = torch.Generator().manual_seed(3)
     prefix = torch.randint(0, V, (1, 14), generator=generator)
     branches = torch.randint(0, V, (2, 2), generator=generator)
@@ -85,7 +85,7 @@ def test_tree_mask_equals_each_branch_on_its_own(raw):
     for branch in range(2):
         plain = raw(torch.cat([prefix, branches[branch : branch + 1]], 1)).logits[:, -1]
         assert (logits[0, branch] - plain).abs().max() < CLOSE * plain.abs().max()
-    # The chain goes on over the scratch slots' stale positions as if nothing had been there.
+    # The chain then overwrites the scratch slots, and their stale positions have no effect.
     chain = torch.randint(0, V, (1, 12), generator=generator)
     whole = torch.cat([prefix, chain], 1)
     logits = model.read(context(whole, [26], 40), np.array([26]), "verify", num_logits=12).logits
@@ -119,7 +119,7 @@ def test_truncated_is_the_first_layers_and_shares_slots(architecture):
     whole.read(here, np.array([18]), "prefill")
     read_before = len(here.trace.steps)
     early = view.read(here, np.array([20]), "draft").logits
-    assert here.trace.steps[read_before]["tokens"] == 2, "what the whole model has read, its first layers know"
+    assert here.trace.steps[read_before]["tokens"] == 2, "the view need not read what the whole model has read"
     alone = Transformer("alone", view.model)
     alone.allocate(1, 40)
     assert (early - alone.read(here, np.array([20]), "draft").logits).abs().max() < 1e-3

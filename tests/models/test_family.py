@@ -40,6 +40,10 @@ REFUSED = {
     "Gemma2ForCausalLM has no sdpa": t.Gemma2Config(),
     "layers of kind chunked_attention": t.Llama4TextConfig(num_hidden_layers=4),
     "vit is not a causal language model": t.ViTConfig(),
+    "XmodForCausalLM cannot be called over a cache of slots .Input language unknown": t.XmodConfig(
+        num_hidden_layers=2, hidden_size=32, num_attention_heads=4, intermediate_size=48, vocab_size=97
+    ),
+    "BltForCausalLM has no single stack of decoder layers": t.BltConfig(),
 }
 
 
@@ -61,10 +65,13 @@ def pair(tmp_path, tokenizer, width: int = 300):
     return {role: spec(tmp_path / role, role) for role in ("target", "draft")}
 
 
-def test_a_padded_embedding_is_fine(tmp_path):
-    family = check_family(pair(tmp_path, None, width=384))
+@pytest.mark.parametrize("width", [384, 280])
+def test_the_vocabulary_is_the_targets_whatever_the_drafts_width(tmp_path, width):
+    family = check_family(pair(tmp_path, None, width=width))
     assert family.vocab == 300
-    assert family.members["draft"].width == 384
+    assert family.members["draft"].width == width
+    (note,) = family.notes
+    assert f"draft has {width} rows, that of target 300" in note
 
 
 def test_different_vocabularies_are_refused(tmp_path):
@@ -93,9 +100,12 @@ def test_other_ends_are_refused(tmp_path):
         check_family(pair(tmp_path, tokenizer))
 
 
-def test_too_narrow_an_embedding_is_refused(tmp_path):
-    with pytest.raises(InputError, match="embedding of draft has 280 entries, fewer than the 300 tokens of target"):
-        check_family(pair(tmp_path, None, width=280))
+def test_a_target_narrower_than_its_tokenizer_is_refused(tmp_path):
+    saved(tmp_path, width=280)
+    with pytest.raises(
+        InputError, match="embedding of target has 280 entries, fewer than the 300 tokens of its tokenizer"
+    ):
+        check_family({"target": spec(tmp_path)})
 
 
 def test_all_end_tokens_of_the_target_count(tmp_path):

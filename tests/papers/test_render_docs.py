@@ -60,13 +60,16 @@ def test_artifact_is_a_short_index():
 
 
 def test_marks_are_filled_in_place():
-    text = "a\n<!-- table: default -->\nold\n<!-- /table -->\nb\n<!-- figure: default/speedup -->\n<!-- /figure -->\n"
+    text = (
+        "a\n<!-- table: default -->\nold\n<!-- /table -->\nb\n<!-- figure: default acceptance -->\n<!-- /figure -->\n"
+    )
+    text += "<!-- figure: default -->\n<!-- /figure -->\n"
     filled = render_docs.fill(text, ROOT / "results", "docs/results/figures")
     assert "old" not in filled
     assert "| arm | speed-up [95 %] |" in filled
-    figure = "docs/results/figures/default/speedup.svg"
-    assert f"]({figure})" in filled
-    assert (ROOT / figure).is_file()
+    for name in ("speedup", "acceptance"):
+        assert f"](docs/results/figures/default/{name}.svg)" in filled
+        assert (ROOT / "docs" / "results" / "figures" / "default" / f"{name}.svg").is_file()
     assert render_docs.fill(filled, ROOT / "results", "docs/results/figures") == filled
 
 

@@ -116,7 +116,7 @@ def _same(one: Path, other: Path) -> None:
         ours, theirs = (table[columns].sort_values(columns[:3]).reset_index(drop=True) for table in rows)
         pd.testing.assert_frame_equal(ours, theirs)
         assert not ours.duplicated(columns[:3]).any()
-        assert json.loads((one / "cells" / name / "summary.json").read_text())["prompts"] == 2
+        assert json.loads((one / name / "summary.json").read_text())["prompts"] == 2
 
 
 def test_runs_of_another_machine_give_way(tmp_path, monkeypatch):

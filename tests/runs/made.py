@@ -1,4 +1,4 @@
-"""Rows of a run record, made by a small simulation with known step times and acceptance: no model, no clock."""
+"""Simulate the rows of a run record with known step times and acceptance, without a model or a clock."""
 
 from __future__ import annotations
 
@@ -8,26 +8,26 @@ from typing import Any
 
 import numpy as np
 
-from sdbench.analysis.summary import ArmMeta
+from sdbench.analysis.metrics.summary import ArmMeta
 from sdbench.lm.trace import Edge
 
 Rows = dict[str, list[dict[str, Any]]]
 
 TARGET_SECONDS, QUALIFIER_SECONDS, DRAFT_SECONDS = 10e-3, 3.5e-3, 1.3e-3
-PER_TOKEN = 0.03  # how much longer a forward takes for each further token, as a share
+PER_TOKEN = 0.03  # share by which each further token makes a forward longer
 HOST_SECONDS = 0.2e-3  # per verification
 BARE_SHARE = 0.95  # of a step's time
 
 
 def forward_seconds(role: str, tokens: int) -> float:
-    """Time of a step over so many new tokens."""
+    """Compute the time of a step over some new tokens."""
     one = {"target": TARGET_SECONDS, "qualifier": QUALIFIER_SECONDS, "draft": DRAFT_SECONDS}[role]
     return one * (1 + PER_TOKEN * (tokens - 1))
 
 
 @dataclass
 class Arm:
-    """stages: (proposer, length, chance that a drafted token passes) from the target inwards; none: decodes alone."""
+    """An arm. stages: (proposer, draft length, acceptance probability) from the target inwards; none: it decodes alone."""
 
     name: str
     stages: tuple[tuple[str, int, float], ...] = ()
@@ -44,7 +44,7 @@ class Arm:
 
 
 class Simulation:
-    """Decodes one block of one sequence under one arm."""
+    """Decode one block of one sequence under one arm."""
 
     def __init__(self, arm: Arm, block: int, repeat: int, generator: np.random.Generator, slowness: float) -> None:
         self.arm, self.generator, self.slowness = arm, generator, slowness
@@ -84,7 +84,7 @@ class Simulation:
         return self.rows
 
     def verified(self, verifier: str, stages: tuple[tuple[str, int, float], ...], room: int | None) -> int:
-        """A round of a verifier: propose, verify; the number of tokens that it hands on."""
+        """Simulate a round of a verifier: propose and verify. Return the number of emitted tokens."""
         if not stages:
             self.step(verifier, "verify" if verifier == "target" else "draft", 1)
             self.note(Edge("", verifier), 0, 0, 0, 1)
@@ -133,7 +133,7 @@ class Simulation:
 
 
 def bare_rows(longest: int = 40) -> list[dict[str, Any]]:
-    """Bare forwards of every shape at two contexts."""
+    """Make reference forwards of every shape at two contexts."""
     return [
         {"role": role, "rows": 1, "tokens": n, "context": at, "seconds": BARE_SHARE * forward_seconds(role, n)}
         for role in ("target", "qualifier", "draft")
@@ -143,10 +143,10 @@ def bare_rows(longest: int = 40) -> list[dict[str, Any]]:
 
 
 def rows(arms: Iterable[Arm], prompts: int, repeats: int = 1, seed: int = 0, tokens: int = 60) -> Rows:
-    """A whole run's rows at batch size 1."""
+    """Make the rows of a whole run at batch size 1."""
     made: Rows = {"sequences": [], "rounds": [], "steps": [], "bare": bare_rows()}
     for block in range(prompts):
-        # Prompts differ in how slow the machine is just then: what pairing cancels.
+        # The pace of the machine differs between prompts; pairing cancels it.
         slowness = float(np.random.default_rng((seed, block)).uniform(0.9, 1.1))
         for repeat in range(repeats):
             for index, arm in enumerate(arms):
@@ -157,7 +157,7 @@ def rows(arms: Iterable[Arm], prompts: int, repeats: int = 1, seed: int = 0, tok
 
 
 def meta(arms: Iterable[Arm]) -> dict[str, ArmMeta]:
-    """What `summarise` is told about the arms."""
+    """Make the facts that `summarise` needs about the arms."""
     return {
         arm.name: ArmMeta(
             lossless=arm.lossless, devices=["cpu"], mode="natural", memory_bytes=1_000_000, config=arm.config

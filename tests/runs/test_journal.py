@@ -1,4 +1,4 @@
-"""The journal survives crashes, a full disk, and other people's files."""
+"""The journal survives crashes, a full disk, and files of other programs."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_is_written_is_read(journal):
 
 
 def test_a_run_is_taken_up_from_blocks_that_lack_a_column(journal, tmp_path):
-    """As those of an earlier version do: here, behind which arm a bare forward was timed."""
+    """Blocks of an earlier version lack the column that names the arm behind which a reference forward was timed."""
     newer = block(2)
     newer["bare"] = [{**row, "after": "ar", "block": 2, "repeat": 0} for row in newer["bare"]]
     journal.write(2, 0, newer)

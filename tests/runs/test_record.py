@@ -1,4 +1,4 @@
-"""A run's folder: whose it is, when it is finished, and what is said of one that is not."""
+"""The folder of a run: its owner, when it is finished, and the message for an unfinished one."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import re
 
 import pytest
 
-from sdbench.analysis.summary import summarise
+from sdbench.analysis.metrics.summary import summarise
 from sdbench.errors import InputError
 from sdbench.runs.environment import environment, git_state
 from sdbench.runs.record import claim, load, open_run
@@ -15,7 +15,7 @@ from sdbench.runs.run_id import run_id
 from sdbench.runs.tables import frames
 from tests.runs.made import AR, SD, meta, rows
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*prompts are few")
+pytestmark = pytest.mark.filterwarnings("ignore::sdbench.analysis.stats.intervals.FewPrompts")
 
 
 @pytest.fixture(scope="module")

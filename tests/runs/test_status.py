@@ -1,4 +1,4 @@
-"""What is there, told from the folders alone: finished, failed, stopped, running."""
+"""`status` reads the state of runs from their folders: finished, failed, stopped, running."""
 
 from __future__ import annotations
 

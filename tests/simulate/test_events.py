@@ -69,11 +69,11 @@ def test_a_tree_is_left_for_the_branch_that_came_true(counts, seconds):
     assert Simulation([np.array([1] * 10)], latencies).ssd(4, counts) == pytest.approx(10 / seconds)
 
 
-@pytest.mark.parametrize(("place", "foreseen", "spared"), [(3, 3, 0.4), (4, 3, 0.0), (0, 3, 0.0), (1, 0, 0.0)])
-def test_a_first_token_that_was_foreseen_needs_no_back_up(place, foreseen, spared):
+@pytest.mark.parametrize(("place", "first_fan_out", "spared"), [(3, 3, 0.4), (4, 3, 0.0), (0, 3, 0.0), (1, 0, 0.0)])
+def test_a_first_token_that_the_cache_holds_needs_no_back_up(place, first_fan_out, spared):
     latencies = Latencies("test", "made up", verify={1: [1.0]}, draft=[0.1], tree={1: [0.1]})
     simulation = Simulation([np.array([], int), np.array([1] * 10)], latencies, first=[9, place])
-    assert simulation.ssd(4, (1,) * 5, foreseen) == pytest.approx(10 / (0.4 - spared + 1 + 1))
+    assert simulation.ssd(4, (1,) * 5, first_fan_out) == pytest.approx(10 / (0.4 - spared + 1 + 1))
 
 
 @pytest.mark.parametrize("window", [3, 5, 8])

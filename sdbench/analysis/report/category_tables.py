@@ -7,22 +7,27 @@ from collections.abc import Callable
 import numpy as np
 import pandas as pd
 
-from sdbench.analysis import metrics, statistics
+from sdbench.analysis.metrics.acceptance import acceptance_rate
+from sdbench.analysis.metrics.quality import prompt_scores
+from sdbench.analysis.metrics.speed import log_ratios, tokens_per_target_call, unit_column
 from sdbench.analysis.report.grid import Column, Grid
-from sdbench.analysis.rows import by_arm, target_rounds, usable
+from sdbench.analysis.tables import by_arm, target_rounds, usable
 from sdbench.runs.record import Run
 
 Measure = Callable[[dict[str, pd.DataFrame], dict[str, pd.DataFrame]], float]
 
 
 def categories(run: Run) -> dict[str, int]:
-    """The number of prompts of each category, in the run's order; empty if there is only one category."""
+    """Count the prompts of each category, in the run's order; empty if there is only one category."""
     counts = run.sequences.drop_duplicates("prompt_id").groupby("category", sort=False).size()
     return {str(name): int(count) for name, count in counts.items()} if len(counts) > 1 else {}
 
 
 def category_tables(run: Run) -> list[Grid]:
-    """A table per measure that has data; the table's title is the measure, a heading gives its number of prompts. None if there is only one category."""
+    """Make a table per measure that has data. The title is the measure; a heading gives its category's number of prompts.
+
+    The list is empty if there is only one category.
+    """
     counts = categories(run)
     names = list(counts)
     if not names:
@@ -49,24 +54,25 @@ def category_tables(run: Run) -> list[Grid]:
 
 
 def _speedup(arm: dict[str, pd.DataFrame], base: dict[str, pd.DataFrame]) -> float:
-    """The geometric mean of the paired ratios; NaN where one block, whose rows share their time, has several categories."""
+    """Compute the geometric mean of the paired ratios; NaN if the rows of a block share their time, whatever their
+    categories."""
     ours, theirs = arm["sequences"], base["sequences"]
-    if ours.empty or theirs.empty or "block" in map(statistics.unit_column, (ours, theirs)):
+    if ours.empty or theirs.empty or "block" in map(unit_column, (ours, theirs)):
         return float("nan")
-    logs = statistics.log_ratios(ours, theirs)
+    logs = log_ratios(ours, theirs)
     return float(np.exp(logs.mean())) if len(logs) else float("nan")
 
 
 def _quality(arm: dict[str, pd.DataFrame], base: dict[str, pd.DataFrame]) -> float:
-    return float(metrics.prompt_scores(arm["sequences"]).mean())
+    return float(prompt_scores(arm["sequences"]).mean())
 
 
 def _tokens_per_call(arm: dict[str, pd.DataFrame], base: dict[str, pd.DataFrame]) -> float:
-    return metrics.tokens_per_target_call(arm["sequences"])
+    return tokens_per_target_call(arm["sequences"])
 
 
 def _acceptance(arm: dict[str, pd.DataFrame], base: dict[str, pd.DataFrame]) -> float:
-    return 100 * metrics.acceptance_rate(target_rounds(arm["rounds"]))
+    return 100 * acceptance_rate(target_rounds(arm["rounds"]))
 
 
 MEASURES: dict[str, tuple[Measure, int]] = {

@@ -5,16 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from sdbench.analysis.bounds import WHOLE_COVERAGE
-from sdbench.analysis.degenerate import FLAGGED_RATE
+from sdbench.analysis.metrics.model_time import WHOLE_COVERAGE
+from sdbench.analysis.metrics.repetition import FLAGGED_RATE
 from sdbench.analysis.report.grid import Column, Grid, estimate, number, percent
-from sdbench.analysis.statistics import FEWEST_PROMPTS
+from sdbench.analysis.stats.intervals import FEWEST_PROMPTS
 
 if TYPE_CHECKING:
     from sdbench.runs.record import Run
 
 FLAGS = {
-    "V": "void: its greedy tokens are not the baseline's, apart from ties; its speed counts for nothing",
+    "V": "void: its greedy tokens are not the baseline's, apart from ties, or its numbers were not finite; its speed counts for "
+    "nothing",
     "A": "SIMULATED ACCEPTANCE: the number of accepted tokens was forced, not tested; this shows the cost of the system, not its "
     "quality",
     "P": "a peer: the loop of another library or of a server; compared end to end, prefill included on both sides",
@@ -86,9 +87,9 @@ Arm = Mapping[str, Any]
 def comparison(summary: Summary) -> Grid:
     """One row per arm, rounded for reading; metrics that no arm has are left out. The notes explain the flags.
 
-    End-to-end speeds are shown where an arm has no other speed (a peer).
+    End-to-end speeds are shown where an arm has no other speed: a peer, or answers of one token.
     """
-    end_to_end = any(arm.get("end_to_end_only") for arm in summary["arms"].values())
+    end_to_end = any(arm.get("tokens_per_second") is None for arm in summary["arms"].values())
     whole: list[tuple[Column, Callable[[Arm], str]]] = [
         (_number("end to end [95 %]"), lambda arm: _gain(arm, "end_to_end_speedup")),
         (_number("end-to-end tok/s", 2), lambda arm: _speed(arm, "end_to_end_tokens_per_second")),
@@ -140,25 +141,34 @@ def flags(arm: Arm) -> list[str]:
 
 
 def footnotes(summary: Summary) -> list[str]:
-    """The meaning of each flag that an arm of the summary has."""
+    """The meaning of each flag that an arm of the summary has, why an arm is void, and the notes on the run's models."""
     raised = {flag for arm in summary["arms"].values() for flag in flags(arm)}
-    return [f"{flag}: {meaning}" for flag, meaning in FLAGS.items() if flag in raised]
+    meanings = [f"{flag}: {meaning}" for flag, meaning in FLAGS.items() if flag in raised]
+    broken = [f"{name}: {arm['not_finite']}" for name, arm in summary["arms"].items() if arm.get("not_finite")]
+    return [*meanings, *broken, *summary.get("notes", [])]
 
 
-def bounds(summary: Summary) -> Grid:
-    """Measured speed beside the latency formula's prediction and the bound of an oracle that knows the best draft length."""
+def bounds(summary: Summary) -> Grid | None:
+    """Measured speed, the prediction of the latency formula, and the bound of an oracle that knows the best draft lengths.
+
+    None where no arm has a prediction or a bound.
+    """
     keys = ("tokens_per_second", "predicted_tokens_per_second", "oracle_length_tokens_per_second")
     heads = ("measured tok/s", "predicted tok/s", "oracle-length bound, within K (tok/s)")
-    return Grid(
+    arms = {name: arm for name, arm in summary["arms"].items() if any(arm.get(key) is not None for key in keys[1:])}
+    if not arms:
+        return None
+    grid = Grid(
         [Column("arm"), *(Column(head, ".1f") for head in heads)],
-        [(name, *(arm.get(key) for key in keys)) for name, arm in summary["arms"].items()],
+        [(name, *(arm.get(key) for key in keys)) for name, arm in arms.items()],
         notes=[
-            f"`{name}` over `{row['over']}`: {row['low']:.2f}× to {row['high']:.2f}× by corollary 9, measured "
+            f"{name} over {row['over']}: {row['low']:.2f}× to {row['high']:.2f}× by corollary 9, measured "
             f"{row['measured']:.2f}× (ratio of totals)"
-            for name, arm in summary["arms"].items()
+            for name, arm in arms.items()
             if (row := (arm.get("speculation") or {}).get("corollary_9"))
         ],
     )
+    return grid.without_empty_columns()
 
 
 def every_metric(runs: Sequence[Run]) -> Grid:

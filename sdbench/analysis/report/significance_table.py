@@ -1,4 +1,4 @@
-"""How sure each difference to the baseline is: both bootstrap intervals, p after Holm's correction, the smallest detectable effect."""
+"""How sure each difference to the baseline is: bootstrap intervals, p after Holm's correction, smallest detectable effect."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ _NOTE = (
 
 
 def significance(summary: Mapping[str, Any]) -> Grid | None:
-    """A row per arm but the baseline; None for a baseline alone, and for a summary that was written without these numbers."""
+    """Make a row per arm but the baseline. None for a baseline alone, and for a summary of a release without these numbers."""
     others = {name: arm for name, arm in summary["arms"].items() if name != summary["baseline"]}
     if not others or not all("speedup_p_holm" in arm for arm in others.values()):
         return None
-    return Grid(
+    grid = Grid(
         [
             Column("arm"),
             Column("speed-up, percentile", _two_digits),
@@ -46,6 +46,8 @@ def significance(summary: Mapping[str, Any]) -> Grid | None:
         ],
         notes=[_NOTE],
     )
+    shown = grid.without_empty_columns()
+    return shown if len(shown.columns) > 1 else None
 
 
 def _two_digits(ends: list[float]) -> str:

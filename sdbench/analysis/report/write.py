@@ -1,142 +1,109 @@
-"""`report/`: the table and the figures of finished runs, for reading (Markdown and a page) and for a paper (LaTeX, SVG)."""
+"""Write `report/` of finished runs: tables and figures in Markdown and on one HTML page, and tables for LaTeX and CSV."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sdbench.analysis import crossover, plots, provenance, style, webpage
-from sdbench.analysis.report.comparison_table import READING, bounds, comparison, every_metric
-from sdbench.analysis.report.grid import Grid
-from sdbench.analysis.report.significance_table import significance
+from sdbench.analysis.figures import ssd, style
+from sdbench.analysis.figures.draw import FIGURES, draw
+from sdbench.analysis.metrics.batch_crossover import crossover
+from sdbench.analysis.report.comparison_table import comparison, every_metric
+from sdbench.analysis.report.markdown import figure_link, section
+from sdbench.analysis.report.page import page as html_page
 from sdbench.errors import InputError
 from sdbench.runs.files import write_text
 from sdbench.runs.record import Run, load
 
-if TYPE_CHECKING:
-    from rich.console import Console
 
-
-def report(run_dirs: Sequence[Path | str], out: Path | str | None = None, page: bool = True) -> Path:
+def report(
+    run_dirs: Sequence[Path | str],
+    out: Path | str | None = None,
+    page: bool = True,
+    highlight: Collection[str] = (),
+    png: bool = False,
+) -> Path:
     """Write `report.md`, `report.tex`, `table.csv`, the figures and, as one page of all, `report.html`.
 
-    `batch.json` too, where back-ups can be held against each other.
+    `batch.json` is added where the runs allow a comparison of back-ups by batch size.
 
     Args:
-        run_dirs: folders of finished runs. Arms of different runs are shown in separate sections: they were not paired.
-        out: where to write; `report/` in the folder of the first run if None.
+        run_dirs: folders of finished runs. Each run has a section of its own, because arms of different runs are not paired.
+        out: where to write; None: `report/` in the folder of the first run.
         page: whether to write `report.html` too, which holds texts of the runs.
+        highlight: names of arms, or of arms of grids, that the figures draw larger and with a dark rim.
+        png: whether to write each figure as PNG too. SVG is always written.
 
     Returns:
         The path of `report.md`.
 
     Raises:
-        InputError: no folder was named, or one is no finished run's.
+        InputError: no folder was named, one is not the folder of a finished run, or a name to highlight is no arm.
     """
     if not run_dirs:
         raise InputError("no run was named; name the folder of at least one finished run")
     runs = [load(directory) for directory in run_dirs]
+    _check_highlight(highlight, runs)
     folder = Path(out) if out is not None else runs[0].path / "report"
     folder.mkdir(parents=True, exist_ok=True)
     several = len(runs) > 1
-    # The same run may lie in two folders, measured twice.
-    figures = [
+    # Two folders may hold two measurements of the same run, so the number is part of the name.
+    places = [
         Path("figures") / f"{number}-{run.run_id}" if several else Path("figures") for number, run in enumerate(runs, 1)
     ]
-    for place in figures:  # an earlier report's would be shown as this one's
-        for old in (folder / place).glob("*.svg"):
-            old.unlink()
-            old.with_suffix(".png").unlink(missing_ok=True)
-    sections = [_section(run, folder, place) for run, place in zip(runs, figures, strict=True)]
-    write_text(folder / "report.md", "# Comparison\n\n" + _batches(runs, folder) + "\n".join(sections))
+    sections = []
+    for run, place in zip(runs, places, strict=True):
+        _clear(folder / place)
+        drawn = {path.stem for path in draw(run.summary, folder / place, highlight, png)}
+        sections.append(section(run, place, [name for name in FIGURES if name in drawn]))
+    write_text(folder / "report.md", "# Comparison\n\n" + _batches(runs, folder, png) + "\n".join(sections))
     write_text(folder / "table.csv", every_metric(runs).csv())
     write_text(folder / "report.tex", _latex(runs))
     if page:
-        write_text(folder / "report.html", webpage.page(runs, [folder / place for place in figures]))
+        write_text(folder / "report.html", html_page(runs, [folder / place for place in places]))
     return folder / "report.md"
 
 
-def show(summary: dict[str, Any], console: Console | None = None) -> None:
+def show(summary: Mapping[str, Any]) -> None:
     """Print a summary's table to the terminal."""
-    comparison(summary).show(console)
+    comparison(summary).show()
 
 
-def _section(run: Run, folder: Path, figures: Path) -> str:
-    """One run in Markdown; its figures are drawn into `folder / figures`."""
-    written = {path.stem for path in plots.draw(run.summary, folder / figures)}
-    pictures = "\n\n".join(
-        f"### {plots.TITLES[name]}\n\n![{plots.TITLES[name]}]({(figures / name).as_posix()}.png)"
-        for name in plots.FIGURES
-        if name in written
-    )
-    return (
-        "\n\n".join(
-            part
-            for part in (
-                _heading(run),
-                comparison(run.summary).markdown(notes=True),
-                _below("Evidence", significance(run.summary)),
-                _below("Bounds", bounds(run.summary)),
-                pictures,
-            )
-            if part
-        )
-        + "\n"
-    )
+def _check_highlight(names: Collection[str], runs: Sequence[Run]) -> None:
+    arms = list(dict.fromkeys(arm for run in runs for arm in run.summary["arms"]))
+    for name in names:
+        if name not in arms and name not in map(style.family, arms):
+            raise InputError(f"--highlight {name}: there is no such arm; the arms are: {', '.join(arms)}.")
 
 
-def _batches(runs: Sequence[Run], folder: Path) -> str:
-    """Batch size against back-up over all of the runs: its data, and, of several runs, its figure in Markdown."""
-    found = crossover.crossover([run.summary for run in runs])
+def _clear(folder: Path) -> None:
+    """Remove the figures of an earlier report, which would appear as figures of this one."""
+    for old in [*folder.glob("*.svg"), *folder.glob("*.png")]:
+        if old.stem in FIGURES:
+            old.unlink()
+
+
+def _batches(runs: Sequence[Run], folder: Path, png: bool) -> str:
+    """Write the data of batch size against back-up over all runs; the figure in Markdown where there are several runs."""
+    found = crossover([run.summary for run in runs])
     if found is None:
         return ""
     write_text(folder / "batch.json", json.dumps(found, indent=2) + "\n")
     if len(runs) == 1:
         return ""
-    with style.context():
-        made = crossover.figure(found)
-        if made is not None:
-            style.save(made, folder / "figures", "batch")
-    title = plots.TITLES["batch"]
-    return f"## {title}\n\n![{title}](figures/batch.png)\n\n"
-
-
-def _heading(run: Run) -> str:
-    summary = run.summary
-    return (
-        f"## {run.path.name}\n\n"
-        f"Run `{run.run_id}`: {summary['prompts']} prompts, {summary['repeats']} repeat(s), "
-        f"baseline `{summary['baseline']}`; {provenance.processor(run)}, on {provenance.devices(run)}; "
-        f"revision {provenance.revision(run)}.\n\n{READING}{_company(summary)}{_simulated(summary)}"
-    )
-
-
-def _company(summary: dict[str, Any]) -> str:
-    if not summary.get("shared_device"):
-        return ""
-    return (
-        f"\n\n**Another job ran on the same device or cores during {summary['shared_blocks']} block(s): the speeds here are "
-        "not to be trusted.** Acceptance and quality are not touched by it."
-    )
-
-
-def _simulated(summary: dict[str, Any]) -> str:
-    """A paragraph that names the arms whose acceptance was forced; '' where there are none."""
-    names = [f"`{name}`" for name, arm in summary["arms"].items() if arm.get("simulated_acceptance")]
-    if not names:
-        return ""
-    return f"\n\n**Simulated acceptance**: {', '.join(names)} kept as many tokens as was forced; no quality is reported of them."
-
-
-def _below(heading: str, grid: Grid | None) -> str:
-    return "" if grid is None else f"### {heading}\n\n{grid.markdown(notes=True)}"
+    with style.context(runs[0].summary["arms"]):
+        made = ssd.batch(found)
+        assert made is not None
+        style.save(made, folder / "figures", "batch", png)
+    title = FIGURES["batch"].title
+    return f"## {title}\n\n{figure_link(title, Path('figures'), 'batch')}\n\n"
 
 
 def _latex(runs: Sequence[Run]) -> str:
-    """The comparison of each run, for `\\input` in a document that loads booktabs."""
+    """Write the comparison of each run, for `\\input` in a document that loads booktabs."""
     grids = [comparison(run.summary) for run in runs]
     tables = [
         replace(grid, title=f"Run {run.run_id}: {grid.title}.", label=run.run_id).latex()

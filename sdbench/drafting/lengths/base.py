@@ -1,7 +1,7 @@
-"""How far to draft: length policies.
+"""The interface of a length policy, which says how far to draft.
 
-A policy looks at the draft's own distribution and at the past. It may look at a token that it then keeps, never at one that it
-drops: dropping a token because of its value changes the law of what is verified (docs/references/families.md, FA B.1).
+A policy reads the draft's own distributions. It may read the value of a token that it keeps, never of one that it drops. Dropping a
+token because of its value changes the law of the verified tokens (docs/references/families.md, FA B.1).
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ from sdbench.sampling import Scored
 
 
 class LengthPolicy(Protocol):
-    """Says after each drafted token in which rows to go on."""
+    """Say after each drafted token which rows go on."""
 
     def go_on(self, scored: Scored, token: Int[Tensor, " B"]) -> Bool[Tensor, " B"] | None:
-        """scored: [B, V] what the token, which is kept, was drawn from. None: every row goes on."""
+        """Return the rows that go on; None for all. scored: [B, V], what the last drafted token was drawn from."""
         ...

@@ -11,10 +11,10 @@ from sdbench.sampling import Scored
 
 
 class StopWhenUnsure:
-    """Stop behind the first token to which the draft itself gave less than `threshold`; that token is kept.
+    """Stop behind the first token to which the draft gave a probability below `threshold`. That token is kept.
 
-    As in transformers' assisted generation (`assistant_confidence_threshold`, 0.4 by default there), without its online
-    tuning. The probability is the un-warped one.
+    This is transformers' assisted generation (`assistant_confidence_threshold`, 0.4 by default) without its online tuning. The
+    probability is the un-warped one.
     """
 
     def __init__(self, threshold: float = 0.4) -> None:

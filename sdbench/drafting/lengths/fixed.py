@@ -1,4 +1,4 @@
-"""The fixed length: draft as many tokens as the decoder asks for."""
+"""A fixed length: draft as many tokens as the decoder asks for."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sdbench.sampling import Scored
 
 
 class Fixed:
-    """Draft as many tokens as were asked for."""
+    """Go on until the asked number of tokens is drafted."""
 
     def go_on(self, scored: Scored, token: Int[Tensor, " B"]) -> None:
         return None

@@ -11,8 +11,10 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import tempfile
 import warnings
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,10 +25,12 @@ from torch import Tensor, nn
 from sdbench.errors import RunError
 from sdbench.lm.programs.execution import Program, Programs
 from sdbench.lm.programs.traced import Inputs, Traceable, flat, parted
-from sdbench.models.quiet import quiet
 from sdbench.models.cache import writable_cache
+from sdbench.models.quiet import quiet, reason_of
+from sdbench.models.weight_files import sha256_of
 
-_FORM = 12  # of the kept programs; raise it when the traced code or the KV cache changes
+# The modules of this package that programs are traced from. Their text is part of a program's identity.
+_TRACED = ("forward", "kv_cache", "masks", "programs.traced", "programs.chain", "programs.tree", "programs.compiled")
 _EXAMPLE = {"attend_len": 97, "room": 89}  # sizes in the traced example, unlikely to equal any other size
 
 
@@ -42,9 +46,8 @@ class Compiled(Programs):
             try:
                 _compile(lm, step, inputs, file)
             except Exception as error:  # tracer, code generator and compiler raise many kinds
-                reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
                 raise RunError(
-                    f"{lm.name} could not be compiled ({reason}); hardware.execution=eager runs without."
+                    f"{lm.name} could not be compiled ({reason_of(error)}); hardware.execution=eager runs without."
                 ) from error
             self.made += 1
         else:
@@ -56,15 +59,25 @@ class Compiled(Programs):
         config = lm.config.to_dict()
         for name in ("_name_or_path", "transformers_version"):
             config.pop(name, None)
+        weights = [(name, list(weight.shape), str(weight.dtype)) for name, weight in lm.model.named_parameters()]
         what = {
-            "form": _FORM,
+            "code": [_text_of(f"sdbench.lm.{name}") for name in _TRACED]
+            + [_text_of("sdbench.sampling"), _text_of("sdbench.keyed_random"), _text_of(type(lm.model).__module__)],
             "versions": [torch.__version__, version("transformers")],
-            "machine": ["cpu", _processor(), torch.get_num_threads()],
-            "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype)],
-            "shape": [lm.pool.slots, type(inputs).__name__, inputs.shape],
-            "layers": lm.layers,
+            "machine": ["cpu", _processor(), torch.get_num_threads(), torch.get_float32_matmul_precision()],
+            "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype), weights],
+            "ids": [lm.vocab, lm.embedded],
+            "cache": [lm.pool.slots, lm.cached],
+            "shape": [type(inputs).__name__, inputs.shape],
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+@cache
+def _text_of(module: str) -> str:
+    """The SHA-256 of a module's source file."""
+    file = sys.modules[module].__file__ if module in sys.modules else None
+    return sha256_of(Path(file)) if file else module
 
 
 def _compile(lm: Traceable, step: nn.Module, inputs: Inputs, file: Path) -> None:

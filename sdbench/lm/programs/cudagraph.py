@@ -1,7 +1,7 @@
 """Steps captured in CUDA graphs: one launch in place of hundreds.
 
-A graph reads and writes the tensors that it was captured with. So each program has input tensors of its own, into which the inputs
-of a step are copied, and it works on the KV cache that existed at capture. The number of slots that attention reads is rounded up,
+A graph reads and writes the tensors that it was captured with. So each program copies the inputs of a step into input tensors of
+its own. It works on the KV cache that existed at capture. The number of slots that attention reads is rounded up,
 so that few graphs are enough. The graphs of a model run one after the other and share working memory. Their outputs are copied,
 because the next graph overwrites them.
 """

@@ -71,8 +71,8 @@ class Execution:
         """Run the program for these inputs.
 
         Returns, for a step: the logits [B, R, V] and the most likely tokens [B, R].
-        For a loop behind a chain: the logits that were drawn from [B, K, V], the drawn tokens [B, K] and, if more than one was
-        requested of the chain, the logits of these but the last.
+        For a loop behind a chain: the logits that were drawn from [B, K, V] and the drawn tokens [B, K]. If more than one row of
+        logits was requested of the chain, all of these but the last follow.
         For branches: logits [B, K, M, V] and drawn tokens [B, M, K].
         None if there is no program for the shape.
         """
@@ -117,8 +117,8 @@ class Programs(Execution, ABC):
         return slice(None)  # each number of rows would need programs of its own
 
     def run(self, lm: Traceable, inputs: Inputs) -> list[Tensor] | None:
-        if inputs.first > WIDEST or len(lm.pool.keys) < lm.layers:
-            return None
+        if inputs.first > WIDEST or lm.cached is None or not lm.pool.keys.keys() >= set(lm.cached):
+            return None  # an eager step must have made the cache's layers
         shape = self.shape(lm.pool, inputs)
         program = self._programs.get(shape)
         if program is None:

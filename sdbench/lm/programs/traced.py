@@ -24,7 +24,9 @@ from sdbench.sampling import Sampling, drawn
 class Traceable(Protocol):
     """What programs need to know of a language model.
 
-    model: the `transformers` model; config: its text config. layers: the number of its layers. pool: its KV cache.
+    model: the `transformers` model; config: its text config. vocab: the number of the target's token ids; embedded: of those that
+    the model has rows for. pool: its KV cache; cached: the numbers of the cache's layers that the model uses, None before its
+    first eager step.
     """
 
     @property
@@ -34,7 +36,7 @@ class Traceable(Protocol):
     @property
     def config(self) -> Any: ...
     @property
-    def layers(self) -> int: ...
+    def cached(self) -> tuple[int, ...] | None: ...
     @property
     def vocab(self) -> int: ...
     @property
@@ -150,6 +152,7 @@ class Step(nn.Module):
     def __init__(self, lm: Traceable, num_logits: int) -> None:
         super().__init__()
         self.model = lm.model
+        self._cached = lm.cached or ()
         self._kinds, self._num_logits, self._widths = lm.mask_form.kinds, num_logits, (lm.vocab, lm.embedded)
 
     def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
@@ -166,7 +169,7 @@ class Step(nn.Module):
         layers: list[Tensor],
         num_logits: int,
     ) -> Tensor:
-        cache = KVCache.over(layers, slots, masks[0].shape[-1])
+        cache = KVCache.over(layers, self._cached, slots, masks[0].shape[-1])
         return forward(self.model, tokens, positions, cache, self._kinds, masks, num_logits, *self._widths)
 
 
@@ -202,7 +205,7 @@ def flat(lm: Traceable, inputs: Inputs) -> list[Tensor]:
     Each step of a loop gets the cache's layers as arguments of its own. A compiler updates a tensor in place only if one step
     writes it, and would otherwise copy it. The aliasing is safe, because each step reads what the step before it drew.
     """
-    layers = lm.pool.layers_of(lm.layers) * inputs.depth
+    layers = lm.pool.layers_of(lm.cached or ()) * inputs.depth
     return [*(tensor.contiguous() for tensor in (*inputs.own, *inputs.over)), *layers]
 
 
@@ -210,6 +213,6 @@ def parted(
     lm: Traceable, inputs: Inputs, tensors: list[Tensor]
 ) -> tuple[list[Tensor], list[Tensor], list[list[Tensor]]]:
     """Undo `flat`: return `own`, `over`, and the cache's layers for each step."""
-    first, layers = len(inputs.own), 2 * lm.layers
+    first, layers = len(inputs.own), 2 * len(lm.cached or ())
     own = first + len(inputs.over)
     return tensors[:first], tensors[first:own], [tensors[at : at + layers] for at in range(own, len(tensors), layers)]

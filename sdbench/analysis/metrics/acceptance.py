@@ -1,0 +1,61 @@
+"""Acceptance: how many drafted tokens the verifiers keep, by edge and by position."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sdbench.analysis.tables import ratio, target_rounds
+
+
+def accepted_per_round(rounds: pd.DataFrame) -> float:
+    """Divide accepted drafted tokens by rounds of the outermost edge, bonus excluded. A round that drafted nothing counts."""
+    outer = target_rounds(rounds)
+    return ratio(outer["accepted"].sum(), len(outer))
+
+
+def acceptance_rate(rounds: pd.DataFrame) -> float:
+    """Divide accepted by proposed drafted tokens of the given rounds; NaN where nothing was proposed."""
+    return ratio(rounds["accepted"].sum(), rounds["proposed"].sum())
+
+
+def acceptance_by_position(rounds: pd.DataFrame) -> list[float]:
+    """Compute P(accepted >= k), k = 1 .. the longest draft, over all the given rounds: unconditional, falling (vLLM's)."""
+    accepted = rounds["accepted"].to_numpy()
+    return [float(np.mean(accepted >= k)) for k in range(1, _longest(rounds) + 1)]
+
+
+def conditional_acceptance_by_position(rounds: pd.DataFrame) -> list[float]:
+    """Compute P(accepted >= k | token k was drafted and all before it accepted): EAGLE's n-alpha. NaN where never tried."""
+    accepted, proposed = rounds["accepted"].to_numpy(), rounds["proposed"].to_numpy()
+    tried = [(accepted >= k - 1) & (proposed >= k) for k in range(1, _longest(rounds) + 1)]
+    return [ratio((accepted >= k)[mask].sum(), mask.sum()) for k, mask in enumerate(tried, start=1)]
+
+
+def edges(rounds: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """Describe each edge: rounds, proposed, accepted, emitted, their rates, both acceptances by position, and histograms.
+
+    histogram[n]: rounds that accepted n tokens. proposed_histogram[n]: rounds that drafted n.
+    """
+    return {str(edge): _edge(part) for edge, part in rounds.groupby("edge") if part["proposed"].any()}
+
+
+def _edge(rounds: pd.DataFrame) -> dict[str, Any]:
+    return {
+        "rounds": len(rounds),
+        "proposed": int(rounds["proposed"].sum()),
+        "accepted": int(rounds["accepted"].sum()),
+        "acceptance_rate": acceptance_rate(rounds),
+        "accepted_per_round": ratio(rounds["accepted"].sum(), len(rounds)),
+        "emitted_per_round": ratio(rounds["emitted"].sum(), len(rounds)),
+        "acceptance_by_position": acceptance_by_position(rounds),
+        "conditional_acceptance_by_position": conditional_acceptance_by_position(rounds),
+        "histogram": np.bincount(rounds["accepted"]).tolist(),
+        "proposed_histogram": np.bincount(rounds["proposed"]).tolist(),
+    }
+
+
+def _longest(rounds: pd.DataFrame) -> int:
+    return int(rounds["proposed"].max()) if len(rounds) else 0

@@ -1,0 +1,1 @@
+"""Intervals, tests and detectable effects of arrays of numbers. This package knows nothing of runs."""

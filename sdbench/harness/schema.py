@@ -1,0 +1,86 @@
+"""The schema of a config: every key, its type, and whether it may be null.
+
+`sdbench.validate.conforms` compares a config with it before any work. An arm, a task or a tracker may hold, beside `_target_`,
+what its class takes, which `sdbench.harness.build` checks in the same way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from sdbench.validate import Range
+
+Count = Annotated[int, Range(1)]
+Whole = Annotated[int, Range(0)]
+Open = Annotated[float, Range(0, 1, "()")]
+Execution = Literal["eager", "compile", "cudagraph"]
+
+
+@dataclass
+class Model:
+    """One role's model: the fields of `sdbench.models.spec.ModelSpec`."""
+
+    path: str
+    revision: str | None = None
+    device: str | None = None
+    dtype: str | None = None
+    quantization: str | None = None
+    parameters: Count | None = None
+    cache_values: Count | None = None
+
+
+@dataclass
+class Hardware:
+    """Where the models work."""
+
+    device: str
+    dtype: str
+    threads: Count
+    execution: Execution
+    memory_bytes: Count | Mapping[str, Count] | None = None
+    pin: bool = False
+    tensor_parallel: bool = False
+
+
+@dataclass
+class Sampling:
+    """How tokens are drawn."""
+
+    temperature: Annotated[float, Range(0)]
+    top_k: Whole
+    top_p: Annotated[float, Range(0, 1, "(]")]
+
+
+@dataclass
+class Verify:
+    """Tolerances of `sdbench verify`."""
+
+    epsilon: Annotated[float, Range(0)]
+    alpha: Open
+
+
+@dataclass
+class Comparison:
+    """What `conf/config.yaml` composes."""
+
+    models: Mapping[str, Model]
+    arms: Mapping[str, Mapping[str, Any]]
+    tasks: Mapping[str, Any]
+    hardware: Hardware
+    tracker: Mapping[str, Any]
+    name: str
+    baseline: str | None
+    limit: Count | None
+    repeats: Count
+    warmup: Whole
+    seed: Whole
+    batch_size: Count
+    max_new_tokens: Count | None
+    ignore_eos: bool
+    chat: bool | None
+    margin: Open
+    sampling: Sampling
+    verify: Verify
+    out: str | None
