@@ -15,7 +15,7 @@ import sdbench
 
 ROOT = Path(sdbench.__file__).parent
 
-BASE = {"child_process", "device", "errors", "keyed_random", "sampling", "stopping", "theory", "validate"}
+BASE = {"child_process", "device", "errors", "hub_access", "keyed_random", "sampling", "stopping", "theory", "validate"}
 STEPS = BASE | {"models", "lm"}
 DRAFTS = STEPS | {"acceptance", "drafting"}
 DECODES = DRAFTS | {"asynchronous", "decoding"}
@@ -25,11 +25,12 @@ ALLOWED = {
     "child_process": set(),
     "device": set(),
     "errors": set(),
+    "hub_access": set(),
     "stopping": set(),
     "theory": set(),
     "validate": {"errors"},
     "keyed_random": {"device"},
-    "sampling": {"device", "errors", "keyed_random", "validate"},
+    "sampling": {"device", "errors", "hub_access", "keyed_random", "validate"},
     "models": BASE,
     "lm": BASE | {"models"},
     "acceptance": BASE,  # rules take tensors; they know no models

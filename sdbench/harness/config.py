@@ -73,7 +73,7 @@ def hydra_words(overrides: Sequence[str], extra: Path | None = None, sweep: bool
         if member in ("null", "") and group in GROUPS and group != "experiment":
             raise InputError(f"{group} is {member or 'empty'}; it must name one: {', '.join(choices(group, extra))}.")
     words = as_overrides([word for word in overrides if word != "experiment=null"], lm_eval_tasks, sweep)
-    folders = [quote(f"file://{folder.resolve()}", interpolate=False) for folder in search_path(extra)]
+    folders = [quote(f"file://{folder.resolve()}") for folder in search_path(extra)]
     return [*words, f"hydra.searchpath=[{','.join(folders)}]"] if folders else words
 
 
@@ -96,7 +96,7 @@ def compose(
         composed = _composed(words, name)
         grid, chosen = composed.hydra.sweeper.params, dict(composed.hydra.runtime.choices)
     except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
-        raise InputError(_sentence(error, words, extra, name)) from error
+        raise InputError(sentence_of(error, words, extra, name)) from error
     if grid:
         axes = ", ".join(f"{key}={value}" for key, value in grid.items())
         raise InputError(f"This experiment is a grid ({axes}): run it with -m.")
@@ -158,8 +158,8 @@ def _composed(words: Sequence[str], name: str) -> Any:
         return hydra_compose(config_name=name, overrides=list(words), return_hydra_config=True)
 
 
-def _sentence(error: Exception, words: Sequence[str], extra: Path | None, name: str) -> str:
-    """Hydra's paragraph as a sentence."""
+def sentence_of(error: Exception, words: Sequence[str], extra: Path | None = None, name: str = "config") -> str:
+    """Return Hydra's paragraph as a sentence. words: the overrides that it read."""
     text = _one_line(error)
     missing = re.search(r"Could not (?:find|load) '((?:hydra/)?\w+)/([^']+)'", text)
     if missing:

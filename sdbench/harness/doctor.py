@@ -1,8 +1,10 @@
-"""What this machine has, and which families and tasks can run on it as it is."""
+"""Say what this machine has, and which families and tasks can run on it as it is."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
+from typing import Any
 
 from sdbench.errors import InputError
 from sdbench.harness.build import build
@@ -11,9 +13,14 @@ from sdbench.harness.plan import specs_of
 from sdbench.models.family import check_family
 from sdbench.runs.environment import environment
 
+LM_EVAL = "lm_eval/"
+
 
 def examine() -> str:
-    """A few lines about the machine, then a line for each family and each task."""
+    """Return a few lines about the machine, then a line for each family and each task.
+
+    lm-eval's tasks have one line: reading one of them takes seconds, and `sdbench run --dry-run` reads the one that it names.
+    """
     machine = environment()
     cpu, gpus = machine["cpu"], machine["gpus"]
     lines = [
@@ -29,13 +36,16 @@ def examine() -> str:
         config = compose([f"models={name}"])
         lines.append(f"  {name}: {_tried(lambda config=config: check_family(specs_of(config)))}")
     lines += ["", "tasks:"]
-    for name in choices("tasks"):
+    names = choices("tasks")
+    for name in (name for name in names if not name.startswith(LM_EVAL)):
         config = compose([f"tasks={name}"])
         lines.append(f"  {name}: {_tried(lambda config=config: build(config['tasks'], {}, 'tasks').prompts(1))}")
+    others = ", ".join(name.removeprefix(LM_EVAL) for name in names if name.startswith(LM_EVAL))
+    lines.append(f"  {LM_EVAL}{{{others}}}: not read here; `sdbench run tasks={LM_EVAL}NAME --dry-run` reads one")
     return "\n".join(lines)
 
 
-def _tried(check) -> str:
+def _tried(check: Callable[[], Any]) -> str:
     try:
         check()
     except InputError as error:

@@ -19,10 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError, RunError
-from sdbench.harness.config import config_dir, hydra_words, resolved
+from sdbench.harness.config import config_dir, hydra_words, resolved, sentence_of
 from sdbench.harness.override_words import quote
 
 LEDGER, GROUP = "SDBENCH_LEDGER", "SDBENCH_SWEEP"
+FULL_ERROR = "HYDRA_FULL_ERROR"
 SWEEPS = Path("results") / "runs" / "sweeps"  # Hydra's own files, and a cluster's logs
 _LAUNCHERS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
@@ -40,6 +41,8 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
         failed before and is finished now.
     """
     import hydra
+    from hydra.errors import HydraException
+    from omegaconf.errors import OmegaConfBaseException
 
     _check_launcher(overrides)
     words = hydra_words(overrides, extra, sweep=True)
@@ -56,15 +59,18 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
             f"+hydra.job.env_set.{GROUP}={group}",
         ]
         sys.argv = ["sdbench", *words, *own, "--multirun"]
+        full_error = os.environ.get(FULL_ERROR)
+        os.environ[FULL_ERROR] = "1"  # Hydra raises its errors, in place of printing them
         try:
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
-        except SystemExit as error:
-            if error.code not in (0, None):
-                raise InputError("The sweep was refused; see above.") from error
+        except (HydraException, OmegaConfBaseException) as error:
+            raise InputError(sentence_of(error, words, extra)) from error
         except Exception as error:  # a launcher may raise anything: a worker was killed, the cluster is gone
             raise RunError(f"The launcher stopped ({type(error).__name__}: {error}).") from error
         finally:
             sys.argv = argv
+            os.environ.pop(FULL_ERROR)
+            os.environ.update({FULL_ERROR: full_error} if full_error else {})
         lines = [json.loads(path.read_text()) for path in sorted(Path(ledger).iterdir())]
     return {
         "runs": [{"out": line["out"], "summary": line["summary"]} for line in lines if "summary" in line],

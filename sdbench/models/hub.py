@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import os
 import re
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 
 from sdbench.errors import InputError
+from sdbench.hub_access import reachable
 from sdbench.models.gguf import converted
 from sdbench.models.quiet import quiet, reason_of
 from sdbench.models.spec import ModelSpec, Source
@@ -38,25 +35,6 @@ def place_of(spec: ModelSpec, source: Source) -> tuple[str, dict[str, Any]]:
     if source.kind != "hub":
         return source.location, {}
     return source.location, {"revision": spec.revision or "main", "local_files_only": not reachable()}
-
-
-@cache
-def reachable() -> bool:
-    """Whether the hub answers. Asked once, for a few seconds at most: its own client would try for half a minute a file."""
-    from huggingface_hub import constants
-
-    if constants.HF_HUB_OFFLINE:
-        return False
-    if any(os.environ.get(name) for name in ("HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy")):
-        return True
-    hub = urlsplit(constants.ENDPOINT)
-    try:
-        socket.create_connection(
-            (hub.hostname or "", hub.port or (443 if hub.scheme == "https" else 80)), timeout=4
-        ).close()
-    except OSError:
-        return False
-    return True
 
 
 def read_config(spec: ModelSpec, source: Source) -> PreTrainedConfig:

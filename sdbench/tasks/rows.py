@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdbench.errors import InputError
+from sdbench.hub_access import reachable
 
 DATA_FOLDER = "SDBENCH_DATA"
 _KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
@@ -128,6 +129,7 @@ def _read_hub(task: str, file_name: str | None, hub: Mapping[str, Any] | None) -
     how = f"put {file_name} into the folder that {DATA_FOLDER} names, or give tasks.path=FILE"
     if not hub:
         raise InputError(f"The task {task} has no source on the hub: {how}.")
+    reachable()  # before the import: without the hub, its clients look at their cache only
     import datasets
 
     try:
