@@ -61,6 +61,9 @@ def _status(argv: list[str]) -> int:
     except RunError as error:
         print(f"sdbench: {error} Finished blocks are kept, and the same command goes on from there.", file=sys.stderr)
         return FAILED
+    except BrokenPipeError:  # the reader of a pipe has read enough, such as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return OK
     except Exception as error:
         if os.environ.get("SDBENCH_TRACEBACK"):
             raise
@@ -137,11 +140,19 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _print_document(document: dict[str, Any]) -> None:
+    """Print the last line of a command for a program that reads it. A person at a terminal has read the lines before it."""
+    if not sys.stdout.isatty():
+        print(json.dumps(document))
+
+
 def _config(options: argparse.Namespace, overrides: list[str], name: str = "config") -> dict[str, Any] | None:
     """The resolved config; None when it was only to be shown."""
     from sdbench.harness.config import compose
+    from sdbench.harness.schema import Comparison, Training
 
-    config = compose(overrides, options.config_dir, name)
+    schema = Training if name == "train" else Comparison
+    config = compose(overrides, options.config_dir, name, schema)
     if not options.cfg:
         return config
     import yaml
@@ -159,7 +170,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         document = sweep(overrides, options.config_dir)
         for line in document["failed"]:
             print(f"failed: {' '.join(line['overrides'])}: {line['reason']}")
-        print(json.dumps(document))
+        _print_document(document)
         return FAILED if document["failed"] else OK
     config = _config(options, overrides)
     if config is None:
@@ -167,8 +178,9 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     from sdbench.harness.dry_run import describe
 
     if options.dry_run:
-        print(describe(config))
-        return OK
+        text, runs = describe(config)
+        print(text)
+        return OK if runs else FAILED
     from sdbench.analysis.report.write import show
     from sdbench.harness.plan import prepare
     from sdbench.harness.run import run, run_worker_rank
@@ -187,7 +199,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         print("This run was finished before; nothing was run again.")
     show(summary)
     print(f"report: {out / 'report' / 'report.html'}")
-    print(json.dumps({"out": str(out), "summary": summary}))
+    _print_document({"out": str(out), "summary": summary})
     return OK
 
 
@@ -200,7 +212,7 @@ def _verify(options: argparse.Namespace, overrides: list[str]) -> int:
 
     findings = verify(prepare(config))
     print(table(findings))
-    print(json.dumps({"arms": {finding.arm: finding.document() for finding in findings}}))
+    _print_document({"arms": {finding.arm: finding.document() for finding in findings}})
     return OK if all(finding.lossless for finding in findings) else FAILED
 
 
@@ -221,7 +233,7 @@ def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
 
     document = compare(options.runs, options.arms, options.margin)
     print(text(document))
-    print(json.dumps(document))
+    _print_document(document)
     return OK
 
 
@@ -230,7 +242,7 @@ def _status_of(options: argparse.Namespace, overrides: list[str]) -> int:
 
     document = status(options.folders)
     print(text(document))
-    print(json.dumps(document))
+    _print_document(document)
     return OK
 
 
@@ -243,7 +255,7 @@ def _push(options: argparse.Namespace, overrides: list[str]) -> int:
     print(
         f"{len(document['sent'])} sent, {len(document['skipped'])} sent before, {len(document['unfinished'])} not finished"
     )
-    print(json.dumps(document))
+    _print_document(document)
     return FAILED if document["failed"] else OK
 
 
@@ -252,7 +264,7 @@ def _simulate(options: argparse.Namespace, overrides: list[str]) -> int:
 
     document = simulate(options.folder, overrides, options.save)
     print(table(document))
-    print(json.dumps(document))
+    _print_document(document)
     return OK
 
 
@@ -261,7 +273,7 @@ def _tune(options: argparse.Namespace, overrides: list[str]) -> int:
 
     document = tune(overrides, options.config_dir)
     print(table(document))
-    print(json.dumps(document))
+    _print_document(document)
     return OK
 
 
@@ -310,7 +322,7 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> int:
     ladder = train_family(recipe, Path(config["work"] or out.parent / "work"), out)
     for fault in ladder.faults():
         print(f"not held: {fault}")
-    print(json.dumps({"out": str(out), "ladder": ladder.as_dict()}))
+    _print_document({"out": str(out), "ladder": ladder.as_dict()})
     return FAILED if ladder.faults() else OK
 
 

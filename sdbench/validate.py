@@ -10,7 +10,7 @@ import difflib
 import types
 from collections.abc import Collection, Iterable, Mapping, Sequence, Set as AbstractSet
 from dataclasses import MISSING, dataclass, fields, is_dataclass
-from math import inf
+from math import inf, isfinite
 from typing import Annotated, Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from sdbench.errors import InputError
@@ -39,7 +39,9 @@ def number(name: str, value: Any, low: float = -inf, high: float = inf, bounds: 
 
     bounds: which ends are allowed; "[)" is [low, high).
     """
-    numeric = isinstance(value, int | float) and not isinstance(value, bool) and abs(value) < inf
+    numeric = isinstance(value, int | float) and not isinstance(value, bool)
+    if numeric and not isfinite(value):
+        raise InputError(f"{name} is {shown(value)}; it must be a finite number.")
     inside = numeric and low <= value <= high
     if not inside or (bounds[0] == "(" and value == low) or (bounds[1] == ")" and value == high):
         raise InputError(f"{name} is {shown(value)}; it must be {_range(low, high, bounds)}.")

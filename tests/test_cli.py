@@ -54,7 +54,8 @@ def test_the_paper_s_triple_does_not_fit_its_card(capsys):
     """25 GB of weights in bf16 against 24 GB (AR 1.6), said without a network."""
     words = ["models=llama3", "hardware=cuda", "hardware.memory_bytes=24000000000", "--dry-run"]
     code, out, _ = call(capsys, "run", *words)
-    assert code == 0
+    assert code == 1, "what cannot run here is no success"
+    assert "cannot run here yet" in out
     assert "does not fit" in out
 
 
@@ -63,3 +64,16 @@ def test_dry_run_of_the_default(capsys):
     assert code == 0
     assert "9 arms x 40 prompts" in out
     assert "psd_fuzzy: lossy" in out
+
+
+def test_a_reader_who_leaves_early_is_no_error():
+    run = f"{sys.executable} -m sdbench ls arms | head -n 1; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", run], capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert len(done.stdout.splitlines()) == 1
+
+
+def test_a_training_recipe_composes(capsys):
+    code, out, err = call(capsys, "train", "--cfg")
+    assert (code, err) == (0, "")
+    assert "wordproblems" in out

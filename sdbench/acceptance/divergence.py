@@ -84,7 +84,7 @@ class Divergence:
         self.warped = switch("warped", warped)
         if warped and name == "abs_logit":
             raise InputError(
-                "warped is True with divergence abs_logit, which is defined on raw logits; set warped to false."
+                "warped is true with divergence abs_logit, which is defined on raw logits; set warped to false."
             )
 
     def __call__(self, draft: Draft, p: Scored) -> Float[Tensor, "B K"]:

@@ -1,4 +1,4 @@
-"""What a run would do, and whether it fits: said without loading a weight, and, for a model that is not here, without it."""
+"""Describe what a run would do, and whether it fits, without loading weights. Models that are not here are described too."""
 
 from __future__ import annotations
 
@@ -8,21 +8,22 @@ from sdbench.errors import InputError
 from sdbench.harness.plan import memory, prepare
 from sdbench.models.memory import GB
 
-# Where the prompts cannot be tokenized yet, slots are reckoned for prompts of this many tokens.
+# Where the prompts cannot be tokenized yet, slots are estimated for prompts of this many tokens.
 ASSUMED_PROMPT = 1024
 ASSUMED_NEW = 512
 
 
-def describe(config: dict[str, Any]) -> str:
-    """The plan of a run in a few lines."""
-    lines = []
+def describe(config: dict[str, Any]) -> tuple[str, bool]:
+    """Return the plan of a run in a few lines, and whether it can run here."""
+    lines, runs = [], True
     try:
         plan = prepare(config)
     except InputError as error:
+        runs = False
         slots = ASSUMED_PROMPT + (config["max_new_tokens"] or ASSUMED_NEW)
         found = memory(config, slots)
         lines.append(f"cannot run here yet: {error}")
-        lines.append(f"memory, reckoned for {slots} slots a row:")
+        lines.append(f"memory, estimated for {slots} slots a row:")
     else:
         found = memory(config, plan.slots)
         lines.append(
@@ -38,4 +39,4 @@ def describe(config: dict[str, Any]) -> str:
         cache = "" if role.cache_bytes is None else f", {role.cache_bytes / GB:.2f} GB of slots"
         lines.append(f"  {role.role} on {role.device}: {weights}{cache}")
     lines += [f"  {device}" for device in found.devices]
-    return "\n".join(lines)
+    return "\n".join(lines), runs

@@ -84,3 +84,12 @@ class Comparison:
     sampling: Sampling
     verify: Verify
     out: str | None
+
+
+@dataclass
+class Training:
+    """What `conf/train.yaml` composes. The recipe's own class checks the recipe."""
+
+    train: Mapping[str, Any]
+    out: str | None
+    work: str | None

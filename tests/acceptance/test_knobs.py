@@ -9,6 +9,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from sdbench import acceptance
 from sdbench.errors import InputError
+from sdbench.validate import shown
 
 CONF = Path(__file__).parents[2] / "conf" / "acceptance"
 FILES = sorted(CONF.glob("*.yaml"))
@@ -47,7 +48,7 @@ BAD = [
     ("Cascade", {"deferral": "token_v4"}, "token_v3"),
     ("Cascade", {"deferral": "chow", "alpha": -0.1}, "[0, 1]"),
     ("Cascade", {"deferral": "diff", "alpha": -1.1}, "[-1, 1]"),
-    ("Cascade", {"deferral": "opt", "alpha": float("-inf")}, "(-inf, inf)"),
+    ("Cascade", {"deferral": "opt", "alpha": float("-inf")}, "finite number"),
     ("Ensemble", {"weight": 0}, "(0, 1]"),
 ]
 
@@ -59,7 +60,7 @@ def test_a_bad_knob_is_refused(rule, knobs, says):
     sentence = str(refused.value)
     assert says in sentence
     assert sentence.count("\n") == 0
-    assert repr(list(knobs.values())[-1]) in sentence
+    assert shown(list(knobs.values())[-1]) in sentence
 
 
 def read(file):

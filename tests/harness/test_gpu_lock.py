@@ -111,8 +111,8 @@ def test_a_run_in_company_says_so(bench, tmp_path, capsys):
         assert bench.call("run", tmp_path / "out", "arms=[ar,sd]", "limit=2", "max_new_tokens=4") == 0
     summary = last_line(capsys)["summary"]
     assert (summary["shared_device"], summary["shared_blocks"]) == (True, 2)
-    assert "C: company" in (tmp_path / "out" / "report" / "report.md").read_text()
-    assert "during 2 block(s): the speeds here are not to be trusted" in (tmp_path / "out/report/report.md").read_text()
+    assert "C: another job ran on the same device" in (tmp_path / "out" / "report" / "report.md").read_text()
+    assert "during 2 block(s): do not trust these speeds" in (tmp_path / "out/report/report.md").read_text()
     assert json.loads((tmp_path / "out" / "shared.json").read_text()) == {"blocks": [[0, 0], [1, 0]]}
     assert bench.call("run", tmp_path / "alone", "arms=[ar]", "limit=1", "max_new_tokens=4") == 0
     assert not load(tmp_path / "alone").summary["shared_device"]

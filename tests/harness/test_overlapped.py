@@ -64,7 +64,7 @@ def test_what_was_measured(overlapped):
     assert arms["sd_two_cores"]["model_time_fraction"] is None
     tokens = run.sequences.groupby("prompt_id").tokens.agg(lambda rows: len({tuple(row) for row in rows}))
     assert (tokens == 1).all()
-    names = {path.stem for path in (overlapped / "report" / "figures").glob("*.png")}
+    names = {path.stem for path in (overlapped / "report" / "figures").glob("*.svg")}
     assert {"timeline", "fan_out", "draft_length", "predicted"} <= names
 
 

@@ -59,7 +59,10 @@ def test_a_scored_task_gives_no_score_either(bench, tmp_path):
 
 def test_table_page_and_figures_say_so(forced, tmp_path):
     assert "SIMULATED ACCEPTANCE" in report([forced.path], tmp_path).read_text()
-    assert "**Simulated acceptance**: `sd`, `pyramid`" in (tmp_path / "report.md").read_text()
+    assert (
+        "**Simulated acceptance**: the number of accepted tokens of `sd`, `pyramid` was forced"
+        in (tmp_path / "report.md").read_text()
+    )
     line = next(line for line in comparison(forced.summary).markdown().splitlines() if line.startswith("| sd "))
     assert " A " in line.split("|")[-2] + " "
     assert "sd (simulated acceptance)" in (tmp_path / "figures" / "speedup.svg").read_text()
