@@ -1,8 +1,8 @@
-"""Does another job work on the same cores or devices? Speeds that were measured in such company are flagged.
+"""Detect other jobs on the same cores or devices. The summary flags speeds that were measured while such jobs ran.
 
-Every run leaves a note of what it uses where the others look, and holds a lock as long as it lives. Whoever comes or goes marks
-those whom it disturbs, so company that came and went within one block is seen too. Only jobs of this bench are known, and none
-where that place cannot be written.
+Every run writes a file with its cores, threads and devices to a shared folder, and holds a lock while it lives. A job that starts
+or ends marks the jobs that it disturbs. So a run also notices a job that started and ended within one block. The bench detects its
+own jobs only, and none if it cannot write the shared folder.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sdbench.harness.gpu_lock import registry, shared
 
 @dataclass(frozen=True)
 class Use:
-    """What a job uses. cores: those that it may run on; threads: how many of them it keeps busy; devices: other than CPUs."""
+    """Hold what a job uses. cores: it may run on these. threads: so many cores are busy. devices: all except CPUs."""
 
     cores: frozenset[int]
     threads: int
@@ -31,7 +31,10 @@ class Use:
 
 
 def clash(mine: Use, others: Iterable[Use]) -> bool:
-    """Whether jobs share a device, or keep more cores busy than those that they share have."""
+    """Say whether a job shares a device with another job, or its threads and theirs are more than all their cores.
+
+    The second test takes each job on common cores alone, and then all of them together.
+    """
     others = list(others)
     if any(mine.devices & other.devices for other in others):
         return True
@@ -44,11 +47,11 @@ def clash(mine: Use, others: Iterable[Use]) -> bool:
 
 
 class CoTenants:
-    """The other jobs of this machine, as long as it is entered.
+    """Register this job while the context is open, and detect other jobs on this machine.
 
-    with CoTenants(use) as company:
+    with CoTenants(use) as co_tenants:
         ...
-        company.disturbed()
+        co_tenants.disturbed()
     """
 
     def __init__(self, use: Use) -> None:
@@ -61,10 +64,11 @@ class CoTenants:
             self._enter()
         except (OSError, InputError) as error:
             self.readable = False
-            print(f"sdbench: whether other jobs share this machine is not known: {error}", file=sys.stderr)
+            print(f"sdbench: other jobs on this machine cannot be detected: {error}", file=sys.stderr)
         return self
 
     def _enter(self) -> None:
+        """Write this job's file, take its lock, and mark the jobs that it disturbs."""
         self.folder = shared(registry() / "jobs")
         self.life = FileLock(self._file("lock"), mode=0o666)
         with self._together():
@@ -86,7 +90,7 @@ class CoTenants:
             self._forget(self.token)
 
     def disturbed(self) -> bool:
-        """Whether another job disturbed this one since this was last asked, or does so now."""
+        """Say whether another job disturbed this one since the last call, or does so now."""
         if not self.readable:
             return False
         with self._together():
@@ -95,6 +99,7 @@ class CoTenants:
         return met
 
     def _mark_others(self) -> None:
+        """Mark the jobs on common cores or devices, if they and this job clash."""
         others = list(self._others())
         if clash(self.use, [use for _, use in others]):
             for token, use in others:
@@ -103,7 +108,7 @@ class CoTenants:
                     self._file("met", token).touch()
 
     def _others(self) -> Iterator[tuple[str, Use]]:
-        """The other jobs; one that has died since it was last looked at is seen for the last time."""
+        """Return the other jobs. A job that died is returned once more; then its files are deleted."""
         for path in sorted(self.folder.glob("*.json")):
             token = path.stem
             if token == self.token:
@@ -115,17 +120,19 @@ class CoTenants:
                 self._forget(token)
 
     def _lives(self, token: str) -> bool:
+        """Say whether a job still holds its lock."""
         lock = FileLock(self._file("lock", token))
         try:
             lock.acquire(timeout=0)
         except Timeout:
             return True
         except OSError:
-            return True  # another user's: it cannot be asked
+            return True  # another user's lock: assume that the job lives
         lock.release()
         return False
 
     def _forget(self, token: str) -> None:
+        """Delete the files of a job."""
         for kind in ("json", "met", "lock"):
             with suppress(OSError):
                 self._file(kind, token).unlink(missing_ok=True)
@@ -134,4 +141,5 @@ class CoTenants:
         return self.folder / f"{token or self.token}.{kind}"
 
     def _together(self) -> FileLock:
+        """Return the lock that a job holds while it reads or changes the shared folder."""
         return FileLock(self.folder / "all", mode=0o666)

@@ -1,7 +1,7 @@
-"""One job per GPU: a run holds a lock for each device that it works on, and waits for one that another run holds.
+"""Run one job per GPU. A run locks each GPU that it uses, and waits while another run holds the lock.
 
-A device without an index (`cuda`) is whichever is free, so the jobs of a sweep spread over the GPUs of a machine. The lock is a
-file's, so it ends with the process that holds it. CPUs are not leased: `company.py` notes who shares them.
+A device without an index (`cuda`) means any free GPU, so the jobs of a sweep use all GPUs of a machine. The lock is a file lock,
+so the system releases it when the process ends. Runs do not lock CPUs; `co_tenancy.py` detects jobs that share them.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ POLL_SECONDS = 0.5
 
 
 def registry() -> Path:
-    """The folder where the jobs of this machine meet, whoever runs them; SDBENCH_LEASES names another.
+    """Return the folder in which the jobs of all users of this machine register. SDBENCH_LEASES can name another folder.
 
     Raises:
-        InputError: it is not there, and cannot be made or written.
+        InputError: the folder cannot be created or written.
     """
     folder = Path(os.environ.get("SDBENCH_LEASES") or Path(tempfile.gettempdir()) / "sdbench-leases")
     try:
         return shared(folder)
     except OSError as error:
         raise InputError(
-            f"The folder {folder}, where the jobs of this machine meet, cannot be written ({error.strerror}): "
-            "set SDBENCH_LEASES to another."
+            f"The folder {folder}, in which the jobs of this machine register, cannot be written ({error.strerror}): "
+            "set SDBENCH_LEASES to another folder."
         ) from error
 
 
 def shared(folder: Path) -> Path:
-    """A folder in which every user of the machine may leave files. Raises: OSError."""
+    """Create a folder in which every user of the machine may write, and return its path. Raises: OSError."""
     folder.mkdir(parents=True, exist_ok=True)
-    with suppress(PermissionError):  # another user's, who has seen to it
+    with suppress(PermissionError):  # another user owns the folder and has set its mode
         folder.chmod(0o1777)
     if not os.access(folder, os.W_OK | os.X_OK):
         raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(folder))
@@ -51,14 +51,14 @@ def shared(folder: Path) -> Path:
 
 @contextmanager
 def lease(wanted: Sequence[str], present: Sequence[str]) -> Iterator[dict[str, str]]:
-    """Hold the wanted devices alone: what each stands for. Waits until they are free.
+    """Lock the wanted devices, and give the device that each wanted name stands for. Wait until the devices are free.
 
     Args:
-        wanted: devices by name: one of `present`, or a kind alone, such as `cuda`, for any of that kind that is free.
-        present: every device that there is, such as `cuda:0`.
+        wanted: names of devices. A name is one of `present`, or a kind such as `cuda`, which means any free device of that kind.
+        present: all devices of the machine, such as `cuda:0`.
 
     Raises:
-        InputError: there is no such device.
+        InputError: the machine has no such device, or all devices of the kind are wanted by name.
     """
     named = sorted({device for device in wanted if device in present})
     kinds = sorted(set(wanted) - set(named))
@@ -76,7 +76,7 @@ def lease(wanted: Sequence[str], present: Sequence[str]) -> Iterator[dict[str, s
 
 @contextmanager
 def _take(candidates: Sequence[str], name: str) -> Iterator[str]:
-    """Hold the first of the candidates that is free."""
+    """Lock the first free device of the candidates, and give its name. name: for the message while the run waits."""
     told = False
     while True:
         for device in candidates:
@@ -97,7 +97,7 @@ def _take(candidates: Sequence[str], name: str) -> Iterator[str]:
 
 
 def physical(device: str) -> str:
-    """The device itself: two processes that see different GPUs call each of them cuda:0."""
+    """Return the name of the physical device. Processes with different CUDA_VISIBLE_DEVICES give one name to different GPUs."""
     kind, _, index = device.partition(":")
     visible = [name for name in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if name]
     if kind == "cuda" and index.isdigit() and int(index) < len(visible):
@@ -106,4 +106,5 @@ def physical(device: str) -> str:
 
 
 def _safe(name: str) -> str:
+    """Replace the characters that a file name should not contain."""
     return re.sub(r"[^A-Za-z0-9_-]", "-", name)

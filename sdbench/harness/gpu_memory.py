@@ -1,7 +1,7 @@
-"""GPU memory of a run: the estimate before it, and the peak that torch's allocator saw while arms decoded.
+"""Compare the GPU memory that a run needs by estimate with the peak of torch's allocator while arms decode.
 
-The estimate (`sdbench.models.memory`) covers weights, slots and branches, and those of a draft in a process of its own. The peak is
-of this process. It includes activations, workspaces and captured graphs, but neither CUDA's own memory nor that other process.
+The estimate (`sdbench.models.memory`) covers weights, slots and branches, also those of a draft in another process. The peak is
+that of this process. It includes activations, workspaces and captured graphs. It excludes CUDA's own memory and other processes.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from sdbench.models.memory import RESERVED_BYTES
 
 
 class PeakMemory:
-    """The most bytes that were allocated on each CUDA device of `devices` while something was `watched`; others have none."""
+    """Record the peak of allocated bytes on each CUDA device while `watched` is open. Other devices are not recorded."""
 
     def __init__(self, devices: Iterable[torch.device]) -> None:
         self.bytes = {device: 0 for device in devices if device.type == "cuda"}
 
     @contextmanager
     def watched(self) -> Iterator[None]:
+        """Include the code of this context in the peak."""
         for device in self.bytes:
             torch.cuda.reset_peak_memory_stats(device)
         yield
@@ -31,9 +32,10 @@ class PeakMemory:
             self.bytes[device] = max(before, torch.cuda.max_memory_allocated(device))
 
     def beside(self, plan: Plan, before: Mapping[str, Any]) -> dict[str, dict[str, dict[str, int | None]]]:
-        """`memory`, where there is a CUDA device: by device `predicted_bytes` and `peak_bytes`.
+        """Return `{"memory": {device: {"predicted_bytes": n, "peak_bytes": n}}}`, or `{}` without a CUDA device.
 
-        Predicted is None where a model's size is not known. before: what an earlier part of the run had found.
+        `predicted_bytes` is None if the size of a model is unknown.
+        before: the value of `memory` from earlier attempts. A peak is at least the earlier peak.
         """
         if not self.bytes:
             return {}

@@ -1,7 +1,7 @@
-"""Are the greedy tokens of an arm that claims to be lossless those of the baseline?
+"""Compare the greedy tokens of arms that claim to be lossless with those of the baseline.
 
-Where they part, the target's two best logits at that place decide: closer than epsilon, and one of them each, it is a tie
-of rounding, counted apart; else it is a mismatch, and the arm's row is void.
+At the first difference, the target's two best logits decide. It is a rounding tie if the two outputs chose these two tokens, and
+the logits differ by less than epsilon. Ties are counted apart. Any other difference is a mismatch, and makes the arm's row void.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from sdbench.lm.transformer import Transformer
 def identities(
     plan: Plan, arms: Sequence[Arm], target: Transformer | None, sequences: pd.DataFrame
 ) -> dict[str, dict[str, int] | None]:
-    """By arm, how many sequences are identical to the baseline's, part at a tie, or do not match.
+    """Count for each arm the sequences that are identical to the baseline's, differ by a tie, or are mismatches.
 
-    None where nothing is to be compared: when sampling, and for an arm (or under a baseline) that claims no losslessness.
+    An arm's value is None if it does not claim to be lossless. All values are None if the run samples, the baseline does not claim
+    to be lossless, or there is no target.
     """
     claims = {arm.name for arm in arms if arm.decoder.lossless}
     if not plan.sampling.greedy or plan.baseline not in claims or target is None:
@@ -49,6 +50,7 @@ def _of(sequences: pd.DataFrame, arm: str) -> pd.DataFrame:
 
 
 def _kind(plan: Plan, target: Transformer, prompt: list[int], wanted: list[int] | None, got: list[int]) -> str:
+    """Return the kind of a sequence: identical, ties or mismatches. A sequence without a baseline counts as identical."""
     if wanted is None or got == wanted:
         return "identical"
     return "ties" if gap(target, prompt, wanted, got) < plan.config["verify"]["epsilon"] else "mismatches"
@@ -56,7 +58,10 @@ def _kind(plan: Plan, target: Transformer, prompt: list[int], wanted: list[int] 
 
 @torch.inference_mode()
 def gap(target: Transformer, prompt: list[int], wanted: Sequence[int], got: Sequence[int]) -> float:
-    """The difference of the target's two best logits where two outputs part; infinite where one just ends."""
+    """Return the difference of the target's two best logits at the first token where two outputs differ.
+
+    The result is infinite if one output is the beginning of the other, or if the outputs did not choose these two tokens.
+    """
     at = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), None)
     if at is None:
         return math.inf

@@ -1,7 +1,7 @@
 """One comparison: every arm on every prompt, block by block, into a run folder.
 
-For each repeat and each block every arm decodes the block in turn, and a few bare forwards are timed behind it; the block goes to
-the journal. What is in the journal is never done again: a run that was stopped is taken up where it was.
+In each repeat, every arm decodes each block in turn. After each arm the run times a few reference forwards. Then it writes the
+block to the journal. A run that was stopped continues with the first block that the journal lacks.
 """
 
 from __future__ import annotations
@@ -43,16 +43,16 @@ WARMUP_TOKENS = 24
 
 
 def folder_of(plan: Plan) -> RunFolder:
-    """The run's folder, claimed for it: what a run of the same content has left there is taken up."""
+    """Claim the run's folder and return it. It may hold blocks of an earlier attempt at the same run."""
     identity = run_id(plan.config, plan.identities, plan.prompts_sha256)
     out = plan.config["out"] or Path("results") / "runs" / f"{plan.config['name']}-{identity}"
     return claim(Path(str(out)), identity)
 
 
 def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, Any], bool]:
-    """Make the comparison, or take it up: its folder, its summary, and whether anything was left to do.
+    """Make or continue the comparison. Return its folder, its summary, and False if the run was finished before.
 
-    folder: what `folder_of` gave, where the caller has asked before.
+    folder: the result of `folder_of`, if the caller has it already.
     """
     from sdbench.analysis.metrics.summary import summarise
     from sdbench.analysis.stats.intervals import FewPrompts
@@ -66,7 +66,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
         plan.ranks.join()
         plan.ranks.shared(None if folder.finished else folder.journal.finished())
     if folder.finished:
-        if not (out / "report" / "report.html").is_file():  # stopped while it was drawn
+        if not (out / "report" / "report.html").is_file():  # the earlier attempt stopped while it wrote the report
             _report(out, png=False)
         return out, load_run(out).summary, False
     plan.take_cores()
@@ -100,7 +100,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
                 summary = summarise(
                     tables, plan.baseline, meta, margin=config["margin"], shared_blocks=shared, notes=plan.notes
                 )
-            # The table says under its flags where there are few prompts.
+            # The table marks arms with few prompts by a flag, so that warning is not printed again.
             for said in dict.fromkeys(str(one.message) for one in caught if one.category is not FewPrompts):
                 print(f"sdbench: {said}.", file=sys.stderr)
             folder.finish(tables, summary)
@@ -111,14 +111,17 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
 
 
 def _environment(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Where the run works, and, of a run that is taken up, at which other revisions parts of it were made."""
+    """Return the facts of the environment: this machine, `found`, and what earlier attempts recorded of revisions and faults.
+
+    found: facts of this attempt. They replace facts of this machine with the same name.
+    """
     now, before = environment(), folder.environment
     earlier: list[str] = before.get("earlier_revisions") or []
     was, here = ((one.get("git") or {}).get("sha") for one in (before, now))
     if was and was != here and folder.journal.finished():
         earlier = [*earlier, was]
         print(
-            f"sdbench: parts of this run were measured at revision {was[:8]}, the rest will be at {(here or 'unknown')[:8]}.",
+            f"sdbench: revision {was[:8]} measured a part of this run; revision {(here or 'unknown')[:8]} measures the rest.",
             file=sys.stderr,
         )
     kept = {"earlier_revisions": earlier, **{name: before.get(name) for name in ("faults", "memory", "not_finite")}}
@@ -126,7 +129,7 @@ def _environment(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _prompts(plan: Plan) -> dict[str, dict[str, Any]]:
-    """What the models read, token for token, and what the scorer compares with, by the prompts' ids."""
+    """Return for each prompt id the decoded text of its tokens, and the reference that the scorer compares with."""
     decode = plan.family.tokenizer.backend_tokenizer.decode
     return {
         prompt.id: {"text": decode(tokens, skip_special_tokens=False), "reference": prompt.reference}
@@ -136,7 +139,10 @@ def _prompts(plan: Plan) -> dict[str, dict[str, Any]]:
 
 @contextmanager
 def leased(plan: Plan) -> Iterator[None]:
-    """Hold the GPUs that the plan's models work on, and put the models there. (Ranks have theirs from their launcher.)"""
+    """Hold the locks of the GPUs that the plan's models use, and assign the models to these GPUs.
+
+    In a tensor-parallel run the launcher assigns the GPUs, so this function does nothing.
+    """
     if plan.ranks:
         yield
         return
@@ -150,7 +156,7 @@ def leased(plan: Plan) -> Iterator[None]:
 
 
 def run_worker_rank(plan: Plan) -> None:
-    """Take part in the comparison that the first rank makes: the same blocks, of which nothing is kept here."""
+    """Decode the same blocks as the first rank, or serve the draft on the last rank. Only the first rank writes results."""
     assert plan.ranks is not None
     plan.ranks.join()
     if plan.ranks.drafts:
@@ -158,14 +164,17 @@ def run_worker_rank(plan: Plan) -> None:
         return
     finished = plan.ranks.shared(None)
     if finished is None:
-        return  # the run was finished before
+        return  # an earlier command finished the run
     plan.take_cores()
     with ExitStack() as stack:
         _measure(plan, NullRunFolder(finished), stack)
 
 
 class NullRunFolder:
-    """The first rank's folder as the others see it: what is finished there; what they themselves write is dropped."""
+    """Replace the run folder on the other target ranks. It knows the finished blocks and discards all writes.
+
+    done: the pairs (block, repeat) in the first rank's journal.
+    """
 
     def __init__(self, done: set[tuple[int, int]]) -> None:
         self._done = done
@@ -194,7 +203,7 @@ class NullRunFolder:
 
 
 def _report(out: Path, png: bool) -> list[Path]:
-    """Write the report of a run; return its PNG files, which only a tracker needs."""
+    """Write the report of a run, and return the paths of its PNG files. png: also write each figure as PNG, for a tracker."""
     from sdbench.analysis.report.write import report
 
     return sorted(report([out], png=png).parent.rglob("*.png"))
@@ -203,7 +212,7 @@ def _report(out: Path, png: bool) -> list[Path]:
 def _measure(
     plan: Plan, folder: RunFolder | NullRunFolder, stack: ExitStack
 ) -> tuple[list[Arm], dict[str, Transformer]]:
-    """Decode all blocks that the journal lacks. stack: closes the arms."""
+    """Decode all blocks that the journal lacks. Return the arms, and the models by role. stack: closes the arms at its exit."""
     finished = folder.journal.finished()
     models = load(plan)
     for model in models.values():
@@ -231,13 +240,13 @@ def _measure(
     shown = plan.ranks is None or plan.ranks.first
     bar = Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo), shown)
     with ExitStack() as around:
-        # The ranks of one run are no company to each other.
+        # All ranks belong to one run, so they do not count as co-tenants.
         company = None if plan.ranks else around.enter_context(CoTenants(plan.use))
         progress = around.enter_context(bar)
         for repeat, block in todo:
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": [], "bare": []}
             for arm in rotated(arms, block + repeat):
-                with nullcontext() if arm.peer else peak.watched():  # a peer's caches are its own
+                with nullcontext() if arm.peer else peak.watched():  # a peer allocates its own caches
                     part = decode(plan, arm, plan.blocks[block], block, repeat)
                 if arm.fault:
                     folder.note_fault(arm.name, block, repeat, arm.fault)
@@ -250,7 +259,7 @@ def _measure(
                     tables[name] += rows
                 if arm.peer is None:
                     plan.take_cores()
-                    # Ranks step together: what the first one saw (it alone hears of the draft's steps) all of them time.
+                    # All target ranks must time the same shapes. Only the first rank sees the draft's steps, so it sends its list.
                     bare.see(plan.ranks.shared(part["steps"]) if plan.ranks else part["steps"])
                     timed = bare.time()
                     tables["bare"] += [{**row, "after": arm.name, "block": block, "repeat": repeat} for row in timed]
@@ -264,15 +273,15 @@ def _measure(
 
 
 def _warm_up(plan: Plan, arms: list[Arm]) -> None:
-    """Let every arm decode the first prompts a little way, uncounted, so that no first-time cost is measured."""
+    """Decode the first prompts with every arm, and discard the results. First-time costs then fall outside the measurement."""
     for arm in arms:
         prompts = plan.prompts[: plan.config["warmup"] * plan.batch_size]
         requests = [Request(tokens, f"warm-up {prompt.id}") for prompt, tokens in prompts]
-        # Where shapes are compiled, all that an answer can bring should come up.
+        # In compiled modes the warm-up has the full length, so that every shape of a real answer is compiled.
         eager = plan.config["hardware"]["execution"] == "eager"
         new = min(WARMUP_TOKENS, plan.max_new_tokens) if eager else plan.max_new_tokens
         plan.take_cores(arm.threads)
-        for _ in range(2):  # a method that sets its draft length by measured times is warmed up again with that length
+        for _ in range(2):  # a method that calibrates its draft length is warmed up again with the new length
             trace = Trace()
             decoded = arm.decoder.generate(
                 requests, plan.sampling, plan.stop, new, seed=plan.seed, rows=plan.batch_size, trace=trace
@@ -285,7 +294,7 @@ def _warm_up(plan: Plan, arms: list[Arm]) -> None:
 
 
 def _freeze(folder: RunFolder | NullRunFolder, models: Mapping[str, LanguageModel], arms: list[Arm]) -> None:
-    """From here on nothing is compiled: what was is said in the folder, apart from what is measured."""
+    """Forbid further compilation, and write the counts and seconds of the programs so far to the environment."""
     for model in models.values():
         model.freeze()
     own = programs_of([model.execution for model in models.values()])
@@ -294,7 +303,7 @@ def _freeze(folder: RunFolder | NullRunFolder, models: Mapping[str, LanguageMode
 
 
 def _devices(plan: Plan, role: str, apart: bool) -> list[str]:
-    """Where a role's model works; on a CPU a process of its own is a core of its own."""
+    """Return the devices of a role's model. apart: whether the model has its own process, which on a CPU has its own core."""
     if plan.ranks:
         return plan.ranks.devices(role, apart)
     device = plan.specs[role].device or plan.config["hardware"]["device"]
@@ -302,6 +311,7 @@ def _devices(plan: Plan, role: str, apart: bool) -> list[str]:
 
 
 def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int, not_finite: Mapping[str, str]) -> Any:
+    """Return the facts of an arm that the summary needs besides the tables. lost: blocks that went on without a draft."""
     return {
         "lossless": arm.decoder.lossless,
         "devices": sorted({name for role in arm.roles for name in _devices(plan, role, role in arm.apart)}),
@@ -319,7 +329,7 @@ def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int, not_
 
 @contextmanager
 def _failures(folder: RunFolder) -> Iterator[None]:
-    """Leave the reason in the folder when something breaks; what the journal has stays."""
+    """Write the reason of a failure to the folder, and raise the error again. The journal keeps its blocks."""
     try:
         yield
     except KeyboardInterrupt:

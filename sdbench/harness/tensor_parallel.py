@@ -1,8 +1,8 @@
-"""The ranks of a run whose target is tensor-parallel: all but the last hold a part of the target, the last one the draft.
+"""Coordinate the ranks of a tensor-parallel run. The last rank holds the draft; each other rank holds a part of the target.
 
 `torchrun --nproc-per-node N -m sdbench run hardware=cuda_tp ...` starts the same command N times. The target's ranks make the same
-comparison in the same steps, which transformers' own tensor parallelism ties together; the first of them keeps the record, reads
-what is finished, and talks to the draft. A model that drafts in the target's process is whole on each of its ranks.
+comparison in the same steps. The tensor parallelism of transformers synchronises them. The first rank writes the run folder, reads
+the list of finished blocks, and exchanges messages with the draft. Each target rank holds a full copy of every in-process drafter.
 """
 
 from __future__ import annotations
@@ -28,15 +28,18 @@ from sdbench.harness.arms import Arm
 from sdbench.lm.model import LanguageModel
 
 FEWEST = 3
-WAIT = timedelta(minutes=10)  # for the other ranks: loading a large model takes minutes
+WAIT = timedelta(minutes=10)  # how long a rank waits for the others; loading a large model takes minutes
 LAUNCH = "torchrun --nproc-per-node N -m sdbench run"
 
 
 class Ranks:
-    """This process among the ranks of a run. device: a kind, such as cuda, of which each rank has one.
+    """Represent this process among the ranks of a run.
+
+    device: a kind of device, such as cuda. Each rank uses one device of this kind.
 
     Raises:
-        InputError: they were not started by torchrun, are too few, or are more than the devices.
+        InputError: torchrun did not start this process, the device is no cuda or cpu, the ranks are on several machines,
+            there are fewer than three ranks, or there are fewer GPUs than ranks.
     """
 
     def __init__(self, device: str) -> None:
@@ -59,23 +62,29 @@ class Ranks:
 
     @property
     def parts(self) -> int:
-        """Ranks that share the target."""
+        """Return the number of ranks that share the target."""
         return self.world - 1
 
     @property
     def first(self) -> bool:
+        """Say whether this is the first rank of the target."""
         return self.rank == 0
 
     @property
     def drafts(self) -> bool:
+        """Say whether this rank holds the draft."""
         return self.rank == self.parts
 
     @property
     def device(self) -> str:
+        """Return the device of this rank."""
         return f"cuda:{self.local}" if self.kind == "cuda" else self.kind
 
     def check(self, arms: Sequence[Arm], specs: Mapping[str, Any], config: Any) -> None:
-        """Refuse what cannot be the same on all ranks, and heads that cannot be shared out. config: the target's."""
+        """Refuse settings that would differ between ranks, and a number of heads that the ranks cannot share evenly.
+
+        specs: by role. config: of the target model. Raises: InputError.
+        """
         for role, spec in specs.items():
             if spec.device is not None:
                 raise InputError(
@@ -94,7 +103,7 @@ class Ranks:
                 raise InputError(f"The target's {heads} {name} cannot be shared out to {self.parts} ranks evenly.")
 
     def join(self) -> None:
-        """Meet the other ranks."""
+        """Connect to the other ranks: one group of target ranks, and one pair of the first target rank and the draft's rank."""
         store, _, _ = next(iter(rendezvous("env://", timeout=WAIT)))
         if self.kind == "cuda":
             torch.cuda.set_device(self.local)
@@ -113,44 +122,50 @@ class Ranks:
             host, port = store.get("sdbench/address").decode().split(":")
             key = bytes.fromhex(store.get("sdbench/key").decode())
             self.connect = connector((host, int(port)), key)
-            self.pair = self._group(pair, 0)  # first: until then the draft's rank answers nobody
+            self.pair = self._group(
+                pair, 0
+            )  # before the connection: the draft's rank accepts connections only after this
             self.control = self.connect()
 
     def serve(self, models: Any) -> None:
-        """The draft's rank: serve until the run is over. models: gives the model of a role."""
+        """Serve drafts on the draft's rank until the run is over. models: a function from a role to its model."""
         ServingRank(models, self.pair).run(self.listener)
 
     def give(self, arms: Sequence[Arm]) -> None:
-        """Have every draft with a process of its own served by the last rank."""
+        """Make the last rank serve every drafter that would otherwise start its own process."""
         for arm in arms:
             for proposer in _in_processes(arm):
                 proposer.launch = self._launch
 
     def shared(self, value: Any) -> Any:
-        """The first rank's value, on all of the target's."""
+        """Return the value of the first rank on every target rank."""
         box = [value]
         dist.broadcast_object_list(box, src=0, device=torch.device(self.device))
         return box[0]
 
     def agree(self, sequences: Sequence[Mapping[str, Any]]) -> None:
-        """Raises: DivergedError if the first rank decoded other tokens."""
+        """Check that this rank decoded the same tokens as the first rank. Raises: DivergedError."""
         own = zlib.crc32(repr([row["tokens"] for row in sequences]).encode())
         if self.shared(own) != own:
             raise DivergedError
 
     def devices(self, role: str, apart: bool) -> list[str]:
-        """Where a role's model works: on the draft's rank alone, or on all of the target's."""
+        """Return the devices of a role's model. apart: whether the model is on the draft's rank, not on the target's ranks."""
         ranks = [self.parts] if apart else range(self.parts)
         return [f"cuda:{rank}" if self.kind == "cuda" else f"cpu (rank {rank})" for rank in ranks]
 
     def _launch(self, model: LanguageModel, make: Any, seconds: float, *rest: Any) -> Any:
+        """Return the connection to the draft's server: direct on the first rank, by broadcast on the others."""
         device = torch.device(self.device)
         if not self.first:
             return Follower(_broadcast, model, seconds, device)
         return RankServer(self.connect, self.pair, _broadcast, model, make, seconds, device)
 
     def _group(self, store: Any, rank: int) -> Any:
-        """The target's first rank and the draft's: no part of the target's group, which is all that transformers may see."""
+        """Return the group of the target's first rank and the draft's rank.
+
+        It is separate from the target's group, because transformers must see the target's ranks only.
+        """
         if self.kind == "cuda":
             return dist.ProcessGroupNCCL(store, rank, 2, dist.ProcessGroupNCCL.Options())
         return dist.ProcessGroupGloo(store, rank, 2, WAIT)
@@ -162,4 +177,5 @@ def _in_processes(arm: Arm) -> list[AsyncDrafter]:
 
 
 def _broadcast(buffer: Tensor) -> None:
+    """Copy the first rank's buffer to every target rank, in place."""
     dist.broadcast(buffer, src=0)
