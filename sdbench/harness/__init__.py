@@ -1,1 +1,1 @@
-"""Runs a comparison: checks it, warms up, interleaves the arms, times and writes."""
+"""Run a comparison: check the config, warm up, decode with the arms in turn, time them, and write the results."""

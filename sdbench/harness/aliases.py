@@ -1,4 +1,4 @@
-"""Old `_target_` paths, so that the configs of runs kept by version 0.1 can still be built. Remove this file in version 0.3."""
+"""Map old `_target_` paths to new ones. Configs of runs from version 0.1 then still work. Version 0.3 removes this file."""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The arms of a comparison: their configs checked before any weight is loaded, their decoders made when the models are there."""
+"""Make the arms of a comparison from their configs.
+
+The plan first builds them on stubs, to check the configs before any weight is loaded. The run builds them on the real models.
+"""
 
 from __future__ import annotations
 
@@ -18,35 +21,38 @@ from sdbench.peers.base import Peer
 
 @dataclass
 class Arm:
-    """name; config: its knobs; decoder; threads: of torch, where not the hardware's. views: the names of
-    the models it steps, such as target, draft or target[2]."""
+    """Hold an arm: its name, its config and its decoder.
+
+    threads: of torch; None means the number of the hardware profile.
+    not_finite: says where its numbers first were not finite, once a block showed this.
+    """
 
     name: str
     config: dict[str, Any]
     decoder: Decoder
     threads: int | None = None
-    not_finite: str | None = None  # where its numbers first were not finite, set once a block is decoded
+    not_finite: str | None = None
 
     @property
     def apart(self) -> set[str]:
-        """Roles whose model works in a process of its own."""
+        """Return the roles whose model runs in another process."""
         apart = (stage for stage, _ in self._proposers if getattr(stage, "process", False))
         return {model.name for stage in apart for model in stage.models}
 
     @property
     def async_drafters(self) -> list[AsyncDrafter]:
-        """Return its drafters whose draft works in a server of its own."""
+        """Return the drafters whose draft model runs in its own server."""
         return [stage for stage, _ in self._proposers if isinstance(stage, AsyncDrafter)]
 
     @property
     def branch_slots(self) -> dict[str, int]:
-        """Return by role the slots that a server's speculations take for each row."""
+        """Return, by role, the number of slots that a server's speculations need for each row."""
         servers = ((stage, length) for stage, length in self._proposers if isinstance(stage, AsyncDrafter))
         return {stage.name: stage.branch_slots(length) for stage, length in servers}
 
     @property
     def _proposers(self) -> Iterator[tuple[Any, int]]:
-        """Its proposers, from the outermost one in, and how many tokens each is asked for."""
+        """Return the proposers, the outermost first, each with its draft length."""
         stage = self.decoder
         while (proposer := getattr(stage, "proposer", None)) is not None:
             yield proposer, getattr(stage, "draft_length", 0)
@@ -54,37 +60,38 @@ class Arm:
 
     @property
     def async_programs(self) -> list[dict[str, Any]]:
-        """Return the programs of its drafts in other processes."""
+        """Return the program records of the drafts in other processes."""
         return [draft.programs for draft in self.async_drafters if draft.programs]
 
     @property
     def fault(self) -> str | None:
-        """Why the last block went on without a draft, if it did."""
+        """Return the reason why the last block continued without a draft; None if it had its draft."""
         return next((draft.fault for draft in self.async_drafters if draft.fault), None)
 
     @property
     def peer(self) -> Peer | None:
-        """The decoder, if its loop is another library's or a server's."""
+        """Return the decoder if another library or a server runs its loop, else None."""
         return self.decoder if isinstance(self.decoder, Peer) else None
 
     @property
     def simulated(self) -> bool:
-        """Whether any stage forces what is accepted in place of testing it."""
+        """Say whether any stage has simulated acceptance."""
         stages = [self.decoder, *(stage for stage, _ in self._proposers)]
         return any(getattr(getattr(stage, "rule", None), "simulated", False) for stage in stages)
 
     @property
     def views(self) -> list[str]:
+        """Return the names of the models that the arm steps, such as target, draft or target[2]."""
         return [model.name for model in self.decoder.models]
 
     @property
     def roles(self) -> set[str]:
+        """Return the roles of the models that the arm steps, such as target for target[2]."""
         return {name.partition("[")[0] for name in self.views}
 
     @property
     def memory_bytes(self) -> int | None:
-        """Weights and slots of the models that it steps, where it steps them, and what is held of speculations; a peer's caches are
-        its own."""
+        """Return the bytes of weights, slots and speculations. None for a peer, which allocates its own caches."""
         if self.peer:
             return None
         held = {model.name: model.bytes for model in self.decoder.models}
@@ -93,7 +100,7 @@ class Arm:
 
 
 def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageModel]) -> list[Arm]:
-    """Every arm's decoder over the models of a family."""
+    """Make the arms with their decoders. configs: by the arm's name. family: models by role. Raises: InputError."""
     if not configs:
         raise InputError("No arm was named: give arms=[NAME,...], such as arms=[ar,sd].")
     arms = []
@@ -104,11 +111,11 @@ def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageMod
             validate.whole(f"arms.{name}.threads", threads, 1)
         decoder = build(knobs, Roles(family, name), f"arms.{name}")
         if not hasattr(decoder, "generate"):
-            raise InputError(f"arms.{name}: {config.get('_target_')} is no decoder.")
+            raise InputError(f"arms.{name}: {config.get('_target_')} is not a decoder.")
         arms.append(Arm(name, config, decoder, threads))
     return arms
 
 
 def build_on_stubs(configs: Mapping[str, dict[str, Any]], roles: list[str]) -> list[Arm]:
-    """The arms over stand-ins for the models, so that every knob is checked before weights are loaded."""
+    """Make the arms with stubs in place of the models. This checks every knob before any weight is loaded. Raises: InputError."""
     return make(configs, {role: TabularModel(role, 2, 0) for role in roles})

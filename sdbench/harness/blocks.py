@@ -1,4 +1,4 @@
-"""One block: a few prompts that every arm decodes in turn, in an order that rotates from block to block."""
+"""Decode one block of prompts with one arm. Every arm decodes each block; the order of the arms rotates from block to block."""
 
 from __future__ import annotations
 
@@ -24,17 +24,17 @@ Tables = dict[str, list[dict[str, Any]]]
 
 
 def rotated(arms: Sequence[Arm], turn: int) -> list[Arm]:
-    """The arms in turn `turn`'s order: each of them is first equally often."""
+    """Return the arms in the order of turn number `turn`. Over all turns, each arm comes first equally often."""
     shift = turn % len(arms)
     return [*arms[shift:], *arms[:shift]]
 
 
 def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], block: int, repeat: int) -> Tables:
-    """Decode a block's prompts with one arm: its rows of the tables SEQUENCES, ROUNDS and STEPS."""
+    """Decode the prompts of a block with one arm. Return the rows of the tables `sequences`, `rounds` and `steps`."""
     trace = Trace()
     plan.take_cores(arm.threads)
     requests = [Request(tokens, prompt.id, repeat) for prompt, tokens in prompts]
-    # Where shapes are compiled a last, smaller block keeps the shape of the others: its free rows are stepped, and do nothing.
+    # In compiled modes a smaller last block keeps the batch size, and so the compiled shapes. Its free rows produce nothing.
     eager = plan.config["hardware"]["execution"] == "eager"
     begun = perf_counter()
     finished = list(
@@ -91,7 +91,7 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
 
 
 def _where(arm: Arm, found: NotFinite, requests: Sequence[Request], finished: Sequence[Finished]) -> str:
-    """Say where an arm's numbers first were not finite: the model, the prompt, the round, and the module of the model."""
+    """Describe where an arm's logits first were not finite: the model, the prompt, the round and, if found, the module."""
     request = requests[found.sequence]
     when = "in the prefill" if found.round < 0 else f"in round {found.round}"
     said = f"the logits of {found.role} are not finite {when} of the prompt '{request.name}'"
@@ -100,7 +100,5 @@ def _where(arm: Arm, found: NotFinite, requests: Sequence[Request], finished: Se
         answer = next((item.tokens for item in finished if item.request is request), [])
         ids = torch.tensor([[*request.tokens, *answer]], device=model.device).clamp(max=model.embedded - 1)
         module = first_not_finite(model.model, ids)
-        said += (
-            f", first in the output of {module}" if module else ", though one forward over the whole answer is finite"
-        )
+        said += f", first in the output of {module}" if module else "; one forward over the whole answer is finite"
     return said

@@ -1,7 +1,7 @@
-"""From a config to objects: each mapping with a `_target_` becomes a call of that class.
+"""Build objects from a config. Each mapping with a `_target_` becomes a call of that class.
 
-A parameter whose type is `LanguageModel` is given by the name of its role. So a new rule, drafter or decoder is a class and a YAML
-file; nothing here has to know it.
+A config gives a parameter of type `LanguageModel` by the name of its role. So a new rule, drafter or decoder needs a class and a
+YAML file. This module needs no change.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sdbench.lm.model import LanguageModel
 
 
 def build(config: Any, models: Mapping[str, LanguageModel], where: str) -> Any:
-    """Return the object that `config` describes. where: its place in the config, for messages. Errors: InputError."""
+    """Return the object that `config` describes. models: by role. where: its key, for messages. Raises: InputError."""
     if isinstance(config, list):
         return [build(item, models, f"{where}[{i}]") for i, item in enumerate(config)]
     if not isinstance(config, dict) or "_target_" not in config:
@@ -61,42 +61,43 @@ def build(config: Any, models: Mapping[str, LanguageModel], where: str) -> Any:
 
 
 def locate(path: Any, where: str) -> Any:
-    """Import the class at a dotted path, which may be an old one (`sdbench.harness.aliases`)."""
+    """Import the class at a dotted path. An old path of `sdbench.harness.aliases` works too. Raises: InputError."""
     if not isinstance(path, str):
         raise InputError(f"{where}._target_ is {validate.shown(path)}; it must be the dotted path of a class.")
     module, _, name = ALIASES.get(path, path).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"{where}: there is no '{path}' to import ({error}).") from error
+        raise InputError(f"{where}: '{path}' cannot be imported ({error}).") from error
     if not callable(found):
-        raise InputError(f"{where}: {path} is no class.")
+        raise InputError(f"{where}: {path} is not a class.")
     return found
 
 
 def hints_of(made: Any) -> dict[str, Any]:
-    """Return the types of a callable's parameters. A name that cannot be resolved at run time stands for any type."""
+    """Return the types of a callable's parameters. A name that is unknown at run time counts as any type."""
     function = made.__init__ if inspect.isclass(made) else made
     names = _Names({**getattr(inspect.unwrap(function), "__globals__", {}), LanguageModel.__name__: LanguageModel})
     try:
         return get_type_hints(function, {}, names, include_extras=True)
-    except Exception:  # an annotation is any expression
+    except Exception:  # an annotation may be any expression, so its evaluation may raise any error
         return {}
 
 
 class _Names(dict[str, Any]):
-    """The names that annotations may use; those that only a type checker imports are Any."""
+    """Map names in annotations to types. A name that only a type checker imports maps to Any."""
 
     def __missing__(self, name: str) -> Any:
         return getattr(builtins, name, Any)
 
 
 def _is_model(hint: Any) -> bool:
+    """Say whether a type hint is a language model, or a union with one."""
     return any(isinstance(one, type) and issubclass(one, LanguageModel) for one in (hint, *get_args(hint)))
 
 
 class Roles(dict[str, LanguageModel]):
-    """The models of a family by role; a role that it lacks is refused by name."""
+    """Map roles to the models of a family. A missing role raises InputError, which names the role and the arm."""
 
     def __init__(self, family: Mapping[str, LanguageModel], arm: str) -> None:
         super().__init__(family)

@@ -1,9 +1,9 @@
-"""Hydra multirun: a comparison for each combination of comma-separated values, by whatever launcher is configured.
+"""Run a sweep with Hydra's multirun: one comparison for each combination of comma-separated values.
 
-The values are those of the command line and of an experiment's own `hydra.sweeper.params`. Each job leaves a line of a ledger
-(a folder of small files, since launchers use other processes and machines), from which the sweep's document is made. A job that
-fails is recorded and the others go on; started again, the sweep skips what is finished, takes up what was stopped at its last
-whole block, and tries again what failed.
+The values come from the command line and from the experiment's `hydra.sweeper.params`. Hydra's configured launcher starts the jobs.
+Each job writes its result to a file in a ledger folder, because launchers use other processes and machines. The sweep reads these
+files at the end. If a job fails, the sweep records it and continues. A repeated sweep skips finished jobs, continues stopped jobs
+after their last whole block, and runs failed jobs again.
 """
 
 from __future__ import annotations
@@ -24,21 +24,28 @@ from sdbench.harness.override_words import quote
 
 LEDGER, GROUP = "SDBENCH_LEDGER", "SDBENCH_SWEEP"
 FULL_ERROR = "HYDRA_FULL_ERROR"
-SWEEPS = Path("results") / "runs" / "sweeps"  # Hydra's own files, and a cluster's logs
+SWEEPS = Path("results") / "runs" / "sweeps"  # for Hydra's own files and the logs of a cluster
 _LAUNCHERS = {
     "joblib": ("hydra_plugins.hydra_joblib_launcher", "joblib"),
     "ray": ("ray", "ray"),
     "slurm": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
     "submitit_local": ("hydra_plugins.hydra_submitit_launcher", "slurm"),
-}  # launcher: what it needs, and the extra that brings it
+}  # launcher: the module that it needs, and the extra that installs it
 
 
 def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
-    """Run every combination.
+    """Run every combination of the values.
+
+    Args:
+        overrides: the words of the command line.
+        extra: another folder of configs.
 
     Returns:
-        {"runs": [{"out", "summary"}], "skipped": n, "retried": [out], "failed": [{"overrides", "out", "reason"}]}: `retried` had
-        failed before and is finished now.
+        {"runs": [{"out", "summary"}], "skipped": n, "retried": [out], "failed": [{"overrides", "out", "reason"}]}. The runs in
+        `retried` failed before and are finished now. A failed run has no "out" if it failed before its folder was chosen.
+
+    Raises:
+        InputError: Hydra refused the words. RunError: the launcher stopped.
     """
     import hydra
     from hydra.errors import HydraException
@@ -60,12 +67,12 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
         ]
         sys.argv = ["sdbench", *words, *own, "--multirun"]
         full_error = os.environ.get(FULL_ERROR)
-        os.environ[FULL_ERROR] = "1"  # Hydra raises its errors, in place of printing them
+        os.environ[FULL_ERROR] = "1"  # Hydra then raises its errors instead of printing them
         try:
             hydra.main(version_base="1.3", config_path=str(config_dir()), config_name="config")(job)()
         except (HydraException, OmegaConfBaseException) as error:
             raise InputError(sentence_of(error, words, extra)) from error
-        except Exception as error:  # a launcher may raise anything: a worker was killed, the cluster is gone
+        except Exception as error:  # a launcher may raise any error, for example after a worker was killed
             raise RunError(f"The launcher stopped ({type(error).__name__}: {error}).") from error
         finally:
             sys.argv = argv
@@ -81,7 +88,7 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
 
 
 def job(composed: Any) -> None:
-    """One run of a sweep, in whatever process the launcher put it."""
+    """Run one job of a sweep, and write its result to the ledger. The launcher may call this in another process."""
     from hydra.core.hydra_config import HydraConfig
 
     from sdbench.harness.plan import prepare
@@ -89,7 +96,7 @@ def job(composed: Any) -> None:
 
     hydra = HydraConfig.get()
     os.chdir(hydra.runtime.cwd)
-    for place in hydra.searchpath or ():  # a user's folder holds Python files too
+    for place in hydra.searchpath or ():  # a user's config folder may hold Python files too
         if place.startswith("file://") and place.removeprefix("file://") not in sys.path:
             sys.path.insert(0, place.removeprefix("file://"))
     line: dict[str, Any] = {"overrides": list(hydra.overrides.task)}
@@ -104,18 +111,17 @@ def job(composed: Any) -> None:
         _, summary, fresh = run(plan, folder)
         line |= {"summary": summary, "skipped": not fresh, "retried": fresh and failed_before}
     except Exception as error:
-        # The others go on: what failed is listed at the end, and done again when the sweep is.
+        # The other jobs continue. The sweep lists this failure at its end; a repeated sweep runs the job again.
         line["reason"] = f"{type(error).__name__}: {error}"
         print(f"sdbench: {line['reason']}", file=sys.stderr)
     try:
         Path(os.environ[LEDGER], f"{hydra.job.num:05d}.json").write_text(json.dumps(line))
-    except (
-        OSError
-    ) as error:  # a full disk: the next cell may yet find room, and the sweep given again takes this one up
-        print(f"sdbench: the outcome of {' '.join(line['overrides'])} could not be noted: {error}", file=sys.stderr)
+    except OSError as error:  # such as a full disk: the other jobs continue, and a repeated sweep continues this one
+        print(f"sdbench: the result of {' '.join(line['overrides'])} could not be written: {error}", file=sys.stderr)
 
 
 def _check_launcher(overrides: Sequence[str]) -> None:
+    """Refuse a launcher whose package is not installed. Raises: InputError."""
     for word in overrides:
         key, _, name = word.partition("=")
         if key == "hydra/launcher" and name in _LAUNCHERS:
