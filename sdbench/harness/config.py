@@ -1,4 +1,4 @@
-"""From words on a command line to a plain, resolved, checked config. Hydra's complaints become one sentence each."""
+"""Turn the words of a command line into a plain, resolved and checked config. Each error of Hydra becomes one sentence."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sdbench.harness.grids import expand_grids
 from sdbench.harness.override_words import as_overrides, quote
 from sdbench.harness.schema import Comparison
 
-# The shipped launchers `basic` and `joblib` have the names of Hydra's own, which checks them against its schema of the same name.
+# Our launchers `basic` and `joblib` have the names of Hydra's launchers. So Hydra checks them against its schema, and warns.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
 
 GROUPS = {
@@ -28,27 +28,27 @@ GROUPS = {
     "tracker": "tracker",
     "experiment": "experiment",
     "latency": "machine's latencies",
-}  # each config group, and what one of its members is called
+}  # config group: what one member of the group is called
 _CALLED = {**GROUPS, "hydra/launcher": "launcher", "train": "training recipe"}
 
 
 def config_dir() -> Path:
-    """Return the folder `conf`: beside the package in a checkout, inside it in a wheel."""
+    """Return the folder `conf`. It is next to the package in a checkout, and inside the package in a wheel."""
     package = Path(__file__).resolve().parents[1]
     return next(folder for folder in (package / "conf", package.parent / "conf") if folder.is_dir())
 
 
 def search_path(extra: Path | None = None) -> list[Path]:
-    """Return the folders of configs besides the bench's own: the user's, and those of installed packages.
+    """Return the additional folders of configs: the user's folder, and those of installed packages.
 
-    A package offers its configs by an entry point of the group `sdbench.conf`, whose value names the package that holds them.
+    A package offers its configs by an entry point of the group `sdbench.conf`. Its value names the package that holds the files.
     """
     installed = [Path(str(resources.files(point.value))) for point in metadata.entry_points(group="sdbench.conf")]
     return [*([extra] if extra else []), *installed]
 
 
 def choices(group: str, extra: Path | None = None) -> list[str]:
-    """Return the names that a config group offers."""
+    """Return the sorted names of the members of a config group."""
     found = [
         path.relative_to(folder / group).with_suffix("").as_posix()
         for folder in (config_dir(), *search_path(extra))
@@ -58,9 +58,10 @@ def choices(group: str, extra: Path | None = None) -> list[str]:
 
 
 def hydra_words(overrides: Sequence[str], extra: Path | None = None, sweep: bool = False) -> list[str]:
-    """Return the overrides as Hydra reads them, and the one that tells it where else to look for configs.
+    """Return the overrides in Hydra's grammar, and the override that adds the folders of `search_path`.
 
-    extra: another folder of configs. Its Python files can be named as targets from now on. Errors: InputError.
+    extra: another folder of configs. This function adds it to `sys.path`, so that configs can name its Python files.
+    sweep: whether commas separate values. Raises: InputError.
     """
     if extra is not None:
         extra = extra.expanduser()
@@ -80,10 +81,10 @@ def hydra_words(overrides: Sequence[str], extra: Path | None = None, sweep: bool
 def compose(
     overrides: Sequence[str], extra: Path | None = None, name: str = "config", schema: type = Comparison
 ) -> dict[str, Any]:
-    """Return the resolved and checked config under the overrides.
+    """Return the resolved and checked config for the overrides.
 
-    extra: another folder of configs (a user's own arms, rules, tasks) and of the Python files that they name.
-    name: the main config. schema: what it must conform to. Errors: InputError.
+    extra: another folder of configs, such as a user's arms, rules and tasks, and of the Python files that they name.
+    name: of the main config. schema: the config must conform to it. Raises: InputError.
     """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
@@ -106,10 +107,10 @@ def compose(
 def resolved(
     composed: Any, chosen: Mapping[str, Any], overrides: Sequence[str] = (), schema: type = Comparison
 ) -> dict[str, Any]:
-    """Return a composed config as plain dicts and lists, checked against its schema, with one arm for each point of a grid.
+    """Return a composed config as checked, plain dicts and lists, with one arm for each point of a grid.
 
-    composed: Hydra's config. chosen: the member of each group that was chosen. overrides: those that must name a chosen arm.
-    Errors: InputError.
+    composed: Hydra's config. chosen: the chosen members of each group. overrides: an override of an arm must name a chosen arm.
+    Raises: InputError.
     """
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
@@ -133,9 +134,9 @@ def resolved(
 
 
 def _chosen_arms(arms: Mapping[str, Any], chosen: Any, overrides: Sequence[str]) -> dict[str, Any]:
-    """Return the arms without those that an experiment sets knobs of and that are not chosen.
+    """Remove the arms that were not chosen but have knobs, because an experiment or an override sets them.
 
-    Errors: InputError if an override names such an arm: it would have no effect.
+    Raises: InputError if an override names such an arm, because the override would have no effect.
     """
     names = [Path(name).name for name in chosen or ()] if not isinstance(chosen, str) else [chosen]
     kept = {
@@ -150,6 +151,7 @@ def _chosen_arms(arms: Mapping[str, Any], chosen: Any, overrides: Sequence[str])
 
 
 def _composed(words: Sequence[str], name: str) -> Any:
+    """Return the config that Hydra composes from the words. Raises Hydra's errors."""
     from hydra import compose as hydra_compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 
@@ -159,7 +161,7 @@ def _composed(words: Sequence[str], name: str) -> Any:
 
 
 def sentence_of(error: Exception, words: Sequence[str], extra: Path | None = None, name: str = "config") -> str:
-    """Return Hydra's paragraph as a sentence. words: the overrides that it read."""
+    """Return an error of Hydra as one sentence. words: the overrides that Hydra read. name: of the main config."""
     text = _one_line(error)
     missing = re.search(r"Could not (?:find|load) '((?:hydra/)?\w+)/([^']+)'", text)
     if missing:
@@ -180,7 +182,7 @@ def sentence_of(error: Exception, words: Sequence[str], extra: Path | None = Non
 
 
 def _keys(path: Sequence[str], words: Sequence[str], name: str) -> list[str]:
-    """The keys at a place of the config that the groups alone compose."""
+    """Return the keys below a path of the config, which the groups alone compose."""
     from omegaconf import DictConfig, OmegaConf
 
     composed = _groups_alone(words, name)
@@ -189,13 +191,13 @@ def _keys(path: Sequence[str], words: Sequence[str], name: str) -> list[str]:
 
 
 def _places(words: Sequence[str], name: str) -> list[str]:
-    """The places of the config that take a member of a group, such as `acceptance@arms.sd.rule`."""
+    """Return the packages of the config that take a member of a group, such as `acceptance@arms.sd.rule`."""
     composed = _groups_alone(words, name)
     return [] if composed is None else [place for place in composed.hydra.runtime.choices if "@" in place]
 
 
 def _groups_alone(words: Sequence[str], name: str) -> Any:
-    """The config without the single values of the command line; None if there is none."""
+    """Return the config without the single values of the command line; None if Hydra cannot compose it."""
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
@@ -209,7 +211,7 @@ def _groups_alone(words: Sequence[str], name: str) -> Any:
 
 
 def _one_line(error: Exception) -> str:
-    """An error's text in one line. OmegaConf adds lines with the place, of which the key is kept."""
+    """Return the text of an error in one line. Of the lines that OmegaConf adds, keep only the full key."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     places = [line.partition(":")[2].strip() for line in lines if line.startswith("full_key:")]
     said = " ".join(line for line in lines if not line.startswith(("full_key:", "object_type=", "reference_type=")))

@@ -1,4 +1,4 @@
-"""An arm with a `grid` becomes one arm per point of the grid."""
+"""Replace an arm that has a `grid` by one arm for each point of the grid."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from sdbench.harness.simulated_acceptance import forced
 
 
 def expand_grids(arms: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return the arms with each grid expanded, its points named arm[knob=value,...], and with forced acceptance as a rule.
+    """Return the arms with each grid expanded and each `forced_acceptance` turned into a rule.
 
-    Errors: InputError.
+    The name of a point is `arm[knob=value,...]`. Raises: InputError.
     """
     expanded: dict[str, dict[str, Any]] = {}
     for name, arm in arms.items():
@@ -36,6 +36,7 @@ def expand_grids(arms: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def _leaves(grid: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Return each knob of a nested grid by its dotted path, with its values."""
     for key, value in grid.items():
         if isinstance(value, Mapping):
             yield from _leaves(value, f"{prefix}{key}.")
@@ -44,6 +45,7 @@ def _leaves(grid: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, An
 
 
 def _set(arm: dict[str, Any], knob: str, value: Any, name: str) -> None:
+    """Set the knob at a dotted path of an arm's config, in place. name: of the arm. Raises: InputError."""
     *path, last = knob.split(".")
     node: Any = arm
     for key in path:

@@ -1,4 +1,4 @@
-"""What a run asks of its models, checked before their weights are loaded, and what its reader must know of them."""
+"""Check that the models and peers can do what a run needs, before any weight is loaded. Collect notes for the reader."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdbench.sampling import Sampling
 
 
 def check_early_exits(arms: Iterable[Arm], family: Family) -> None:
-    """Refuse an arm that exits after a number of layers that its model does not have, or from a model that has no early exit."""
+    """Refuse an early exit after a layer that the model does not have, or from a model whose first layers cannot run alone."""
     for arm in arms:
         for view in arm.views:
             role, _, layers = view.partition("[")
@@ -22,6 +22,7 @@ def check_early_exits(arms: Iterable[Arm], family: Family) -> None:
 
 
 def _check_early_exit(arm: str, member: Member, layers: int) -> None:
+    """Refuse one early exit. arm: begins the message. layers: of the exit. Raises: InputError."""
     depth = member.config.num_hidden_layers
     if not 0 < layers < depth:
         raise InputError(
@@ -33,12 +34,12 @@ def _check_early_exit(arm: str, member: Member, layers: int) -> None:
         raise InputError(f"{arm} cannot run: {error}") from error
     if failure:
         raise InputError(
-            f"{arm} cannot run: the first {layers} layers of {member.spec.role} fail by themselves ({failure})."
+            f"{arm} cannot run: the first {layers} layers of {member.spec.role} fail when they run alone ({failure})."
         )
 
 
 def check_peers(arms: Iterable[Arm], family: Family, rows: int, sampling: Sampling, stop: Sequence[str]) -> None:
-    """Refuse peers that cannot decode as the run asks, or that would give other tokens than the target's own law."""
+    """Refuse peers that do not support the settings of the run, or would not draw from the target's law. Raises: InputError."""
     for arm in arms:
         if arm.peer is None:
             continue
@@ -60,7 +61,7 @@ def check_peers(arms: Iterable[Arm], family: Family, rows: int, sampling: Sampli
 
 
 def notes(family: Family, sampling: Sampling) -> list[str]:
-    """Sentences that a run prints before it starts, and keeps in its record and its report."""
+    """Return the sentences on the models. A run prints them at its start, and writes them to its record and its report."""
     how = "greedy decoding (sampling.temperature=0)"
     if not sampling.greedy:
         how = f"sampling.temperature={sampling.temperature}, top_k={sampling.top_k}, top_p={sampling.top_p}"

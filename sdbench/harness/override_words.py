@@ -1,8 +1,8 @@
-"""The words of a command line, as Hydra's grammar of overrides wants them.
+"""Turn the words of a command line into overrides in Hydra's grammar.
 
-Hydra reads `~ = ! # , ( [ {`, quotes, blanks and letters beyond ASCII in ways of its own. A word that its grammar cannot read is
-quoted here, so that a path is a path. Text in double quotes may hold the escapes of YAML (`"\\n"` is a line break). In single
-quotes, and without quotes, a backslash is a backslash.
+The grammar gives `~ = ! # , ( [ {`, quotes, blanks and letters beyond ASCII a special meaning. This module quotes a word that the
+grammar cannot read, such as a path. Text in double quotes may hold the escapes of YAML (`"\\n"` is a line break). In single quotes,
+and without quotes, a backslash is a plain character.
 """
 
 from __future__ import annotations
@@ -20,19 +20,19 @@ from sdbench.errors import InputError
 from sdbench.harness.simulated_acceptance import KNOB
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]*)=(?P<value>.*)", re.DOTALL)
-# Keys that no file has: the axes of a grid, and forced acceptance.
+# No config file has these keys: the axes of a grid, and forced acceptance. Hydra must add them.
 _ADDED = re.compile(rf"arms\.[^.=]+\.(grid\.|{KNOB}$)")
 _STRINGS = re.compile(r"'(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"", re.DOTALL)
-# Values of these keys are text, whatever they begin with.
+# The values of these keys are text, with any first character.
 _TEXT_KEY = re.compile(r"(^|\.)(out|name|path|url|command|\w+_field|project|entity|group)$")
 _OPENING, _CLOSING = "[{(", "]})"
 
 
 def as_overrides(words: Sequence[str], lm_eval_tasks: Collection[str] = (), sweep: bool = False) -> list[str]:
-    """Turn words into overrides that Hydra reads as they were meant.
+    """Turn the words of a user into overrides that Hydra reads with the user's meaning.
 
-    lm_eval_tasks: the tasks of lm-eval that have a file; `tasks=lm_eval/NAME` for another name becomes `lm_eval/any`. sweep: a
-    value with commas is several values. Errors: InputError, which shows how to quote the word.
+    lm_eval_tasks: the tasks of lm-eval that have a config file. `tasks=lm_eval/NAME` with another name becomes `lm_eval/any`.
+    sweep: whether commas separate values. Raises: InputError, which shows how to quote the word.
     """
     found = []
     for word in words:
@@ -51,14 +51,14 @@ def as_overrides(words: Sequence[str], lm_eval_tasks: Collection[str] = (), swee
             sign = "++"
         if not _parses(f"{sign}{key}=1"):
             raise InputError(
-                f"The word '{word}' cannot be read: before '=' there may be letters from a to z, digits and _ . / @, no blanks."
+                f"The word '{word}' cannot be read: a key has letters from a to z, digits and _ . / @ only, without blanks."
             )
         found.append(f"{sign}{key}={_readable(key, value, sweep)}")
     return found
 
 
 def quote(text: str, interpolate: bool = True) -> str:
-    """A text as a quoted value of Hydra's grammar. interpolate: leave `${...}` to be resolved."""
+    """Return a text as a quoted value in Hydra's grammar. interpolate: whether Hydra may resolve `${...}` in it."""
     if not interpolate:
         text = text.replace("${", "\\${")
     # In Hydra's grammar a backslash counts as an escape only before a quote.
@@ -67,7 +67,7 @@ def quote(text: str, interpolate: bool = True) -> str:
 
 
 def _readable(key: str, value: str, sweep: bool) -> str:
-    """A value that Hydra's grammar can read."""
+    """Return a value in a form that Hydra's grammar can read. Raises: InputError."""
     value = _STRINGS.sub(_unescaped, value)
     parsed = _parses(f"{key}={value}")
     if parsed is not None and not parsed.is_sweep_override():
@@ -100,12 +100,12 @@ def _readable(key: str, value: str, sweep: bool) -> str:
 def _exists(value: str) -> bool:
     try:
         return Path(value).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # no name of a file at all
+    except (OSError, ValueError, RuntimeError):  # the value cannot be the name of a file
         return False
 
 
 def _unescaped(found: re.Match[str]) -> str:
-    """A quoted string, the escapes of a double-quoted one resolved as in YAML."""
+    """Return a quoted string. In a double-quoted string, resolve the escapes as in YAML."""
     text = found[0]
     if text[0] == "'" or "\\" not in text:
         return text
@@ -114,6 +114,7 @@ def _unescaped(found: re.Match[str]) -> str:
 
 
 def _yaml(text: str) -> Any:
+    """Return the value of a YAML text; None if it is not YAML."""
     try:
         return yaml.safe_load(text)
     except yaml.YAMLError:
@@ -121,7 +122,7 @@ def _yaml(text: str) -> Any:
 
 
 def _literal(value: Any) -> str:
-    """A value of YAML in Hydra's grammar."""
+    """Return a value of YAML, written in Hydra's grammar."""
     if isinstance(value, list):
         return f"[{','.join(map(_literal, value))}]"
     if isinstance(value, dict):
@@ -130,7 +131,7 @@ def _literal(value: Any) -> str:
 
 
 def _split(value: str) -> list[str]:
-    """The parts between commas that stand outside of brackets and quotes."""
+    """Split a value at the commas outside brackets and quotes."""
     parts, depth, start = [], 0, 0
     hidden = _STRINGS.sub(lambda found: "x" * len(found[0]), value)
     for place, sign in enumerate(hidden):
@@ -142,7 +143,7 @@ def _split(value: str) -> list[str]:
 
 
 def _parses(word: str) -> Any:
-    """Hydra's reading of a word; None where its grammar has none."""
+    """Parse a word with Hydra. Return None if its grammar cannot read the word."""
     from hydra.core.override_parser.overrides_parser import OverridesParser
     from hydra.errors import HydraException
 

@@ -1,4 +1,4 @@
-"""What a run will do, found out and checked before any weight is loaded."""
+"""Plan a run: check its config, prompts and models before any weight is loaded."""
 
 from __future__ import annotations
 
@@ -39,8 +39,11 @@ if TYPE_CHECKING:
 
 @dataclass
 class Plan:
-    """A checked run. prompts: with their token ids; slots: tokens that each row's pool must hold, over all arms; ranks: of a run
-    whose target is tensor-parallel."""
+    """Hold a checked run.
+
+    prompts: each with its token ids. slots: the largest number of tokens that an arm needs in a row of the KV cache.
+    ranks: the ranks of a tensor-parallel run, else None.
+    """
 
     config: dict[str, Any]
     arm_configs: dict[str, dict[str, Any]]
@@ -67,35 +70,35 @@ class Plan:
 
     @cached_property
     def identities(self) -> dict[str, str]:
-        """The identity of each role's weights."""
+        """Return, by role, the identity of the weights."""
         return {role: model_identity(spec) for role, spec in self.specs.items()}
 
     @property
     def rules(self) -> TokenRules | None:
-        """What the target's generation config changes in its logits; None if it changes nothing."""
+        """Return the rules by which the target's generation config changes its logits; None if it changes nothing."""
         asked = self.family.defaults.rules
         return TokenRules(asked, () if self.config["ignore_eos"] else self.family.eos) if asked else None
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on the models that the reader of the run must know."""
+        """Return sentences on the models for the reader of the run."""
         return notes(self.family, self.sampling)
 
     @property
     def prompts_sha256(self) -> str:
-        """The identity of the prompts."""
+        """Return the identity of the prompts."""
         return prompts_sha256([prompt for prompt, _ in self.prompts])
 
     @property
     def devices(self) -> dict[str, str]:
-        """Where each role's model works."""
+        """Return, by role, the device of the model."""
         return {role: spec.device or self.config["hardware"]["device"] for role, spec in self.specs.items()}
 
     @property
     def use(self) -> Use:
-        """What the run keeps busy, for others to know."""
+        """Return the cores, threads and devices that the run uses, for `CoTenants`."""
         hardware = self.config["hardware"]
-        apart = any(arm.apart for arm in self.stub_arms)  # a process of its own beside the main one
+        apart = any(arm.apart for arm in self.stub_arms)  # a draft in another process needs one more thread
         threads = max(arm.threads or hardware["threads"] for arm in self.stub_arms)
         cores = usable() or tuple(range(os.cpu_count() or 1))
         if hardware.get("pin"):
@@ -104,12 +107,15 @@ class Plan:
         return Use(frozenset(cores), threads + apart, frozenset(devices))
 
     def place(self, given: Mapping[str, str]) -> None:
-        """Put the models on the devices that the wanted ones stand for."""
+        """Assign the models to devices. given: the device that each wanted name stands for, such as cuda:1 for cuda."""
         moved = {role: given[device] for role, device in self.devices.items() if device in given}
         self.specs = {role: replace(spec, device=moved.get(role, spec.device)) for role, spec in self.specs.items()}
 
     def take_cores(self, threads: int | None = None) -> None:
-        """Give torch the threads, and this process the cores, that an arm works with (the hardware's by default)."""
+        """Set torch's number of threads, and pin this process to as many cores if the hardware profile asks for pinning.
+
+        threads: of the arm; by default those of the hardware profile.
+        """
         hardware = self.config["hardware"]
         count = threads or hardware["threads"]
         torch.set_num_threads(count)
@@ -118,21 +124,23 @@ class Plan:
 
     @property
     def mode(self) -> str:
+        """Return `fixed` if the run ignores the end of sequence, else `natural`."""
         return "fixed" if self.config["ignore_eos"] else "natural"
 
     @property
     def blocks(self) -> list[list[tuple[Prompt, list[int]]]]:
+        """Return the prompts in blocks of the batch size. The last block may be smaller."""
         size = self.batch_size
         return [self.prompts[start : start + size] for start in range(0, len(self.prompts), size)]
 
 
 def specs_of(config: Mapping[str, Any]) -> dict[str, ModelSpec]:
-    """Return the family's roles and where each model comes from."""
+    """Return, by role, the specification of the model."""
     return {role: ModelSpec(role, **entry) for role, entry in config["models"].items()}
 
 
 def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
-    """Check everything that can be checked without weights. ranks: of a tensor-parallel run. Errors: InputError."""
+    """Check everything that needs no weights, and return the plan. ranks: of a tensor-parallel run. Raises: InputError."""
     if config["hardware"].get("tensor_parallel") and ranks is None:
         raise InputError("hardware.tensor_parallel is for `sdbench run` alone, without -m.")
     sampling = Sampling(**config["sampling"])
@@ -183,9 +191,9 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
 
 
 def memory(config: dict[str, Any], slots: int, specs: Mapping[str, ModelSpec] | None = None) -> Fit:
-    """What the family takes on its devices; needs no weights, and no network where sizes are published.
+    """Estimate the memory that the models of the arms need on each device. This loads no weights.
 
-    specs: of a plan, whose models have their devices already (by default, those that the config names).
+    slots: tokens of a row. specs: by role, with devices; by default those of the config.
     """
     hardware = config["hardware"]
     arms = build_on_stubs(config["arms"], list(config["models"]))
@@ -206,12 +214,12 @@ def memory(config: dict[str, Any], slots: int, specs: Mapping[str, ModelSpec] | 
 
 
 def load(plan: Plan) -> dict[str, Transformer]:
-    """The models of a plan, with their weights."""
+    """Load the models of a plan with their weights. Return them by role."""
     return {role: load_role(plan, role) for role in plan.specs}
 
 
 def load_role(plan: Plan, role: str) -> Transformer:
-    """One model of a plan; of a tensor-parallel target, this rank's part."""
+    """Load the model of one role. For a tensor-parallel target, load the part of this rank."""
     from sdbench.lm.probe import check_steps
     from sdbench.lm.programs.modes import execution_of
     from sdbench.lm.transformer import Transformer
@@ -229,6 +237,7 @@ def load_role(plan: Plan, role: str) -> Transformer:
 
 
 def _check_revision(spec: ModelSpec) -> None:
+    """Refuse a revision of a model that is not on the hub."""
     if spec.revision is not None and resolve(spec).kind != "hub":
         raise InputError(
             f"models.{spec.role}.revision is '{spec.revision}', but {spec.path} is no hub id, and a folder has no revisions: leave "
@@ -237,7 +246,7 @@ def _check_revision(spec: ModelSpec) -> None:
 
 
 def _check_chat(chat: bool | None, prompts: list[Prompt], family: Family, task: Task) -> None:
-    """Refuse chat=true where prompts cannot be given as a chat."""
+    """Refuse chat=true if the tokenizer has no chat template, or if no prompt has messages."""
     if chat and not family.tokenizer.chat_template:
         raise InputError(
             f"chat is true, but the tokenizer of {family.main.spec.path} has no chat template: leave chat at null for plain text."
@@ -247,7 +256,7 @@ def _check_chat(chat: bool | None, prompts: list[Prompt], family: Family, task: 
 
 
 def _check_tokens(prompts: list[tuple[Prompt, list[int]]], family: Family) -> None:
-    """Refuse a prompt with a token that a model has no embedding of."""
+    """Refuse a prompt with a token for which a model has no embedding."""
     for prompt, tokens in prompts:
         if max(tokens) >= family.vocab:
             raise InputError(
@@ -257,7 +266,7 @@ def _check_tokens(prompts: list[tuple[Prompt, list[int]]], family: Family) -> No
 
 
 def _baseline(wanted: str | None, arms: Mapping[str, Any]) -> str:
-    """Return the baseline: the arm that was asked for, else `ar`, else the first one. Errors: InputError if it does not run."""
+    """Return the baseline: the wanted arm, else `ar`, else the first arm. Raises: InputError if the wanted arm does not run."""
     if wanted is None:
         return "ar" if "ar" in arms else next(iter(arms))
     if wanted not in arms:
@@ -266,7 +275,10 @@ def _baseline(wanted: str | None, arms: Mapping[str, Any]) -> str:
 
 
 def _slots(prompts: list[tuple[Prompt, list[int]]], new: int, arms: list[Arm], family: Family) -> int:
-    """Slots that the longest prompt needs under the furthest-reaching arm; refused where a model cannot read as many."""
+    """Return the slots that the longest prompt needs with the arm of the largest lookahead.
+
+    Raises: InputError if these are more positions than a model can read.
+    """
     prompt, tokens = max(prompts, key=lambda item: len(item[1]))
     furthest = max(arms, key=lambda arm: arm.decoder.max_lookahead())
     slots = slots_needed(furthest.decoder, len(tokens), new)
@@ -274,6 +286,6 @@ def _slots(prompts: list[tuple[Prompt, list[int]]], new: int, arms: list[Arm], f
         raise InputError(
             f"The prompt '{prompt.id}' ({len(tokens)} tokens), max_new_tokens={new} and the arm '{furthest.name}' "
             f"({furthest.decoder.max_lookahead()} tokens ahead) need {slots} positions, but the models read {family.context}"
-            f"{f' ({family.why})' if family.why else ''}: shorten one of them."
+            f"{f' ({family.why})' if family.why else ''}: reduce one of them."
         )
     return slots

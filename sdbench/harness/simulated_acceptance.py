@@ -1,7 +1,7 @@
-"""`arms.NAME.forced_acceptance=RATE|FILE|RUN_FOLDER`: an arm whose acceptance is forced in place of tested (SIMULATED).
+"""Turn `arms.NAME.forced_acceptance=RATE|FILE|RUN_FOLDER` into a rule that simulates acceptance (SIMULATED).
 
-A number is an acceptance rate (`Forced`). A path is a recording (`Recorded`): a JSON list of accepted lengths, or the
-folder of a run, whose arm of the same name gives them, in the order in which it was verified.
+A number is an acceptance rate (`Forced`). A path is a recording of accepted lengths (`Recorded`). The file holds them as a JSON
+list. A run folder gives the lengths of the arm with the same name, in the order of its rounds.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ KNOB = "forced_acceptance"
 
 
 def forced(arm: Mapping[str, Any], name: str) -> dict[str, Any]:
-    """The arm's config with the knob turned into the rule that it stands for."""
+    """Return the arm's config with the knob replaced by its rule. name: of the arm, for messages. Raises: InputError."""
     config = dict(arm)
     wanted = config.pop(KNOB, None)
     if wanted is None:
@@ -32,6 +32,7 @@ def forced(arm: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _recorded(place: str, name: str) -> list[int]:
+    """Read the accepted lengths from a JSON file or a run folder. Raises: InputError."""
     path = Path(place)
     where = f"arms.{name}.{KNOB}"
     if path.is_dir():
@@ -41,7 +42,7 @@ def _recorded(place: str, name: str) -> list[int]:
         rounds = target_rounds(read_parquet(path, "rounds"))
         rounds = rounds[rounds["arm"] == name].sort_values(["repeat", "block", "round"], kind="stable")
         if rounds.empty:
-            raise InputError(f"{where}: the run {place} has no arm '{name}' that was verified.")
+            raise InputError(f"{where}: the run {place} has no verification rounds of an arm '{name}'.")
         return [int(length) for length in rounds["accepted"]]
     try:
         lengths = json.loads(path.read_text(encoding="utf-8"))

@@ -1,13 +1,13 @@
-"""Is an arm lossless on this family? Three independent checks.
+"""Check whether an arm is lossless on this family, in three ways. The third replaces the second if the run samples.
 
-1. The oracle: the arm's own composition, with short drafts, on tabular models; its exact output law against the target's. A
-   proof for the method as built from rule, proposer and bookkeeping.
-2. Greedy identity on the real weights: token for token the output of transformers' own `generate`. Where they part, the target's
-   two best logits at that place decide: closer than epsilon, it is a tie of rounding, counted apart; else a mismatch.
-3. When sampling, a distribution test on the real weights. Given its prefix, each token of a lossless method is a draw from the
-   target's distribution p. So for any set A that depends on the prefix alone, sum of (1[token in A] - p(A)) has mean 0 and
-   variance sum of p(A)(1 - p(A)): a z-score. The sets tried: the target's most likely token, and for each model below it the
-   tokens that it overrates (q > p), which is where a verifier that accepts too much shows.
+1. The oracle. It runs the arm's composition with short drafts on tabular models, and compares its exact output law with the
+   target's. This proves the method as it is built from rule, proposer and bookkeeping.
+2. Greedy identity on the real weights. The output must have the tokens of `generate` of transformers. At the first difference, the
+   target's two best logits decide (`sdbench.harness.greedy_match`). A tie is counted apart; any other difference is a mismatch.
+3. A distribution test on the real weights, if the run samples. Given its prefix, each token of a lossless method is a draw from
+   the target's distribution p. Let A be a set that depends on the prefix alone. Then the sum of 1[token in A] - p(A) has mean 0
+   and variance sum of p(A)(1 - p(A)). This gives a z-score. One set is the target's most likely token. Another set for each model
+   below the target is the tokens that this model overrates (q > p). A verifier that accepts too much fails there.
 """
 
 from __future__ import annotations
@@ -36,11 +36,13 @@ ORACLE_VOCABULARY, ORACLE_TOKENS = 2, 3
 
 @dataclass
 class Finding:
-    """What the checks of one arm gave.
+    """Hold the results of the checks of one arm.
 
-    oracle_tv: total variation from the target's law on tabular models (None for a peer, whose loop is not ours to
-    enumerate). identical, ties, mismatches: prompts, greedy. z_scores: of the distribution test, when sampling; infinite (in JSON
-    null) where the target can do but one thing and the arm did another. lossless: no check refutes it.
+    oracle_tv: total variation from the target's law on tabular models. None for a peer: the oracle cannot enumerate its loop.
+    identical, ties, mismatches: numbers of prompts, if the run is greedy.
+    z_scores: of the distribution test, by set, if the run samples. A score is infinite (null in JSON) if the target allows one
+    token only and the arm gave another.
+    z_limit: the largest absolute z-score that counts as lossless.
     """
 
     arm: str
@@ -53,6 +55,7 @@ class Finding:
 
     @property
     def lossless(self) -> bool:
+        """Say whether the arm passed every check."""
         far = (
             self.z_scores is not None
             and self.z_limit is not None
@@ -61,6 +64,7 @@ class Finding:
         return (self.oracle_tv is None or self.oracle_tv < LOSSLESS) and not self.mismatches and not far
 
     def document(self) -> dict[str, Any]:
+        """Return the results as a mapping for JSON, without the arm's name."""
         found = {"lossless": self.lossless, **{key: value for key, value in asdict(self).items() if key != "arm"}}
         if self.z_scores is not None:  # JSON has no infinity
             found["z_scores"] = {name: z if math.isfinite(z) else None for name, z in self.z_scores.items()}
@@ -68,7 +72,7 @@ class Finding:
 
 
 def verify(plan: Plan) -> list[Finding]:
-    """Check every arm of a plan on its prompts."""
+    """Check every arm of a plan on the plan's prompts."""
     plan.take_cores()
     findings = {name: Finding(name, tv) for name, tv in _oracle(plan).items()}
     with leased(plan), ExitStack() as stack:
@@ -83,6 +87,7 @@ def verify(plan: Plan) -> list[Finding]:
 
 
 def _on_weights(plan: Plan, models: dict[str, Transformer], arms: list[Arm], findings: dict[str, Finding]) -> None:
+    """Add the results of the checks on real weights to the findings."""
     target = models["target"]
     if plan.sampling.greedy:
         expected = [_generated(target, tokens, plan) for _, tokens in plan.prompts]
@@ -94,12 +99,15 @@ def _on_weights(plan: Plan, models: dict[str, Transformer], arms: list[Arm], fin
 
 
 def shortened(config: Any, length: int = 2) -> Any:
-    """An arm's config with short drafts, two tokens at the top and one below: the oracle visits every path."""
+    """Return an arm's config with short drafts. The oracle visits every path, so long drafts would take too long.
+
+    length: the longest draft of the outermost stage. Inner stages draft at most one token.
+    """
     if not isinstance(config, dict):
         return config
     ahead = isinstance(config.get("proposer"), dict) and "fan_out" in config["proposer"]
     if ahead:
-        # A server that drafts for every outcome multiplies the paths: one token, and one outcome at each place.
+        # A server that drafts for every outcome multiplies the paths. So it drafts one token, for one outcome at each position.
         length = 1
     short = {key: shortened(value, 1) if key == "proposer" else deepcopy(value) for key, value in config.items()}
     if "fan_out" in short:
@@ -111,6 +119,7 @@ def shortened(config: Any, length: int = 2) -> Any:
 
 
 def _oracle(plan: Plan) -> dict[str, float | None]:
+    """Return, by arm, the total variation from the target's law on tabular models; None for a peer."""
     family = {role: TabularModel(role, ORACLE_VOCABULARY, seed) for seed, role in enumerate(plan.specs, start=1)}
     arms = make({name: shortened(config) for name, config in plan.arm_configs.items()}, dict(family))
     return {
@@ -120,7 +129,7 @@ def _oracle(plan: Plan) -> dict[str, float | None]:
 
 
 def _generated(target: Transformer, prompt: list[int], plan: Plan) -> list[int]:
-    """Greedy output of transformers' own generate. Stop strings are applied to it as to every other arm."""
+    """Return the greedy output of `generate` of transformers for one prompt. It ends at stop strings like the output of an arm."""
     ids = torch.tensor([prompt], device=target.device)
     eos = None if plan.config["ignore_eos"] else list(plan.family.eos) or None
     generate: Any = target.model.generate
@@ -139,6 +148,7 @@ def _generated(target: Transformer, prompt: list[int], plan: Plan) -> list[int]:
 
 
 def _identity(finding: Finding, arm: Arm, expected: list[list[int]], target: Transformer, plan: Plan) -> None:
+    """Count the prompts on which the arm's tokens are the expected ones, differ by a tie, or are a mismatch."""
     requests = [Request(tokens, str(index)) for index, (_, tokens) in enumerate(plan.prompts)]
     finished = arm.decoder.generate(
         requests, Sampling(), plan.stop, plan.max_new_tokens, plan.seed, min(plan.batch_size, len(requests))
@@ -155,6 +165,7 @@ def _identity(finding: Finding, arm: Arm, expected: list[list[int]], target: Tra
 
 @torch.inference_mode()
 def _distribution(finding: Finding, arm: Arm, models: dict[str, Transformer], plan: Plan) -> None:
+    """Set the z-scores of the distribution test, and their limit."""
     proposers = [model for model in arm.decoder.models if model.name != "target"]
     above: dict[str, list[float]] = {}
     requests = [
@@ -178,27 +189,27 @@ def _distribution(finding: Finding, arm: Arm, models: dict[str, Transformer], pl
             total[0] += float((inside - mass).sum())
             total[1] += float((mass * (1 - mass)).sum())
     finding.z_scores = {name: _z(total, variance) for name, (total, variance) in above.items()}
-    # Two-sided, shared between the sets that were tried.
+    # The test is two-sided. The sets share alpha (Bonferroni).
     tried = max(len(finding.z_scores), 1)
     finding.z_limit = NormalDist().inv_cdf(1 - plan.config["verify"]["alpha"] / (2 * tried))
 
 
 def _z(total: float, variance: float) -> float:
-    """A z-score. Where nothing can vary (top_k=1) one token out of place is beyond any chance."""
+    """Return the z-score of a sum. If the variance is 0 (such as with top_k=1), one wrong token makes it infinite."""
     if variance > 0:
         return total / math.sqrt(variance)
     return math.copysign(math.inf, total) if abs(total) > 0.5 else 0.0
 
 
 def _plain(model: LanguageModel, ids: torch.Tensor, kept: int, sampling: Sampling) -> torch.Tensor:
-    """The model's own distributions at the places of the output's tokens: [tokens, V], float64."""
+    """Return the model's distributions at the positions of the output's tokens, from one forward: [tokens, V], float64."""
     assert isinstance(model, Transformer)
     logits = model.model(input_ids=ids, logits_to_keep=kept).logits[0, :-1, : model.vocab]
     return warp(logits.double(), sampling)
 
 
 def table(findings: list[Finding]) -> str:
-    """One line per arm."""
+    """Return one line per arm, as text."""
     width = max(len(finding.arm) for finding in findings)
     lines = []
     for finding in findings:
