@@ -1,3 +1,3 @@
-"""sdbench: a bench on which speculative-decoding ideas are compared fairly."""
+"""Compare ideas for speculative decoding fairly."""
 
 __version__ = "0.2.0"

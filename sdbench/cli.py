@@ -1,4 +1,4 @@
-"""The command line. Every import that takes time waits until a verb needs it, so that `sdbench --help` answers at once."""
+"""Run the command line. Each verb imports what it needs, so that `sdbench --help` answers at once."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ from sdbench.errors import InputError, RunError
 OK, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 USAGE = """\
-  sdbench run [overrides]                  one comparison; -m for a sweep; --dry-run says what would run, and whether it fits
-  sdbench report DIR ...                   tables and figures of finished runs, as a page, in Markdown and in LaTeX
-  sdbench compare A B | A --arms x,y       is the second faster, and as good? folders of runs, or DIR:arm
-  sdbench status DIR ...                   what is there: finished, failed and why, stopped and where, running
-  sdbench push DIR ...                     finished runs to Weights & Biases, each once
-  sdbench verify [overrides]               is each arm lossless? exit status 0 or 1
-  sdbench simulate DIR [latency=NAME ...]  SIMULATED: ar, sd, ssd, pearl, amusd and dsi, from a run's outcomes
+  sdbench run [overrides]                  run a comparison; -m: a sweep; --dry-run: show what would run, and whether it fits
+  sdbench report DIR ...                   write tables and figures of finished runs, in HTML, Markdown and LaTeX
+  sdbench compare A B | A --arms x,y       is the second faster, and as good? A, B: run folders, or DIR:ARM
+  sdbench status DIR ...                   list runs: finished, failed and why, stopped and where, running
+  sdbench push DIR ...                     send finished runs to Weights & Biases, each once
+  sdbench verify [overrides]               check that each arm is lossless; exit status 0 or 1
+  sdbench simulate DIR [latency=NAME ...]  SIMULATED: the speed of ar, sd, ssd, pearl, amusd and dsi
   sdbench tune [overrides]                 PREDICTED: the fastest method and lengths for a family, task and machine
-  sdbench new rule|drafter|task NAME DIR   a new method of your own: its file, its YAML and its test, ready to run
-  sdbench ls [GROUP]                       what can be named: models, arms, acceptance, tasks, hardware, tracker, experiment
-  sdbench doctor                           what this machine has, and which families and tasks can run here
-  sdbench train [overrides]                train the tiny family anew
+  sdbench new rule|drafter|task NAME DIR   write a new method: its file, its YAML and its test, ready to run
+  sdbench ls [GROUP]                       list the names in a group, such as models, arms or tasks
+  sdbench doctor                           list this machine's hardware, and the families and tasks that can run
+  sdbench train [overrides]                train the tiny family again
 
 overrides are Hydra's:  models=NAME arms=[NAME,...] tasks=NAME hardware=NAME tracker=NAME limit=N repeats=R seed=S
   max_new_tokens=M ignore_eos=BOOL batch_size=B sampling.temperature=T out=DIR  arms.NAME.KNOB=VALUE
@@ -37,17 +37,18 @@ overrides are Hydra's:  models=NAME arms=[NAME,...] tasks=NAME hardware=NAME tra
 
 
 def main(argv: list[str] | None = None) -> None:
-    """The console script: `sys.exit` with the status of docs/design.md, DESIGN 6."""
+    """Run a command, and exit with its status (docs/design.md). argv: by default, the words of the command line."""
     sys.exit(_status(sys.argv[1:] if argv is None else argv))
 
 
 def _status(argv: list[str]) -> int:
+    """Run a command and return its exit status. An error becomes one sentence on standard error; SDBENCH_TRACEBACK shows a traceback."""
     options, overrides = _parser().parse_known_args(argv)
     flags = [word for word in overrides if word.startswith("-")]
     try:
         if flags:
             raise InputError(f"There is no option {flags[0]}; see sdbench --help.")
-        with contextlib.suppress(ValueError):  # only the main thread may say what a signal does
+        with contextlib.suppress(ValueError):  # Python allows this in the main thread only
             signal.signal(signal.SIGTERM, _terminated)
         return options.verb_of(options, overrides)
     except InputError as error:
@@ -55,13 +56,13 @@ def _status(argv: list[str]) -> int:
         return REFUSED
     except KeyboardInterrupt as stopped:
         print(
-            "sdbench: interrupted; finished blocks are kept, and the same command goes on from there.", file=sys.stderr
+            "sdbench: interrupted; finished blocks are kept, and the same command continues the run.", file=sys.stderr
         )
         return TERMINATED if isinstance(stopped, Terminated) else INTERRUPTED
     except RunError as error:
-        print(f"sdbench: {error} Finished blocks are kept, and the same command goes on from there.", file=sys.stderr)
+        print(f"sdbench: {error} Finished blocks are kept, and the same command continues the run.", file=sys.stderr)
         return FAILED
-    except BrokenPipeError:  # the reader of a pipe has read enough, such as `| head`
+    except BrokenPipeError:  # the reader of the pipe has closed it, such as `head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return OK
     except Exception as error:
@@ -71,8 +72,8 @@ def _status(argv: list[str]) -> int:
         return FAILED
 
 
-class Terminated(KeyboardInterrupt):  # no error: a signal
-    """The process was asked to end (SIGTERM): it does so as after Ctrl-C, its children first."""
+class Terminated(KeyboardInterrupt):  # a signal is no error
+    """Raised at SIGTERM. The process then ends in the same way as after Ctrl-C: it ends its children first."""
 
 
 def _terminated(number: int, frame: object) -> None:
@@ -96,8 +97,8 @@ def _parser() -> argparse.ArgumentParser:
 
     for name, function, help in (
         ("run", _run, "make a comparison"),
-        ("verify", _verify, "is each arm lossless?"),
-        ("train", _train, "train the tiny family anew"),
+        ("verify", _verify, "check that each arm is lossless"),
+        ("train", _train, "train the tiny family again"),
     ):
         sub = verb(name, function, help)
         sub.add_argument("--config-dir", type=Path, help="another folder of configs: your own arms, rules, tasks")
@@ -107,47 +108,51 @@ def _parser() -> argparse.ArgumentParser:
             sub.add_argument("--dry-run", action="store_true", help="say what would run, and whether it fits")
     report = verb("report", _report, "tables and figures of finished runs")
     report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
-    report.add_argument("--out", type=Path, help="folder of the report (report/ in the folder of the first run)")
+    report.add_argument(
+        "--out", type=Path, help="folder of the report (default: report/ in the folder of the first run)"
+    )
     report.add_argument(
         "--highlight", metavar="NAME[,NAME]", help="arms that the figures draw larger and with a dark rim"
     )
     report.add_argument("--png", action="store_true", help="write each figure as PNG too")
-    compared = verb("compare", _compare, "a verdict between two runs, or two arms of one")
+    compared = verb("compare", _compare, "compare two runs, or two arms of one run")
     compared.add_argument("runs", nargs="+", metavar="DIR[:ARM]")
     compared.add_argument("--arms", help="two arms, as in --arms ar,sd")
     compared.add_argument(
-        "--margin", type=float, help="of the non-inferiority test, in points of score (the first run's)"
+        "--margin", type=float, help="of the non-inferiority test, in points of score (default: the first run's)"
     )
-    verb("status", _status_of, "what is done of the runs in some folders").add_argument(
+    verb("status", _status_of, "list the finished, failed, stopped and running runs in some folders").add_argument(
         "folders", nargs="+", type=Path, metavar="DIR"
     )
     push = verb("push", _push, "send finished runs to Weights & Biases, each once")
     push.add_argument("folders", nargs="+", type=Path, metavar="DIR")
     push.add_argument("--mode", choices=("online", "offline"), default="online", help="offline: files for `wandb sync`")
-    push.add_argument("--project", help="where they go (what each run's config names)")
-    push.add_argument("--entity", help="whose project it is")
-    simulated = verb("simulate", _simulate, "what each method would reach on a machine, from a run's recorded outcomes")
+    push.add_argument("--project", help="project that receives the runs (default: from each run's config)")
+    push.add_argument("--entity", help="owner of the project")
+    simulated = verb(
+        "simulate", _simulate, "simulate the speed of each method on a machine, from the recorded outcomes of a run"
+    )
     simulated.add_argument("folder", type=Path, metavar="DIR")
     simulated.add_argument("--save", type=Path, help="write the latencies that the run measured, as a latency file")
-    tuned = verb("tune", _tune, "which method and lengths are predicted to be fastest")
+    tuned = verb("tune", _tune, "predict the fastest method and lengths")
     tuned.add_argument("--config-dir", type=Path, help="another folder of configs")
     new = verb("new", _new, "write the files of a new rule, drafter or task")
     new.add_argument("kind", metavar="KIND", help="rule, drafter or task")
     new.add_argument("name", metavar="NAME", help="the name of the module, and the name in configs")
-    new.add_argument("folder", type=Path, metavar="DIR", help="where the files go; created if missing")
-    verb("ls", _ls, "what can be named").add_argument("group", nargs="?")
-    verb("doctor", _doctor, "what this machine has")
+    new.add_argument("folder", type=Path, metavar="DIR", help="folder for the files; created if missing")
+    verb("ls", _ls, "list the names that configs can use").add_argument("group", nargs="?")
+    verb("doctor", _doctor, "list this machine's hardware, and the families and tasks that can run")
     return parser
 
 
 def _print_document(document: dict[str, Any]) -> None:
-    """Print the last line of a command for a program that reads it. A person at a terminal has read the lines before it."""
+    """Print a result as one line of JSON for programs. On a terminal print nothing, because a person has read the lines before."""
     if not sys.stdout.isatty():
         print(json.dumps(document))
 
 
 def _config(options: argparse.Namespace, overrides: list[str], name: str = "config") -> dict[str, Any] | None:
-    """The resolved config; None when it was only to be shown."""
+    """Return the resolved config. With --cfg, print it and return None."""
     from sdbench.harness.config import compose
     from sdbench.harness.schema import Comparison, Training
 
@@ -196,7 +201,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         return OK
     out, summary, fresh = run(plan)
     if not fresh:
-        print("This run was finished before; nothing was run again.")
+        print("This run was finished before, so nothing ran again.")
     show(summary)
     print(f"report: {out / 'report' / 'report.html'}")
     _print_document({"out": str(out), "summary": summary})

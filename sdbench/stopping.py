@@ -1,4 +1,4 @@
-"""When an output ends. A decoder knows no tokenizer: it pushes the tokens of each block and is told how many are kept."""
+"""Decide when an output ends. A decoder has no tokenizer. It pushes the tokens of each block, and receives how many to keep."""
 
 from __future__ import annotations
 
@@ -6,26 +6,26 @@ from typing import Protocol
 
 
 class StopState(Protocol):
-    """Watches one sequence."""
+    """Watch one sequence."""
 
     reason: str | None
-    """Why the output stopped, 'eos' or 'stop'; None while it has not."""
+    """The reason why the output stopped, `eos` or `stop`; None before that."""
 
     def push(self, tokens: list[int]) -> int | None:
-        """Take the next new tokens; returns how many are kept, the stopping one included (None: no stop)."""
+        """Take the next new tokens. Return how many to keep, with the one that stops the output; None if nothing stops it."""
         ...
 
 
 class Stop(Protocol):
-    """When outputs end."""
+    """Decide when the outputs of a run end."""
 
     def start(self) -> StopState:
-        """A watcher of one new sequence."""
+        """Return the state for a new sequence."""
         ...
 
 
 class NeverStop:
-    """Outputs end by length only: for runs that ignore the end of sequence."""
+    """End outputs by their length only, for runs that ignore the end of sequence."""
 
     reason: str | None = None
 

@@ -1,1 +1,1 @@
-"""A Hydra launcher for Ray."""
+"""Provide a Hydra launcher for Ray."""

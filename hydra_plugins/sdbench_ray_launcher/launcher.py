@@ -1,7 +1,7 @@
-"""Hydra's jobs as tasks of a Ray cluster.
+"""Run the jobs of Hydra as tasks of a Ray cluster.
 
-hydra-ray-launcher needs cloudpickle < 3, which the joblib of this environment refuses, and ray[default] with boto3; this needs
-ray alone. Ray gives each task its GPUs by CUDA_VISIBLE_DEVICES.
+The package hydra-ray-launcher needs ray[default], boto3 and cloudpickle < 3, but our joblib needs a newer cloudpickle. This
+launcher needs ray alone. Ray assigns GPUs to a task by CUDA_VISIBLE_DEVICES.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from omegaconf import DictConfig, open_dict
 
 
 class RayLauncher(Launcher):
-    """address: of the cluster, None for one of this machine alone; num_cpus, num_gpus: what each job takes."""
+    """Launch jobs on a Ray cluster.
+
+    address: of the cluster; None starts one on this machine. num_cpus, num_gpus: that each job needs.
+    """
 
     def __init__(self, address: str | None = None, num_cpus: float = 1, num_gpus: float = 0) -> None:
         self.address, self.num_cpus, self.num_gpus = address, num_cpus, num_gpus
 
     def setup(self, *, hydra_context: HydraContext, task_function: TaskFunction, config: DictConfig) -> None:
-        """What Hydra tells a launcher before it launches."""
+        """Store what Hydra gives a launcher before the launch."""
         self.hydra_context, self.task_function, self.config = hydra_context, task_function, config
 
     def launch(self, job_overrides: Sequence[Sequence[str]], initial_job_idx: int) -> Sequence[JobReturn]:
-        """Run every job on the cluster, and wait for all of them."""
+        """Run every job on the cluster, wait for all of them, and return their results."""
         import ray
 
         setup_globals()
-        # Workers need this process's module path: a user's own folder of configs may hold Python files.
+        # Workers need this process's module path, because a user's config folder may hold Python files.
         paths = [str(Path.cwd()), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]
         environment = {"PYTHONPATH": os.pathsep.join(path for path in paths if path), "OMP_NUM_THREADS": "1"}
         started = not ray.is_initialized()
@@ -66,7 +69,7 @@ def _execute(
     task_function: TaskFunction,
     state: dict[Any, Any],
 ) -> JobReturn:
-    """One job, in a worker."""
+    """Run one job in a worker."""
     setup_globals()
     Singleton.set_state(state)
     job = hydra_context.config_loader.load_sweep_config(config, list(overrides))

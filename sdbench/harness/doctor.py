@@ -1,4 +1,4 @@
-"""Say what this machine has, and which families and tasks can run on it as it is."""
+"""List the hardware and packages of this machine, and the families and tasks that can run on it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ LM_EVAL = "lm_eval/"
 def examine() -> str:
     """Return a few lines about the machine, then a line for each family and each task.
 
-    lm-eval's tasks have one line: reading one of them takes seconds, and `sdbench run --dry-run` reads the one that it names.
+    The tasks of lm-eval share one line, because reading one of them takes seconds. `sdbench run --dry-run` reads a single one.
     """
     machine = environment()
     cpu, gpus = machine["cpu"], machine["gpus"]
@@ -46,6 +46,7 @@ def examine() -> str:
 
 
 def _tried(check: Callable[[], Any]) -> str:
+    """Return "ready", or "no" with the reason if the check raises InputError."""
     try:
         check()
     except InputError as error:

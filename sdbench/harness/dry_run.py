@@ -1,4 +1,4 @@
-"""Describe what a run would do, and whether it fits, without loading weights. Models that are not here are described too."""
+"""Describe a run, and say whether it fits, without loading weights. This also works for models that are not on this machine."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from sdbench.errors import InputError
 from sdbench.harness.plan import memory, prepare
 from sdbench.models.memory import GB
 
-# Where the prompts cannot be tokenized yet, slots are estimated for prompts of this many tokens.
+# If the plan cannot be made, the number of slots is unknown. The estimate then assumes these numbers of tokens.
 ASSUMED_PROMPT = 1024
 ASSUMED_NEW = 512
 
 
 def describe(config: dict[str, Any]) -> tuple[str, bool]:
-    """Return the plan of a run in a few lines, and whether it can run here."""
+    """Return the plan of a run in a few lines, and whether it can run on this machine."""
     lines, runs = [], True
     try:
         plan = prepare(config)

@@ -1,4 +1,4 @@
-"""How far a run is, on standard error: blocks done, and the arms' running speed."""
+"""Show on standard error how many blocks are done, and the speed of each arm so far."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import Any
 
 
 class Progress:
-    """A bar where standard error is a terminal; elsewhere a line now and then."""
+    """Show a bar on a terminal; elsewhere print a line at most every 20 seconds, and one at the end.
+
+    done, total: numbers of blocks. shown: False shows nothing.
+    """
 
     EVERY_SECONDS = 20.0
 
@@ -35,12 +38,12 @@ class Progress:
             self.bar.stop()
 
     def decoded(self, arm: str, sequences: list[dict[str, Any]]) -> None:
-        """Count what an arm has just decoded: decode tokens, and the block's decode seconds."""
+        """Add the tokens and the decode seconds of an arm's last block. The first token of a sequence belongs to its prefill."""
         self.tokens[arm] += sum(len(row["tokens"]) - 1 for row in sequences)
         self.seconds[arm] += sequences[0]["block_decode_seconds"]
 
     def advance(self) -> None:
-        """A block is done."""
+        """Count a finished block, and show the progress."""
         self.done += 1
         if self.bar:
             self.bar.update(self.task, completed=self.done, description=self._speeds())
@@ -49,5 +52,6 @@ class Progress:
             print(f"{self.done}/{self.total} blocks; tokens/s: {self._speeds()}", file=sys.stderr, flush=True)
 
     def _speeds(self) -> str:
+        """Return the tokens per second of each arm, as text."""
         speeds = {arm: self.tokens[arm] / self.seconds[arm] for arm in self.tokens if self.seconds[arm]}
         return "  ".join(f"{arm} {speed:.0f}" for arm, speed in speeds.items())

@@ -1,7 +1,7 @@
-"""The schema of a config: every key, its type, and whether it may be null.
+"""Define the schema of a config: every key, its type, and whether it may be null.
 
-`sdbench.validate.conforms` compares a config with it before any work. An arm, a task or a tracker may hold, beside `_target_`,
-what its class takes, which `sdbench.harness.build` checks in the same way.
+`sdbench.validate.conforms` compares a config with the schema before any work. An arm, a task or a tracker holds `_target_` and the
+arguments of that class. `sdbench.harness.build` checks these arguments in the same way.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Execution = Literal["eager", "compile", "cudagraph"]
 
 @dataclass
 class Model:
-    """One role's model: the fields of `sdbench.models.spec.ModelSpec`."""
+    """Describe the model of one role, with the fields of `sdbench.models.spec.ModelSpec`."""
 
     path: str
     revision: str | None = None
@@ -33,7 +33,7 @@ class Model:
 
 @dataclass
 class Hardware:
-    """Where the models work."""
+    """Describe the hardware profile: devices, dtype, threads and execution mode."""
 
     device: str
     dtype: str
@@ -46,7 +46,7 @@ class Hardware:
 
 @dataclass
 class Sampling:
-    """How tokens are drawn."""
+    """Describe how the run draws tokens."""
 
     temperature: Annotated[float, Range(0)]
     top_k: Whole
@@ -55,7 +55,7 @@ class Sampling:
 
 @dataclass
 class Verify:
-    """Tolerances of `sdbench verify`."""
+    """Hold the tolerances of `sdbench verify`."""
 
     epsilon: Annotated[float, Range(0)]
     alpha: Open
@@ -63,7 +63,7 @@ class Verify:
 
 @dataclass
 class Comparison:
-    """What `conf/config.yaml` composes."""
+    """Describe the config that `conf/config.yaml` composes."""
 
     models: Mapping[str, Model]
     arms: Mapping[str, Mapping[str, Any]]
@@ -88,7 +88,7 @@ class Comparison:
 
 @dataclass
 class Training:
-    """What `conf/train.yaml` composes. The recipe's own class checks the recipe."""
+    """Describe the config that `conf/train.yaml` composes. The recipe's own class checks the recipe."""
 
     train: Mapping[str, Any]
     out: str | None

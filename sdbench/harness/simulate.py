@@ -1,4 +1,4 @@
-"""`sdbench simulate`: what each method would reach on a machine, from a run's recorded outcomes. Nothing is decoded."""
+"""Simulate the speed of each method on a machine from the recorded outcomes of a run. This decodes nothing."""
 
 from __future__ import annotations
 
@@ -23,12 +23,17 @@ BUDGETS = (6, 8, 12, 18, 24)
 def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> dict[str, Any]:
     """Simulate ar, sd, ssd, pearl, amusd and dsi over the outcomes of the run in `folder`.
 
-    words: latency=NAME_OR_FILE and latency.KEY=MILLISECONDS (by default the latencies that the run itself measured). save: where
-    those are written, as a latency file.
+    words: latency=NAME_OR_FILE and latency.KEY=MILLISECONDS; by default, the latencies that the run measured.
+    save: write the latencies that the run measured to this latency file.
+
+    Raises:
+        InputError: the run sampled, decoded batches, or logged no ranks; a word is wrong; or `save` cannot be written.
     """
     run = load(folder)
     if run.config["sampling"]["temperature"] != 0:
-        raise InputError(f"{folder} was sampled; simulate needs a greedy run, whose ranks hold for every draft length.")
+        raise InputError(
+            f"{folder} was sampled; simulate needs a greedy run: its ranks are valid for every draft length."
+        )
     if run.config["batch_size"] > 1:
         raise InputError(f"{folder} decoded {run.config['batch_size']} prompts at a time; simulate needs batch_size=1.")
     tables = _tested(run)
@@ -53,20 +58,22 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
 
 
 def _tested(run: Run) -> dict[str, Any]:
-    """The run's tables without peers, which tell of no steps, and without arms whose acceptance was forced, whose tokens are not
-    the target's, or that were given more threads."""
+    """Return the tables of the run without the arms for which `_counts` is False."""
     others = [name for name, arm in run.summary["arms"].items() if not _counts(arm)]
     return {key: table if key == "bare" else table[~table["arm"].isin(others)] for key, table in run.tables.items()}
 
 
 def _counts(arm: Mapping[str, Any]) -> bool:
-    """Whether an arm says something of the target's tokens, at the speed of one thread set for all."""
+    """Say whether the simulation can use an arm.
+
+    It cannot use a peer, which records no steps, nor an arm with simulated acceptance, a lossy arm, or one with its own threads.
+    """
     apart = arm.get("end_to_end_only") or arm.get("simulated_acceptance") or arm["config"].get("threads") is not None
     return bool(arm["lossless"]) and not apart
 
 
 def _recorded(rounds: Any) -> str:
-    """The arm whose outcomes are used: one with a draft model right under the target."""
+    """Return the arm whose outcomes to use: its draft is right below the target, and is the longest. Raises: InputError."""
     drafted = (rounds["proposer"] == "draft") & (rounds["verifier"] == "target")
     ranked = rounds[rounds["rank"].notna() & drafted] if "rank" in rounds else rounds.iloc[:0]
     if ranked.empty:
@@ -77,7 +84,7 @@ def _recorded(rounds: Any) -> str:
 
 
 def _methods(simulation: Simulation, logged: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Every method at every length (and budget), in tokens per second."""
+    """Return a row for every method, length and budget, with tokens per second and the speedup over ar. logged: rank counts."""
     base = simulation.ar()
     rows = [{"method": "ar", "tokens_per_second": base}]
     rows += [{"method": "sd", "draft_length": K, "tokens_per_second": simulation.sd(K)} for K in LENGTHS]
@@ -93,7 +100,10 @@ def _methods(simulation: Simulation, logged: Mapping[str, Any]) -> list[dict[str
 
 
 def _against(run: Run, tables: Mapping[str, Any], arm: str) -> dict[str, dict[str, float]]:
-    """Simulated beside measured, for the run's own arms, each on the times that it and the plain ones measured."""
+    """Return the simulated and the measured tokens per second of the run's own arms.
+
+    The simulation of an arm uses the times of this arm, of `ar` and of the arm whose outcomes it uses. `off` is the relative error.
+    """
     found = {}
     arms = run.summary["arms"]
     plain = {name for name, entry in arms.items() if _kind(entry["config"]) == "ar"} | {arm}
@@ -132,7 +142,7 @@ def _against(run: Run, tables: Mapping[str, Any], arm: str) -> dict[str, dict[st
 
 
 def _kind(config: Mapping[str, Any]) -> str | None:
-    """Which of the simulated methods an arm is; None for any other."""
+    """Return the simulated method that an arm runs; None if no simulated method fits."""
     proposer = config.get("proposer") or {}
     drafts = str(proposer.get("_target_", ""))
     if config.get("threads") is not None:
@@ -151,7 +161,7 @@ def _kind(config: Mapping[str, Any]) -> str | None:
 
 
 def _latencies(words: Sequence[str], own: Latencies) -> Latencies:
-    """The run's own, or those of a latency file, with values given on the command line."""
+    """Return the latencies of the run or of a latency file, with the values of the command line. Raises: InputError."""
     values: dict[str, Any] = {}
     for word in words:
         key, equals, value = word.partition("=")
@@ -166,11 +176,12 @@ def _latencies(words: Sequence[str], own: Latencies) -> Latencies:
                 raise InputError(f"{key} is '{value}'; it must be a number of milliseconds.") from error
     if not words:
         return own
-    # Single values are laid over the run's own; a file stands for itself.
+    # Single values replace latencies of the run. A file replaces all of them.
     return Latencies.of(values if any(word.startswith("latency=") for word in words) else {**_file(own), **values})
 
 
 def _read(name: str) -> dict[str, Any]:
+    """Read a latency file by its name in `conf/latency`, or by its path. Raises: InputError."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else config_dir() / "latency" / f"{name}.yaml"
     if not path.is_file():
         raise InputError(
@@ -179,14 +190,14 @@ def _read(name: str) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:
-        raise InputError(f"{path} is no YAML ({str(error).splitlines()[0]}).") from error
+        raise InputError(f"{path} is not YAML ({str(error).splitlines()[0]}).") from error
     if not isinstance(values, dict):
         raise InputError(f"{path} is no latency file: it must map names to milliseconds.")
     return values
 
 
 def _file(latencies: Latencies) -> dict[str, Any]:
-    """A latency file's content: medians, in milliseconds."""
+    """Return the content of a latency file: medians, in milliseconds."""
 
     def middle(times: Iterable[float]) -> float:
         return round(1e3 * float(np.median(list(times))), 4)
@@ -205,7 +216,7 @@ def _file(latencies: Latencies) -> dict[str, Any]:
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """The best setting of each method, then the run's own arms."""
+    """Return, as text, the best setting of each method, and then the run's own arms."""
     latencies = document["latencies"]
     marked = " (published figures)" if latencies["published"] else ""
     lines = [f"SIMULATED on the latencies of {latencies['name']}{marked}, outcomes of {document['outcomes_of']}"]

@@ -1,8 +1,8 @@
-"""`sdbench tune`: which method, and which lengths, are fastest for a family on a task and a machine.
+"""Predict the fastest method and its lengths for a family, a task and a machine.
 
-A short run decodes some prompts with one setting of each method. It gives the times of every model's forwards, and, token by
-token of the target's answers, what each smaller model would have drafted. From these the speed of every other setting is
-PREDICTED, round by round (`sdbench.simulate.events`), and the best is named with the words that run it.
+A short probe run decodes some prompts with one setting of each method. It records the times of the forwards of every model. It also
+records the rank of each target token in the order of each smaller model. From these, `sdbench.simulate.events` PREDICTS the speed
+of every other setting, round by round. The result names the fastest setting and the command that runs it.
 """
 
 from __future__ import annotations
@@ -27,23 +27,29 @@ from sdbench.simulate.pyramid import InnerStage, pyramid_speed
 from sdbench.theory.ssd import fan_out_of
 
 PROMPTS = 16
-LONGEST = 12  # drafted tokens by one model
-INNER = range(1, 7)  # l_D of a pyramid
-OUTER = (4, 6, 8, 10, 12, 16)  # l_Q
+LONGEST = 12  # the most drafted tokens of one model
+INNER = range(1, 7)  # draft lengths of a pyramid's inner stage, l_D
+OUTER = (4, 6, 8, 10, 12, 16)  # draft lengths of its outer stage, l_Q
 BUDGETS = (6, 8, 12, 18)
-CLOSE = 0.02  # settings whose prediction is this near the best are named beside it
+CLOSE = 0.02  # the result lists settings within this fraction of the best prediction
 
 Row = dict[str, Any]
 
 
 def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
-    """Probe, and predict.
+    """Run the probe, and predict the speed of every setting.
 
-    overrides: of models, tasks, hardware, sampling, limit; the arms are the probe's own.
+    Args:
+        overrides: of models, tasks, hardware, sampling and limit. The probe chooses the arms.
+        extra: another folder of configs.
 
     Returns:
-        `best`, `near` (settings within 2 % of it), `predicted` (every setting, fastest first), `measured` (the probe's own arms
-        beside their predictions), `seconds` that it took.
+        `best`: the fastest setting. `near`: the settings within 2 % of it. `predicted`: every setting, the fastest first.
+        `measured`: for each arm of the probe, the measured and the predicted speed. `prompts`: their number.
+        `seconds`: of the call.
+
+    Raises:
+        InputError: the overrides choose arms, sampling, batches or a family without a smaller model.
     """
     begun = perf_counter()
     config = _probe(overrides, extra)
@@ -72,10 +78,11 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
 
 
 def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
+    """Return the config of the probe run. Raises: InputError."""
     for word in overrides:
         if word.lstrip("+~").startswith(("arms", "baseline", "repeats", "out", "tracker", "experiment")):
             raise InputError(
-                f"tune chooses its own arms, and keeps nothing: leave out '{word}' (it takes models, tasks, hardware, limit)."
+                f"tune chooses its own arms and keeps no run: leave out '{word}' (tune takes models, tasks, hardware, limit)."
             )
     config = compose([f"limit={PROMPTS}", "tracker=none", "arms=[ar]", *overrides], extra)
     if config["sampling"]["temperature"] != 0:
@@ -84,7 +91,7 @@ def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
         raise InputError(f"tune predicts for one sequence at a time; batch_size is {config['batch_size']}.")
     roles = config["models"]
     if "draft" not in roles and "qualifier" not in roles:
-        raise InputError("This family has a target alone: tune needs a draft or a qualifier (see sdbench ls models).")
+        raise InputError("This family has only a target: tune needs a draft or a qualifier (see sdbench ls models).")
     arms, words = ["ar"], []
     if "draft" in roles:
         arms, words = [*arms, "sd"], [f"arms.sd.draft_length={LONGEST}"]
@@ -100,7 +107,7 @@ def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
 
 
 def _predicted(probe: Run) -> list[Row]:
-    """Every setting of every method that the probe had, with its predicted speed."""
+    """Return every setting of every method of the probe, with its predicted speed."""
     arms, tables = probe.summary["arms"], probe.tables
     rows: list[Row] = []
     for arm, role in (("sd", "draft"), ("sd_qualifier", "qualifier")):
@@ -118,6 +125,7 @@ def _predicted(probe: Run) -> list[Row]:
 
 
 def _ssd(tables: Mapping[str, pd.DataFrame], logged: Mapping[str, Any]) -> list[Row]:
+    """Predict ssd for every length and budget. logged: the rank counts of `sd`."""
     its = _arms(tables, {"ar", "sd", "ssd"})
     rounds = _of(tables["rounds"], "sd")
     simulation = Simulation(places(rounds), measured(its), first=first_places(rounds))
@@ -133,7 +141,10 @@ def _ssd(tables: Mapping[str, pd.DataFrame], logged: Mapping[str, Any]) -> list[
 
 
 def _pyramids(tables: Mapping[str, pd.DataFrame]) -> list[Row]:
-    """The qualifier's places are those that sd_qualifier logged; how the draft passes it, the pyramid's own inner rounds."""
+    """Predict pyramids for every inner and outer length.
+
+    The ranks of the target's tokens come from `sd_qualifier`. The acceptance of the draft comes from the pyramid's inner rounds.
+    """
     inner = _of(tables["rounds"], "pyramid")
     inner = inner[(inner["proposer"] == "draft") & (inner["verifier"] == "qualifier")]
     refused = int((inner["accepted"] < inner["proposed"]).sum())
@@ -157,14 +168,14 @@ def _pyramids(tables: Mapping[str, pd.DataFrame]) -> list[Row]:
 
 
 def _qualifier(tables: Mapping[str, pd.DataFrame]) -> dict[int, Sequence[float]]:
-    """Seconds of the qualifier's forward by its new tokens."""
+    """Return the seconds of the qualifier's forwards, by their number of new tokens."""
     steps = tables["steps"]
     own = steps[(steps["role"] == "qualifier") & (steps["kind"] != "prefill")]
     return {int(n): part["seconds"].tolist() for n, part in own.groupby("tokens")}  # pyright: ignore
 
 
 def _measured(probe: Run, rows: Sequence[Row]) -> dict[str, dict[str, float | None]]:
-    """The probe's own arms: what was measured, and what is predicted for their settings."""
+    """Return the measured and the predicted speed of each arm of the probe. Predicted is None if no setting fits the arm."""
     found: dict[str, dict[str, float | None]] = {}
     for name, arm in probe.summary["arms"].items():
         same = [row for row in rows if row["arm"] == name and _is(arm["config"], row["setting"])]
@@ -176,6 +187,7 @@ def _measured(probe: Run, rows: Sequence[Row]) -> dict[str, dict[str, float | No
 
 
 def _is(config: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
+    """Say whether an arm's config has this setting. setting: values by dotted path."""
     for knob, value in setting.items():
         node: Any = config
         for key in knob.split("."):
@@ -186,6 +198,7 @@ def _is(config: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
 
 
 def _row(arm: str, setting: Mapping[str, Any], speed: float) -> Row:
+    """Return a prediction with the command that runs its setting. speed: in tokens per second."""
     words = [f"arms.{arm}.{knob}={value}" for knob, value in setting.items()]
     command = " ".join(["sdbench run", f"arms=[ar,{arm}]" if arm != "ar" else "arms=[ar]", *words])
     return {"arm": arm, "setting": dict(setting), "tokens_per_second": float(speed), "command": command}
@@ -200,7 +213,7 @@ def _arms(tables: Mapping[str, pd.DataFrame], names: set[str]) -> dict[str, pd.D
 
 
 def _as_draft(tables: Mapping[str, pd.DataFrame], arm: str, role: str) -> dict[str, pd.DataFrame]:
-    """The rows of `ar` and of one arm, its drafting model called `draft`: what the simulation of `sd` reads."""
+    """Return the tables of `ar` and one arm, with the arm's drafting model renamed to `draft`, as the simulation of `sd` needs."""
     its = _arms(tables, {"ar", arm})
     if role == "draft":
         return its
@@ -212,7 +225,7 @@ def _as_draft(tables: Mapping[str, pd.DataFrame], arm: str, role: str) -> dict[s
 
 
 def table(document: Mapping[str, Any]) -> str:
-    """The best setting of each arm, the probe's own beside their predictions, and what to run."""
+    """Return, as text, the best setting of each arm, the measured and predicted arms of the probe, and the fastest command."""
     lines = [f"PREDICTED from {document['prompts']} prompts in {document['seconds']:.0f} s"]
     for arm in dict.fromkeys(row["arm"] for row in document["predicted"]):
         best = next(row for row in document["predicted"] if row["arm"] == arm)
@@ -223,6 +236,6 @@ def table(document: Mapping[str, Any]) -> str:
         predicted = "–" if row["predicted"] is None else f"{row['predicted']:8.1f}"
         lines.append(f"  {arm:13s} {row['measured']:8.1f}  {predicted}")
     if document["near"]:
-        lines.append(f"{len(document['near'])} further settings are predicted within {CLOSE:.0%} of the best.")
+        lines.append(f"{len(document['near'])} further settings have a prediction within {CLOSE:.0%} of the best.")
     lines.append(f"fastest: {document['best']['command']}")
     return "\n".join(lines)
