@@ -42,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _status(argv: list[str]) -> int:
-    """Run a command and return its exit status. An error becomes one sentence on standard error; SDBENCH_TRACEBACK shows a traceback."""
+    """Run a command and return its exit status. An error becomes one sentence, or a traceback with SDBENCH_TRACEBACK."""
     options, overrides = _parser().parse_known_args(argv)
     flags = [word for word in overrides if word.startswith("-")]
     try:

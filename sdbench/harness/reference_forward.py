@@ -4,8 +4,8 @@ A reference forward has the shape of a step that a decoder ran. In eager mode it
 `DynamicCache`, called as users of transformers call it. In the modes `compile` and `cudagraph` it is the program of the step. A
 step of a loop counts as its even share of the loop, draws included.
 
-After each arm's part of a block a few of them are timed, the models in turn, each model as often as the decoders call it. So
-whatever slows the machine, or fills its caches, slows steps and reference forwards alike. `model_time_fraction` is the time of the
+After each arm's part of a block, the run times a few reference forwards. The models take turns, in the proportion of their steps.
+So a slow machine, or a full cache, slows steps and reference forwards alike. `model_time_fraction` is the time of the
 reference forwards of all steps divided by the wall time.
 """
 
