@@ -2,7 +2,8 @@
 
 A peer runs on the same modules as the other arms. The loader sets `sdpa`, the default of transformers. The other arms
 pass their KV cache in each call and change nothing in the modules. So `generate` is as fast on them as on a copy.
-The peer makes a shallow copy of the outermost module only. The copy has its own generation config, which excludes the defaults of the checkpoint.
+The peer makes a shallow copy of the outermost module only. The copy has its own generation config,
+which excludes the defaults of the checkpoint.
 
 Assisted generation reads its settings from the generation config of the assistant only. With scikit-learn installed, it also
 adapts a confidence threshold during the run. The peer fixes these settings: K tokens, a constant schedule, threshold 0.
