@@ -1,8 +1,8 @@
 """Wrap flashspec (PyPI, optional extra `peers`), another library of lossless speculative decoding, on the same modules.
 
 flashspec stops at end-of-sequence tokens, but supports no stop strings. Its only sampling parameter is the temperature. The
-peer refuses a run that needs stop strings, top_k or top_p. It
-gets all tokens at the end, so `first_token_seconds` equals the total time.
+peer refuses a run that needs stop strings, top_k or top_p. It gets all tokens at the end, so `first_token_seconds` equals the total
+time.
 """
 
 from __future__ import annotations
