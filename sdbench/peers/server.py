@@ -1,7 +1,7 @@
 """Connect to a completion server that runs already, or start one and always stop it.
 
 The client speaks HTTP with httpx, which supports streams and a time limit on every wait. Each fault of the server is a
-`RunError`: a late start, an end in the middle of an answer, an error as the answer, or silence.
+`RunError`: a late start, an incomplete answer, an error as the answer, or silence.
 """
 
 from __future__ import annotations

@@ -46,8 +46,8 @@ def _value(number: str) -> Decimal | None:
 def chosen_letter(text: str, letters: str) -> str | None:
     """Return the choice of a text among `letters`, such as 'ABCDE'; None if it makes no choice.
 
-    The search order is: the last letter that the text states as its answer, a letter at the start of the text, the last
-    letter in brackets. A plain capital inside a sentence does not count, because 'A' is also a word.
+    The search order is: the last letter stated as the answer, a letter at the start of the text, the last letter in
+    brackets. A plain capital inside a sentence does not count, because 'A' is also a word.
     """
     stated = re.findall(_STATED_LETTER.format(letters=letters), text)
     if stated:
