@@ -1,17 +1,17 @@
-# Everything that a user or a developer types. `make help` lists it.
+# The commands for users and developers. `make help` lists them.
 PYTHON ?= python3.11
 VENV   := .venv
 BIN    := $(VENV)/bin
-# One thread for each model: two busy processes with two threads each are ten times slower.
+# One thread per model. On two cores, two busy processes with two threads each are ten times slower.
 export OMP_NUM_THREADS ?= 1
 export TOKENIZERS_PARALLELISM = false
 
 .DEFAULT_GOAL := help
 
-help:  ## Show what can be made
+help:  ## List the targets
 	@awk 'BEGIN {FS = ":.*## "} /^[a-zA-Z0-9_-]+:.*## / {printf "  \033[1m%-20s\033[0m %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(VENV)/.dev  ## Make the virtual environment with the tested versions, for development
+setup: $(VENV)/.dev  ## Make the virtual environment for development, with the tested versions
 
 $(VENV)/.run: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
@@ -22,7 +22,7 @@ $(VENV)/.dev: $(VENV)/.run
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
 	@touch $@
 
-demo: $(VENV)/.run  ## Run the default comparison: print its table, and where its report lies
+demo: $(VENV)/.run  ## Run the default comparison, and print its table and the path of its report
 	$(BIN)/sdbench run
 
 test: setup  ## Run the tests (no network, no GPU)
@@ -33,7 +33,7 @@ test-all: test test-slow  ## Run the slow tests too
 test-slow: setup
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not timing"
 
-test-timing: setup  # asserts a speed: for a machine that does nothing else
+test-timing: setup  # asserts a speed, so the machine must run nothing else
 	$(BIN)/python -m pytest -m timing
 
 test-gpu: setup  ## Run the tests that need CUDA
@@ -45,40 +45,40 @@ lint: setup  ## Check style, types and prose
 	$(BIN)/pyright
 	$(BIN)/python tests/docs/prose.py README.md CONTRIBUTING.md CHANGELOG.md docs tests/docs
 
-docs: setup docs-results  ## Build the documentation into site/ (no network; a warning is an error)
+docs: setup docs-results  ## Build the documentation into site/ (no network; warnings are errors)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: setup  ## Format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-models: setup  ## Train the tiny family anew (90 minutes on two cores; resumable)
+models: setup  ## Train the tiny family again (90 minutes on two cores; resumable)
 	$(BIN)/sdbench train
 
 RUN     = $(BIN)/sdbench run
 ARCHIVE = $(BIN)/python -m sdbench.papers archive
 
-results: results-default results-front results-ssd results-records results-smollm2 results-verify docs-results  ## Measure all reference results anew
+results: results-default results-front results-ssd results-records results-smollm2 results-verify docs-results  ## Measure all reference results again
 
-results-default: setup  ## The default comparison on 100 prompts, into results/default
+results-default: setup  ## Run the default comparison on 100 prompts, into results/default
 	$(RUN) name=default limit=100 out=results/runs/default
 	$(ARCHIVE) results/runs/default default
 
-results-front: setup  ## Speed against quality over thresholds and lengths, into results/front
+results-front: setup  ## Measure speed against quality over thresholds and lengths, into results/front
 	$(RUN) experiment=pyramidsd/front out=results/runs/front
 	$(ARCHIVE) results/runs/front front
 
-results-ssd: setup  ## Asynchronous drafting on two cores, into results/ssd-* (three quarters of an hour)
+results-ssd: setup  ## Measure asynchronous drafting on two cores, into results/ssd-* (45 minutes)
 	for part in speed compiled fan_out saguaro; do \
 	  $(RUN) experiment=ssd/$$part out=results/runs/ssd-$$part && $(ARCHIVE) results/runs/ssd-$$part ssd-$$part || exit; \
 	done
 
-results-records: setup  ## Answers that repeat the prompt, into results/records
+results-records: setup  ## Measure a task whose answers repeat the prompt, into results/records
 	$(RUN) name=records tasks=records limit=60 'arms=[ar,sd,lookup,early_exit]' out=results/runs/records
 	$(ARCHIVE) results/runs/records records
 
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
-results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
+results-smollm2: setup  ## Measure SmolLM2 on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
 	for task in spec_bench gsm8k humaneval commonsense_qa; do \
 	  $(RUN) experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task \
 	    out=results/runs/smollm2-$$task && \
@@ -87,7 +87,7 @@ results-smollm2: setup  ## A real model on real prompts (SMOLLM2=FOLDER or .gguf
 
 BENCH_EXECUTION ?= eager
 BENCH_NAME ?= $(BENCH_EXECUTION)
-bench: setup  ## Against transformers and flashspec, greedy and sampled, into results/bench/* (BENCH_EXECUTION=eager)
+bench: setup  ## Compare with transformers and flashspec, greedy and sampled, into results/bench/* (BENCH_EXECUTION=eager)
 	for drawn in greedy=0.0 sampled=0.7; do \
 	  kept=bench/$(BENCH_NAME)-$${drawn%=*} out=results/runs/bench-$(subst /,-,$(BENCH_NAME))-$${drawn%=*} && \
 	  $(RUN) experiment=bench sampling.temperature=$${drawn#*=} hardware.execution=$(BENCH_EXECUTION) $(OVERRIDES) out=$$out && \
@@ -97,7 +97,7 @@ bench: setup  ## Against transformers and flashspec, greedy and sampled, into re
 GPU_BENCH = hardware=cuda hardware.dtype=float32
 GPU_MODES = eager cudagraph
 RANDOM_FAMILY ?= results/runs/random-llama3
-bench-gpu: setup  ## The same on one GPU, and Llama 3's triple with random weights (25 GB), into results/bench/cuda
+bench-gpu: setup  ## Run `bench` on one GPU, also for Llama 3's triple with random weights (25 GB), into results/bench/cuda
 	for mode in $(GPU_MODES); do \
 	  $(MAKE) bench BENCH_NAME=cuda/$$mode BENCH_EXECUTION=$$mode OVERRIDES="$(GPU_BENCH) $(OVERRIDES)" || exit; \
 	done
@@ -108,17 +108,17 @@ bench-gpu: setup  ## The same on one GPU, and Llama 3's triple with random weigh
 	  $(ARCHIVE) results/runs/bench-cuda-forced-$$mode bench/cuda/forced-$$mode || exit; \
 	done
 
-bench-scaling: setup  ## The time of a step against tokens, batch, context and fan-out, into results/bench/scaling
+bench-scaling: setup  ## Measure the time of a step against tokens, batch, context and fan-out, into results/bench/scaling
 	$(BIN)/python -m experiments.benchmarks.scaling results/bench/scaling
 
-bench-rounds: setup  ## Where the time of a round goes, eager and compiled, into results/rounds
+bench-rounds: setup  ## Measure the parts of a round's time, eager and compiled, into results/rounds
 	for mode in eager compile; do \
 	  $(RUN) name=rounds-$$mode 'arms=[ar,sd]' 'arms.sd.grid.draft_length=[3,5]' limit=12 hardware.execution=$$mode \
 	    out=results/runs/rounds-$$mode || exit; \
 	done
 	$(BIN)/python -m experiments.benchmarks.rounds results/runs/rounds-eager results/runs/rounds-compile
 
-results-verify: setup  ## Is each method lossless? The oracle and greedy identity, into results/verify
+results-verify: setup  ## Check each method by the oracle and by greedy identity, into results/verify
 	mkdir -p results/verify
 	$(BIN)/sdbench verify limit=100 'arms=[ar,sd,sd_qualifier,lookup,early_exit,pyramid,psd_fuzzy]' \
 	  | tail -n 1 > results/verify/tiny.json
@@ -138,16 +138,16 @@ PROFILE ?= tiny
 BUDGET ?= quick
 reproduce-pyramidsd reproduce-ssd: reproduce-%: setup
 	$(BIN)/python -m sdbench.papers reproduce $* --profile $(PROFILE) --budget $(BUDGET) $(if $(DRY_RUN),--dry-run) $(OVERRIDES)
-reproduce-pyramidsd:  ## PyramidSD's tables, figures and claims [PROFILE=tiny|llama3] [BUDGET=quick|paper] [DRY_RUN=1]
-reproduce-ssd:  ## SSD's tables, figures and claims [PROFILE=tiny|llama3_70b|qwen3] [BUDGET=quick|paper] [DRY_RUN=1]
+reproduce-pyramidsd:  ## Reproduce PyramidSD's tables, figures and claims [PROFILE=tiny|llama3] [BUDGET=quick|paper] [DRY_RUN=1]
+reproduce-ssd:  ## Reproduce SSD's tables, figures and claims [PROFILE=tiny|llama3_70b|qwen3] [BUDGET=quick|paper] [DRY_RUN=1]
 
-notebooks: setup  ## Execute the notebooks from clean kernels, outputs in place
+notebooks: setup  ## Execute the notebooks in new kernels, and save the outputs in them
 	$(BIN)/jupyter-execute --inplace --kernel_name=python3 --NotebookClient.record_timing=False notebooks/*.ipynb
 
 docs-results: setup  ## Write docs/results, ARTIFACT.md and the README's table and figure from results/
 	$(BIN)/python -m sdbench.papers.render_docs
 
-verify-docs: setup  ## Say which of the files that docs-results writes are stale
+verify-docs: setup  ## List the stale files among those that docs-results writes
 	$(BIN)/python -m sdbench.papers.render_docs --check
 
 wheel-check: setup  ## Build sdist and wheel into dist/, and run the default comparison from the wheel in an empty folder

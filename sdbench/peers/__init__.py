@@ -1,4 +1,4 @@
-"""What people would use instead, as arms of the same comparison: other libraries and servers, each behind `Decoder`."""
+"""Peers: other libraries and servers as arms of the same comparison, each behind `Decoder`."""
 
 from sdbench.peers.base import Peer as Peer
 from sdbench.peers.flash import FlashSpec as FlashSpec

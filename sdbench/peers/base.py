@@ -1,8 +1,8 @@
-"""What a peer is: a decoder whose loop is somebody else's.
+"""Define a peer: a decoder that wraps the decoding loop of another library or server.
 
-It is given the same weights, prompts, threads, lengths and stop rule as every other arm. What it lacks is a line between prefill
-and decoding: assisted generation drafts before it has read the prompt. So of a peer only the whole time counts, from the prompt to
-the last token, and both sides of a comparison with it are taken end to end. Its own clock is all that is recorded: no steps.
+A peer gets the same weights, prompts, threads, lengths and stop rule as every other arm. A peer has no border between prefill and
+decoding: assisted generation drafts before it has read the prompt. So sdbench times a peer end to end, from the prompt to the
+last token. In a comparison with a peer, the other arm is timed end to end too. The trace holds no steps of a peer.
 """
 
 from __future__ import annotations
@@ -21,43 +21,44 @@ from sdbench.stopping import Stop, StopState
 
 
 class Peer(ABC):
-    """A decoder that wraps another library or server. one_row: it decodes one sequence at a time.
+    """Wrap another library or server as a decoder.
 
-    Seconds of its sequences: prefill is 0 and decode_seconds is the whole; target_calls counts the forward over the prompt too.
+    one_row: whether the peer decodes one sequence at a time. In the sequences of a peer, the prefill seconds are 0 and
+    decode_seconds is the total time. target_calls also counts the forward over the prompt.
     """
 
     one_row = False
     lossless = True
-    applies_rules = False  # whether it applies the rules of the target's generation config
-    one_width = False  # whether its models' embeddings must have the same number of rows
+    applies_rules = False  # whether the peer applies the rules of the target's generation config
+    one_width = False  # whether the embeddings of its models must have the same number of rows
 
     def __init__(self, models: list[LanguageModel]) -> None:
         self.models = models
 
     @property
     def title(self) -> str:
-        """What it is called in messages."""
+        """Return the name that messages use."""
         return type(self).__name__
 
     def check(self, rows: int, sampling: Sampling, stop_strings: Sequence[str]) -> None:
-        """Refuse what the peer cannot do, before any work. Errors: InputError."""
+        """Refuse settings that the peer cannot serve, before any work. Errors: InputError."""
         if rows > 1 and self.one_row:
             raise InputError(f"{self.title} decodes one sequence at a time; set batch_size=1 (it is {rows}).")
 
     def open(self, rows: int, slots: int) -> None:
-        """Get ready what takes long and must not be timed: rows of at most `slots` tokens are to come."""
+        """Do slow preparation outside the timed part, for `rows` sequences of at most `slots` tokens."""
         return None
 
     def close(self) -> None:
-        """Nothing more will be decoded."""
+        """Free what `open` prepared, after the last sequence."""
         return None
 
     def max_lookahead(self) -> int:
-        """The most tokens that are held beyond the decided ones."""
+        """Return the largest number of tokens that the cache holds after the decided ones."""
         return 1
 
     def calibrate(self, trace: Trace) -> bool:
-        """Return False: nothing is derived from measured times."""
+        """Return False: a peer derives no setting from measured times."""
         return False
 
     def generate(
@@ -71,7 +72,7 @@ class Peer(ABC):
         trace: Trace | None = None,
         choices: Choices | None = None,
     ) -> Iterator[Finished]:
-        """Decode `rows` sequences at a time, group by group. Random choices are the peer's own; the seed is passed on."""
+        """Decode `rows` sequences at a time, group by group. The peer makes its own random choices; it gets the seed."""
         requests, kept = list(requests), trace or Trace()
         self.check(rows, sampling, ())
         if choices is not None:
@@ -81,21 +82,24 @@ class Peer(ABC):
             kept.sequence, kept.sequence_round = list(range(start, start + len(group))), [0] * len(group)
             yield from self._decode(group, sampling, stop, max_new_tokens, seed, kept)
         if trace is None:
-            kept.close()  # a server's counters are read then: what nobody asked for must not be counted as the next one's
+            kept.close()  # this reads a server's counters, so that these requests do not count for the next trace
 
     @abstractmethod
     def _decode(
         self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace
     ) -> list[Finished]:
-        """Decode these sequences at a time; what is known of their rounds goes into the trace."""
+        """Decode these sequences together, and write their known rounds into the trace."""
 
 
 class Growing:
-    """A sequence that comes piece by piece: cut by the stop rule, the first and the last token stamped (seconds)."""
+    """Collect a sequence that arrives in pieces.
+
+    The stop rule cuts it. The first and the last token get time stamps, in seconds since the start.
+    """
 
     def __init__(self, request: Request, state: StopState, max_new_tokens: int) -> None:
         self.finished = Finished(request, [])
-        self.pieces: list[int] = []  # tokens that each piece gave, before the cut
+        self.pieces: list[int] = []  # number of tokens of each piece, before the cut
         self._state, self._room = state, max_new_tokens
         self._begun = perf_counter()
 
@@ -104,7 +108,7 @@ class Growing:
         return bool(self.finished.reason)
 
     def push(self, tokens: list[int]) -> bool:
-        """Take the next tokens; whether the sequence has ended."""
+        """Append the next tokens, and return whether the sequence has ended."""
         if self.done or not tokens:
             return self.done
         now, finished = perf_counter() - self._begun, self.finished
@@ -122,7 +126,10 @@ class Growing:
         return self.done
 
     def recorded(self, row: int, edge: Edge, trace: Trace, proposed: Sequence[int] | None = None) -> Finished:
-        """The sequence, its rounds in the trace: every piece was one target forward, over `proposed` drafted tokens."""
+        """Write the rounds into the trace, and return the sequence.
+
+        Each piece counts as one target forward. proposed: drafted tokens of each piece (None: no drafts).
+        """
         emitted = 0
         for number, size in enumerate(self.pieces):
             drafted = proposed[number] if proposed is not None else 0

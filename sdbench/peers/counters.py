@@ -1,12 +1,14 @@
-"""A server's own account of its speculation.
+"""Read a server's own counters of its speculation.
 
-vLLM counts at `/metrics` (Prometheus): `vllm:spec_decode_num_drafts_total` (verifications), `..._num_draft_tokens_total`,
-`..._num_accepted_tokens_total`, and by position `..._num_accepted_tokens_per_pos_total{position="k"}`, the verifications that
-kept more than k tokens. The difference before and after a request is the request's, as long as nobody else asks. SGLang tells
-each request of its own in `meta_info`: `spec_verify_ct`, `spec_draft_token_num`, `spec_accept_token_num`,
-`spec_accept_histogram`.
+vLLM publishes counters at `/metrics` (Prometheus): `vllm:spec_decode_num_drafts_total` (verifications),
+`..._num_draft_tokens_total` and `..._num_accepted_tokens_total`. The counter
+`..._num_accepted_tokens_per_pos_total{position="k"}` counts the verifications that kept more than k tokens. The difference
+before and after a request belongs to this request, if no other client uses the server.
 
-Both say how many verifications kept how many tokens, not in which order: as rounds they come in the order of their lengths.
+SGLang reports the counts of each request in `meta_info`: `spec_verify_ct`, `spec_draft_token_num`,
+`spec_accept_token_num`, `spec_accept_histogram`.
+
+Both servers report how many verifications kept how many tokens, without their order. So `rounds` sorts them by length.
 """
 
 from __future__ import annotations
@@ -24,7 +26,10 @@ _POSITION = re.compile(r'position="(\d+)"')
 
 @dataclass(frozen=True)
 class Counts:
-    """drafts: verifications; drafted, accepted: tokens; kept[n]: verifications that kept n tokens (empty: not told)."""
+    """Hold the counts of one request.
+
+    drafts: verifications. drafted, accepted: tokens. kept[n]: verifications that kept n tokens (empty: unknown).
+    """
 
     drafts: int = 0
     drafted: int = 0
@@ -32,21 +37,24 @@ class Counts:
     kept: tuple[int, ...] = ()
 
     def rounds(self) -> list[tuple[int, int]]:
-        """(proposed, accepted) of each verification, by length; empty where the lengths were not told.
+        """Return (proposed, accepted) of each verification, sorted by accepted length; [] if the lengths are unknown.
 
-        Drafted tokens are shared out evenly: a server that drafts K every time drafted K in each.
+        The drafted tokens are divided evenly. This is exact for a server that always drafts K tokens.
         """
         accepted = [length for length, count in enumerate(self.kept) for _ in range(count)]
         if not accepted:
             return []
         each, more = divmod(self.drafted, len(accepted))
-        # The longer ones last, so that the rounds which drafted one token more are those that kept most.
+        # The last rounds kept the most tokens. They get the tokens that remain after the even division.
         proposed = [each + (number >= len(accepted) - more) for number in range(len(accepted))]
         return [(max(drafted, kept), kept) for drafted, kept in zip(proposed, accepted, strict=True)]
 
 
 def of_metrics(text: str) -> dict[str, float]:
-    """vLLM's speculation counters from its `/metrics`, summed over engines: by name, and `per_pos/k`."""
+    """Parse vLLM's speculation counters from the text of `/metrics`.
+
+    The sums over engines have the counter's name as key, or `per_pos/k` for position k.
+    """
     found: dict[str, float] = {}
     for line in text.splitlines():
         match = None if line.startswith("#") else _LINE.fullmatch(line.strip())
@@ -61,7 +69,7 @@ def of_metrics(text: str) -> dict[str, float]:
 
 
 def between(before: Mapping[str, float], after: Mapping[str, float]) -> Counts:
-    """What vLLM's counters rose by."""
+    """Return the increase of vLLM's counters between two readings."""
     rise = {name: round(value - before.get(name, 0.0)) for name, value in after.items()}
     drafts = rise.get("drafts", 0)
     places = sorted(int(name.partition("/")[2]) for name in rise if name.startswith("per_pos/"))
@@ -71,7 +79,7 @@ def between(before: Mapping[str, float], after: Mapping[str, float]) -> Counts:
 
 
 def of_meta(meta: Mapping[str, Any]) -> Counts | None:
-    """What SGLang says of one request; None where it says nothing."""
+    """Return the counts that SGLang reports for one request; None if it reports none."""
     if "spec_verify_ct" not in meta:
         return None
     histogram: Sequence[int] = meta.get("spec_accept_histogram") or ()

@@ -1,7 +1,8 @@
-"""flashspec (PyPI, optional extra `peers`): another library of lossless speculative decoding, on the same modules.
+"""Wrap flashspec (PyPI, optional extra `peers`), another library of lossless speculative decoding, on the same modules.
 
-It stops at end-of-sequence tokens but knows no stop strings, and of the sampling it takes the temperature only: a run that asks
-more is refused. Its result comes at the end, so the first token has no time of its own: `first_token_seconds` is the whole.
+flashspec stops at end-of-sequence tokens, but supports no stop strings. Its only sampling parameter is the temperature. The
+peer refuses a run that needs stop strings, top_k or top_p. It gets all tokens at the end, so `first_token_seconds` equals the total
+time.
 """
 
 from __future__ import annotations
@@ -27,7 +28,11 @@ STRATEGIES = ("auto", "bandit")
 
 
 class FlashSpec(Peer):
-    """draft_length: its gamma. strategy: bandit (the draft model alone drafts) or auto (its default: prompt look-up first)."""
+    """Decode with flashspec.
+
+    draft_length: flashspec's gamma. strategy: bandit (only the draft model drafts) or auto (flashspec's default: it
+    tries prompt look-up first). Errors: InputError.
+    """
 
     one_row = True
     one_width = True
@@ -76,9 +81,9 @@ class FlashSpec(Peer):
         return [growing.recorded(0, self.edge, trace, [step.proposed for step in result.arm_steps])]
 
     def _engine(self, sampling: Sampling) -> Any:
-        """Its engine at a temperature, made once; without a seed of its own it draws from torch's generator."""
+        """Return the cached engine for this sampling. It has no seed, so it draws from torch's generator."""
         if sampling not in self._engines:
-            logging.getLogger("flashspec").setLevel(logging.ERROR)  # it warns that one drafter leaves nothing to choose
+            logging.getLogger("flashspec").setLevel(logging.ERROR)  # it warns that the bandit has one drafter only
             self._engines[sampling] = self._made(sampling)
         return self._engines[sampling]
 

@@ -1,13 +1,14 @@
-"""transformers' own `generate`: plain (dynamic cache; static cache, compiled), assisted by a draft model, and by prompt look-up.
+"""Wrap transformers' own `generate` as peers: plain (dynamic or static cache), assisted by a draft model, and prompt look-up.
 
-The peer works on the very modules that our arms step. They are loaded under `sdpa`, transformers' own default, and the slot pool
-is passed to them call by call: nothing in them is changed, so `generate` is as fast on them as on a copy. What is the peer's alone
-is the outermost object: a shallow copy with a generation config of its own, so that no default of a checkpoint gets in.
+A peer runs on the same modules as the other arms. The loader sets `sdpa`, the default of transformers. The other arms
+pass their KV cache in each call and change nothing in the modules. So `generate` is as fast on them as on a copy.
+The peer makes a shallow copy of the outermost module only. The copy has its own generation config,
+which excludes the defaults of the checkpoint.
 
-Assisted generation takes its knobs from the assistant's generation config only, and tunes a confidence threshold while it runs
-where scikit-learn is installed. Both are pinned there: K tokens, a constant schedule, threshold 0. `generate` tells nothing of
-acceptance; the drafts are counted where it fetches its candidates. Of a draft that the length or an end cuts off, the target's own
-token may be lacking: its accepted tokens then count short by one.
+Assisted generation reads its settings from the generation config of the assistant only. With scikit-learn installed, it also
+adapts a confidence threshold during the run. The peer fixes these settings: K tokens, a constant schedule, threshold 0.
+`generate` does not report acceptance. So the peer counts the drafts where `generate` fetches its candidates. If the length limit
+or a stop cuts a draft, the target's own token may be missing. The count of accepted tokens is then too small by one.
 """
 
 from __future__ import annotations
@@ -35,7 +36,11 @@ CACHES = ("dynamic", "static")
 
 
 class Generate(Peer):
-    """Autoregressive `generate`. cache: dynamic (its default) or static, with the decoding step compiled (torch.compile)."""
+    """Decode autoregressively with `generate`.
+
+    cache: dynamic (the default of transformers), or static with a compiled decoding step (torch.compile).
+    Errors: InputError.
+    """
 
     applies_rules = True
 
@@ -56,7 +61,7 @@ class Generate(Peer):
         return "transformers' generate"
 
     def open(self, rows: int, slots: int) -> None:
-        """A static cache is made once, for the longest sequence to come: another size would be compiled anew."""
+        """Make the static cache once, for the longest sequence. Another size would need another compilation."""
         if self.cache == "static" and (slots > self._slots or self._static is None):
             from transformers import StaticCache
 
@@ -65,20 +70,20 @@ class Generate(Peer):
 
     @property
     def view(self) -> Any:
-        """The target's module with a generation config of its own."""
+        """Return the target's module with a separate generation config."""
         if self._view is None:
             self._view = _view(self.models[0])
         return self._view
 
     def options(self) -> dict[str, Any]:
-        """What else `generate` is asked."""
+        """Return further arguments of `generate`."""
         if self._static is None:
             return {}
         self._static.reset()
         return {"past_key_values": self._static}
 
     def config(self, sampling: Sampling, max_new_tokens: int) -> GenerationConfig:
-        """Our sampling in its words. Ends are left to our stop rule, so that both sides stop alike."""
+        """Translate the sampling into a generation config. The stop rule of sdbench ends sequences, as in every other arm."""
         if (sampling, max_new_tokens) not in self._configs:
             from transformers import CompileConfig, GenerationConfig
 
@@ -126,7 +131,7 @@ class Generate(Peer):
 
 
 class _Drafting(Generate):
-    """What both ways of drafting have in common: one row, and candidates that are counted."""
+    """Share what both drafting peers need: one row, and a count of the candidates. draft_length: K tokens a round."""
 
     one_row = True
 
@@ -150,7 +155,7 @@ class _Drafting(Generate):
 
 
 class Assisted(_Drafting):
-    """Assisted generation: a draft model of the same family, K tokens in every round."""
+    """Decode by assisted generation: a draft model of the same family drafts K tokens in every round."""
 
     one_width = True
 
@@ -176,7 +181,7 @@ class Assisted(_Drafting):
 
 
 class Lookup(_Drafting):
-    """Assisted generation by prompt look-up. max_ngram: the longest n-gram that is looked for."""
+    """Decode by assisted generation with prompt look-up. max_ngram: the longest n-gram that the search uses, in tokens."""
 
     def __init__(self, verifier: LanguageModel, draft_length: int = 10, max_ngram: int = 3) -> None:
         super().__init__(verifier, draft_length)
@@ -192,7 +197,7 @@ class Lookup(_Drafting):
 
 
 def _rules(target: LanguageModel, group: list[Request], pad: list[int], max_new_tokens: int) -> list[Any]:
-    """The target's rules as a logits processor: none if it has no rules."""
+    """Return the target's rules as a list with one logits processor; [] if the target has no rules."""
     if target.rules is None:
         return []
     started = [target.rules.start(request.tokens, max_new_tokens) for request in group]
@@ -200,7 +205,7 @@ def _rules(target: LanguageModel, group: list[Request], pad: list[int], max_new_
 
 
 class _Ruled:
-    """A logits processor that gives each row its own rules, and does not count the padding on its left."""
+    """Apply the rules of each row to its logits, as a logits processor. pad: left padding of each row, in tokens."""
 
     def __init__(self, rules: list[SequenceRules], pad: list[int]) -> None:
         self.rules, self.pad = rules, pad
@@ -211,7 +216,7 @@ class _Ruled:
 
 
 def module_of(model: LanguageModel) -> Any:
-    """The transformers module of a model."""
+    """Return the transformers module of a model. Errors: InputError if the model has none."""
     module = getattr(model, "model", None)
     if module is None:
         raise InputError(f"{model.name} is no transformers model: a peer cannot decode with it.")
@@ -219,7 +224,7 @@ def module_of(model: LanguageModel) -> Any:
 
 
 def _view(model: LanguageModel, **knobs: Any) -> Any:
-    """A shallow copy of a model's module, all weights shared, with a generation config that says `knobs` and nothing else."""
+    """Return a shallow copy of a model's module that shares all weights. Its generation config contains only `knobs`."""
     from transformers import GenerationConfig
 
     view = copy.copy(module_of(model))
@@ -228,7 +233,7 @@ def _view(model: LanguageModel, **knobs: Any) -> Any:
 
 
 def _counting(generator: Any, drafted: list[int]) -> Any:
-    """A candidate generator that notes how many tokens each round drafts."""
+    """Make a candidate generator append the number of drafted tokens of each round to `drafted`, and return it."""
     made = generator.get_candidates
 
     def counted(input_ids: torch.Tensor, **inputs: Any) -> Any:
@@ -241,7 +246,7 @@ def _counting(generator: Any, drafted: list[int]) -> Any:
 
 
 class _Watch:
-    """A stopping criterion that gives each row's new tokens to our stop rule."""
+    """Pass the new tokens of each row to the stop rule of sdbench, as a stopping criterion. seen: tokens read so far."""
 
     def __init__(self, seen: int, grown: list[Growing]) -> None:
         self.seen, self.grown = seen, grown

@@ -1,7 +1,7 @@
-"""A server that answers requests for completions: one that runs already, or one that is started here and always stopped.
+"""Connect to a completion server that runs already, or start one and always stop it.
 
-It is reached by HTTP (httpx: streams, and a time limit on every wait). Whatever goes wrong with it, not up in time, gone in the
-middle of an answer, an error for an answer, silence, is one `RunError`.
+The client speaks HTTP with httpx, which supports streams and a time limit on every wait. Each fault of the server is a
+`RunError`: a late start, an incomplete answer, an error as the answer, or silence.
 """
 
 from __future__ import annotations
@@ -29,7 +29,11 @@ LOG_LINES = 3
 
 
 class Server:
-    """url: where it answers. command: what starts it (None: it runs already). Seconds: to come up; of silence in an answer."""
+    """Manage a completion server.
+
+    url: the address of the server. command: the command that starts it (None: it runs already). start_seconds: longest
+    time until it answers. stall_seconds: longest silence during an answer. Errors: InputError; RunError while it runs.
+    """
 
     def __init__(self, url: str, command: str | None, start_seconds: float, stall_seconds: float) -> None:
         if not isinstance(url, str) or not url.startswith(("http://", "https://")):
@@ -55,7 +59,7 @@ class Server:
         return self._client
 
     def start(self) -> None:
-        """Bring it up, or find it up."""
+        """Start the server and wait until it answers; without a command, check that it answers. Errors: RunError."""
         if self._process is not None:
             return
         if not self.words:
@@ -84,7 +88,7 @@ class Server:
             sleep(POLL_SECONDS)
 
     def stop(self) -> None:
-        """End what was started, its children too; a server that ran before is left alone."""
+        """End the started server and its child processes. A server that ran before keeps running."""
         if self._client is not None:
             self._client.close()
             self._client = None
@@ -99,12 +103,12 @@ class Server:
         self._log.close()
 
     def get(self, path: str) -> httpx.Response:
-        """A plain answer."""
+        """Return the answer to a GET request. Errors: RunError."""
         with self._faults():
             return self._checked(self.client.get(path))
 
     def events(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """The events of a streamed answer (SSE: `data:` lines of JSON, the last one [DONE])."""
+        """Yield the events of a streamed answer (SSE: `data:` lines of JSON, then [DONE]). Errors: RunError."""
         with self._faults():
             with self.client.stream("POST", path, json=request) as answer:
                 if answer.is_error:
@@ -154,7 +158,7 @@ class Server:
             return False
 
     def _said(self) -> str:
-        """The last lines of a started server's log."""
+        """Return the last log lines of a started server, as the end of a message."""
         if self._process is None:
             return ""
         self._log.flush()
@@ -166,7 +170,7 @@ class Server:
 
 
 def _sentence(document: Any) -> str:
-    """What an error document says (OpenAI's form, or a plain message)."""
+    """Return the message of an error document (the form of OpenAI, or a plain message)."""
     inner = document.get("error", document) if isinstance(document, dict) else document
     said = inner.get("message", inner) if isinstance(inner, dict) else inner
     return " ".join(str(said).split()).rstrip(".")[:300]

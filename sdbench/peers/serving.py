@@ -1,8 +1,9 @@
-"""vLLM and SGLang as arms: prompts go to the server as token ids, tokens come back in a stream, with the times at which they came.
+"""Wrap vLLM and SGLang as arms: the peer sends prompts as token ids, receives a stream of tokens, and stamps their times.
 
-The server has weights of its own: start it on those of the run (`${models.target.path}` in the command). The stop rule and the
-limit are ours; the server is told the limit and whether to mind its end-of-sequence token, and is hung up on where our rule ends an
-answer before it does. NOT MEASURED YET: no such server was at hand; the protocol is tested against a server that speaks it.
+The server loads its own weights. Start it on those of the run (`${models.target.path}` in the command). sdbench applies its own
+stop rule and limit. Each request carries the limit and says whether the server stops at its end-of-sequence token. If the stop
+rule ends an answer before the server does, the peer closes the stream. NOT MEASURED YET: no measurement with a real server exists.
+The tests use a server that implements the protocol.
 """
 
 from __future__ import annotations
@@ -28,7 +29,10 @@ Pieces = Generator[tuple[list[int], dict[str, Any], str | None], None, None]
 
 
 class Serving(Peer):
-    """A server. command: starts it (None: attach to the one at url). See `Server` for the seconds."""
+    """Decode with a server.
+
+    command: starts the server (None: attach to the server at url). url, start_seconds, stall_seconds: see `Server`.
+    """
 
     def __init__(
         self,
@@ -61,7 +65,7 @@ class Serving(Peer):
         return [growing.finished for growing in grown]
 
     def _ask(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> dict[str, Any]:
-        """Stream one answer; what the server said of it last."""
+        """Stream one answer, and return the last report of the server on it. Errors: RunError."""
         last: dict[str, Any] = {}
         with closing(self._pieces(growing, sampling, limit, natural, seed)) as pieces:
             for tokens, said, reason in pieces:
@@ -76,10 +80,10 @@ class Serving(Peer):
 
     @abstractmethod
     def _pieces(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> Pieces:
-        """(new tokens, what the server says of the request, why it ended) of each event."""
+        """Yield (new tokens, the server's report on the request, end reason or None) of each event."""
 
     def _account(self, grown: list[Growing], told: list[dict[str, Any]], rows: list[int], trace: Trace) -> None:
-        """Put the server's own account of these answers into the trace, when nothing is timed any more."""
+        """Write the server's counts of these answers into the trace, after the timed part."""
         trace.sequence, trace.sequence_round = rows, [0] * len(rows)
         for row, (growing, counts) in enumerate(zip(grown, self._counts(told), strict=True)):
             if counts is None:
@@ -87,18 +91,19 @@ class Serving(Peer):
             for number, (proposed, accepted) in enumerate(counts.rounds()):
                 trace.sequence_round[row] = number
                 trace.verified(row, self.edge, 0, proposed, accepted, accepted + 1)
-            # Every forward of the target gives one token beside those that it accepts.
+            # Every target forward gives one token in addition to the accepted ones.
             growing.finished.target_calls = max(1, len(growing.finished.tokens) - counts.accepted)
 
     @abstractmethod
     def _counts(self, told: list[dict[str, Any]]) -> list[Counts | None]:
-        """What the server counted of each answer; None where it does not say."""
+        """Return the server's counts of each answer; None where it reports none."""
 
 
 class VLLM(Serving):
-    """vLLM's OpenAI-compatible server (0.10.2 or later, for `return_token_ids`).
+    """Decode with vLLM's OpenAI-compatible server (0.10.2 or later, for `return_token_ids`).
 
-    Its counters are the server's, not the request's: they are read at batch size 1 only, and nobody else may use the server.
+    vLLM counts for the whole server, not for each request. So the peer reads the counters at batch size 1 only, and no
+    other client may use the server.
     """
 
     _model: str | None = None
@@ -149,7 +154,10 @@ class VLLM(Serving):
 
 
 class SGLang(Serving):
-    """SGLang's server, by its own `/generate`: it takes and gives token ids, and tells of each request's speculation."""
+    """Decode with SGLang's server through its `/generate`, which takes and returns token ids.
+
+    Its answers report the speculation of each request.
+    """
 
     @property
     def title(self) -> str:
@@ -172,7 +180,7 @@ class SGLang(Serving):
             ids, meta = event.get("output_ids"), event.get("meta_info") or {}
             if ids is None:
                 raise RunError(f"The server at {self.server.url} sends no output_ids; it is no SGLang, or an old one.")
-            # By default each event repeats the tokens before it; incremental streaming sends the new ones alone.
+            # By default, each event repeats the earlier tokens. Incremental streaming sends only the new ones.
             new = ids[held:] if len(ids) == meta.get("completion_tokens", len(ids)) else ids
             held += len(new)
             reason = meta.get("finish_reason")

@@ -1,4 +1,4 @@
-"""Prompts, how answers to them are scored, and where answers end."""
+"""Provide prompts, score the answers, and find where an answer ends."""
 
 from sdbench.tasks.base import Message, Prompt, Task, prompts_sha256
 from sdbench.tasks.encode import encode

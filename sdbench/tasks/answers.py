@@ -1,16 +1,16 @@
-"""Final answers in free text: numbers and letters of choices."""
+"""Find the final answer in free text: a number, or the letter of a choice."""
 
 from __future__ import annotations
 
 import re
 from decimal import Decimal, InvalidOperation
 
-# A stated answer, in the forms that the prompts ask for and that instruct models like: "#### 18", "The answer is 18",
-# "Answer: 18" and "\boxed{18}", with markup or a currency sign in between.
+# A stated answer. The prompts ask for some of these forms, and instruct models often write the others: "#### 18",
+# "The answer is 18", "Answer: 18" and "\boxed{18}". Markup or a currency sign may stand before the number.
 _STATED_NUMBER = re.compile(r"(?:####|answer\s+is:?|answer:|\\boxed\{)[\s*$\\(€£]*(-?[\d.,]*\d)", re.IGNORECASE)
-# lm-eval's `flexible-extract` of gsm8k: the last thing in the text that looks like a number.
+# The pattern of `flexible-extract` in lm-eval's gsm8k. Its last match in the text is the answer.
 _ANY_NUMBER = re.compile(r"(-?[$0-9.,]{2,})|(-?[0-9]+)")
-# Lower case counts in brackets only: "the answer is a bank" states no letter.
+# A lower-case letter counts in brackets only, because "the answer is a bank" states no letter.
 _STATED_LETTER = (
     r"(?i:answer\s+is:?|answer:|\\boxed\{{)[\s*\"']*(?:\(((?i:[{letters}]))\)|\(?([{letters}])(?![A-Za-z]))"
 )
@@ -19,7 +19,10 @@ _OPENING_LETTER = r"\s*[*\"(]*([{letters}])(?:[.:;)*\"]|\s*$)"
 
 
 def last_number(text: str) -> str | None:
-    """The final answer of a worked solution: the last number that is stated as the answer, else the last number."""
+    """Return the final answer of a worked solution; None if the text has no number.
+
+    The last number that the text states as its answer comes first, then the last number of the text.
+    """
     stated = _STATED_NUMBER.findall(text)
     if stated:
         return stated[-1]
@@ -28,7 +31,7 @@ def last_number(text: str) -> str | None:
 
 
 def same_number(left: str, right: str) -> bool:
-    """Whether two numbers are equal in value: thousands separators, currency signs and a closing full stop apart."""
+    """Return whether two numbers have equal values; ignore commas, dollar signs, blanks and a final full stop."""
     first, second = _value(left), _value(right)
     return first is not None and first == second
 
@@ -41,10 +44,10 @@ def _value(number: str) -> Decimal | None:
 
 
 def chosen_letter(text: str, letters: str) -> str | None:
-    """The choice that a text makes among `letters`, such as 'ABCDE'.
+    """Return the choice of a text among `letters`, such as 'ABCDE'; None if it makes no choice.
 
-    In this order: the last letter that is stated as the answer, the letter that the text opens with, the last letter
-    in brackets. A bare capital inside a sentence is not taken, since 'A' is also a word.
+    The search order is: the last letter stated as the answer, a letter at the start of the text, the last letter in
+    brackets. A plain capital inside a sentence does not count, because 'A' is also a word.
     """
     stated = re.findall(_STATED_LETTER.format(letters=letters), text)
     if stated:

@@ -1,4 +1,4 @@
-"""What a task is: prompts in a fixed order, a score for the text that answers one, and where an answer ends."""
+"""Define a task: prompts in a fixed order, a score for each answer, and the strings that end an answer."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from sdbench.errors import InputError
 
 @dataclass(frozen=True)
 class Message:
-    """One turn of a chat."""
+    """Hold one turn of a chat."""
 
     role: str
     content: str
@@ -21,11 +21,11 @@ class Message:
 
 @dataclass(frozen=True)
 class Prompt:
-    """What a model is asked.
+    """Hold one prompt.
 
     id: unique within the task. text: the plain form, which a base model continues. messages: the chat form, for a
-    tokenizer that has a chat template (empty: the prompt is always given as plain text). reference: what a scorer
-    compares with (None: nothing). category: the task's own, '' where it has none.
+    tokenizer that has a chat template (empty: the encoder always uses the plain form). reference: the text that a scorer
+    compares with (None: no reference). category: a category of the task ('': none).
     """
 
     id: str
@@ -36,49 +36,49 @@ class Prompt:
 
 
 class Task(Protocol):
-    """A set of prompts and how answers to them are scored."""
+    """Provide a set of prompts, and score the answers."""
 
     @property
     def name(self) -> str:
-        """The name that reports use."""
+        """Return the name that reports use."""
         ...
 
     @property
     def scored(self) -> bool:
-        """Whether `score` gives numbers."""
+        """Return whether `score` gives numbers."""
         ...
 
     @property
     def synthetic(self) -> bool:
-        """Whether the prompts are generated; a report labels such runs."""
+        """Return whether a generator wrote the prompts; a report labels such runs."""
         ...
 
     @property
     def stop(self) -> tuple[str, ...]:
-        """Strings that end an answer, beside the model's own end-of-sequence tokens."""
+        """Return the strings that end an answer, in addition to the model's end-of-sequence tokens."""
         ...
 
     @property
     def max_new_tokens(self) -> int:
-        """The longest answer, in tokens, unless the run says otherwise."""
+        """Return the default length limit of an answer, in tokens; a run may set another."""
         ...
 
     def prompts(self, limit: int | None = None) -> list[Prompt]:
-        """The first `limit` prompts (all: None) in an order that never changes; categories take turns."""
+        """Return the first `limit` prompts (None: all) in a fixed order that alternates between the categories."""
         ...
 
     def score(self, prompt: Prompt, text: str) -> float | None:
-        """How good the text (cut before its stop) is as an answer, 0 to 1; None where the task has no score."""
+        """Return the score of an answer, 0 to 1; None if the task has no score. text: the answer without its stop."""
         ...
 
 
 def provenance(task: Task) -> dict[str, Any]:
-    """What a task says of where its prompts and its scoring come from, for the record: {} for one that says nothing."""
+    """Return what a task records about the source of its prompts and of its scoring; {} if it records nothing."""
     return getattr(task, "provenance", dict)()
 
 
 def prompts_sha256(prompts: Sequence[Prompt]) -> str:
-    """The identity of a list of prompts: a SHA-256 of their ids, texts, chats, references and categories, in order."""
+    """Return the SHA-256 of a list of prompts: their ids, texts, chats, references and categories, in order."""
     document = json.dumps([asdict(prompt) for prompt in prompts], sort_keys=True, ensure_ascii=False)
     return hashlib.sha256(document.encode()).hexdigest()
 
@@ -86,9 +86,10 @@ def prompts_sha256(prompts: Sequence[Prompt]) -> str:
 def select(
     prompts: Sequence[Prompt], task: str, limit: int | None, category: str | Sequence[str] | None = None
 ) -> list[Prompt]:
-    """The prompts of the wanted categories, the categories in turn, at most `limit` of them.
+    """Return at most `limit` prompts of the wanted categories, and alternate between the categories.
 
-    So a small limit covers every category, and the prompts of a smaller limit open those of a larger one.
+    So a small limit covers every category. The list for a smaller limit is the start of the list for a larger one.
+    Errors: InputError for an unknown category or a bad limit.
     """
     by_category: dict[str, list[Prompt]] = {}
     for prompt in prompts:
@@ -107,6 +108,6 @@ def select(
 
 
 def check_limit(limit: int | None) -> None:
-    """Refuse a number of prompts that is not positive."""
+    """Refuse a number of prompts that is not positive. Errors: InputError."""
     if limit is not None and limit < 1:
         raise InputError(f"limit is {limit}; it must be a positive number of prompts, or null for all.")

@@ -1,7 +1,7 @@
-"""CommonsenseQA: five choices each (Talmor et al. 2019), zero-shot. PyramidSD's evaluation set.
+"""Define the task CommonsenseQA: questions with five choices (Talmor et al. 2019), zero-shot. PyramidSD evaluates on it.
 
-The chat form lists the choices and asks for a short reason before the answer, so that there is text to draft; the score
-is 1 if the letter that the text settles on is the key.
+The chat form lists the choices and asks for a short reason before the answer. The reason gives the draft model text to draft.
+The score is 1 if the chosen letter is the key.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PLAIN = "Question: {question}\n{choices}\nAnswer: Let's think briefly, then sta
 
 
 class CommonsenseQA(DatasetTask):
-    """The 1,221 questions of the development split (the test split has no public key)."""
+    """Read the 1,221 questions of the development split. The test split has no public key."""
 
     name = "commonsense_qa"
     file_name = "commonsense_qa_dev.jsonl"
@@ -33,7 +33,7 @@ class CommonsenseQA(DatasetTask):
     default_stop = ("\nQuestion:",)
 
     def prompt(self, row: Row) -> Prompt:
-        # The published file nests the choices in the question; the hub's copy has them beside it, as two columns.
+        # The published file nests the choices in the question. The hub's copy has separate columns of labels and texts.
         if isinstance(row.fields.get("question"), dict):
             nested = row.inner("question")
             question, choices = nested.text("stem"), _listed(nested)
@@ -47,7 +47,7 @@ class CommonsenseQA(DatasetTask):
         return Prompt(row.text("id"), _PLAIN.format(question=question, choices=lines), chat, key)
 
     def score(self, prompt: Prompt, text: str) -> float:
-        """1 if the chosen letter is the key, else 0."""
+        """Return 1 if the chosen letter is the key, else 0."""
         return float(chosen_letter(text, _LETTERS) == reference_of(prompt))
 
 

@@ -1,4 +1,4 @@
-"""The common part of the tasks whose prompts are rows of a published (or the user's) set."""
+"""Share the common part of the tasks whose prompts are rows of a data set, published or the user's own."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from sdbench.tasks.rows import Row, rows_of
 
 
 class DatasetTask(ABC):
-    """A task that turns each row of a set into one prompt.
+    """Turn each row of a data set into one prompt.
 
-    path: a JSON-lines file (None: see `sdbench.tasks.rows`). hub: arguments of `datasets.load_dataset`, used when no
-    file is there (None: the class's own). category: only the prompts of this category, or of these. stop: strings that
-    end an answer (None: the class's own). max_new_tokens: the longest answer, in tokens (None: the class's own).
+    path: a JSON-lines file (None: see `sdbench.tasks.rows`). hub: arguments of `datasets.load_dataset`, used if no file
+    exists. category: one category or a list; only these prompts are used (None: all). stop: strings that end an answer.
+    max_new_tokens: the longest answer, in tokens. None for hub, stop or max_new_tokens means the default of the class.
     """
 
     name: str
@@ -43,10 +43,10 @@ class DatasetTask(ABC):
 
     @abstractmethod
     def prompt(self, row: Row) -> Prompt:
-        """The prompt that a row stands for; raises InputError if the row lacks what it needs."""
+        """Return the prompt of a row. Errors: InputError if the row lacks a field."""
 
     def prompts(self, limit: int | None = None) -> list[Prompt]:
-        """The first `limit` prompts, the categories in turn."""
+        """Return the first `limit` prompts (None: all), and alternate between the categories. Errors: InputError."""
         rows = rows_of(self.name, self.path, self.file_name, self.hub)
         found: dict[str, Prompt] = {}
         for row in rows:
@@ -57,12 +57,12 @@ class DatasetTask(ABC):
         return select(list(found.values()), self.name, limit, self.category)
 
     def score(self, prompt: Prompt, text: str) -> float | None:
-        """None: the task has no score, unless a subclass gives it one."""
+        """Return None: the task has no score, unless a subclass defines one."""
         return None
 
 
 def reference_of(prompt: Prompt) -> str:
-    """The reference of a prompt that must have one."""
+    """Return the reference of a prompt. Errors: InputError if the prompt has none."""
     if prompt.reference is None:
         raise InputError(f"The prompt {prompt.id} has no reference to score an answer against.")
     return prompt.reference

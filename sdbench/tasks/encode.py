@@ -1,4 +1,4 @@
-"""Prompts to token ids."""
+"""Convert prompts to token ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sdbench.tasks.base import Prompt
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-# Some chat templates (Llama 3.x) write today's date into the system turn; a prompt must not change overnight.
+# Some chat templates (Llama 3.x) write today's date into the system turn. A fixed date keeps the prompt the same every day.
 FIXED_DATE = "26 Jul 2024"
 
 
@@ -21,16 +21,16 @@ def encode(
     chat: bool = True,
     template_options: Mapping[str, Any] | None = None,
 ) -> list[int]:
-    """The tokens that a model is given.
+    """Return the input tokens of a prompt, with at most one BOS at the start and no added EOS at the end.
 
-    A prompt with messages goes through the tokenizer's chat template, up to where the answer begins, if `chat` is set
-    and the tokenizer has one; else its plain text is encoded as the tokenizer does by default. template_options: more
-    variables for the template, such as Qwen3's `enable_thinking`. There is at most one BOS, and no EOS.
+    If `chat` is set and the tokenizer has a chat template, the template formats a prompt with messages, up to the start
+    of the answer. Otherwise the tokenizer encodes the plain text with its defaults. template_options: more variables
+    for the template, such as Qwen3's `enable_thinking`. Errors: InputError if the template fails or no token results.
     """
     if chat and prompt.messages and tokenizer.chat_template:
         turns = [{"role": message.role, "content": message.content} for message in prompt.messages]
         options = {"date_string": FIXED_DATE, **(template_options or {})}
-        # A chat whose last turn is the assistant's is an answer that was begun.
+        # If the last turn is the assistant's, the model continues this answer.
         begun = turns[-1]["role"] == "assistant"
         try:
             text = str(
@@ -38,15 +38,15 @@ def encode(
                     turns, tokenize=False, add_generation_prompt=not begun, continue_final_message=begun, **options
                 )
             )
-        except Exception as error:  # a template is a program: it may refuse, or fail, in any way
+        except Exception as error:  # a template is a program: it may raise any exception
             raise InputError(
                 f"The chat template refuses the prompt {prompt.id} ({error}); chat=false gives it as plain text."
             ) from error
-        # The template writes the special tokens that it wants, BOS included.
+        # The template writes all special tokens, including BOS.
         tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     else:
         tokens = tokenizer(prompt.text)["input_ids"]
-        # A tokenizer may close what it encodes; an answer cannot follow a closed text.
+        # Some tokenizers append EOS, but an answer cannot follow EOS.
         if tokens and tokens[-1] == tokenizer.eos_token_id and not prompt.text.endswith(str(tokenizer.eos_token)):
             tokens = tokens[:-1]
     bos = tokenizer.bos_token_id

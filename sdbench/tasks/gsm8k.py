@@ -1,8 +1,8 @@
-"""GSM8K: grade-school word problems (Cobbe et al. 2021), zero-shot with worked steps.
+"""Define the task GSM8K: grade-school word problems (Cobbe et al. 2021), zero-shot with worked steps.
 
-The chat form asks for steps and for a last line `#### <number>`, as the set's own solutions end. A score of 1 means
-that the final number of the text equals the reference in value; it is found as lm-eval's `flexible-extract` finds it,
-except that a number stated as the answer goes before a later one that is not.
+The chat form asks for steps and for a last line `#### <number>`, the ending of the solutions in the data set. The score is 1 if
+the final number of the text equals the reference in value. The search follows lm-eval's `flexible-extract`, with one
+difference: a number stated as the answer has priority over a later number.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _PLAIN = "Question: {question}\nAnswer: Let's think step by step."
 
 
 class GSM8K(DatasetTask):
-    """The 1,319 problems of the test split."""
+    """Read the 1,319 problems of the test split."""
 
     name = "gsm8k"
     file_name = "gsm8k_test.jsonl"
@@ -41,6 +41,6 @@ class GSM8K(DatasetTask):
         return Prompt(f"gsm8k/{row.number}", _PLAIN.format(question=question), chat, answer.strip())
 
     def score(self, prompt: Prompt, text: str) -> float:
-        """1 if the final number is right, else 0."""
+        """Return 1 if the final number is right, else 0."""
         number = last_number(text)
         return float(number is not None and same_number(number, reference_of(prompt)))

@@ -1,6 +1,6 @@
-"""HumanEval: Python functions to complete (Chen et al. 2021), as prompts only.
+"""Define the task HumanEval: Python functions to complete (Chen et al. 2021), as prompts without a score.
 
-Not scored: a score runs the generated code, which the task lm_eval/humaneval does, in a sandbox.
+A score needs to run the generated code. The task lm_eval/humaneval runs it in a sandbox.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _CHAT = (
 
 
 class HumanEval(DatasetTask):
-    """The 164 function headers with their docstrings; the plain form is the bare code."""
+    """Read the 164 function headers with their docstrings. The plain form of a prompt is the code alone."""
 
     name = "humaneval"
     file_name = "humaneval.jsonl.gz"

@@ -1,4 +1,4 @@
-"""The user's own prompts: any JSON-lines file with one prompt per line."""
+"""Define the task of the user's own prompts: any JSON-lines file with one prompt per line."""
 
 from __future__ import annotations
 
@@ -11,12 +11,13 @@ from sdbench.tasks.rows import Row
 
 
 class JsonLines(DatasetTask):
-    """Prompts from a file.
+    """Read prompts from a file.
 
-    path: the file. prompt_field, reference_field, category_field, id_field: which fields hold what (reference,
-    category and id are optional; without an id the line number serves). chat: whether a prompt is a chat's user
-    message, or plain text to be continued. stop: strings that end an answer. With a reference field an answer scores 1
-    if it equals the reference, blanks around it and case apart.
+    path: the file. prompt_field, reference_field, category_field, id_field: the names of the fields (reference, category
+    and id are optional; the default id is the line number). chat: whether a prompt is the user message of a chat; if
+    not, the model continues plain text. stop: strings that end an answer. category: one category or a list (None: all).
+    max_new_tokens: the longest answer, in tokens. With a reference field, an answer scores 1 if it equals the reference;
+    the comparison ignores case and outer blanks. Errors: InputError without a path.
     """
 
     name = "jsonl"
@@ -55,7 +56,7 @@ class JsonLines(DatasetTask):
         )
 
     def score(self, prompt: Prompt, text: str) -> float | None:
-        """1 if the answer equals the reference, else 0; None without references."""
+        """Return 1 if the answer equals the reference, else 0; None if the task has no references."""
         if not self.scored:
             return None
         return float(text.strip().casefold() == reference_of(prompt).strip().casefold())

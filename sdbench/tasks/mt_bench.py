@@ -1,4 +1,7 @@
-"""MT-bench: open questions in eight categories (Zheng et al. 2023), first turns only. Not scored: it needs a judge."""
+"""Define the task MT-bench: open questions in eight categories (Zheng et al. 2023), first turns only.
+
+The task has no score, because a score needs a judge model.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ from sdbench.tasks.rows import Row
 
 
 class MTBench(DatasetTask):
-    """The 80 first turns, by category: writing, roleplay, reasoning, math, coding, extraction, stem, humanities."""
+    """Read the 80 first turns. Categories: writing, roleplay, reasoning, math, coding, extraction, stem, humanities."""
 
     name = "mt_bench"
     file_name = "mt_bench.jsonl"
@@ -19,7 +22,7 @@ class MTBench(DatasetTask):
     default_max_new_tokens = 512
 
     def prompt(self, row: Row) -> Prompt:
-        # The hub's copy names the same fields `prompt` and `prompt_id`.
+        # The hub's copy calls these fields `prompt` and `prompt_id`.
         turns, number = ("turns", "question_id") if "turns" in row else ("prompt", "prompt_id")
         turn = row.first(turns).strip()
         return Prompt(

@@ -1,8 +1,8 @@
-"""The text that each token of an output adds, so that a report can show an output token by token.
+"""Find the text that each token of an output adds, so that a report can show an output token by token.
 
-A token alone is not always text: it may hold part of a character's bytes, or a blank that depends on what stands before it. So a
-token is decoded behind the tokens before it, and one that leaves a character unfinished adds nothing: the token that completes the
-character adds it.
+A single token is not always text. It may hold some bytes of a character, or a blank that depends on the tokens before it. So
+`pieces` decodes each token together with the tokens before it. A token that leaves a character incomplete adds no text. The token
+that completes the character adds it.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ _LONGEST_CHARACTER = 4  # bytes in UTF-8, and so tokens
 
 
 def pieces(tokens: Sequence[int], tokenizer: PreTrainedTokenizerFast) -> list[str]:
-    """One text per token, special tokens by their names; together they are the output's text, up to bytes that are no character."""
+    """Return one text per token; special tokens give their names.
+
+    The joined texts are the text of the output, except for bytes that form no character.
+    """
     decode = tokenizer.backend_tokenizer.decode
     made: list[str] = []
-    before: list[int] = []  # the last tokens whose text is whole
-    open_tokens: list[int] = []  # those of an unfinished character, and what stands before it in them
-    shown = waiting = 0  # characters of the open tokens that were given; tokens that gave none since
+    before: list[int] = []  # the last tokens with complete text
+    open_tokens: list[int] = []  # the tokens of an incomplete character, and the text before it in them
+    shown = waiting = 0  # characters of the open tokens already returned; tokens since then that added none
     for token in tokens:
         open_tokens.append(token)
         known = decode(before, skip_special_tokens=False) if before else ""

@@ -1,7 +1,7 @@
-"""Rows of a prompt set: from a JSON-lines file where there is one, else from the Hugging Face hub.
+"""Read the rows of a prompt set from a JSON-lines file or, without a file, from the Hugging Face hub.
 
-The file is `path` if that is given; else the set's usual file in the folder that the environment variable SDBENCH_DATA
-names, if it is there.
+The argument `path` names the file. Without it, `rows_of` looks for the set's usual file in the folder that the environment
+variable SDBENCH_DATA names.
 """
 
 from __future__ import annotations
@@ -23,7 +23,10 @@ T = TypeVar("T")
 
 
 class Row:
-    """One row of a set: fields that are read with a check, and errors that say where the row stands."""
+    """Hold one row of a set. Each access checks the field, and each error names the position of the row.
+
+    fields: the row. where: file and line, for messages. number: line or row number, from 1.
+    """
 
     def __init__(self, fields: Mapping[str, Any], where: str, number: int) -> None:
         self.fields = fields
@@ -34,7 +37,7 @@ class Row:
         return self.fields.get(field) is not None
 
     def get(self, field: str, kind: type[T]) -> T:
-        """The field, which must be there and of that kind."""
+        """Return a field. Errors: InputError if it is missing or of another type."""
         if field not in self:
             raise InputError(f"{self.where}: the field '{field}' is missing; there are: {', '.join(self.fields)}.")
         value = self.fields[field]
@@ -44,7 +47,7 @@ class Row:
         return value
 
     def text(self, field: str) -> str:
-        """A field that holds text, and not only blanks."""
+        """Return a text field. Errors: InputError if it holds blanks only."""
         value = self.get(field, str)
         if not value.strip():
             raise InputError(f"{self.where}: the field '{field}' is empty.")
@@ -52,7 +55,7 @@ class Row:
         return value
 
     def first(self, field: str) -> str:
-        """The first text of a field that holds a list of texts: a conversation's first turn."""
+        """Return the first text of a field with a list of texts: the first turn of a conversation. Errors: InputError."""
         turns = self.get(field, list)
         if not turns or not isinstance(turns[0], str) or not turns[0].strip():
             raise InputError(f"{self.where}: the field '{field}' should be a list that opens with a text.")
@@ -60,7 +63,7 @@ class Row:
         return turns[0]
 
     def _written(self, field: str, value: str) -> None:
-        """Refuse text that is none: JSON can name half of a character."""
+        """Refuse a lone surrogate: JSON can encode half of a character. Errors: InputError."""
         try:
             value.encode()
         except UnicodeEncodeError as error:
@@ -69,19 +72,19 @@ class Row:
             ) from error
 
     def inner(self, field: str) -> Row:
-        """A field that is an object, as a row of its own."""
+        """Return a field with an object, as a row. Errors: InputError."""
         return Row(self.get(field, dict), f"{self.where}, '{field}'", self.number)
 
     def refuse(self, reason: str) -> InputError:
-        """The error that says what is wrong with this row."""
+        """Return the error that names this row and the reason."""
         return InputError(f"{self.where}: {reason}")
 
 
 def rows_of(task: str, path: str | None, file_name: str | None, hub: Mapping[str, Any] | None) -> list[Row]:
-    """The rows of a set, in order.
+    """Return the rows of a set, in order.
 
-    path: a file given by the user. file_name: the set's file in the SDBENCH_DATA folder. hub: arguments for
-    `datasets.load_dataset`. Errors: InputError if nothing can be read, or a line is malformed.
+    task: the name for messages. path: the user's file. file_name: the set's file in the SDBENCH_DATA folder. hub:
+    arguments of `datasets.load_dataset`. Errors: InputError if no source is readable, or a line is malformed.
     """
     file = _file_of(path, file_name)
     rows = list(_read_file(file) if file else _read_hub(task, file_name, hub))
@@ -129,12 +132,12 @@ def _read_hub(task: str, file_name: str | None, hub: Mapping[str, Any] | None) -
     how = f"put {file_name} into the folder that {DATA_FOLDER} names, or give tasks.path=FILE"
     if not hub:
         raise InputError(f"The task {task} has no source on the hub: {how}.")
-    reachable()  # before the import: without the hub, its clients look at their cache only
+    reachable()  # before the import: it sets the hub's clients to read only their cache if the hub is unreachable
     import datasets
 
     try:
         table = datasets.load_dataset(**hub)
-    except Exception as error:  # the hub, the network and the readers each raise kinds of their own
+    except Exception as error:  # the hub, the network and the readers raise different exceptions
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(f"The task {task} could not be read from the hub ({reason}): {how}.") from error
     source = hub.get("data_files") or hub["path"]

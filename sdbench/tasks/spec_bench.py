@@ -1,7 +1,7 @@
-"""Spec-Bench: the prompts that speculative decoding is most often compared on (Xia et al. 2024), first turns only.
+"""Define the task Spec-Bench: common prompts for comparing methods of speculative decoding (Xia et al. 2024), first turns only.
 
-Six categories of 80, as the paper groups them; the eight categories of its MT-bench part count as one, `mt_bench`. Not
-scored.
+The task has the paper's six categories of 80 prompts. The eight categories of the MT-bench part count as one, `mt_bench`. The
+task has no score.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _OWN_CATEGORIES = ("translation", "summarization", "qa", "math_reasoning", "rag"
 
 
 class SpecBench(DatasetTask):
-    """The 480 first turns. The hub has no official copy, so the file of the authors' repository is read instead."""
+    """Read the 480 first turns. The hub has no official copy, so the source is the file in the authors' repository."""
 
     name = "spec_bench"
     file_name = "spec_bench.jsonl"

@@ -1,6 +1,6 @@
-"""The tasks of the tiny family: held-out texts of the generators that it was trained on.
+"""Define the tasks of the tiny family: held-out texts of the generators that wrote its training texts.
 
-All are synthetic, and labelled so. Prompts are plain text: the tiny tokenizer has no chat template.
+All tasks are synthetic, and reports label them so. Prompts are plain text, because the tiny tokenizer has no chat template.
 """
 
 from __future__ import annotations
@@ -14,9 +14,10 @@ from sdbench.tasks.texts import final_answer, generate, records
 
 
 class TinyTask:
-    """Prompts of one generator's test split, whose contents never occur in training.
+    """Provide prompts of one generator's test split, whose contents never occur in training.
 
-    count: how many prompts there are. seed: which texts. max_new_tokens: the longest answer, in tokens.
+    count: number of prompts. seed: seed of the generator. max_new_tokens: the longest answer, in tokens (None: the
+    default of the class). Errors: InputError.
     """
 
     name: ClassVar[str]
@@ -33,7 +34,7 @@ class TinyTask:
         self.max_new_tokens = self.default_max_new_tokens if max_new_tokens is None else max_new_tokens
 
     def prompts(self, limit: int | None = None) -> list[Prompt]:
-        """The first `limit` of the `count` prompts."""
+        """Return the first `limit` of the `count` prompts (None: all)."""
         check_limit(limit)
         count = self.count if limit is None else min(limit, self.count)
         texts = [generate(self.name, "test", self.seed, index) for index in range(count)]
@@ -43,12 +44,12 @@ class TinyTask:
         ]
 
     def score(self, prompt: Prompt, text: str) -> float | None:
-        """None, unless a subclass knows better."""
+        """Return None: the task has no score, unless a subclass defines one."""
         return None
 
 
 class WordProblems(TinyTask):
-    """Arithmetic word problems: 1 if the final answer that the text states is right."""
+    """Provide arithmetic word problems. The score is 1 if the final answer in the text is right."""
 
     name = "wordproblems"
     default_max_new_tokens = 192
@@ -58,7 +59,7 @@ class WordProblems(TinyTask):
 
 
 class Records(TinyTask):
-    """Records to be copied or summarised: 1 if the output is the wanted one, character for character."""
+    """Provide records to copy or summarise. The score is 1 if the output equals the reference, except for outer blanks."""
 
     name = "records"
     default_max_new_tokens = 192
@@ -68,7 +69,7 @@ class Records(TinyTask):
 
 
 class Stories(TinyTask):
-    """Free stories, high in entropy. There is no right answer, so no score."""
+    """Provide free stories with high entropy. They have no right answer, and so no score."""
 
     name = "stories"
     default_max_new_tokens = 192

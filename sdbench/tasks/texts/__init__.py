@@ -1,4 +1,4 @@
-"""Seeded generators of the texts that the tiny family is trained and tested on: pure Python, stateless by index."""
+"""Generate the training and test texts of the tiny family: pure Python, without state; seed and index determine a text."""
 
 from collections.abc import Callable
 
@@ -17,7 +17,7 @@ GENERATORS: dict[str, Callable[[str, int, int], Text]] = {
 
 
 def generate(kind: str, split: str, seed: int, index: int) -> Text:
-    """Write the text of a kind with this index: the same whatever was generated before it."""
+    """Return the text of a kind with this index; earlier calls do not influence it. Errors: ValueError for an unknown kind."""
     if kind not in GENERATORS:
         raise ValueError(f"unknown kind of text '{kind}': use one of {', '.join(GENERATORS)}")
     return GENERATORS[kind](split, seed, index)

@@ -1,6 +1,6 @@
-"""Structured records to be copied or summarised as asked: the completion holds long spans of the prompt.
+"""Generate structured records with the task to copy or summarise them. The completion repeats long spans of the prompt.
 
-Names, order numbers and telephone numbers are made up, and those of the test split never occur in training.
+The generator invents names, order numbers and telephone numbers. Those of the test split never occur in training.
 """
 
 import json
@@ -22,7 +22,7 @@ _STATES = ("paid", "open", "sent", "late")
 
 
 def _held(rng: random.Random, split: str, draw: Callable[[random.Random], str]) -> str:
-    """Draw until the content belongs to the split."""
+    """Draw contents until one belongs to the split, and return it."""
     while split_of(content := draw(rng)) != split:
         pass
     return content
@@ -60,7 +60,7 @@ def _some(fields: dict[str, str], keys: list[str]) -> dict[str, str]:
 
 
 def generate(split: str, seed: int, index: int) -> Text:
-    """Write the record with this index, and what is asked of it."""
+    """Return the record with this index, with its task and completion."""
     rng = keyed_random(KIND, split, seed, index)
     fields = {
         "name": _held(rng, split, _name),
@@ -90,5 +90,5 @@ def generate(split: str, seed: int, index: int) -> Text:
 
 
 def matches(text: str, answer: str) -> bool:
-    """Whether a completion is the wanted output, blanks around it apart."""
+    """Return whether a completion equals the expected output, except for outer blanks."""
     return text.strip() == answer.strip()

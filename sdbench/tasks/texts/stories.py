@@ -1,4 +1,4 @@
-"""Short free stories: many choices at every sentence, so that no model can foresee the next one. They have no score."""
+"""Generate short free stories. Every sentence has many choices, so no model can predict the next one. They have no score."""
 
 import random
 
@@ -61,7 +61,7 @@ def _fill(rng: random.Random, template: str, opening: dict[str, str]) -> str:
 
 
 def generate(split: str, seed: int, index: int) -> Text:
-    """Write the story with this index. Stories of the two splits never share who finds what where."""
+    """Return the story with this index. No hero, treasure and place occur together in stories of both splits."""
     rng = keyed_random(KIND, split, seed, index)
     opening = _opening(rng)
     while split_of(content := "/".join(opening.values())) != split:

@@ -1,4 +1,4 @@
-"""Single sums, written as in the worked steps of word problems: many to the token, so arithmetic is learned fast."""
+"""Generate single sums in the form of the worked steps of word problems. Such short texts teach arithmetic fast."""
 
 import random
 
@@ -16,7 +16,7 @@ def _draw(rng: random.Random) -> tuple[str, int]:
 
 
 def generate(split: str, seed: int, index: int) -> Text:
-    """Write the sum with this index. The two splits share no sum."""
+    """Return the sum with this index. The two splits share no sum."""
     rng = keyed_random(KIND, split, seed, index)
     written, result = _draw(rng)
     while split_of(written) != split:

@@ -1,4 +1,4 @@
-"""What a generated text is, and how the held-out texts are kept apart from the training texts."""
+"""Define a generated text, and separate the held-out texts from the training texts."""
 
 import hashlib
 import random
@@ -10,10 +10,10 @@ TEST_SHARE = 8  # one content in eight belongs to the test split
 
 @dataclass(frozen=True)
 class Text:
-    """One prompt with the completion that a perfect model would write.
+    """Hold one prompt with the completion of a perfect model.
 
-    `answer` is what a scorer compares (None: the kind has no score). `contents` are the pieces of the text that decide
-    its split: none of them ever occurs in the other split.
+    answer: the text that a scorer compares with (None: the kind has no score). contents: the parts of the text that
+    decide its split; no part occurs in the other split.
     """
 
     kind: str
@@ -24,13 +24,13 @@ class Text:
 
 
 def split_of(content: str) -> str:
-    """The split that a content belongs to: a stable hash decides, so the splits are disjoint by construction."""
+    """Return the split of a content. A stable hash decides, so the splits are disjoint by construction."""
     digest = hashlib.sha256(content.encode()).digest()
     return "test" if digest[0] % TEST_SHARE == 0 else "train"
 
 
 def keyed_random(kind: str, split: str, seed: int, index: int) -> random.Random:
-    """A generator of random numbers for one text: it depends on its name alone (hashed by SHA-512)."""
+    """Return the random number generator of one text, seeded by the four arguments only. Errors: ValueError."""
     if split not in SPLITS:
         raise ValueError(f"unknown split '{split}': use one of {', '.join(SPLITS)}")
     return random.Random(f"{kind}/{split}/{seed}/{index}")

@@ -1,7 +1,7 @@
-"""Arithmetic word problems with worked steps and a final answer.
+"""Generate arithmetic word problems with worked steps and a final answer.
 
-The wording is easy to predict; the arithmetic and the choice of the right numbers are where a small model fails. The
-completion follows from the prompt, word for word, so greedy decoding of a perfect model is the reference solution.
+The wording is easy to predict. A small model fails at the arithmetic and at the choice of the right numbers. The prompt
+determines every word of the completion. So greedy decoding of a perfect model gives the reference solution.
 """
 
 import random
@@ -14,23 +14,23 @@ from sdbench.tasks.texts.words import CONTAINERS, HE, OBJECTS, PEOPLE, PLACES
 KIND = "wordproblems"
 FEWEST_STEPS, MOST_STEPS = 2, 3
 LARGEST_START = 60
-LARGEST_CHANGE = 19  # what one step adds or takes away
+LARGEST_CHANGE = 19  # the largest number that one step adds or subtracts
 LARGEST_VALUE = 99
-LARGEST_FACTOR = 5  # of a step that adds so many boxes of so many each
+LARGEST_FACTOR = 5  # the largest number of groups, and of things in each group, in a step of kind `groups`
 ORDINALS = ("First", "Next", "Then", "Finally")
 _ANSWER = re.compile(r"The answer is (-?\d+)\.")
 
 
 @dataclass(frozen=True)
 class Step:
-    """One event: its kind, its number, and for `groups` the number in each group."""
+    """Hold one event. kind: the operation. number: its operand. each: the number of things in each group of `groups`."""
 
     kind: str
     number: int = 0
     each: int = 0
 
     def apply(self, value: int) -> int:
-        """The value after the event."""
+        """Return the value after the event. Errors: ValueError for an unknown kind."""
         match self.kind:
             case "gain":
                 return value + self.number
@@ -64,7 +64,7 @@ def draw_step(rng: random.Random, value: int) -> Step:
 
 
 def _draw_numbers(rng: random.Random, most_steps: int) -> tuple[int, tuple[Step, ...]]:
-    """Draw the start and the steps: the numerical content of a problem."""
+    """Draw the numerical content of a problem: the start value and the steps."""
     start = rng.randint(5, LARGEST_START)
     value, steps = start, []
     for _ in range(rng.randint(FEWEST_STEPS, most_steps)):
@@ -74,12 +74,12 @@ def _draw_numbers(rng: random.Random, most_steps: int) -> tuple[int, tuple[Step,
 
 
 def content_of(start: int, steps: tuple[Step, ...]) -> str:
-    """The numbers of a problem, without its wording: what decides the split."""
+    """Return the numbers of a problem without its wording. This content decides the split."""
     return f"{start}:" + ",".join(f"{step.kind}-{step.number}-{step.each}" for step in steps)
 
 
 def _event(rng: random.Random, step: Step, she: str, things: str) -> str:
-    """The sentence of the question that tells of a step."""
+    """Return the sentence of the question that describes a step."""
     friend, place, container = rng.choice(PEOPLE), rng.choice(PLACES), rng.choice(CONTAINERS)
     match step.kind:
         case "gain":
@@ -108,7 +108,7 @@ def _event(rng: random.Random, step: Step, she: str, things: str) -> str:
 
 
 def sum_of(step: Step, value: int) -> str:
-    """The sum that gives the value after a step."""
+    """Return the arithmetic expression that gives the value after a step. value: the value before it."""
     match step.kind:
         case "gain":
             return f"{value} + {step.number}"
@@ -122,7 +122,7 @@ def sum_of(step: Step, value: int) -> str:
 
 
 def _worked(step: Step, verb: str, value: int, name: str, things: str) -> str:
-    """The line of the solution that works a step out."""
+    """Return the line of the solution that computes a step. value: the value before it."""
     match step.kind:
         case "gain" | "lose":
             event = str(step.number)
@@ -136,7 +136,7 @@ def _worked(step: Step, verb: str, value: int, name: str, things: str) -> str:
 
 
 def generate(split: str, seed: int, index: int, most_steps: int = MOST_STEPS) -> Text:
-    """Write the problem with this index, of two to `most_steps` steps (four at most).
+    """Return the problem with this index. It has two to `most_steps` steps (at most four).
 
     Problems of the two splits never share their sequence of numbers.
     """
@@ -161,6 +161,6 @@ def generate(split: str, seed: int, index: int, most_steps: int = MOST_STEPS) ->
 
 
 def final_answer(text: str) -> str | None:
-    """The last final answer that a text states, or None."""
+    """Return the last final answer that a text states; None if it states none."""
     found = _ANSWER.findall(text)
     return found[-1] if found else None

@@ -1,4 +1,4 @@
-"""Word lists shared by the generators. They are the same in both splits: what is held out are the contents."""
+"""Provide the word lists of the generators. Both splits use the same words; only the contents differ."""
 
 SHE = ("Mia", "Anna", "Lucy", "Emma", "Nora", "Ruth", "Zoe", "Clara")
 HE = ("Tom", "Ben", "Sam", "Jack", "Leo", "Max", "Paul", "Oscar")
