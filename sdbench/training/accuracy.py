@@ -19,9 +19,10 @@ def held_out(
 ) -> dict[str, float]:
     """Measure a model on held-out texts of each kind.
 
-    kinds: names of generators. texts: the number of texts of each kind. For each kind, returns the loss (nats per completion
-    token), the share of completion tokens that the model finds most likely, and the share of texts where it finds all of them
-    most likely. The last value is the share of completions that greedy decoding reproduces.
+    kinds: names of generators. texts: the number of texts of each kind.
+
+    Returns three values for each kind. `loss` is in nats per completion token. `tokens_right` is the share of completion tokens
+    that the model finds most likely. `texts_right` is the share of completions that greedy decoding reproduces.
     """
     model.eval()
     pad_token, _ = pad_and_eos(tokenizer)
