@@ -90,5 +90,5 @@ def in_sandbox(source: Path) -> Iterator[None]:
 
 def _load(metric: str) -> SandboxedCodeEval:
     if metric != "code_eval":
-        raise InputError(f"A task that runs code asks for the metric {metric}, of which it is not known what it runs.")
+        raise InputError(f"A task that runs code asks for the metric {metric}; only code_eval can run in the sandbox.")
     return SandboxedCodeEval()

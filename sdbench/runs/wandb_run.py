@@ -114,8 +114,8 @@ def per_prompt(rows: pd.DataFrame) -> pd.DataFrame:
     """Make a table with one row per prompt.
 
     rows: the table of sequences, with `emitted_tokens`. One column is the category. Each arm adds three columns, which are means
-    over repeats: the speed (tokens per second), the tokens per target call, and the score. A speed uses the prompt's own decode time. At batch
-    sizes above one, the other rows of the block decode in the same time.
+    over repeats: the speed (tokens per second), the tokens per target call, and the score. A speed uses the prompt's own decode
+    time. At batch sizes above one, the other rows of the block decode in the same time.
     """
     decoded = (rows["emitted_tokens"] - 1).clip(lower=0)
     rows = rows.assign(

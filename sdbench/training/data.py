@@ -65,8 +65,8 @@ class Corpus:
     Texts are drawn in pools, and each pool gives several batches. The rows of a batch have similar lengths, to save padding.
 
     mixture: the share of each kind of text. late_mixture: the shares from pool number `late_pool` on. batch_tokens: the size of a
-    batch with its padding. pool_texts: the number of texts in a pool. block_tokens: the length of a packed row. packed_every: one
-    text in so many is packed.
+    batch with its padding. pool_texts: the number of texts in a pool. block_tokens: the length of a packed row. packed_every: the
+    share of packed texts is 1 / packed_every.
     """
 
     def __init__(

@@ -37,8 +37,8 @@ class TrainRecipe:
 
     mixture: the share of each kind of text at first. It has many sums, which teach arithmetic fast. late_mixture: the shares
     later. pool_texts: the number of texts that are drawn together and sorted by length, so that the rows of a batch have similar
-    lengths. packed_every: one text in so many is packed with others into rows of `block_tokens` tokens, which trains long
-    contexts. Each of the other texts has its own row.
+    lengths. packed_every: the share of packed texts is 1 / packed_every. Packed texts follow each other in rows of
+    `block_tokens` tokens, which trains long contexts. Each of the other texts has its own row.
     """
 
     models: Mapping[str, ModelRecipe]
