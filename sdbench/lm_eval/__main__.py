@@ -1,8 +1,8 @@
-"""lm-eval's own command line, with every arm as a model and this package's tasks beside lm-eval's.
+"""Run lm-eval's command line with every arm as a model, and with this package's tasks added to lm-eval's.
 
     python -m sdbench.lm_eval run --model sdbench --model_args arm=sd,models=tiny --tasks tiny_wordproblems --limit 8
 
-The other words of --model_args are overrides of `sdbench run`. Everything else is lm-eval's: its verbs, options and files.
+The other words of --model_args are overrides of `sdbench run`. The verbs, options and files are lm-eval's.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MODEL = "sdbench"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run lm-eval's command line. Exit status: 0; 1 if something that was started failed; 2 if the input was refused."""
+    """Run lm-eval's command line. Exit status: 0; 1 if a started run failed; 2 if the input is invalid."""
     if argv is not None:
         sys.argv = ["python -m sdbench.lm_eval", *argv]
     try:
@@ -37,7 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             raise
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         print(f"sdbench: {type(error).__name__}: {reason} (SDBENCH_TRACEBACK=1 shows where)", file=sys.stderr)
-        # A ValueError is how lm-eval refuses what it is given.
+        # lm-eval raises a ValueError for invalid input.
         return REFUSED if isinstance(error, ValueError) else FAILED
     return OK
 
@@ -59,11 +59,11 @@ def _run() -> None:
     running = getattr(arguments, "command", None) == "run"
     file = _file(arguments) if running else {}
     if running and (arguments.model or file.get("model")) == MODEL and not (arguments.device or file.get("device")):
-        arguments.device = PROFILE  # lm-eval's own default is a GPU, be there one or not
+        arguments.device = PROFILE  # lm-eval's default is a GPU, even on a machine without one
     if not running and "include_path" in arguments and arguments.include_path is None:
-        arguments.include_path = str(OWN)  # what runs has it anyway
+        arguments.include_path = str(OWN)  # the verb `run` already includes this folder
     wanted = getattr(arguments, "tasks", None) or file.get("tasks")
-    # lm-eval makes its task manager by this name, and takes none from outside.
+    # lm-eval makes its task manager by this name and has no parameter for another one, so the name is replaced.
     original: Any = lm_eval.tasks.TaskManager
     lm_eval.tasks.TaskManager = _manager(wanted) if running else original
     try:
@@ -73,7 +73,7 @@ def _run() -> None:
 
 
 def _file(arguments: Any) -> dict[str, Any]:
-    """What lm-eval's own `--config FILE` says; the command line comes before it."""
+    """Read the file of lm-eval's option `--config`. The options of the command line take precedence."""
     from lm_eval.config.evaluate_config import EvaluatorConfig
 
     path = getattr(arguments, "config", None)
@@ -81,7 +81,7 @@ def _file(arguments: Any) -> dict[str, Any]:
 
 
 def _manager(wanted: str | Sequence[str] | None):
-    """What takes the place of lm-eval's task manager: ours, over the folders that hold the tasks that were named."""
+    """Return a function that makes a `Catalogue` for the named tasks, with the signature of lm-eval's task manager."""
     from sdbench.lm_eval.catalogue import Catalogue
 
     words = [wanted] if isinstance(wanted, str) else list(wanted or [])

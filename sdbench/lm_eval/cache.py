@@ -1,7 +1,7 @@
-"""lm-eval's cache of answers belongs to one arm.
+"""Tie each file of lm-eval's cache of answers to one arm.
 
-lm-eval looks an answer up by the request alone, not by the model: a file that two arms share would give the text of the first as
-the second's. So the first arm that uses a file signs it, and any other is refused.
+lm-eval finds a cached answer by the request alone, not by the model. If two arms shared a file, the second arm would get the texts
+of the first. So the first arm that uses a file signs it, and other arms cannot use it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,11 @@ OWNER = "sdbench: whose answers these are"
 
 
 def keep_apart(hook: CacheHook, arm: str, identity: str) -> None:
-    """Sign an empty cache; refuse one that another arm has signed, or that holds answers and no signature."""
+    """Sign an empty cache.
+
+    arm: the arm's name, for the message. identity: the signature. Errors: InputError if another arm signed the cache, or if it
+    holds answers without a signature.
+    """
     answers = hook.dbdict
     if answers is None:
         return

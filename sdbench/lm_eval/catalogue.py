@@ -1,8 +1,8 @@
-"""Finding lm-eval's tasks, and this package's, by name: only the folders that can hold a name are indexed.
+"""Find the tasks of lm-eval and of this package by name. Only the folders that can hold a name are indexed.
 
-To index all of lm-eval's fourteen thousand tasks takes twenty seconds; a folder of them takes none, and nearly every task lies in
-a folder whose name its own begins with. All are loaded with the sandbox for generated code and with the copies of their
-sets that are here.
+lm-eval needs twenty seconds to index all of its fourteen thousand tasks. One folder takes almost no time. The name of nearly every
+task begins with the name of its folder. Every task is loaded with the sandbox for generated code, and with the local copy of its
+data set if there is one.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SHIPPED = Path(str(lm_eval.tasks.__file__)).parent
 
 
 class Factory(TaskFactory):
-    """Loads a task's config; settings: keys of it that are to be other than in its file."""
+    """Loads the config of a task. settings: values that replace those of the task's file, by key."""
 
     def __init__(self, meta: Mapping[str, Any] | None, settings: Mapping[str, Any] | None = None) -> None:
         super().__init__(meta=dict(meta or {}))
@@ -43,14 +43,14 @@ class Factory(TaskFactory):
             config = super()._load_full_config(entry, overrides)
         if entry.kind is Kind.GROUP:
             return config
-        config["metadata"].pop("config_source", None)  # a path of this machine
+        config["metadata"].pop("config_source", None)  # a local path, which must not enter the record
         return with_copy({**config, **self.settings})
 
 
 class Catalogue(TaskManager):
-    """lm-eval's task manager over the folders that can hold the names, and over all where that does not do.
+    """lm-eval's task manager over the folders that can hold the names, or over all folders if these are not enough.
 
-    include_path: the user's own folders, which go before lm-eval's. metadata, settings: for every task that is loaded.
+    include_path: the user's folders, which take precedence over lm-eval's. metadata, settings: passed to every loaded task.
     """
 
     def __init__(
@@ -69,16 +69,16 @@ class Catalogue(TaskManager):
         self._factory = Factory(metadata, settings)
 
     def _complete(self, name: str) -> bool:
-        """Whether a name, and all that it stands for, is in the index."""
+        """Tell whether the index has a name and, for a group or tag, all of its members."""
         entry = self._entry(name)
         if entry is None:
             return name.endswith(".yaml")
-        if entry.kind is Kind.TAG:  # tasks of any folder may carry it, unless it is named for its own
+        if entry.kind is Kind.TAG:  # tasks of any folder may have a tag, unless the tag begins with a folder's name
             return _folder(name) is not None
         return entry.kind is not Kind.GROUP or self._members((entry.cfg or {}).get("task"))
 
     def _members(self, members: Any) -> bool:
-        """The same for what a group lists: names, or groups within it."""
+        """Tell whether the index has all members of a group: names, or inner groups."""
         if isinstance(members, str):
             return self._complete(members)
         if isinstance(members, dict):
@@ -86,19 +86,19 @@ class Catalogue(TaskManager):
         return all(self._members(member) for member in members or [])
 
     def unsafe(self, name: str) -> bool:
-        """Whether a task of this name runs generated code."""
+        """Tell whether the task of this name runs generated code."""
         entry = self._entry(name)
         return entry is not None and is_unsafe(entry)
 
     def tasks(self, name: str) -> dict[str, Task]:
-        """The tasks that a name stands for: itself, or a group's. Errors: InputError if there is none."""
+        """Load the task of a name, or the tasks of a group. Errors: InputError if lm-eval has no such name."""
         if self._entry(name) is None and not Path(name).is_file():
             raise InputError(f"lm-eval has no task '{name}'; `python -m sdbench.lm_eval ls tasks` lists what there is.")
         return self.load([name])["tasks"]
 
 
 def is_unsafe(entry: Entry) -> bool:
-    """Whether a task's file says that it runs generated code; asked before any of its functions is imported."""
+    """Tell whether a task's file declares that it runs generated code. This imports no function of the task."""
     if entry.kind is not Kind.TASK:
         return False
     raw = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else entry.cfg or {}
@@ -106,7 +106,7 @@ def is_unsafe(entry: Entry) -> bool:
 
 
 def _folder(name: str) -> Path | None:
-    """lm-eval's folder whose name a task's own begins with, the longest such."""
+    """Return the folder of lm-eval with the longest name that a task's name begins with; None if no folder matches."""
     words = name.split("_")
     prefixes = ("_".join(words[:count]) for count in range(len(words), 0, -1))
     return next((SHIPPED / prefix for prefix in prefixes if (SHIPPED / prefix).is_dir()), None)

@@ -1,8 +1,8 @@
-"""lm-eval's tasks that run generated code, with the sandbox in the place of what runs it.
+"""Load lm-eval's tasks that run generated code, so that the code runs in the sandbox.
 
-Their modules take `evaluate.load("code_eval")` when they are imported, and try it out at once. While they are loaded here, that
-call gives `SandboxedCodeEval`, so that nothing which a model wrote is run outside of `sdbench.lm_eval.sandbox` (and `evaluate`,
-with all that it imports, need not be loaded).
+The modules of these tasks call `evaluate.load("code_eval")` when they are imported, and use the result at once. While this module
+loads a task, that call returns `SandboxedCodeEval`. So generated code runs only in `sdbench.lm_eval.sandbox`. The package
+`evaluate` is not imported.
 
 pass@k is the unbiased estimate 1 - C(n - c, k) / C(n, k) over n answers of which c pass (Chen et al. 2021, section 2.1).
 """
@@ -20,12 +20,12 @@ from typing import Any
 from sdbench.errors import InputError
 from sdbench.lm_eval.sandbox import Limits, run
 
-# The folders of lm-eval whose tasks run code through code_eval and in no other way.
+# The folders of lm-eval whose tasks run code through code_eval only.
 SANDBOXED = ("humaneval", "humaneval_infilling", "mbpp")
 
 
 class SandboxedCodeEval:
-    """The interface of `evaluate`'s metric code_eval."""
+    """Implements the interface of `evaluate`'s metric code_eval with the sandbox. limits: for each program."""
 
     def __init__(self, limits: Limits | None = None) -> None:
         self.limits = limits
@@ -33,7 +33,11 @@ class SandboxedCodeEval:
     def compute(
         self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1,), **_: Any
     ) -> tuple[dict[str, float], list[list[dict[str, Any]]]]:
-        """Mean pass@k over the references, each of which tests its list of predictions; and what became of each."""
+        """Run every answer with its tests.
+
+        references: the tests of each prompt. predictions: the answers to each prompt. k: the values of k for pass@k. Returns the
+        mean pass@k over the prompts, by name, and the outcome of each answer.
+        """
         outcomes = [
             [run(f"{answer}\n{tests}\n", self.limits) for answer in answers]
             for tests, answers in zip(references, predictions, strict=True)
@@ -43,7 +47,10 @@ class SandboxedCodeEval:
 
 
 def pass_at(k: int, passed: Sequence[bool]) -> float:
-    """The probability that k answers, drawn from these without replacement, hold one that passes."""
+    """Return the probability that at least one of k answers passes, drawn from these without replacement.
+
+    passed: whether each answer passed. Errors: InputError if there are fewer than k answers.
+    """
     n, right = len(passed), sum(passed)
     if n < k:
         raise InputError(f"pass@{k} needs at least {k} answers to each prompt; there are {n}.")
@@ -55,7 +62,7 @@ def _mean(values: Sequence[float]) -> float:
 
 
 def check_unsafe(name: str, source: Path | None) -> None:
-    """Refuse a task that runs code in a way of its own."""
+    """Refuse a task whose code cannot run in the sandbox. source: the task's YAML file."""
     if source is None or source.parent.name not in SANDBOXED:
         raise InputError(
             f"The task {name} runs generated code in a way that cannot be put into the sandbox; those of lm-eval's folders "
@@ -65,10 +72,10 @@ def check_unsafe(name: str, source: Path | None) -> None:
 
 @contextmanager
 def in_sandbox(source: Path) -> Iterator[None]:
-    """While the task of this YAML file is loaded, what its module imports as `evaluate` has the sandbox for code_eval."""
+    """Replace the module `evaluate` while a task is loaded, so that code_eval is the sandbox. source: the task's YAML file."""
     stand_in: Any = ModuleType("evaluate")
     stand_in.load = _load
-    # A module that was loaded before, by lm-eval alone, holds on to what it took then.
+    # lm-eval may have imported the task's module earlier, with the original code_eval. So it is imported again.
     sys.modules.pop(f"lm_eval.tasks.{source.parent.name}.utils", None)
     original = sys.modules.get("evaluate")
     sys.modules["evaluate"] = stand_in
@@ -83,5 +90,5 @@ def in_sandbox(source: Path) -> Iterator[None]:
 
 def _load(metric: str) -> SandboxedCodeEval:
     if metric != "code_eval":
-        raise InputError(f"A task that runs code asks for the metric {metric}, of which it is not known what it runs.")
+        raise InputError(f"A task that runs code asks for the metric {metric}; only code_eval can run in the sandbox.")
     return SandboxedCodeEval()

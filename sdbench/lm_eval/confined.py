@@ -1,10 +1,11 @@
-"""The child's side of the sandbox: give up rights for good, then run the program that comes on standard input.
+"""Run in the sandbox's child process: give up rights permanently, then run the program from standard input.
 
-What is given up: more CPU time and memory than allowed (rlimits); sockets, new processes, signals to others and other programs
-(on Linux by a seccomp filter, which the kernel enforces and which cannot be taken back; everywhere by Python's audit hooks);
-writing outside of the temporary folder (audit hooks). Run as a script of its own, with nothing but the standard library.
+Resource limits (rlimits) bound the CPU time and the memory. A seccomp filter refuses sockets, new processes, other programs, and
+signals to other processes. The Linux kernel enforces the filter, and no process can remove it. Python's audit hooks refuse the
+same on every system. They also refuse writes outside the temporary folder. This file runs as a script and imports only the
+standard library.
 
-Arguments: CPU seconds, bytes of memory, the folder, the number of the descriptor on which the outcome is reported.
+Arguments: CPU seconds, bytes of memory, the folder, the number of the file descriptor for the report of the outcome.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ import struct
 import sys
 
 PASSED = "passed"
-READY = "ready:"  # said before the answer runs: what ends earlier is no fault of the answer
+# The child writes this before the answer runs. If it ends earlier, the sandbox failed and not the answer.
+READY = "ready:"
 OPEN_FILES, FILE_BYTES = 64, 1 << 24
 
 # linux/seccomp.h, linux/filter.h, linux/audit.h
@@ -28,9 +30,9 @@ _NUMBER, _ARCHITECTURE, _FIRST_ARGUMENT = 0, 4, 16
 _ALLOW, _REFUSE, _ABSENT, _KILL = 0x7FFF0000, 0x00050000 | 1, 0x00050000 | 38, 0x80000000
 _NO_NEW_PRIVILEGES, _SECCOMP, _FILTER, _PARENT_DEATH = 38, 22, 2, 1
 _THREAD, _X32 = 0x00010000, 0x40000000
-# The architecture's number; clone; and what is refused: socket, socketpair, io_uring_setup; fork, vfork, execve, execveat; kill,
-# tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_open, pidfd_send_signal, pidfd_getfd; ptrace, process_vm_readv,
-# process_vm_writev; unshare, setns, mount, chroot, bpf.
+# By machine: the number of the architecture, the number of clone, and the numbers of the refused calls. These calls are socket,
+# socketpair, io_uring_setup; fork, vfork, execve, execveat; kill, tkill, tgkill, rt_sigqueueinfo, rt_tgsigqueueinfo, pidfd_open,
+# pidfd_send_signal, pidfd_getfd; ptrace, process_vm_readv, process_vm_writev; unshare, setns, mount, chroot, bpf.
 _SYSTEMS = {
     "x86_64": (
         0xC000003E,
@@ -57,7 +59,7 @@ _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT | os.O_TRUNC | os.O_APPEND
 
 
 def main() -> None:
-    """Run the program; report `passed`, or what it raised, on the descriptor."""
+    """Run the program. Report `passed`, or the exception that it raised, on the descriptor."""
     seconds, memory, report = (int(sys.argv[place]) for place in (1, 2, 4))
     folder = os.path.realpath(sys.argv[3])
     program = sys.stdin.read()
@@ -77,7 +79,7 @@ def main() -> None:
 
 
 def limit(seconds: int, memory: int) -> None:
-    """CPU time, address space, size of a file, open files, no core dump."""
+    """Limit the CPU time (seconds), the address space (bytes), the size of a file and the open files; forbid core dumps."""
     wanted = {
         resource.RLIMIT_CPU: seconds,
         resource.RLIMIT_AS: memory,
@@ -86,7 +88,7 @@ def limit(seconds: int, memory: int) -> None:
         resource.RLIMIT_CORE: 0,
     }
     for kind, most in wanted.items():
-        # macOS refuses some of them.
+        # macOS rejects some of these limits.
         with contextlib.nullcontext() if sys.platform == "linux" else contextlib.suppress(ValueError, OSError):
             _, hard = resource.getrlimit(kind)
             most = most if hard == resource.RLIM_INFINITY else min(most, hard)
@@ -94,7 +96,7 @@ def limit(seconds: int, memory: int) -> None:
 
 
 def filter_system_calls() -> None:
-    """Have the kernel refuse the calls of `_SYSTEMS` from now on. Raises OSError where it cannot be had."""
+    """Make the kernel refuse the calls of `_SYSTEMS` from now on. Errors: OSError if the system has no such filter."""
     if platform.machine() not in _SYSTEMS:
         raise OSError(f"no filter of system calls for {platform.machine()}")
     architecture, clone, refused = _SYSTEMS[platform.machine()]
@@ -108,7 +110,8 @@ def filter_system_calls() -> None:
     ]
     for number in refused:
         lines += [(_EQUAL, 0, 1, number), (_RETURN, 0, 0, _REFUSE)]
-    # A library then falls back on clone, whose flags can be seen: threads are allowed, processes are not.
+    # The filter cannot read the flags of clone3, so it reports that clone3 does not exist. Libraries then call clone, whose flags
+    # it can read: it allows threads and refuses processes.
     lines += [(_EQUAL, 0, 1, _CLONE3), (_RETURN, 0, 0, _ABSENT)]
     lines += [(_EQUAL, 0, 3, clone), (_LOAD, 0, 0, _FIRST_ARGUMENT)]
     lines += [(_ANY_BIT, 1, 0, _THREAD), (_RETURN, 0, 0, _REFUSE)]
@@ -122,7 +125,7 @@ def filter_system_calls() -> None:
 
 
 def watcher(folder: str):
-    """An audit hook that refuses what the filter refuses, and every change to a file outside of the folder."""
+    """Return an audit hook that refuses the same calls as the filter, and every change to a file outside `folder`."""
     real, join = os.path.realpath, os.sep
 
     def inside(path: object) -> bool:

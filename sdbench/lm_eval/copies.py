@@ -1,8 +1,8 @@
-"""Published sets from the folder that SDBENCH_DATA names, where lm-eval would go to the hub.
+"""Read published data sets from the folder that SDBENCH_DATA names, instead of from the hub.
 
-A copy has the rows of the hub's set, one JSON object a line; CommonsenseQA may also be as its authors publish it. Where a task
-draws worked examples from a split that the copy lacks, they are drawn from the split that is tested, without the question itself;
-the record says so.
+A copy has the rows of the hub's set, one JSON object per line. CommonsenseQA may also have its authors' format. A task may draw
+worked examples from a split that the copy lacks. Then lm-eval draws them from the test split, without the question itself, and the
+record says so.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from sdbench.tasks.rows import DATA_FOLDER, rows_of
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# The hub's name of each set, and which file holds which split.
+# By the hub's name of each set: the file of each split.
 COPIES: dict[str, dict[str, str]] = {
     "openai/gsm8k": {"test": "gsm8k_test.jsonl", "train": "gsm8k_train.jsonl"},
     "openai/openai_humaneval": {"test": "humaneval.jsonl.gz"},
@@ -31,9 +31,9 @@ COPIES: dict[str, dict[str, str]] = {
 
 
 class Copy:
-    """A set that is read from files: what lm-eval calls in place of `datasets.load_dataset`.
+    """A data set in local files. lm-eval calls it instead of `datasets.load_dataset`.
 
-    dataset: the hub's name; part: which of its parts (None: all); files: by split.
+    dataset: the hub's name. part: the part of the set (None: all parts). files: the file of each split.
     """
 
     def __init__(self, dataset: str, part: str | None, files: Mapping[str, Path]) -> None:
@@ -43,13 +43,13 @@ class Copy:
         return f"{self.dataset} from {DATA_FOLDER}: " + ", ".join(file.name for file in self.files.values())
 
     def __call__(self, **_: Any) -> dict[str, Dataset]:
-        """The splits. Errors: InputError if a file cannot be read."""
+        """Read the splits, by name. Errors: InputError if a file cannot be read, or has no rows of the part."""
         from datasets import Dataset
 
         splits = {}
         for split, file in self.files.items():
             rows = [_as_on_the_hub(row.fields) for row in rows_of(self.dataset, str(file), None, None)]
-            # MMLU's subjects are parts of the hub's set; a copy holds all of them in one file.
+            # MMLU's subjects are parts of the hub's set. A copy holds all subjects in one file.
             own = [row for row in rows if self.part is None or row.get("subject", self.part) == self.part]
             if not own:
                 raise InputError(f"{file} has no rows of the part '{self.part}' of {self.dataset}.")
@@ -58,7 +58,7 @@ class Copy:
 
 
 def with_copy(config: dict[str, Any]) -> dict[str, Any]:
-    """A task's config that reads its set from SDBENCH_DATA, if the split that it tests is there; else as it was."""
+    """Make a task's config read its data set from SDBENCH_DATA. Without a copy of the test split, return the config unchanged."""
     folder, files = os.environ.get(DATA_FOLDER), COPIES.get(str(config.get("dataset_path")), {})
     if not folder or config.get("custom_dataset"):
         return config
@@ -69,17 +69,17 @@ def with_copy(config: dict[str, Any]) -> dict[str, Any]:
     local = {**config, "custom_dataset": Copy(config["dataset_path"], config.get("dataset_name"), there)}
     if (config.get("fewshot_split") or config.get("training_split")) in there or _own_examples(config):
         return local
-    # lm-eval leaves a question out of its own examples only where both come from what it calls the test split.
+    # lm-eval excludes a question from its own worked examples only if both come from the config's `test_split`.
     return {**local, "training_split": None, "validation_split": None, "test_split": tested, "fewshot_split": tested}
 
 
 def _own_examples(config: Mapping[str, Any]) -> bool:
-    """Whether the task's file holds its worked examples itself."""
+    """Tell whether the task's file contains its worked examples."""
     return bool((config.get("fewshot_config") or {}).get("samples"))
 
 
 def _as_on_the_hub(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A row in the hub's columns: CommonsenseQA's authors nest the choices in the question."""
+    """Convert a row to the hub's columns. The authors' format of CommonsenseQA nests the choices in the question."""
     nested = row.get("question")
     if not isinstance(nested, dict):
         return dict(row)

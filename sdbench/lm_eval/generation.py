@@ -1,4 +1,4 @@
-"""What an lm-eval task asks of a generation, in the bench's terms; what no decoder here does is refused by name."""
+"""Translate the generation options of an lm-eval task into the bench's. An option that no decoder supports is an error."""
 
 from __future__ import annotations
 
@@ -9,15 +9,18 @@ from typing import Any
 from sdbench.errors import InputError
 from sdbench.sampling import Sampling
 
-DEFAULT_MAX_NEW_TOKENS = 256  # lm-eval's own, where a task states none
+DEFAULT_MAX_NEW_TOKENS = 256  # lm-eval's default
 _READ = frozenset({"until", "max_gen_toks", "do_sample", "temperature", "top_k", "top_p"})
-# Options that say nothing when they have this value.
+# Options with the value that has no effect.
 _NEUTRAL = {"num_beams": 1, "num_return_sequences": 1, "repetition_penalty": 1.0, "use_cache": True, "min_p": 0.0}
 
 
 @dataclass(frozen=True)
 class Generation:
-    """until: strings that end an answer; max_new_tokens: its longest; sampling: greedy unless the task samples."""
+    """How a task generates an answer.
+
+    until: strings that end an answer. max_new_tokens: the maximum length. sampling: greedy unless the task samples.
+    """
 
     until: tuple[str, ...]
     max_new_tokens: int
@@ -25,7 +28,7 @@ class Generation:
 
 
 def generation(options: Mapping[str, Any] | None, task: str) -> Generation:
-    """Read a request's `gen_kwargs` (its aliases by lm-eval's own rules). Errors: InputError, naming the task."""
+    """Read the `gen_kwargs` of a request; lm-eval resolves the aliases. task: for messages. Errors: InputError."""
     from lm_eval.models.utils import normalize_gen_kwargs
 
     asked: dict[str, Any] = dict(normalize_gen_kwargs(dict(options or {}), DEFAULT_MAX_NEW_TOKENS))

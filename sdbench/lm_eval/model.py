@@ -1,8 +1,8 @@
-"""Any arm as an lm-eval model.
+"""Make an arm an lm-eval model.
 
-`generate_until` goes through the arm's decoder. `loglikelihood` and `loglikelihood_rolling` are those of lm-eval's own `hf` model
-over the target: a likelihood involves no decoding, so the tasks that ask for one do not see the arm, and the record names them.
-Tokenization, chat templates and the cut at stop strings are lm-eval's own too, so that the texts of `ar` are those of `hf`.
+`generate_until` uses the arm's decoder. `loglikelihood` and `loglikelihood_rolling` are those of lm-eval's `hf` model with the
+target. A likelihood involves no decoding, so tasks that ask for one do not depend on the arm, and the record names them.
+The library lm-eval tokenises, applies chat templates and cuts at stop strings. So the arm `ar` gives the same texts as `hf`.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.model import CacheHook
 
-PROFILE = "hardware"  # the device that the hardware profile says
+PROFILE = "hardware"  # the device of the hardware profile
 
 log = logging.getLogger(__name__)
 
-# A plan needs a prompt to check; those that count come from lm-eval.
+# A plan needs a prompt to check. lm-eval supplies the prompts of the measurement.
 _PLANNED = ("tasks=stories", "limit=1", "max_new_tokens=1")
 
 
@@ -44,10 +44,10 @@ _HF: Any = HFLM  # its decorator hides its type
 
 
 class ArmLM(_HF):
-    """One arm of the bench over one family.
+    """One arm of the bench with one family of models.
 
-    arm: its name; batch_size: rows that are decoded together; device: in place of the hardware profile's. overrides: those of
-    `sdbench run`, such as models="smollm2" or **{"arms.sd.draft_length": 6}. Errors: InputError.
+    arm: the arm's name. batch_size: the number of rows that decode together. device: replaces the device of the hardware profile.
+    overrides: as for `sdbench run`, for example models="smollm2" or **{"arms.sd.draft_length": 6}. Errors: InputError.
     """
 
     def __init__(
@@ -84,7 +84,7 @@ class ArmLM(_HF):
         self.pretrained = self.plan.specs["target"].path
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
-        """The arm's answers, cut before their stop strings. Errors: InputError, before anything is decoded."""
+        """Decode the arm's answers, and cut each before its stop string. Errors: InputError, before any decoding."""
         asked: dict[Generation, list[int]] = {}
         for index, request in enumerate(requests):
             asked.setdefault(generation(request.arguments[1], f"The task {request.task_name}"), []).append(index)
@@ -101,22 +101,22 @@ class ArmLM(_HF):
         return texts
 
     def loglikelihood(self, requests: list[Instance], disable_tqdm: bool = False) -> list[tuple[float, bool]]:
-        """By the target alone."""
+        """Compute log-likelihoods with the target alone."""
         self._note(requests)
         return super().loglikelihood(requests, disable_tqdm)
 
     def loglikelihood_rolling(self, requests: list[Instance], disable_tqdm: bool = False) -> list[float]:
-        """By the target alone."""
+        """Compute rolling log-likelihoods with the target alone."""
         self._note(requests)
         return super().loglikelihood_rolling(requests, disable_tqdm)
 
     def set_cache_hook(self, cache_hook: CacheHook) -> None:
-        """Take part in lm-eval's cache of answers, if it is this arm's alone. Errors: InputError if it is not."""
+        """Use lm-eval's cache of answers. Errors: InputError if the cache belongs to another arm."""
         keep_apart(cache_hook, self.arm.name, self.identity)
         super().set_cache_hook(cache_hook)
 
     def get_model_info(self) -> dict[str, Any]:
-        """For lm-eval's record: the arm, its models, what it did, and which tasks did not see it."""
+        """Describe the arm for lm-eval's record: its config, models and counts, and the tasks that did not use it."""
         calls = self.counts["target_calls"]
         return {
             "arm": self.arm.name,
@@ -132,7 +132,7 @@ class ArmLM(_HF):
 
     @property
     def identity(self) -> str:
-        """What defines this model's answers: the arm, the family's weights, the hardware's numbers and the seed."""
+        """A SHA-256 over all inputs that can change an answer: the arm, the weights, the hardware profile and the seed."""
         config = self.plan.config
         parts = {name: config[name] for name in ("models", "hardware", "seed", "ignore_eos")}
         document = canonical({**parts, "arm": self.arm.config, "weights": self._weights})
@@ -147,7 +147,7 @@ class ArmLM(_HF):
         return DEFAULT_MAX_NEW_TOKENS
 
     def close(self) -> None:
-        """End whatever processes the arm has."""
+        """End the arm's processes."""
         self.arm.decoder.close()
 
     @property
@@ -160,7 +160,7 @@ class ArmLM(_HF):
             raise InputError(
                 f"A prompt of the task {request.task_name} has no tokens; a prompt must have at least one."
             )
-        # lm-eval asks for several answers to a prompt by repeating the request, one after the other.
+        # For several answers to a prompt, lm-eval repeats the request. The repeats follow each other.
         repeat = 0
         while index - repeat > 0 and requests[index - repeat - 1] is request:
             repeat += 1
@@ -176,7 +176,7 @@ class ArmLM(_HF):
             )
 
     def _decoded(self, options: Generation, prompts: dict[int, Request]) -> Iterator[tuple[int, str]]:
-        """Each answer as it is finished: its request's index, its text."""
+        """Decode the prompts, and yield (index of the request, text) for each finished answer."""
         plan = self.plan
         stop = StopChecker(plan.family.eos, options.until, plan.family.tokenizer)
         until = handle_stop_sequences(
@@ -192,7 +192,7 @@ class ArmLM(_HF):
             yield index_of[id(item.request)], postprocess_generated_text(self.tok_decode(item.tokens), until, None)
 
     def _note(self, requests: list[Instance]) -> None:
-        """Say, once a task, that its likelihoods are the target's."""
+        """Warn, once for each task, that its likelihoods are the target's."""
         new = {str(request.task_name) for request in requests} - self.unseen
         if new:
             self.unseen |= new
@@ -201,5 +201,5 @@ class ArmLM(_HF):
 
 
 def _word(value: Any) -> str:
-    """A value as an override says it."""
+    """Write a value in the syntax of an override."""
     return value if isinstance(value, str) else canonical(value)

@@ -1,8 +1,8 @@
-"""Generated code runs here and nowhere else: in a child process of its own, confined before it reads a line of that code.
+"""Run generated code in a confined child process. No other module runs generated code.
 
-The child has a temporary folder, a process group and an environment of its own, little time and memory, no network and no right
-to start processes (`sdbench.lm_eval.confined`); it is killed when its time is up. It guards against accidents and sloppy answers
-of a model; for code that is out to do harm use a virtual machine.
+The child confines itself before it reads the code (`sdbench.lm_eval.confined`). It has its own temporary folder, process group and
+environment. Its time and memory are limited. It has no network and cannot start processes. The parent kills it at the time limit.
+The sandbox guards against accidents. For malicious code use a virtual machine.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from sdbench.errors import RunError
 from sdbench.lm_eval.confined import PASSED, READY
 
 CHILD = Path(__file__).with_name("confined.py")
-STARTED = 400  # bytes of a report
+STARTED = 400  # bytes of a report that are read
 
 
 @dataclass(frozen=True)
 class Limits:
-    """cpu_seconds: of the child; wall_seconds: until it is killed, whatever it does; memory_bytes: of its address space."""
+    """Limits of the child. cpu_seconds: CPU time. wall_seconds: time until the parent kills it. memory_bytes: address space."""
 
     cpu_seconds: int = 5
     wall_seconds: float = 15.0
@@ -34,14 +34,17 @@ class Limits:
 
 @dataclass(frozen=True)
 class Outcome:
-    """passed: the program ran to its end and raised nothing. reason: 'passed', what it raised, or how it was ended."""
+    """The result of a program.
+
+    passed: the program ran to its end without an exception. reason: 'passed', the exception, or how the child ended.
+    """
 
     passed: bool
     reason: str
 
 
 def run(program: str, limits: Limits | None = None) -> Outcome:
-    """Run a Python program to its end, or to the end of its limits. Errors: RunError if it cannot be confined here."""
+    """Run a Python program until it ends or reaches a limit. Errors: RunError if this machine cannot confine it."""
     limits = limits or Limits()
     with tempfile.TemporaryDirectory(prefix="sdbench-") as folder:
         reader, writer = os.pipe()
@@ -74,7 +77,10 @@ def run(program: str, limits: Limits | None = None) -> Outcome:
 
 
 def _wait(child: subprocess.Popen[bytes], program: str, seconds: float) -> tuple[bool, str]:
-    """Give the child its program and its time; then its whole group is gone. Whether it was late; what it complained of."""
+    """Send the child its program and wait for its end. Then kill its process group.
+
+    seconds: the time limit. Returns whether the child exceeded it, and the child's standard error.
+    """
     try:
         _, complaint = child.communicate(program.encode(errors="replace"), timeout=seconds)
         return False, complaint.decode(errors="replace")

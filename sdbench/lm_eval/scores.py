@@ -1,4 +1,4 @@
-"""Documents and scores of this package's own tasks, named by their YAML files."""
+"""Define the documents and scores of this package's lm-eval tasks. The YAML files of the tasks name these functions."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Result = dict[str, float]
 
 def _documents(task: type[TinyTask]) -> Callable[..., dict[str, Dataset]]:
     def documents(**_: Any) -> dict[str, Dataset]:
-        """The held-out texts of the generator, those of the bench's own task of the same name."""
+        """Return the held-out texts of the generator, as in the bench's task of the same name."""
         from datasets import Dataset
 
         prompts = task().prompts()
@@ -28,7 +28,7 @@ def _documents(task: type[TinyTask]) -> Callable[..., dict[str, Dataset]]:
 
 def _score(task: WordProblems | Records) -> Callable[[Mapping[str, Any], Sequence[str]], Result]:
     def score(document: Mapping[str, Any], results: Sequence[str]) -> Result:
-        """The score of the bench's own task of the same name."""
+        """Score an answer as the bench's task of the same name does."""
         prompt = Prompt(document["id"], document["prompt"], reference=document["answer"])
         return {"exact_match": task.score(prompt, results[0])}
 
@@ -40,7 +40,10 @@ records, score_records = _documents(Records), _score(Records())
 
 
 def score_mathematics(document: Mapping[str, Any], results: Sequence[str]) -> Result:
-    """1 if the answer equals the reference as mathematics (math-verify): 1/2 is 0.5, and order in a set does not count."""
+    """Score 1 if the answer equals the reference mathematically, else 0.
+
+    math-verify compares them: 1/2 equals 0.5, and the order of a set is irrelevant.
+    """
     from math_verify import parse, verify
 
     reference = parse(f"\\boxed{{{document['answer']}}}")

@@ -1,8 +1,8 @@
-"""An lm-eval task as one of the bench's: its prompts, and its own scoring of the texts.
+"""Make an lm-eval task a task of the bench, with its prompts and its own scores.
 
-Contexts are built as lm-eval builds them (plain, and as a chat for a tokenizer with a template; worked examples drawn with its own
-seed); a text goes through the task's filters and its `process_results`. A task that is scored by likelihoods is refused, since no
-arm has a part in it. How tokens are chosen is the run's `sampling`, as with every task.
+lm-eval builds the contexts: as plain text, and as a chat for a tokenizer with a template. Its seed draws the worked examples. The
+task's filters and its `process_results` score a text. A task that scores likelihoods is an error, because it does not use the arm.
+The run's `sampling` chooses the tokens, as for every task.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ if TYPE_CHECKING:
 
     from sdbench.lm_eval.generation import Generation
 
-FEWSHOT_SEED = 1234  # lm-eval's own
+FEWSHOT_SEED = 1234  # lm-eval's default
 
 
 class LmEvalTask:
-    """The generative tasks that a name of lm-eval's stands for: one, or those of a group, which are then the categories.
+    """A generative task of lm-eval, or a group of such tasks. The tasks of a group are the categories.
 
-    task: the name. metric: whose value is the score, as `metric` or `metric,filter` (None: the first of each). num_fewshot:
-    worked examples (None: the task's own). run_code: allow generated code to be run, in a sandbox, where the score needs it.
-    settings: keys of the task's own file that are to be other than there. max_new_tokens: None: the task's own.
+    task: lm-eval's name. metric: the metric that is the score, as `metric` or `metric,filter` (None: the first of each).
+    num_fewshot: the number of worked examples (None: the task's number). run_code: allow the score to run generated code in a
+    sandbox. settings: values that replace those of the task's file, by key. max_new_tokens: the maximum length of an answer
+    (None: the task's).
     """
 
     scored = True
@@ -71,7 +72,7 @@ class LmEvalTask:
         return self._max_new_tokens or self._generation.max_new_tokens
 
     def prompts(self, limit: int | None = None) -> list[Prompt]:
-        """The first `limit` documents as prompts; the tasks of a group take turns."""
+        """Return the first `limit` documents as prompts. The tasks of a group take turns."""
         check_limit(limit)
         grouped = len(self._tasks) > 1
         found = select(
@@ -85,14 +86,16 @@ class LmEvalTask:
         )
         for prompt in found[:1]:
             try:
-                self.score(prompt, "0")  # what a score lacks shows before there is work to lose
+                self.score(prompt, "0")  # a package that the score lacks is an error before any decoding
             except RunError as error:
                 raise InputError(str(error)) from error
         return found
 
     def score(self, prompt: Prompt, text: str) -> float:
-        """The task's own metric of the text that answers a prompt. Errors: ScoringError if it cannot tell of this answer, RunError
-        if it can of none."""
+        """Score the text that answers a prompt, by the task's metric.
+
+        Errors: ScoringError if the task cannot score this answer; RunError if it cannot score any answer.
+        """
         from lm_eval.api.instance import Instance
 
         task, index, document = self._asked[prompt.id]
@@ -105,7 +108,7 @@ class LmEvalTask:
             values = task.process_results(document, [answer.filtered_resps[chosen]])
         except RunError:
             raise
-        except Exception as error:  # whatever a task's own module raises
+        except Exception as error:  # a task's module may raise any exception
             raise ScoringError(f"{self.name} cannot score an answer to {prompt.id} ({_first_line(error)}).") from error
         value = values.get(self.metric or next(iter(values)))
         if not isinstance(value, (int, float)):
@@ -115,11 +118,11 @@ class LmEvalTask:
         return float(value)
 
     def provenance(self) -> dict[str, Any]:
-        """What a record keeps: lm-eval's version, each task's version and source, and the SHA-256 of each document asked."""
+        """Return lm-eval's version, each task's version and source, and the SHA-256 of each document, for the record."""
         from lm_eval.utils import handle_non_serializable, hash_string
 
         def sha256(document: Any) -> str:
-            # As lm-eval's own records have it.
+            # The same hash as in lm-eval's records.
             return hash_string(json.dumps(document, indent=2, default=handle_non_serializable, ensure_ascii=False))
 
         return {
@@ -139,9 +142,9 @@ class LmEvalTask:
                 tasks = catalogue.tasks(self.task)
         except InputError:
             raise
-        except Exception as error:  # the hub, the network and the task's own module each raise kinds of their own
+        except Exception as error:  # the hub, the network and the task's module raise different types
             raise InputError(_unreadable(self.name, catalogue, self.task, error)) from error
-        for task in tasks.values():  # a path, or a group, says what it does only now
+        for task in tasks.values():  # a path or a group is known only after loading
             self._allow(bool(getattr(task.config, "unsafe_code", False)))
             self._check(task)
         return tasks
@@ -154,7 +157,7 @@ class LmEvalTask:
             )
 
     def _check(self, task: LmTask) -> None:
-        """Refuse what is no mean of scores of single texts; set the examples as `lm_eval.simple_evaluate` does."""
+        """Refuse a task whose score is not a mean over single texts. Set the worked examples as `lm_eval.simple_evaluate` does."""
         from lm_eval.api.registry import get_aggregation
 
         if task.OUTPUT_TYPE != "generate_until":
@@ -205,7 +208,7 @@ class LmEvalTask:
         drawn = sampler.rnd.getstate() if sampler is not None else None
         text = task.fewshot_context(document, shots, gen_prefix=prefix)
         if sampler is not None:
-            sampler.rnd.setstate(drawn)  # the same examples in both forms
+            sampler.rnd.setstate(drawn)  # both forms get the same examples
         as_chat = {"apply_chat_template": True, "fewshot_as_multiturn": True, "chat_template": template}
         task.fewshot_context(document, shots, gen_prefix=prefix, **as_chat)
         chat = tuple(Message(turn["role"], turn["content"]) for turn in chats[0])
@@ -214,7 +217,7 @@ class LmEvalTask:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """lm-eval's advice, and what the tasks' modules print while they are imported, kept from the run's own output."""
+    """Keep lm-eval's advice, and the output of the tasks' modules during import, out of the run's standard output."""
     log = logging.getLogger("lm_eval")
     level = log.level
     log.setLevel(logging.ERROR)

@@ -1,1 +1,1 @@
-"""Load models: find a source, check it, read its weights, estimate its memory."""
+"""Load models: find a source, check the source, read its weights and estimate its memory."""

@@ -1,8 +1,8 @@
-"""Which architectures can be stepped over cache slots, as far as their configs tell.
+"""Check from its config whether an architecture can run on cache slots.
 
-A step gives a model positions and a mask of its own, and rolls back by overwriting slots. Full and sliding-window attention allow
-that. A recurrent state does not, because it cannot be rolled back. An encoder-decoder does not, and neither does a model that
-derives positions or distances from the shape of the mask. `sdbench.lm.probe` tries the loaded model itself.
+A step passes explicit positions and an explicit mask to the model. A rollback overwrites slots. Full and sliding-window attention
+support both. A recurrent state does not, because it has no rollback. Encoder-decoders are not supported. A model that derives
+positions or distances from the shape of the mask is not supported either. `sdbench.lm.probe` tests the loaded model.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def check_architecture(role: str, config: PreTrainedConfig) -> type[PreTrainedModel]:
-    """Return the model class that a config needs. Errors: InputError if the model cannot be stepped over slots."""
+    """Return the model class of a config. role: for messages. Errors: InputError if the model cannot run on cache slots."""
     text = config.get_text_config()
     names = getattr(config, "architectures", None)
     name = names[0] if names else config.model_type
@@ -41,11 +41,12 @@ def check_architecture(role: str, config: PreTrainedConfig) -> type[PreTrainedMo
 
 
 def longest_sequence(config: PreTrainedConfig) -> tuple[int | None, str]:
-    """The longest sequence that a text model reads as its own `generate` would, in tokens, and the reason for it.
+    """Return the longest sequence, in tokens, for which a text model agrees with its own `generate`, and the reason.
 
-    A long-rope model turns all of its rotations to other factors as soon as one position of a forward lies past the border. Tokens
-    that were read before would have to be read anew, and in a batch a long row would change the short ones. So the border is the
-    limit. None: the config sets no limit. The reason is "" where it is the config's longest position.
+    A long-rope model has a border, its original longest position. If one position of a forward is past the border, the model uses
+    other rotation factors for all positions. The cached keys would then be wrong, and a long row would change the short rows of its
+    batch. So the border is the limit. The length is None if the config sets no limit. The reason is "" if the limit is the config's
+    longest position.
     """
     longest = getattr(config, "max_position_embeddings", None)
     borders = [border for rope in _ropes(config) if (border := rope.get("original_max_position_embeddings"))]
@@ -58,7 +59,7 @@ def longest_sequence(config: PreTrainedConfig) -> tuple[int | None, str]:
 
 
 def _ropes(config: PreTrainedConfig) -> Iterator[Mapping[str, Any]]:
-    """The parameters of the long-rope embeddings of a model, which may differ between kinds of layers."""
+    """Yield the parameters of each long-rope embedding of a model. Different kinds of layers may have different ones."""
     given = getattr(config, "rope_parameters", None) or {}
     kinds = [given] if "rope_type" in given else [part for part in given.values() if isinstance(part, Mapping)]
     outer = getattr(config, "original_max_position_embeddings", None)
@@ -68,7 +69,7 @@ def _ropes(config: PreTrainedConfig) -> Iterator[Mapping[str, Any]]:
 
 
 def _unsuited(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> str | None:
-    """Why a model cannot be stepped over slots, or None."""
+    """Return the reason why a model cannot run on cache slots, or None if it can."""
     kinds = set(getattr(config, "layer_types", None) or ())
     if not isinstance(getattr(config, "num_hidden_layers", None), int):
         return "has no single stack of decoder layers (its config has no num_hidden_layers)"

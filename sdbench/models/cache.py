@@ -1,4 +1,4 @@
-"""The user's cache folder: converted GGUF files and compiled programs."""
+"""Find the user's cache folder, which contains converted GGUF files and compiled programs."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ VARIABLE = "SDBENCH_CACHE"
 
 
 def cache_folder() -> Path:
-    """Return the cache folder that the environment names. It may not exist, and may not be writable.
+    """Return the cache folder. It may be missing or read-only.
 
-    The folder is SDBENCH_CACHE, else `sdbench` in XDG_CACHE_HOME, else `sdbench` in ~/.cache. Without a home directory it is the
-    folder that `writable_cache` falls back to.
+    The folder is SDBENCH_CACHE, else `sdbench` in XDG_CACHE_HOME, else `sdbench` in ~/.cache. Without a home directory it is a
+    folder in the temporary directory. Errors: InputError if SDBENCH_CACHE begins with `~` and the user has no home directory.
     """
     named, base = os.environ.get(VARIABLE), os.environ.get("XDG_CACHE_HOME")
     try:
@@ -31,17 +31,17 @@ def cache_folder() -> Path:
 
 
 def writable_cache(part: str) -> Path:
-    """Return a folder of the cache that can be written, and make it if needed.
+    """Return a writable folder of the cache, and make it if needed.
 
-    part: the name of the folder within the cache. Where the default cache cannot be written, a folder of the temporary directory
-    takes its place, and one line on standard error says so. Errors: InputError if SDBENCH_CACHE, or the temporary directory, cannot
-    be written.
+    part: the name of the folder within the cache. If the default cache is not writable, a folder in the temporary directory
+    replaces it, and one line on standard error says so. Errors: InputError if SDBENCH_CACHE is not writable, or if neither the
+    default cache nor the temporary directory is writable.
     """
     return _writable(cache_folder(), part, named=bool(os.environ.get(VARIABLE)))
 
 
 def cached(part: str, name: str) -> Path | None:
-    """Return the entry of a name in the cache folder, or in the folder that replaces it; None if neither has one."""
+    """Return the path of a cached entry. Looks in the cache folder and in its replacement; None if both lack the entry."""
     places = (folder / part / name for folder in (cache_folder(), _fallback()))
     return next((place for place in places if place.exists() and _private(place.parents[1])), None)
 
@@ -71,12 +71,12 @@ def _fallback() -> Path:
 
 
 def _private(folder: Path) -> bool:
-    """Whether a folder in the temporary directory belongs to this user, so that nobody else has put files there."""
+    """Tell whether this user owns the folder, if it is in the temporary directory. Other users could write files there."""
     return folder != _fallback() or not hasattr(os, "getuid") or folder.stat().st_uid == os.getuid()
 
 
 def _unwritable(folder: Path, mode: int = 0o777) -> str | None:
-    """Make a folder and a file in it; return why that failed, or None."""
+    """Make a folder and a temporary file in it. Returns the reason of a failure, or None."""
     try:
         folder.parent.mkdir(mode=mode, parents=True, exist_ok=True)
         folder.mkdir(mode=mode, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A family of models: roles that share a tokenizer. Everything about it is checked before weights are loaded."""
+"""Check a family of models, whose roles share a tokenizer, before any weights are loaded."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Member:
-    """One role's model as far as it is known without its weights.
+    """The model of one role, without its weights.
 
     config: of the text model. width: the number of rows of its embedding, which may be padded beyond the tokenizer. context: the
-    longest sequence that it can read, in tokens (None: its config sets no limit); why: the reason where this is not simply the
-    config's longest position. eos: token ids that end its output. defaults: what its own generation config asks for.
+    longest sequence that it can read, in tokens (None: its config sets no limit). why: the reason for this limit, or "" if the
+    limit is the config's longest position. eos: token ids that end its output. defaults: the settings of its generation config.
     """
 
     spec: ModelSpec
@@ -40,11 +40,11 @@ class Member:
 
 @dataclass(frozen=True)
 class Family:
-    """Checked members by role, and what they share.
+    """The checked members of a family, by role, and their common properties.
 
-    main: the target (the first role, where there is no target). tokenizer, eos, defaults: the main member's. vocab: the number of
-    token ids, which is the width of the main member: its law is never cut. context: the shortest of the members' contexts, in
-    tokens; why: the reason for it, if it is not a config's longest position.
+    main: the target, or the first role in a family without target. tokenizer, eos, defaults: those of the main member. vocab: the
+    number of token ids. It is the width of the main member, so the target's distribution is complete. context: the shortest context
+    of the members, in tokens. why: the reason for it, or "" if it is a config's longest position.
     """
 
     members: dict[str, Member]
@@ -70,7 +70,7 @@ class Family:
 
     @property
     def notes(self) -> list[str]:
-        """Sentences on members whose embeddings have another width than the main one."""
+        """One sentence for each member whose embedding has another width than that of the main member."""
         said = []
         for role, member in self.members.items():
             if member.width < self.vocab:
@@ -87,9 +87,9 @@ class Family:
 
 
 def check_family(specs: Mapping[str, ModelSpec]) -> Family:
-    """Find every member, and refuse what cannot be run together.
+    """Find and check every member, and check that the members can run together.
 
-    Errors: InputError if a source is missing, gated or corrupted, an architecture unsuited, or tokenizers differ.
+    Errors: InputError if a source is missing, gated or corrupted, if an architecture is not supported, or if tokenizers differ.
     """
     if not specs:
         raise InputError("The family has no models; it needs at least a target.")
@@ -125,7 +125,7 @@ def _member(spec: ModelSpec) -> Member:
 
 
 def check_source(spec: ModelSpec, source: Source, quantized: bool = False) -> None:
-    """Refuse local weight files that are damaged. The hub's own client checks files of the hub.
+    """Refuse damaged local weight files. The client of the hub checks files of the hub.
 
     quantized: the model's config has a quantization config.
     """
@@ -138,7 +138,7 @@ def check_source(spec: ModelSpec, source: Source, quantized: bool = False) -> No
 
 
 def _check_width(main: Member) -> None:
-    """Refuse a target that has fewer rows than its tokenizer has ordinary tokens."""
+    """Refuse a target whose embedding has fewer rows than its tokenizer has ordinary tokens."""
     added = main.tokenizer.get_added_vocab()
     needed = 1 + max((number for token, number in main.tokenizer.get_vocab().items() if token not in added), default=0)
     if main.width < needed:
@@ -149,10 +149,10 @@ def _check_width(main: Member) -> None:
 
 
 def _check_tokenizers(main: Member, other: Member) -> None:
-    """Refuse two members between which a token id would change its meaning.
+    """Refuse two members for which a token id has different meanings.
 
-    Ordinary tokens must be the same. Added ones (special tokens, reserved places) must agree where both have them. Some families
-    give one member a token that another's embedding has no row for. That member never proposes it.
+    Their ordinary tokens must be the same. Added tokens (special or reserved tokens) must agree if both members have them. In some
+    families, one member has a token for which the embedding of another member has no row. The other member never proposes it.
     """
     first, second = main.spec.role, other.spec.role
     ours, theirs = main.tokenizer.get_vocab(), other.tokenizer.get_vocab()

@@ -1,14 +1,14 @@
-"""What a model's own `generation_config.json` asks for, and which part of it every arm applies.
+"""Read a model's `generation_config.json`, and apply the part of it that every arm must follow.
 
-`transformers`' `generate` follows this file even when it is called without options. Its fields fall into five groups:
+The method `generate` of `transformers` follows this file even when it is called without options. Its fields form five groups:
 
-    rules      change the law of a token, given the tokens before it: a repetition penalty, banned words, a least length. Every arm
-               applies them to the target's logits (`TokenRules`), so the greedy tokens stay those of `generate`.
-    stops      end-of-sequence tokens and stop strings. They end an answer beside the task's own stops.
-    sampling   temperature, top_k and the like. The run's `sampling` replaces them; the record shows what the model suggests.
-    length     the longest answer. The task's, or `max_new_tokens`, replaces it.
-    search     what is no law of one token: beams, contrastive search, guidance by a second forward. It is not applied, and the run
-               says so.
+    rules      change the distribution of a token, given the earlier tokens: a repetition penalty, banned words, a minimum length.
+               Every arm applies them to the target's logits (`TokenRules`), so greedy tokens equal those of `generate`.
+    stops      end-of-sequence tokens and stop strings. They end an answer, in addition to the task's own stops.
+    sampling   temperature, top_k and similar fields. The run's `sampling` replaces them; the record shows the model's values.
+    length     the maximum length of an answer. The task's value, or `max_new_tokens`, replaces it.
+    search     beams, contrastive search, guidance by a second forward: these are not distributions of one token. No arm applies
+               them, and the run reports this.
 
 The other fields name caches, outputs and helper models. They change no token.
 """
@@ -29,7 +29,7 @@ from sdbench.models.quiet import quiet, reason_of
 if TYPE_CHECKING:
     from transformers import GenerationConfig
 
-# Each field with the value that changes nothing.
+# Each field with the value that has no effect.
 RULES: dict[str, Any] = {
     "sequence_bias": None,
     "encoder_repetition_penalty": 1.0,
@@ -80,9 +80,9 @@ SEARCH: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class GenerationDefaults:
-    """What a model's generation config asks for, by group; only fields that would change something.
+    """The fields of a model's generation config that have an effect, by group.
 
-    rules, stop_strings: applied. sampling, length: replaced by the run's own. search: not applied.
+    rules, stop_strings: every arm applies them. sampling, length: the run's own values replace them. search: no arm applies it.
     """
 
     rules: Mapping[str, Any] = field(default_factory=dict)
@@ -114,11 +114,11 @@ class GenerationDefaults:
 
     @property
     def record(self) -> dict[str, Any]:
-        """The groups as the run's record keeps them; {} for a model that asks for nothing."""
+        """The groups for the run's record, without the empty ones."""
         return {name: value for name, value in asdict(self).items() if value}
 
     def notes(self, sampling: str) -> list[str]:
-        """Sentences for the reader of a run. sampling: how the run chooses its tokens, in words."""
+        """Return sentences that tell the user which settings apply. sampling: the run's sampling, in words."""
         said = []
         if self.rules:
             said.append(
@@ -144,26 +144,26 @@ def _short(value: Any) -> str:
 
 
 class TokenRules:
-    """The rules of a generation config, as changes of the target's logits given the tokens before them.
+    """The rules of a generation config, which change the target's logits given the earlier tokens.
 
-    fields: of the group `rules`. eos: the tokens that end an answer, () where none does (`ignore_eos`). The processors are those of
-    `transformers`, in the order in which `generate` applies them.
+    fields: the group `rules`. eos: the tokens that end an answer; () with `ignore_eos`. The rules use the logits processors of
+    `transformers`, in the order of `generate`.
     """
 
     def __init__(self, fields: Mapping[str, Any], eos: Sequence[int] = ()) -> None:
         self.fields, self.eos = dict(fields), tuple(eos)
 
     def check(self, where: str, vocab: int) -> None:
-        """Refuse values that no processor takes. where: the file, for the message. vocab: the width of the target's logits."""
+        """Refuse values that a processor rejects. where: the file, for the message. vocab: the width of the target's logits."""
         try:
             self.start([0], 1)([0], torch.zeros(vocab))
-        except Exception as error:  # each processor raises kinds of its own
+        except Exception as error:  # the processors raise different types
             raise InputError(
                 f"{where} asks for {_listed(self.fields)}, which cannot be applied: {reason_of(error)}."
             ) from error
 
     def start(self, prompt: Sequence[int], max_new_tokens: int) -> SequenceRules:
-        """Return the rules of one sequence. prompt: its token ids."""
+        """Return the rules of one sequence. prompt: its token ids. max_new_tokens: its maximum number of new tokens."""
         return SequenceRules(self._processors(list(prompt), max_new_tokens))
 
     def _processors(self, prompt: list[int], max_new_tokens: int) -> list[Any]:
@@ -198,13 +198,13 @@ class TokenRules:
 
 
 class SequenceRules:
-    """The rules of one sequence: a function from the tokens so far, and the logits behind them, to the logits that count."""
+    """The rules of one sequence: a function from its tokens and the next token's logits to the changed logits."""
 
     def __init__(self, processors: Iterable[Any]) -> None:
         self._processors = list(processors)
 
     def __call__(self, tokens: Sequence[int], logits: Float[Tensor, " V"]) -> Float[Tensor, " V"]:
-        """Apply the processors in turn. tokens: the prompt and the answer so far. Returns float32 (float64 stays float64)."""
+        """Apply the processors in order. tokens: the prompt and the answer so far. Returns float32, or float64 for float64."""
         ids = torch.tensor([list(tokens)], device=logits.device)
         scores = logits[None].to(torch.float64 if logits.dtype == torch.float64 else torch.float32, copy=True)
         for processor in self._processors:

@@ -1,8 +1,8 @@
-"""GGUF files: converted once into the user's cache, and opened from there afterwards.
+"""Convert a GGUF file once into the user's cache, and load the converted copy from there.
 
-Reading a GGUF file through `transformers` takes half a minute for 135 M parameters, because every block is dequantised in Python.
-The same weights as safetensors open in a second. The copy is in float32, which holds every dequantised value exactly. Its name is
-the SHA-256 of the file.
+The library `transformers` needs half a minute to read a GGUF file of 135 M parameters, because it dequantises every block in
+Python. The same weights load in one second as safetensors. The copy is in float32, which represents every dequantised value
+exactly. The SHA-256 of the file is the name of the copy.
 """
 
 from __future__ import annotations
@@ -23,18 +23,21 @@ from sdbench.models.quiet import quiet, reason_of
 from sdbench.models.weight_files import check_weight_files, sha256_of
 
 _MAGIC = b"GGUF"
-_PART = "gguf"  # of the cache
+_PART = "gguf"  # the folder within the cache
 
 
 def converted(file: Path) -> Path:
-    """Return the folder with the converted weights and tokenizer of a GGUF file, and convert the file if there is none yet."""
+    """Return the folder with the converted weights and tokenizer of a GGUF file. Converts the file if needed.
+
+    Errors: InputError if the file is damaged or cannot be converted, or if a package is missing.
+    """
     status = file.stat()
     return _converted(file, status.st_size, status.st_mtime_ns)
 
 
 @lru_cache
 def _converted(file: Path, size: int, changed: int) -> Path:
-    """size, changed: of the file, so that a file that was replaced is read again."""
+    """Convert a file, with a cache in memory. size, changed: the file's; a replaced file has other values and is read again."""
     with file.open("rb") as content:
         if content.read(4) != _MAGIC:
             raise InputError(f"{file} is not a GGUF file, or is corrupted: it does not begin with '{_MAGIC.decode()}'.")
@@ -45,13 +48,13 @@ def _converted(file: Path, size: int, changed: int) -> Path:
             check_weight_files(made_before)
             return made_before
         except InputError:
-            shutil.rmtree(made_before, ignore_errors=True)  # a damaged copy is made again
+            shutil.rmtree(made_before, ignore_errors=True)  # replace a damaged copy
     missing = [name for name in ("gguf", "accelerate") if importlib.util.find_spec(name) is None]
     if missing:
         raise InputError(f"Reading {file} needs the package {' and '.join(missing)}: pip install 'sdbench[gguf]'.")
     check_whole(file)
     folder = writable_cache(_PART) / digest
-    # The copy is built beside its place and renamed into it, so it is there as a whole or not at all.
+    # A temporary folder receives the copy and is then renamed. So the cache never contains an incomplete copy.
     try:
         with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".converting-") as scratch:
             made = Path(scratch) / "model"
@@ -62,7 +65,7 @@ def _converted(file: Path, size: int, changed: int) -> Path:
             except OSError:
                 if not folder.is_dir():
                     raise
-                shutil.rmtree(made)  # another process was faster, with the same result
+                shutil.rmtree(made)  # another process has made the same copy
     except OSError as error:
         raise InputError(
             f"{file} cannot be converted in {folder.parent} ({error.strerror or error}); make room there, or set SDBENCH_CACHE "
@@ -72,14 +75,14 @@ def _converted(file: Path, size: int, changed: int) -> Path:
 
 
 def check_whole(file: Path) -> None:
-    """Refuse a GGUF file that is cut short, that is one part of several, or that holds no language model."""
+    """Refuse a GGUF file that is cut short, that is one part of several, or that contains no language model."""
     import gguf
 
     try:
         reader = gguf.GGUFReader(str(file))
         ends = [int(tensor.data_offset) + int(tensor.n_bytes) for tensor in reader.tensors]
         fields = {name: _field(reader, name) for name in ("general.type", "general.architecture", "split.count")}
-    except Exception as error:  # numpy, struct and the reader each raise kinds of their own
+    except Exception as error:  # numpy, struct and the reader raise different types
         raise InputError(
             f"{file} is cut short or corrupted ({file.stat().st_size} bytes): fetch it again, and compare its size with the "
             "publisher's."
@@ -112,7 +115,7 @@ def _convert(file: Path, folder: Path) -> None:
         with quiet():
             tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
             read = AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
-            # transformers calls what it read quantised, and so would not save it. The tensors are plain by now.
+            # The config still says that the model is quantised, so transformers would not save it. The tensors are dequantised.
             config = copy.deepcopy(read.config)
             delattr(config, "quantization_config")
             with torch.device("meta"):
@@ -122,7 +125,7 @@ def _convert(file: Path, folder: Path) -> None:
             model.generation_config = read.generation_config
             tokenizer.save_pretrained(folder)
             model.save_pretrained(folder)
-    except Exception as error:  # the reader, the dequantiser and the tokenizer's builder raise kinds of their own
+    except Exception as error:  # the reader, the dequantiser and the tokenizer raise different types
         raise InputError(
             f"{file} cannot be converted ({reason_of(error)}); give the model as a folder in transformers' format, or another "
             "GGUF file."

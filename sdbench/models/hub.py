@@ -1,4 +1,4 @@
-"""What `transformers` reads of a model before its weights, with errors that say how to get it."""
+"""Read a model's config, generation config and tokenizer with `transformers`. An error says how to get the file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedTokenizerFast
 
 
-# What to do about a local file that cannot be read.
+# Advice for a local file that cannot be read.
 _ADVICE = {
     "config": "fetch its config.json again, or take a transformers that knows the model",
     "generation config": "fetch its generation_config.json again, or delete it",
@@ -29,7 +29,7 @@ TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "s
 
 
 def place_of(spec: ModelSpec, source: Source) -> tuple[str, dict[str, Any]]:
-    """What to give to a `from_pretrained`: the folder or hub id, and options."""
+    """Return the arguments of `from_pretrained` for a model: the folder or hub id, and the options."""
     if source.kind == "gguf":
         return str(converted(Path(source.location))), {}
     if source.kind != "hub":
@@ -38,7 +38,7 @@ def place_of(spec: ModelSpec, source: Source) -> tuple[str, dict[str, Any]]:
 
 
 def read_config(spec: ModelSpec, source: Source) -> PreTrainedConfig:
-    """The model's config."""
+    """Read the model's config. Errors: InputError."""
     from transformers import AutoConfig
 
     place, options = place_of(spec, source)
@@ -47,20 +47,20 @@ def read_config(spec: ModelSpec, source: Source) -> PreTrainedConfig:
 
 
 def read_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerFast:
-    """The model's tokenizer."""
+    """Read the model's tokenizer. Errors: InputError."""
     from transformers import AutoTokenizer
 
     place, options = place_of(spec, source)
     folder = Path(place)
     if source.kind != "hub" and folder.is_dir() and not any((folder / name).is_file() for name in TOKENIZERS):
-        # Some classes would make an empty one.
+        # Some tokenizer classes would make an empty tokenizer.
         raise InputError(f"{place} ({spec.role}) holds no tokenizer: it needs one of {', '.join(TOKENIZERS)}.")
     with readable(spec, source, "tokenizer"), quiet():
         return AutoTokenizer.from_pretrained(place, trust_remote_code=False, **options)
 
 
 def read_generation(spec: ModelSpec, source: Source, config: PreTrainedConfig) -> GenerationConfig:
-    """The model's generation config, as its own `generate` would take it: of a model without one, made from its config."""
+    """Read the generation config that the model's `generate` uses. Without a file, it is derived from the config."""
     from transformers import GenerationConfig
 
     place, options = place_of(spec, source)
@@ -68,7 +68,7 @@ def read_generation(spec: ModelSpec, source: Source, config: PreTrainedConfig) -
         try:
             return GenerationConfig.from_pretrained(place, **options)
         except OSError:
-            # The same class of error stands for "there is none" and for "it is no JSON".
+            # A missing file and a malformed file raise the same type.
             if (Path(place) / "generation_config.json").is_file():
                 raise
             return GenerationConfig.from_model_config(config)
@@ -76,12 +76,12 @@ def read_generation(spec: ModelSpec, source: Source, config: PreTrainedConfig) -
 
 @contextmanager
 def readable(spec: ModelSpec, source: Source, what: str) -> Iterator[None]:
-    """Turn whatever reading a model raises into one sentence that says what to do."""
+    """Turn any exception while a model is read into an InputError that says what to do. what: the part that is read."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # the hub, the network, JSON and the readers each raise kinds of their own
+    except Exception as error:  # the hub, the network, JSON and the readers raise different types
         raise InputError(_sentence(spec, source, what, error)) from error
 
 
@@ -118,7 +118,7 @@ def _sentence(spec: ModelSpec, source: Source, what: str, error: Exception) -> s
 
 
 def _known(name: str, role: str, error: Exception) -> str | None:
-    """What to do about an error of a reader whose cause is known; None for another one."""
+    """Return advice for an error of a reader with a known cause; None for other errors."""
     import pickle
 
     import transformers

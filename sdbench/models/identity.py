@@ -1,4 +1,4 @@
-"""Which model a run was made with, as one line of text: it enters the `run_id`."""
+"""Identify the model of a run by one line of text, which is part of the `run_id`."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from sdbench.models.hub import readable
 from sdbench.models.spec import ModelSpec, resolve
 from sdbench.models.weight_files import sha256_of, weight_files
 
-# The files beside the weights that can change a token, as patterns within a model folder.
+# Patterns of the files, other than the weights, that can change a token.
 DEFINING = (
     "config.json",
     "generation_config.json",
@@ -31,8 +31,8 @@ DEFINING = (
 def model_identity(spec: ModelSpec) -> str:
     """Identify a model: its weights, its config, its generation config, its tokenizer and its chat template.
 
-    Returns `sha256:` and a digest for local files (of a .gguf file its own SHA-256, for it holds all of these), or the hub id with
-    the commit that its revision stands for.
+    For local files, returns `sha256:` and a digest. For a .gguf file, this is the SHA-256 of the file, which contains all of these.
+    For a model of the hub, returns the hub id and the commit of its revision. Errors: InputError.
     """
     source = resolve(spec)
     if source.kind == "gguf":
@@ -42,13 +42,13 @@ def model_identity(spec: ModelSpec) -> str:
     with readable(spec, source, "config"):
         from huggingface_hub import hf_hub_download
 
-        # The hub's cache keeps each file in a folder that is named after the commit.
+        # In the hub's cache, the folder of a file is named after the commit.
         config = hf_hub_download(source.location, "config.json", revision=spec.revision)
     return f"{source.location}@{Path(config).parent.name}"
 
 
 def folder_sha256(folder: Path) -> str:
-    """The SHA-256 over the names and SHA-256 of the files of a model folder that can change a token."""
+    """Return a SHA-256 over the names and contents of the files in a model folder that can change a token."""
     beside = {file for pattern in DEFINING for file in folder.glob(pattern) if file.is_file()}
     files = sorted({*beside, *weight_files(folder)})
     lines = "".join(f"{sha256_of(file)}  {file.relative_to(folder).as_posix()}\n" for file in files)

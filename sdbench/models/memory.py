@@ -1,8 +1,9 @@
-"""How much memory a family needs, and whether the devices have it. No weight is loaded.
+"""Estimate the memory that a family needs, and whether the devices have enough. No weight is loaded.
 
-For each role: the weights, whose parameters are counted on a model without storage, and the KV cache, whose layers are as wide as
-one forward of that model makes them (`sdbench.models.skeleton`). So latent attention, one shared head, and layers that share keys
-and values count for what they keep. If the config is not on this machine, the published numbers of the spec stand in.
+The estimate includes the weights and the KV cache of each role. A model without storage gives the number of parameters. One forward
+of this model gives the size of each layer's cache (`sdbench.models.skeleton`). So the estimate is right for latent attention, for
+multi-query attention, and for layers that share keys and values. If the config is not on this machine, the published numbers of the
+spec replace it.
 """
 
 from __future__ import annotations
@@ -28,18 +29,18 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 GB = 1e9
-# What a process takes on a device beside weights and slots: the CUDA context, libraries, workspaces, activations.
+# Memory of a process on a device besides weights and slots: the CUDA context, libraries, workspaces, activations.
 RESERVED_BYTES = 2**30
 
 
 @dataclass(frozen=True)
 class Size:
-    """How large a model is.
+    """The size of a model.
 
-    parameters: of the whole model. quantizable: those in linear layers other than the head. quantizable_rows: the output
-    features of these layers, each of which has a scale when it is quantised. cache_values: numbers (keys and values) kept per
-    token. vocab: the number of its logits (0: not known). stored_bytes: of a checkpoint that is quantised already, the bytes of
-    its files.
+    parameters: of the whole model. quantizable: the parameters in linear layers other than the head. quantizable_rows: the number
+    of output features of these layers; a quantised layer has a scale for each. cache_values: the numbers (keys and values) cached
+    per token. vocab: the number of logits (0: not known). stored_bytes: the bytes of the weight files, for a quantised checkpoint
+    only.
     """
 
     parameters: int
@@ -52,7 +53,7 @@ class Size:
 
 @dataclass(frozen=True)
 class RoleMemory:
-    """What one role takes on its device, in bytes; None where the model's size is not known."""
+    """The memory of one role on its device, in bytes; None if the model's size is not known."""
 
     role: str
     device: str
@@ -62,9 +63,9 @@ class RoleMemory:
 
 @dataclass(frozen=True)
 class DeviceMemory:
-    """What the roles on one device take together, in bytes (RESERVED_BYTES included), and what it has.
+    """The memory that the roles on one device need together, and the memory that the device has, in bytes.
 
-    needed, available: None where not known; fits: None where either is not.
+    needed: includes RESERVED_BYTES. needed, available: None if not known. fits: None if either is not known.
     """
 
     device: str
@@ -98,7 +99,7 @@ class Fit:
 
     @property
     def fits(self) -> bool | None:
-        """Whether every device has what it needs; None if that is not known and nothing is known not to fit."""
+        """False if one device lacks memory; else None if one device's answer is not known; else True."""
         verdicts = [device.fits for device in self.devices]
         return False if False in verdicts else None if None in verdicts else True
 
@@ -112,11 +113,11 @@ def fit(
     memory: int | Mapping[str, int] | None = None,
     trees: Mapping[str, int] | None = None,
 ) -> Fit:
-    """Estimate what a family takes.
+    """Estimate the memory of a family.
 
-    slots: of each row's cache, in tokens. batch: rows. dtype, device: the hardware's, for specs without their own.
-    memory: bytes that each device has (a number for all, or one per device; None: ask the machine).
-    trees: by role, the number of speculated tokens that a row holds: a slot, and logits, for each.
+    slots: the number of cache slots per row. batch: the number of rows. dtype, device: those of the hardware profile, for specs
+    without their own. memory: the bytes that each device has (one number for all, or one per device; None: measure the machine).
+    trees: by role, the number of speculated tokens per row. Each needs a cache slot and logits.
     """
     tokens = {role: (slots, (trees or {}).get(role, 0)) for role in specs}
     roles = tuple(_role_memory(role, spec, *tokens[role], batch, dtype, device) for role, spec in specs.items())
@@ -130,7 +131,7 @@ def fit(
 
 
 def size_of(spec: ModelSpec) -> Size | None:
-    """Return how large a spec's model is: from its config, else as published. None if neither is known."""
+    """Return the size of a spec's model, from its config or else from the published numbers; None if neither is known."""
     try:
         source = resolve(spec)
         config = read_config(spec, source)
@@ -142,17 +143,17 @@ def size_of(spec: ModelSpec) -> Size | None:
     except InputError:
         if spec.parameters is None:
             return None
-        # Next to all parameters of a large model are in its linear layers.
+        # Almost all parameters of a large model are in its linear layers.
         return Size(spec.parameters, spec.parameters, spec.cache_values or 0)
 
 
 def count(config: PreTrainedConfig) -> Size:
-    """Return the size of the text model that a config describes. Errors: InputError if transformers cannot make it."""
+    """Return the size of the text model that a config describes. Errors: InputError if transformers cannot build it."""
     model = skeleton(config)
     text, head = config.get_text_config(), model.get_output_embeddings()
     linear = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not head]
     kept = try_out(model).cache_values
-    if kept is None:  # the meta device cannot run this model: take every layer for plain grouped-query attention
+    if kept is None:  # the meta device cannot run this model: assume grouped-query attention in every layer
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         kept = 2 * text.num_hidden_layers * heads * width
@@ -166,7 +167,7 @@ def count(config: PreTrainedConfig) -> Size:
 
 
 def device_memory(name: str) -> int | None:
-    """Return the bytes that a CUDA device has free, or that the machine has (CPU and Metal); None if that is not known."""
+    """Return the free bytes of a CUDA device, or the machine's total memory for CPU and Metal; None if not known."""
     if name.startswith("cuda"):
         if not torch.cuda.is_available() or (torch.device(name).index or 0) >= torch.cuda.device_count():
             return None

@@ -1,7 +1,7 @@
-"""Weights in fewer bits: what each scheme needs, and how many bytes it takes.
+"""Define the quantisation schemes: what each scheme requires, and how many bytes a weight takes.
 
-torchao-int8, torchao-int4: torchao's weight-only quantisation. bitsandbytes-8bit, bitsandbytes-4bit: LLM.int8() and
-NF4, on CUDA. Linear layers are quantised; embeddings and the head keep the model's dtype.
+torchao-int8 and torchao-int4 are torchao's weight-only quantisation. bitsandbytes-8bit and bitsandbytes-4bit are LLM.int8() and
+NF4, on CUDA. All schemes quantise linear layers. Embeddings and the head keep the model's dtype.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from sdbench.errors import InputError
 
 @dataclass(frozen=True)
 class Scheme:
-    """A way of storing weights in fewer bits.
+    """A quantisation scheme.
 
-    package: what must be installed. needs_cuda: whether it needs CUDA. weight_bytes: per weight; the scales of groups of weights
-    are included. row_bytes: per output feature, beside a scale in the model's own type (0: the scheme has no such scales).
+    package: the required package. needs_cuda: whether the scheme needs CUDA. weight_bytes: bytes per weight, including the scales
+    of groups of weights. row_bytes: bytes per output feature, in addition to a scale in the model's dtype (0: no such scales).
     """
 
     package: str
@@ -36,14 +36,14 @@ SCHEMES = {
 
 
 def scheme_of(role: str, name: str) -> Scheme:
-    """Return the scheme of a name. Errors: InputError if there is none."""
+    """Return the scheme of a name. role: for the message. Errors: InputError if the name is unknown."""
     if name not in SCHEMES:
         raise InputError(f"models.{role}.quantization is '{name}'; it must be null or one of {', '.join(SCHEMES)}.")
     return SCHEMES[name]
 
 
 def check_quantization(role: str, name: str | None, device: str) -> None:
-    """Refuse a quantisation whose package or device is missing."""
+    """Refuse a quantisation if its package is not installed, or if it needs CUDA and the device is another one."""
     if name is None:
         return
     scheme = scheme_of(role, name)
@@ -56,7 +56,7 @@ def check_quantization(role: str, name: str | None, device: str) -> None:
 
 
 def quantization_config(name: str, dtype: Any) -> Any:
-    """Return the object that `from_pretrained` takes for a scheme. dtype: the type that the model computes in."""
+    """Return the quantisation config of a scheme for `from_pretrained`. dtype: the type that the model computes in."""
     from transformers import BitsAndBytesConfig, TorchAoConfig
 
     if name == "bitsandbytes-8bit":

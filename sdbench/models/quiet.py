@@ -1,4 +1,4 @@
-"""What other libraries print and raise while a model is loaded: silence for the first, one clause for the second."""
+"""Silence the output of other libraries while a model loads, and shorten their error messages to one clause."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _LONGEST = 240  # characters of a reason
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the reports and progress bars of `transformers`. What matters in them is raised as an error by the caller."""
+    """Silence the reports and progress bars of `transformers`. The caller raises errors for the problems they report."""
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -26,10 +26,10 @@ def quiet() -> Iterator[None]:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return what an error of another library says, as one clause without a full stop.
+    """Return the message of another library's error as one clause without a full stop.
 
-    A message may go on over several lines, whose first only announces the next. A message that is a bare number or word says
-    nothing by itself, so the name of the error's class goes before it.
+    The clause includes all lines of the message, because the first line may only introduce the others. A message of a single word
+    or number is unclear, so the name of the error's class precedes it.
     """
     text = re.sub(r"\x1b\[[0-9;]*m", "", str(error))
     words = " ".join(text.split()).rstrip(".:")

@@ -1,7 +1,7 @@
-"""A model without storage, made from its config alone: its parameters' shapes, and what one forward would keep in a KV cache.
+"""Build a model without storage from its config, to get the shapes of its parameters and the size of its KV cache.
 
-The meta device computes shapes and no numbers. So a forward on it shows, before any weight is loaded, whether the model's own
-code can be called as a step calls it, and how large the cache of each layer becomes.
+The meta device computes shapes only. A forward on it works before any weight is loaded. It shows whether the model accepts the
+arguments of a step, and how large the cache of each layer is.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FULL, SLIDING = "full_attention", "sliding_attention"
 
 
 def causal_lm_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
-    """The class of the text model that a config describes; of an image-and-text model, its text part alone."""
+    """Return the class of the text model of a config. For an image-and-text model, this is the class of its text part."""
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     for candidate in (config.get_text_config(), config):
@@ -37,9 +37,9 @@ def causal_lm_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
 
 
 def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
-    """Make the text model that a config describes, without storage.
+    """Build the text model of a config without storage.
 
-    Errors: InputError if transformers knows no such causal language model, or cannot make it from this config.
+    Errors: InputError if transformers has no such causal language model, or cannot build it from this config.
     """
     model_class = causal_lm_class(config)
     if model_class is None:
@@ -48,17 +48,17 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     options = {"attn_implementation": "sdpa"} if model_class._supports_sdpa else {}
     make: Callable[..., Any] = model_class._from_config
     try:
-        # In bfloat16, because the grouped products of mixtures of experts take no other type on this device.
+        # On the meta device, the grouped products of mixtures of experts support bfloat16 only.
         with torch.device("meta"), quiet():
             model = make(text if model_class.config_class is type(text) else config, dtype=torch.bfloat16, **options)
         model.tie_weights()
-    except Exception as error:  # a config that does not fit its class fails in many ways
+    except Exception as error:  # a config that does not match its class can raise any type
         raise InputError(f"{model_class.__name__} cannot be made from this config ({reason_of(error)}).") from error
     return model.eval().requires_grad_(False)
 
 
 class _Sizes:
-    """A KV cache that keeps nothing but the size of each layer: numbers per token and row."""
+    """A KV cache that stores only the size of each layer: the numbers per token and row."""
 
     is_compileable = is_initialized = True
 
@@ -85,10 +85,10 @@ class _Sizes:
 
 @dataclass(frozen=True)
 class Trial:
-    """What one forward of a skeleton showed.
+    """The result of one forward of a skeleton.
 
-    cache_values: the keys and values that are kept per token, over all layers; None if no layer was reached. failure: why the
-    model's code cannot be called as a step calls it; None if it can, or if the meta device cannot tell.
+    cache_values: the numbers (keys and values) cached per token, over all layers; None if the forward reached no layer. failure:
+    the reason why the model rejects the arguments of a step; None if it accepts them, or if the meta device cannot tell.
     """
 
     cache_values: int | None
@@ -96,7 +96,7 @@ class Trial:
 
 
 def tried(config: PreTrainedConfig) -> Trial:
-    """Run one token through a skeleton of the model that a config describes. Errors: InputError as `skeleton`."""
+    """Run one token through the skeleton of a config's model. The result is cached. Errors: InputError, as in `skeleton`."""
     return _tried(type(config), json.dumps(config.to_dict(), sort_keys=True, default=str))
 
 
@@ -107,7 +107,7 @@ def _tried(config_class: type[PreTrainedConfig], document: str) -> Trial:
 
 
 def try_out(model: Any) -> Trial:
-    """Run one token through a model on the meta device, over a cache that records sizes."""
+    """Run one token through a model on the meta device, with a cache that records sizes."""
     config, sizes = model.config.get_text_config(), _Sizes()
     kinds = sorted(set(getattr(config, "layer_types", None) or ()))
     one = torch.zeros(1, 1, dtype=torch.long, device="meta")
@@ -124,13 +124,14 @@ def try_out(model: Any) -> Trial:
                 logits_to_keep=1,
             )
         complete = True
-    except Exception as error:  # the model's own code may fail in any way
-        # Where a forward asks for numbers (which experts were chosen), the meta device has none, and the loaded model must tell.
+    except Exception as error:  # the model's code can raise any type
+        # Some forwards need values, for example the chosen experts. The meta device has no values, so only a test of the loaded
+        # model can tell whether the call works.
         if not (isinstance(error, NotImplementedError) or "meta" in str(error)):
             failure = reason_of(error)
     kept = list(sizes.by_layer.values())
     if not kept:
         return Trial(None, failure)
-    # A forward that stopped early has shown the first layers; the others are like the last of them.
+    # After an incomplete forward, assume that the missing layers have the size of the last recorded layer.
     missing = 0 if complete else max(config.num_hidden_layers - len(kept), 0)
     return Trial(sum(kept) + missing * kept[-1], failure)

@@ -1,4 +1,4 @@
-"""Where a model comes from and how it is held: what a file of `conf/models/` says of each role."""
+"""Describe the source, device and number format of each role's model, as in the files of `conf/models/`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One role's model.
+    """The model of one role.
 
-    role: target, qualifier, draft, ... path: a hub id, a folder, a .gguf file, or `pkg://PACKAGE/FOLDER` for weights
-    that come with an installed package. revision: of a hub id (None: its main branch). device, dtype: None is the
-    hardware's. quantization: see `sdbench.models.quantization`. parameters, cache_values: the published number of
-    parameters, and of keys and values kept per token; used only where the model's config cannot be had.
+    role: target, qualifier, draft, ... path: a hub id, a folder, a .gguf file, or `pkg://PACKAGE/FOLDER` for weights in an
+    installed package. revision: of a hub id (None: its main branch). device, dtype: None means those of the hardware profile.
+    quantization: see `sdbench.models.quantization`. parameters, cache_values: the published number of parameters, and of cached
+    numbers (keys and values) per token. They are used only if the model's config is not available.
     """
 
     role: str
@@ -37,7 +37,10 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class Source:
-    """A spec's path, looked up. location: the hub id, or the absolute path of the folder or .gguf file."""
+    """The place that a spec's path refers to.
+
+    location: the hub id, or the absolute path of the folder or .gguf file. packaged: the folder belongs to an installed package.
+    """
 
     kind: Literal["hub", "folder", "gguf"]
     location: str
@@ -45,7 +48,7 @@ class Source:
 
 
 def resolve(spec: ModelSpec) -> Source:
-    """Find what a spec's path names; InputError if that is nothing."""
+    """Find the source that a spec's path refers to. Errors: InputError if there is none."""
     if spec.path.startswith(PACKAGED):
         return Source("folder", str(_packaged(spec)), packaged=True)
     path = Path(spec.path).expanduser()

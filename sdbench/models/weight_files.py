@@ -1,4 +1,4 @@
-"""Weight files on disk: which ones a model folder is read from, and whether they are whole."""
+"""Find the weight files of a model folder, and check that they are complete."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sdbench.errors import InputError
 
 CHECKSUMS = "SHA256SUMS"
 ADAPTER = "adapter_config.json"
-# In the order in which `transformers` looks for them.
+# In the order of precedence of `transformers`.
 _WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _POINTER = b"version https://git-lfs"
-_LEGACY_PICKLE = b"\x80\x02\x8a\n"  # what torch wrote before its files were zip archives
+_LEGACY_PICKLE = b"\x80\x02\x8a\n"  # how a file of an old torch begins; newer files are zip archives
 # Number types that a weight can have in a checkpoint without a quantization config.
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
 
 def sha256_of(file: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Return the SHA-256 of a file in hexadecimal."""
     with file.open("rb") as content:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weight files that `transformers` reads from a model folder.
+    """Return the weight files that `transformers` reads from a model folder.
 
     Errors: InputError if there are none, or if an index lists a file that is missing.
     """
@@ -53,7 +53,7 @@ def weight_files(folder: Path) -> list[Path]:
 
 
 def check_checksums(folder: Path) -> None:
-    """Refuse a packaged folder with a file that differs from the list of checksums beside the folder."""
+    """Refuse a packaged folder if a file does not match its checksum. The parent folder contains the list of checksums."""
     listing = folder.parent / CHECKSUMS
     try:
         entries = [line.split(maxsplit=1) for line in listing.read_text().splitlines() if line.strip()]
@@ -72,9 +72,9 @@ def check_checksums(folder: Path) -> None:
 
 
 def check_weight_files(folder: Path, quantized: bool = False) -> None:
-    """Refuse a folder whose weight files are missing, cut short or unreadable. Only headers are read.
+    """Refuse a folder with missing, incomplete or unreadable weight files. This reads only the headers.
 
-    quantized: the folder's config has a quantization config, so that weights may be stored as integers.
+    quantized: the folder's config has a quantization config, so integer weights are allowed.
     """
     refuse_adapter(folder)
     for file in weight_files(folder):
@@ -89,7 +89,7 @@ def check_weight_files(folder: Path, quantized: bool = False) -> None:
 
 
 def refuse_adapter(folder: Path) -> None:
-    """Refuse a folder that holds a LoRA adapter: alone, or beside a model that is not merged with it."""
+    """Refuse a folder that contains a LoRA adapter, with or without its base model."""
     if not (folder / ADAPTER).is_file():
         return
     try:
@@ -103,7 +103,7 @@ def refuse_adapter(folder: Path) -> None:
 
 
 def tensors_of(folder: Path) -> dict[str, dict[str, Any]] | None:
-    """The tensors of a folder by name, each with its `dtype` and `shape`, from safetensors headers; None if it has .bin files."""
+    """Read the `dtype` and `shape` of each tensor in a folder from the safetensors headers, by name; None for .bin files."""
     files = weight_files(folder)
     if any(file.suffix != ".safetensors" for file in files):
         return None
@@ -116,9 +116,9 @@ def _pointer(file: Path) -> bool:
 
 
 def _header(file: Path) -> tuple[dict[str, dict[str, Any]], int]:
-    """A safetensors file is 8 bytes (the header's length), a JSON header with each tensor's place, and the tensors.
+    """Read the header of a safetensors file. Returns its entries, and the number of bytes that the file must have.
 
-    Returns the header's entries and the number of bytes that the file must have.
+    The file consists of 8 bytes with the header's length, a JSON header with the offsets of each tensor, and the tensors.
     """
     size = file.stat().st_size
     with file.open("rb") as content:
@@ -146,7 +146,7 @@ def _check_safetensors(file: Path, quantized: bool) -> None:
 
 
 def _check_bin(file: Path) -> None:
-    """A .bin file is a zip archive, whose directory stands at its end, or a pickle of old versions of torch."""
+    """Refuse an incomplete .bin file. It is a zip archive with its directory at the end, or a pickle of an old torch."""
     with file.open("rb") as content:
         begin = content.read(len(_LEGACY_PICKLE))
     if begin == _LEGACY_PICKLE:

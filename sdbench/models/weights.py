@@ -20,25 +20,25 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-# Image-and-text checkpoints keep their language model under a prefix of their own.
+# In image-and-text checkpoints, the names of the language model's tensors have a prefix.
 _TEXT_PART = {
     r"^language_model\.model\.": "model.",
     r"^model\.language_model\.": "model.",
     r"^language_model\.lm_head\.": "lm_head.",
 }
-# Tensors that older versions of transformers saved, and that every model computes anew.
+# Tensors that older versions of transformers saved. Every model computes them itself.
 _DERIVED = re.compile(r"(\.inv_freq|\.position_ids|\.masked_bias|\.attn\.bias)$")
 
 
 def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", parts: int = 1) -> PreTrainedModel:
-    """Load the model of a spec: sdpa attention, evaluation mode, no gradients.
+    """Load the model of a spec with sdpa attention, in evaluation mode and without gradients.
 
-    dtype, device: the hardware's; the spec's own take precedence. parts: the number of processes that share the model by
-    transformers' tensor parallelism; this process is one of them, in their default group, and `device` is its own. Of an
-    image-and-text model only the language model is loaded. A .gguf file is converted once (`sdbench.models.gguf`).
+    dtype, device: those of the hardware profile; the spec's own take precedence. parts: the number of processes of the tensor
+    parallelism. Each process is a member of the default process group, and `device` is its own. An image-and-text model loads only
+    its language model. A .gguf file is converted once (`sdbench.models.gguf`).
 
-    Errors: InputError if the source is missing, corrupted or unsuited, if its tensors are not those of the model, if a weight
-    is not finite, or if this machine lacks the device or the quantisation.
+    Errors: InputError if the source is missing, corrupted or not supported. Also if its tensors do not match the model, if a weight
+    is not finite, or if this machine lacks the device or the packages of the quantisation.
     """
     dtype, device = spec.dtype or dtype, spec.device or device
     check_device(spec.role, device)
@@ -68,7 +68,7 @@ def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", p
             dtype=torch_dtype,
             attn_implementation="sdpa",
             output_loading_info=True,
-            ignore_mismatched_sizes=True,  # so that the report names them, and `_check_report` refuses them
+            ignore_mismatched_sizes=True,  # `_check_report` refuses them, and names them
             **options,
         )
     _check_report(spec, model, report, part)
@@ -79,7 +79,7 @@ def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", p
 
 
 def _check_report(spec: ModelSpec, model: PreTrainedModel, report: Mapping[str, Any], part: bool) -> None:
-    """Refuse a checkpoint whose tensors are not those of the model. part: the model is the text part of the checkpoint."""
+    """Refuse a checkpoint whose tensors do not match the model. part: the model is the text part of the checkpoint."""
     fits = f"config.json does not belong to the weights of {spec.path} ({spec.role})"
     odd = sorted(report["mismatched_keys"], key=str)
     if odd:
@@ -95,7 +95,7 @@ def _check_report(spec: ModelSpec, model: PreTrainedModel, report: Mapping[str, 
             "again."
         )
     surplus = sorted(name for name in report["unexpected_keys"] if not _DERIVED.search(name))
-    if part:  # the image part of the checkpoint is not wanted
+    if part:  # ignore the image part of the checkpoint
         own = tuple(f"model.{name}." for name, _ in model.base_model.named_children())
         surplus = [name for name in surplus if name.startswith((*own, "lm_head."))]
     if surplus:
@@ -115,9 +115,9 @@ def _more(names: list[Any]) -> str:
 
 
 def check_finite(spec: ModelSpec, model: PreTrainedModel) -> None:
-    """Refuse weights that hold a NaN or an infinity, with the name of the tensor."""
+    """Refuse weights with a NaN or an infinity. The message names the tensor."""
     for name, weight in model.named_parameters():
-        own = getattr(weight, "_local_tensor", weight)  # of a model that is shared out, this process's part
+        own = getattr(weight, "_local_tensor", weight)  # with tensor parallelism, the part of this process
         if type(own.data) is torch.Tensor and own.is_floating_point() and not bool(own.isfinite().all()):
             what, kind = "a NaN" if bool(own.isnan().any()) else "an infinity", str(model.dtype).removeprefix("torch.")
             raise InputError(
@@ -127,7 +127,7 @@ def check_finite(spec: ModelSpec, model: PreTrainedModel) -> None:
 
 
 def dtype_of(role: str, name: str) -> torch.dtype:
-    """The torch dtype of a name such as 'bfloat16'."""
+    """Return the torch dtype of a name such as 'bfloat16'. role: for the message. Errors: InputError if it is unknown."""
     if name not in DTYPES:
         raise InputError(f"The dtype of {role} is '{name}'; it must be one of {', '.join(DTYPES)}.")
     return DTYPES[name]

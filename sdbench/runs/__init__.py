@@ -1,1 +1,1 @@
-"""The run record: its schema, the journal that survives a crash, and the way back into DataFrames."""
+"""Write and read the run record: its schema, a journal that survives a crash, and its tables as DataFrames."""

@@ -1,4 +1,4 @@
-"""With what a run was made: versions, revision, machine. Never a host name, a user name or a path."""
+"""Describe the environment of a run: versions, revision and machine. It contains no host name, user name or path."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _GIT_SECONDS = 10.0
 
 
 def environment() -> dict[str, Any]:
-    """What `environment.json` holds. Imports torch."""
+    """Return the content of `environment.json`. Imports torch."""
     import torch
 
     return {
@@ -53,15 +53,15 @@ def environment() -> dict[str, Any]:
 
 
 def package_versions() -> dict[str, str | None]:
-    """The installed version of each package that can change a number; None where it is not installed."""
+    """Return the installed version of each package that can change a number; None if it is not installed."""
     return {name: _version(name) for name in PACKAGES}
 
 
 def git_state(package: Path) -> dict[str, Any] | None:
-    """Revision of the checkout that the package at `package` is tracked in, and whether it has changes.
+    """Return the revision of the checkout that tracks the package, and whether the checkout has changes.
 
-    None if there is none: installed from a wheel (also into an environment that lies within some other checkout), or
-    git is not there, or nothing has been committed yet.
+    package: the package's folder. Returns None if git is missing, if the checkout has no commit, or if no checkout tracks the
+    package. A package from a wheel is not tracked, even if its environment lies in another checkout.
     """
     if _git(package, "ls-files", "--error-unmatch", "__init__.py") is None:
         return None
@@ -71,7 +71,7 @@ def git_state(package: Path) -> dict[str, Any] | None:
 
 
 def cpu_model() -> str:
-    """The processor's name as the system states it."""
+    """Return the processor's name as the system reports it."""
     if Path("/proc/cpuinfo").exists():
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
@@ -84,12 +84,12 @@ def cpu_model() -> str:
 
 
 def usable_cores() -> int | None:
-    """Cores that this process might use before it pinned itself to some of them, where the system says so."""
+    """Return the number of cores that this process could use before it pinned itself, or of all cores if that is unknown."""
     return len(usable()) or os.cpu_count()
 
 
 def ram_bytes() -> int | None:
-    """Physical memory in bytes."""
+    """Return the physical memory in bytes; None if it is unknown."""
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
     except (AttributeError, ValueError, OSError):
@@ -97,7 +97,7 @@ def ram_bytes() -> int | None:
 
 
 def gpus() -> list[dict[str, Any]]:
-    """Name and memory in bytes of each CUDA device."""
+    """Return the name of each CUDA device and its memory in bytes."""
     import torch
 
     if not torch.cuda.is_available():
@@ -118,7 +118,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def _output(command: list[str]) -> str | None:
-    """What a command prints; None if it cannot be run or fails."""
+    """Return the output of a command; None if it cannot start or fails."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_GIT_SECONDS, check=True)
     except (OSError, subprocess.SubprocessError):

@@ -1,4 +1,4 @@
-"""Write files that are either whole or absent."""
+"""Write files atomically: a file is complete, or it does not exist."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     A crash leaves the old file or the new one, and possibly a `*.tmp` file.
 
     Raises:
-        OSError: the file could not be written (the disk is full, say); `path` is then as it was.
+        OSError: the file could not be written, for example because the disk is full. `path` is unchanged.
     """
     temporary = path.with_name(path.name + TEMPORARY)
     try:
@@ -43,6 +43,6 @@ def _flush_folder(folder: Path) -> None:
     try:
         os.fsync(handle)
     except OSError:
-        pass  # some network file systems cannot flush a folder: the rename itself has happened
+        pass  # some network file systems cannot flush a folder, but the rename is done
     finally:
         os.close(handle)

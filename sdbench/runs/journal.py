@@ -1,7 +1,7 @@
-"""The journal: one file per finished block, so that a crash loses at most the current block.
+"""Keep the journal of a run: one file per finished block. A crash loses at most the current block.
 
-`journal/00012-r0.json` holds repeat 0 of block 12 under every arm: the rows of the run record's four tables as compact columns.
-A file gets its name only when it is whole and on the disk.
+`journal/00012-r0.json` contains repeat 0 of block 12 under every arm: the rows of the run record's four tables, by column.
+A file gets its name only after its content is complete and on the disk.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Journal:
         self.directory = Path(directory)
 
     def finished(self) -> set[tuple[int, int]]:
-        """List the (block, repeat) pairs that are written.
+        """Return the (block, repeat) pairs in the journal.
 
         Raises:
             InputError: a file is damaged, or does not belong to the journal.
@@ -44,11 +44,11 @@ class Journal:
         Args:
             block: the block's number.
             repeat: the repeat of the block.
-            tables: rows by table name (`sequences`, `rounds`, `steps`, `bare`); a table without rows may be left out.
+            tables: rows by table name (`sequences`, `rounds`, `steps`, `bare`); a table without rows may be absent.
 
         Raises:
             ValueError: a table is unknown, or a row lacks a column of the schema.
-            OSError: the disk refused; earlier blocks are intact.
+            OSError: the file could not be written; earlier blocks are intact.
         """
         unknown = tables.keys() - TABLES.keys()
         if unknown:

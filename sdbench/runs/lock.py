@@ -1,4 +1,4 @@
-"""Lock the folder of a run for the process that works on it. The system releases the lock when the process dies."""
+"""Lock the folder of a run for the process that writes it. The system releases the lock when the process ends."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _PATIENCE_SECONDS = 2.0  # `running` takes the lock for a moment to test whether
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold the folder of a run.
+    """Lock the folder of a run for the duration of the context.
 
     Raises:
-        InputError: another process holds it.
+        InputError: another process has locked it.
     """
     lock = FileLock(folder / _LOCK)
     try:
@@ -33,7 +33,7 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def running(folder: Path) -> bool:
-    """Tell whether a living process holds the folder of a run."""
+    """Tell whether a live process has locked the folder of a run."""
     if not (folder / _LOCK).exists():
         return False
     lock = FileLock(folder / _LOCK)

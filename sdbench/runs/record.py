@@ -1,6 +1,6 @@
-"""The folder of a run: one run claims it, fills it block by block, and finishes it with `summary.json`. `load` reads it back.
+"""Write and read the folder of a run. A run claims the folder, adds block after block, and writes `summary.json` last.
 
-`run.json` names the run that the folder belongs to. `summary.json` comes last: a folder with it is a finished run.
+`run.json` names the run that the folder belongs to. A folder with `summary.json` is a finished run. `load` reads it.
 """
 
 from __future__ import annotations
@@ -61,13 +61,13 @@ class RunFolder:
 
     @property
     def measurement(self) -> str:
-        """A name of this one measurement, constant while the folder exists. Two folders may hold the same run."""
+        """A name of this measurement. It differs between two folders of the same run, and stays as long as the folder."""
         token = _read_json(self.path / _OWNER).get("measurement")
         return f"{self.run_id}-{token}" if token else self.run_id
 
     @property
     def planned(self) -> int | None:
-        """The number of blocks of the finished run, over all repeats; None if it is not known yet."""
+        """The number of blocks that the whole run has, over all repeats; None if it is not known yet."""
         return _read_json(self.path / _PLAN)["blocks"] if (self.path / _PLAN).is_file() else None
 
     def plan(self, blocks: int) -> None:
@@ -80,7 +80,7 @@ class RunFolder:
         return _read_json(self.path / _SHARED)["blocks"] if (self.path / _SHARED).is_file() else []
 
     def note_shared(self, block: int, repeat: int) -> None:
-        """Add a block to `shared.json`, once. A run that crashed in a block decodes it again."""
+        """Add a block to `shared.json`. The file lists a block once, even if a crashed run decodes it again."""
         others = [pair for pair in self.shared_blocks if pair != [block, repeat]]
         write_text(self.path / _SHARED, _json({"blocks": [*others, [block, repeat]]}))
 
@@ -95,39 +95,39 @@ class RunFolder:
         return _read_json(self.path / _ENVIRONMENT) if (self.path / _ENVIRONMENT).is_file() else {}
 
     def add_to_environment(self, **facts: Any) -> None:
-        """Add facts to `environment.json` that are known only later."""
+        """Add facts to `environment.json` that become known during the run."""
         file = self.path / _ENVIRONMENT
         write_text(file, _json({**_read_json(file), **facts}))
 
     @property
     def faults(self) -> list[dict[str, Any]]:
-        """The blocks that went on without a draft: arm, block, repeat, and why."""
+        """The blocks that continued without a draft: arm, block, repeat, and the reason (`said`)."""
         return self.environment.get("faults") or []
 
     def note_fault(self, arm: str, block: int, repeat: int, said: str) -> None:
-        """Record that a block went on without a draft."""
+        """Record that a block continued without a draft. said: the reason."""
         where = {"arm": arm, "block": block, "repeat": repeat}
         others = [fault for fault in self.faults if {**fault, **where} != fault]
         self.add_to_environment(faults=[*others, {**where, "said": said}])
 
     @property
     def not_finite(self) -> dict[str, str]:
-        """By arm, where its numbers first were not finite."""
+        """For each arm with numbers that are not finite: the first place where they occurred."""
         return self.environment.get("not_finite") or {}
 
     def note_not_finite(self, arm: str, said: str) -> None:
-        """Keep where an arm's numbers first were not finite."""
+        """Record where an arm's numbers were not finite, unless an earlier place is recorded. said: the place."""
         self.add_to_environment(not_finite={arm: said, **self.not_finite})
 
     def ask(self, prompts: Mapping[str, Mapping[str, Any]]) -> None:
-        """Write `prompts.json`: by prompt id the `text` that the models read, and the `reference` (None if there is none)."""
+        """Write `prompts.json`. prompts: by id, the `text` that the models read and the `reference` (None if there is none)."""
         write_text(self.path / _PROMPTS, _json(prompts))
 
     def finish(self, tables: Mapping[str, pd.DataFrame], summary: Mapping[str, Any]) -> None:
         """Write the tables, then the summary. A run with a summary is finished.
 
         Args:
-            tables: DataFrames by table name, as `Journal.tables` gives them.
+            tables: DataFrames by table name, as `Journal.tables` returns them.
             summary: JSON-safe, from `sdbench.analysis.metrics.summary.summarise`.
         """
         for name in TABLES:
@@ -136,17 +136,18 @@ class RunFolder:
         write_text(self.path / _SUMMARY, _json(summary))
 
     def fail(self, reason: str, **details: Any) -> None:
-        """Write `failed.json`, if there is room for it. The finished blocks stay, and a restart goes on from them."""
+        """Write `failed.json`, if the disk has room. The finished blocks remain, and a restart continues from them."""
         with suppress(OSError):  # a full disk may be the reason
             write_text(self.path / _FAILED, _json({"run_id": self.run_id, "reason": reason, **details}))
 
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, read back.
+    """A finished run.
 
-    path: its folder; config: the resolved config; environment: machine, versions and weights; summary: `summary.json`; tables:
-    `sequences`, `rounds`, `steps`, `bare`; prompts: `text` and `reference` by prompt id, empty if the run wrote none.
+    path: its folder. config: the resolved config. environment: machine, versions and weights. summary: the content of
+    `summary.json`. tables: `sequences`, `rounds`, `steps` and `bare`. prompts: `text` and `reference` by prompt id; empty if the
+    run wrote no prompts.
     """
 
     path: Path
@@ -179,10 +180,10 @@ class Run:
 
 
 def claim(directory: Path | str, run_id: str) -> RunFolder:
-    """Claim a folder for a run: make it and record the run's id, or continue with the blocks that the same run left there.
+    """Claim a folder for a run: make it and record the run's id. If the same run has claimed it before, keep its blocks.
 
     Raises:
-        InputError: the folder belongs to another run, or holds files that are no run. Nothing is then written.
+        InputError: the folder belongs to another run, or contains files that are not a run. The folder is unchanged.
     """
     path = Path(directory)
     try:
@@ -199,7 +200,7 @@ def _claim(path: Path, run_id: str) -> RunFolder:
         if other != run_id:
             raise InputError(f"out={path} belongs to run {other}; choose another folder or delete it")
         return RunFolder(path, run_id)
-    # Other programs leave hidden files (.hydra, .DS_Store); a killed process leaves unfinished ones.
+    # Ignore the hidden files of other programs (.hydra, .DS_Store) and the temporary files of a killed process.
     if path.is_dir() and any(not entry.name.startswith(".") and entry.suffix != ".tmp" for entry in path.iterdir()):
         raise InputError(f"out={path} is not empty and is no run; choose another folder")
     owner = {"schema_version": SCHEMA_VERSION, "run_id": run_id, "measurement": secrets.token_hex(4)}
@@ -212,7 +213,7 @@ def open_run(directory: Path | str) -> RunFolder:
     """Open the folder of a run, finished or not.
 
     Raises:
-        InputError: it is not the folder of a run, or has another schema version.
+        InputError: the folder contains no run, or a run of another schema version.
     """
     path = Path(directory)
     if not path.is_dir():
@@ -224,7 +225,7 @@ def load(directory: Path | str) -> Run:
     """Read a finished run.
 
     Raises:
-        InputError: the folder holds no run, or a run that is not finished, is damaged, or has another schema version.
+        InputError: the folder contains no run, or the run is not finished, is damaged, or has another schema version.
     """
     folder = open_run(directory)
     if not folder.finished:

@@ -1,4 +1,4 @@
-"""What defines a run, as a short name: two runs with the same `run_id` answer the same question."""
+"""Compute the `run_id`, a short name for everything that defines a run. Equal ids mean equal measurements."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import Any
 from sdbench.runs.schema import SCHEMA_VERSION
 
 NOT_DEFINING = frozenset({"out", "tracker", "launcher", "hydra"})
-"""Top-level keys of a config that change where a run goes, not what it measures."""
+"""Top-level keys of a config that change where a run is written, but not its measurements."""
 
 _DIGITS = 12
 
 
 def canonical(value: Any) -> str:
-    """JSON with sorted keys and no spaces: equal values give equal text.
+    """Write a value as JSON with sorted keys and without spaces, so that equal values give equal text.
 
     Raises:
         TypeError, ValueError: the value has no JSON form (an object, a NaN).
@@ -25,12 +25,12 @@ def canonical(value: Any) -> str:
 
 
 def run_id(config: Mapping[str, Any], weights: Mapping[str, str], prompts_sha256: str) -> str:
-    """The first 12 hex digits of the SHA-256 of what defines a run.
+    """Return the first 12 hex digits of the SHA-256 over the config, the weights, the prompts and the schema version.
 
     Args:
-        config: the resolved config as plain dicts and lists; its output, tracker and launcher keys are left out.
-        weights: each role's weights' identity (SHA-256 of local files, revision of hub ones).
-        prompts_sha256: the prompts' SHA-256.
+        config: the resolved config as plain dicts and lists. The keys in NOT_DEFINING are ignored.
+        weights: by role, the identity of the model (`sdbench.models.identity`).
+        prompts_sha256: the SHA-256 of the prompts.
     """
     defining = {key: value for key, value in config.items() if key not in NOT_DEFINING}
     document = {"config": defining, "weights": dict(weights), "prompts": prompts_sha256, "schema": SCHEMA_VERSION}

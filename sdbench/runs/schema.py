@@ -1,9 +1,9 @@
-"""Define the run record's tables, column by column. Every metric is computed from these tables and from nothing else.
+"""Define the columns of the run record's tables. All metrics are computed from these tables only.
 
-Units: seconds are wall-clock seconds as float; tokens are counts. A row of `SEQUENCES` is one finished sequence; a row of
-`ROUNDS` is one verification; a row of `STEPS` is one forward of a batch. A row of `BARE` is one timing of a reference
-forward, which is the model's own forward with its own cache. `model_time_fraction` divides by these times. The first word
-of a column's description is its type. A method may add columns of its own; the comments below each table list them.
+Units: seconds are wall-clock seconds as float; tokens are counts. A row of `SEQUENCES` is one finished sequence. A row of
+`ROUNDS` is one verification. A row of `STEPS` is one forward of a batch. A row of `BARE` is one timing of a reference forward,
+which is the model's own forward with its own cache. `model_time_fraction` divides by these times. The first word of a column's
+description is its type. A method may add columns; the comments below each table list them.
 """
 
 from __future__ import annotations
@@ -45,15 +45,16 @@ ROUNDS = {
     "emitted": "int: tokens handed on (accepted + 1), after the cut on the outermost edge",
     "outcome": "str: bonus (all kept) or correction (one rejected)",
 }
-# Added where a draft model drafts:
-#   rank        the rank (from 1) of the verifier's own token in the draft's order, without the rejected token; null in a
-#               sequence's last round
-#   first_rank  in a sequence's first round: the rank of the first token behind the prompt. A draft in its own process records
+# Added if a draft model drafts:
+#   rank        the rank (from 1) of the verifier's next token by the draft's probabilities, without the rejected token; null in
+#               a sequence's last round
+#   first_rank  in a sequence's first round: the rank of the first token after the prompt. A draft in its own process records
 #               it at batch size 1 only
-# Added where the draft works in its own process; times are in seconds, on the clock of `begun`:
-#   hit         whether the speculation cache held this draft
-#   asked       the verifier sent the outcome        received  the server took it       replied  the server sent the draft
-#   wanted      the verifier began to wait for it    answered  the verifier had it      built    the server finished its next cache
+# Added if the draft has its own process; times are in seconds, on the clock of `begun`:
+#   hit         whether the speculation cache contained this draft
+#   asked       the verifier sent the outcome             received  the server received the outcome
+#   replied     the server sent the draft                 wanted    the verifier began to wait for the draft
+#   answered    the verifier received the draft           built     the server finished its next speculation cache
 
 STEPS = {
     "arm": "str: as in SEQUENCES",
@@ -68,10 +69,10 @@ STEPS = {
     "seconds": "float: the step, from its inputs on the host to its logits",
 }
 # Added:
-#   begun       when the step began, in seconds on a clock that all processes share
+#   begun       the start of the step, in seconds on a clock that all processes share
 #   concurrent  whether the step ran while the verifier was busy, and so off the critical path
-#   missed      true where the step ran eagerly in another execution mode, because no program fitted
-#   loop        how many steps one program made, where that is more than one; they share its time evenly (in BARE too)
+#   missed      true if the execution mode had no program for the step's shape, so that the step ran eagerly
+#   loop        the number of steps that one program made, if it is more than one; its time is divided evenly (in BARE too)
 
 BARE = {
     "role": "str: as in STEPS",
@@ -80,6 +81,6 @@ BARE = {
     "context": "int: tokens in the model's own cache after the forward",
     "seconds": "float: the model's own forward with its own cache, of that shape",
 }
-# Added: `loop`; `after` (str), `block` and `repeat`: the arm whose part of a block had just been decoded.
+# Added: `loop`. `after` (str), `block` and `repeat`: the arm that decoded last before the timing, and the block and repeat.
 
 TABLES = {"sequences": SEQUENCES, "rounds": ROUNDS, "steps": STEPS, "bare": BARE}

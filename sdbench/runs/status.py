@@ -1,4 +1,4 @@
-"""List the runs below some folders, and how far each of them is."""
+"""List the runs in given folders, with the state and progress of each run."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ _HIDDEN = ("journal", "report", "wandb")  # folders of a run that hold no other 
 
 @dataclass(frozen=True)
 class State:
-    """How far a run is.
+    """The state and progress of a run.
 
-    state: finished, running (a living process holds it), failed (`reason` says why), or partial (it was stopped). The command
-    that started a failed or partial run continues it. done, planned: blocks, over all repeats; planned is None if not yet known.
+    state: finished, running (a live process has locked its folder), failed (`reason` says why), or partial (it was stopped). The
+    command that started a failed or partial run continues it. done, planned: numbers of blocks, over all repeats. planned is None
+    if it is not known yet.
     """
 
     path: str
@@ -32,16 +33,16 @@ class State:
 
     @property
     def line(self) -> str:
-        """The state for reading."""
+        """The state as a line of text."""
         blocks = f"{self.done}/{'?' if self.planned is None else self.planned} blocks"
         return f"{self.state:9s} {blocks:16s} {self.path}" + ("" if self.reason is None else f": {self.reason}")
 
 
 def run_folders(places: Sequence[Path]) -> list[RunFolder]:
-    """Find every run at or below the given folders, each once, by path.
+    """Find every run in the given folders or below them. Returns each run once, sorted by path.
 
     Raises:
-        InputError: a path is no folder, or there is no run in it.
+        InputError: a path is not a folder, or contains no run.
     """
     found: dict[Path, RunFolder] = {}
     for place in places:
@@ -55,7 +56,7 @@ def run_folders(places: Sequence[Path]) -> list[RunFolder]:
 
 
 def state_of(folder: RunFolder) -> State:
-    """Determine how far one run is."""
+    """Determine the state of one run. A damaged run counts as failed."""
     try:
         return _state_of(folder)
     except InputError as error:  # one damaged run must not hide the others
@@ -77,14 +78,14 @@ def _state_of(folder: RunFolder) -> State:
 
 
 def status(places: Sequence[Path]) -> dict[str, Any]:
-    """Make the document of `sdbench status`: {"runs": [...], "counts": {state: n}}."""
+    """Return the document of `sdbench status`: {"runs": [...], "counts": {state: n}}."""
     states = [state_of(folder) for folder in run_folders(places)]
     counts = {name: sum(state.state == name for state in states) for name in (FINISHED, FAILED, PARTIAL, RUNNING)}
     return {"runs": [asdict(state) for state in states], "counts": counts}
 
 
 def text(document: dict[str, Any]) -> str:
-    """Write the states for reading: one line for each run, then the number of runs in each state."""
+    """Format the states as text: one line for each run, then the number of runs in each state."""
     lines = [State(**run).line for run in document["runs"]]
     counts = ", ".join(f"{n} {name}" for name, n in document["counts"].items() if n)
     return "\n".join([*lines, counts])

@@ -18,7 +18,9 @@ _TYPES = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "list[in
 
 
 def columnar(name: str, rows: Sequence[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Turn rows of one table into columns: the schema's first, then those that a method added, null where a row lacks them.
+    """Turn rows of one table into columns: first the columns of the schema, then those that a method added.
+
+    An added column is None for rows without it.
 
     Raises:
         ValueError: a row lacks a column of the schema.
@@ -46,9 +48,10 @@ def column_type(name: str, column: str) -> pa.DataType:
 
 
 def renewed(name: str, columns: Mapping[str, Any]) -> dict[str, Any]:
-    """Give the columns of a table of an earlier release their present names.
+    """Rename the columns of a table from an earlier release to their current names.
 
-    columns: sequences of values by name. `proposer` and `verifier` come from the text of `edge`. `beside` is called `concurrent`.
+    columns: sequences of values by name. `proposer` and `verifier` are derived from the text of `edge`. `beside` becomes
+    `concurrent`.
     """
     found = dict(columns)
     if name == "rounds" and "edge" in found:
@@ -66,7 +69,7 @@ def frame(name: str, rows: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def frames(rows: Mapping[str, Sequence[Mapping[str, Any]]]) -> dict[str, pd.DataFrame]:
-    """Turn rows of every table into DataFrames. A table that is not given is empty."""
+    """Turn rows of every table into DataFrames. A table that is missing in `rows` is empty."""
     return {name: frame(name, rows.get(name, ())) for name in TABLES}
 
 
@@ -77,7 +80,7 @@ def write_parquet(folder: Path, name: str, table: pd.DataFrame) -> None:
 
 
 def _cells(column: pd.Series) -> list[Any]:
-    """List the values; a missing value that is not a number becomes None, where pandas has NaN."""
+    """List the values of a column. In a column that is not numeric, pandas marks missing values by NaN; they become None."""
     if pd.api.types.is_numeric_dtype(column):
         return column.tolist()
     return column.astype(object).where(column.notna(), None).tolist()

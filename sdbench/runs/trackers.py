@@ -1,4 +1,4 @@
-"""Trackers mirror a run elsewhere. The run's own files stay the source of truth: a tracker that fails only warns.
+"""Mirror a run to another service. The run's own files remain complete, so a tracker that fails only warns.
 
 tracker.start(config, name, folder)
 try:
@@ -27,12 +27,16 @@ MODES = ("offline", "online", "disabled")
 
 
 class Tracker(Protocol):
-    """Where a run is mirrored to. wants_png: whether `finish` needs the figures as PNG."""
+    """Mirrors a run. wants_png: whether `finish` needs the figures as PNG."""
 
     wants_png: bool
 
     def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
-        """Open the mirror of a run: its resolved config, its name, its folder, under which all files go, and its id."""
+        """Open the mirror of a run.
+
+        config: the resolved config. name: the run's name. folder: the run's folder; the tracker writes its files there.
+        identity: the run's id in the mirror (None: the service chooses one).
+        """
         ...
 
     def finish(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
@@ -40,7 +44,7 @@ class Tracker(Protocol):
         ...
 
     def close(self) -> None:
-        """Close the mirror. A caller may do this at any time, and more than once."""
+        """Close the mirror. A caller may call this at any time, and more than once."""
         ...
 
 
@@ -50,30 +54,30 @@ class NoTracker:
     wants_png = False
 
     def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
-        """Nothing to open."""
+        """Do nothing."""
 
     def finish(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
-        """Nothing to send."""
+        """Do nothing."""
 
     def close(self) -> None:
-        """Nothing to close."""
+        """Do nothing."""
 
 
 def _never_fatal(method: Callable[P, None]) -> Callable[P, None]:
-    """Turn a tracker's failure into a warning: it costs the mirror, not the run."""
+    """Turn an exception of a tracker into a warning, so that the run continues."""
 
     @functools.wraps(method)
     def guarded(*args: P.args, **kwargs: P.kwargs) -> None:
         try:
             method(*args, **kwargs)
-        except Exception as error:  # the library may raise anything
+        except Exception as error:  # the library may raise any exception
             warnings.warn(f"W&B failed ({error}); the run's own files are complete without it", stacklevel=2)
 
     return guarded
 
 
 class WandbTracker:
-    """Weights & Biases: the summary, a table with one row per sequence, and the figures.
+    """Mirrors a run to Weights & Biases: the summary, a table with one row per sequence, and the figures.
 
     mode: offline (files under the run's folder, for `wandb sync` or `sdbench push`), online, or disabled.
 
@@ -99,7 +103,7 @@ class WandbTracker:
 
     @_never_fatal
     def start(self, config: Mapping[str, Any], name: str, folder: Path, identity: str | None = None) -> None:
-        """Open a W&B run whose files lie in `folder/wandb`."""
+        """Open a W&B run with its files in `folder/wandb`."""
         self._identity, self._folder, self._sent = identity or "", folder, False
         self._run = WandbRun(
             self._mode, self._project, self._entity, self._group, self._tags, config, name, folder, identity
@@ -107,7 +111,7 @@ class WandbTracker:
 
     @_never_fatal
     def finish(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
-        """Send everything."""
+        """Send the summary, the sequences and the figures."""
         if self._run is not None:
             self._run.send(summary, sequences, figures)
             self._sent = True
@@ -119,5 +123,5 @@ class WandbTracker:
             run, self._run = self._run, None
             run.close()
             if self._sent and self._identity and self._mode == "online":
-                # `sdbench push` need not send it again.
+                # `sdbench push` then does not send the run again.
                 mark_sent(self._folder, destination(self._mode, self._entity, self._project), self._identity)

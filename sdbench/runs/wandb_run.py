@@ -1,7 +1,7 @@
-"""Send one run to Weights & Biases: open it under our id, send its summary, tables and figures, and close it.
+"""Send one run to Weights & Biases: open it with the run's id, send the summary, tables and figures, and close it.
 
-W&B reads its environment once per process, so the mode is always passed. The run gets no host or user names, no command line and no
-machine statistics.
+W&B reads its environment variables once per process, so this module always passes the mode. It also stops W&B from
+collecting host names, user names, the command line and machine statistics.
 """
 
 from __future__ import annotations
@@ -35,25 +35,25 @@ _MARKER = "pushed.json"
 
 
 def destination(mode: str, entity: str | None, project: str) -> str:
-    """Name the destination of a run."""
+    """Return the name of a destination: mode, entity and project, joined by slashes."""
     return "/".join(part for part in (mode, entity, project) if part)
 
 
 def sent(folder: Path) -> dict[str, str]:
-    """Read where a run was sent: its id there, by destination."""
+    """Return the destinations that a run was sent to, each with the run's id there. folder: the run's folder."""
     marker = folder / _MARKER
     return json.loads(marker.read_text(encoding="utf-8")) if marker.is_file() else {}
 
 
 def mark_sent(folder: Path, where: str, identity: str) -> None:
-    """Record in a run's folder that it was sent."""
+    """Record in a run's folder that the run was sent. where: the destination. identity: the run's id there."""
     write_text(folder / _MARKER, json.dumps({**sent(folder), where: identity}, indent=2) + "\n")
 
 
 class WandbRun:
-    """A W&B run whose files lie in `folder/wandb`.
+    """A W&B run with its files in `folder/wandb`.
 
-    identity: its id. A second run with the same id continues the first, if W&B is online.
+    identity: its id. If W&B is online, a second run with the same id continues the first.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class WandbRun:
     ) -> None:
         import wandb
 
-        # console and stats off: a benchmark must not share its cores with a monitor.
+        # Console capture and statistics are off, because a monitor on the same cores would disturb the measurement.
         settings = wandb.Settings(
             console="off",
             silent=True,
@@ -106,14 +106,16 @@ class WandbRun:
         self.run.log({**{name: _table(frame) for name, frame in tables.items()}, **pictures})
 
     def close(self, exit_code: int = 0) -> None:
-        """Finish it. Otherwise the next `wandb.init` of the process continues this run."""
+        """Finish the run. Without this, the next `wandb.init` of the process would continue it."""
         self.run.finish(exit_code=exit_code)
 
 
 def per_prompt(rows: pd.DataFrame) -> pd.DataFrame:
-    """Make one row per prompt: its category, and for each arm its speed, tokens per target call and score, over its repeats.
+    """Make a table with one row per prompt.
 
-    A speed uses the prompt's own decode time. At batch sizes above one the block's other rows share that time.
+    rows: the table of sequences, with `emitted_tokens`. One column is the category. Each arm adds three columns, which are means
+    over repeats: the speed (tokens per second), the tokens per target call, and the score. A speed uses the prompt's own decode
+    time. At batch sizes above one, the other rows of the block decode in the same time.
     """
     decoded = (rows["emitted_tokens"] - 1).clip(lower=0)
     rows = rows.assign(
@@ -128,6 +130,6 @@ def per_prompt(rows: pd.DataFrame) -> pd.DataFrame:
 def _table(frame: pd.DataFrame) -> Any:
     import wandb
 
-    # A NaN becomes None: W&B's columns are typed by what is in them.
+    # W&B infers the type of a column from its values, so a NaN becomes None.
     plain = frame.astype(object).where(frame.notna(), None)
     return wandb.Table(columns=list(plain.columns), data=plain.to_numpy())

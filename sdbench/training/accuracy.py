@@ -17,9 +17,12 @@ WATCHED_SEED = 1
 def held_out(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, kinds: Iterable[str], texts: int = WATCHED_TEXTS
 ) -> dict[str, float]:
-    """Loss in nats per completion token, share of tokens that are the most likely, share of texts where all are.
+    """Measure a model on held-out texts of each kind.
 
-    The last is the share of completions that greedy decoding would write as the reference has them.
+    kinds: names of generators. texts: the number of texts of each kind.
+
+    Returns three values for each kind. `loss` is in nats per completion token. `tokens_right` is the share of completion tokens
+    that the model finds most likely. `texts_right` is the share of completions that greedy decoding reproduces.
     """
     model.eval()
     pad_token, _ = pad_and_eos(tokenizer)

@@ -1,4 +1,4 @@
-"""The model card of a family, written from what was measured."""
+"""Write the model card of a family from its measurements."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -88,7 +88,10 @@ def _verdict(ladder: Ladder) -> str:
 
 
 def model_card(recipe: TrainRecipe, ladder: Ladder, logs: Mapping[str, Sequence[Mapping[str, Any]]]) -> str:
-    """The card, in Markdown. Every number in it comes from the recipe, the training logs or the measured ladder."""
+    """Write the card in Markdown. Every number comes from the recipe, the training logs or the measured ladder.
+
+    logs: the rows of the training log, by role.
+    """
     grown = recipe.models["target"]
     growth = (
         f"The target starts with {grown.first_layers} layers and gets the other {grown.layers - grown.first_layers}, "

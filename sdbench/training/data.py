@@ -1,4 +1,4 @@
-"""From texts to batches of tokens. Batches depend on seed and number alone, so training can resume."""
+"""Turn texts into batches of tokens. A batch depends only on the seed and its number, so training can resume."""
 
 import random
 from collections.abc import Mapping
@@ -15,7 +15,7 @@ from sdbench.training.tokenizer import pad_and_eos
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of tokens, padded on the right; `counted` marks the tokens that the loss asks for."""
+    """Rows of tokens, padded on the right. counted: marks the tokens that the loss includes."""
 
     tokens: Int[Tensor, "B T"]
     counted: Bool[Tensor, "B T"]
@@ -23,21 +23,21 @@ class Batch:
 
 @dataclass(frozen=True)
 class Example:
-    """The tokens of a text, end of sequence included, and how many of them are its prompt."""
+    """The tokens of a text, with the end of sequence. prompt_tokens: how many of them belong to the prompt."""
 
     tokens: list[int]
     prompt_tokens: int
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, text: Text) -> Example:
-    """Encode prompt and completion apart, as generation meets them, and end the sequence."""
+    """Encode prompt and completion separately, as in generation, and append the end of sequence."""
     prompt = tokenizer.encode(text.prompt)
     completion = tokenizer.encode(text.completion)
     return Example([*prompt, *completion, pad_and_eos(tokenizer)[1]], len(prompt))
 
 
 def pad(examples: list[Example], pad_token: int) -> Batch:
-    """One example per row."""
+    """Make a batch with one example per row."""
     longest = max(len(example.tokens) for example in examples)
     tokens = torch.full((len(examples), longest), pad_token)
     counted = torch.zeros((len(examples), longest), dtype=torch.bool)
@@ -48,7 +48,7 @@ def pad(examples: list[Example], pad_token: int) -> Batch:
 
 
 def pack(examples: list[Example], block_tokens: int) -> Batch:
-    """Examples one after the other, cut into rows of `block_tokens`; what does not fill the last row is dropped."""
+    """Concatenate examples and cut them into rows of `block_tokens` tokens. An incomplete last row is dropped."""
     tokens = [token for example in examples for token in example.tokens]
     counted = [place >= example.prompt_tokens for example in examples for place in range(len(example.tokens))]
     rows = len(tokens) // block_tokens
@@ -62,7 +62,11 @@ def pack(examples: list[Example], block_tokens: int) -> Batch:
 class Corpus:
     """The endless sequence of training batches of one model.
 
-    Texts are drawn in pools: each pool gives some batches, whose rows are of similar length so that little is padded.
+    Texts are drawn in pools, and each pool gives several batches. The rows of a batch have similar lengths, to save padding.
+
+    mixture: the share of each kind of text. late_mixture: the shares from pool number `late_pool` on. batch_tokens: the size of a
+    batch with its padding. pool_texts: the number of texts in a pool. block_tokens: the length of a packed row. packed_every: the
+    share of packed texts is 1 / packed_every.
     """
 
     def __init__(
@@ -88,7 +92,7 @@ class Corpus:
         self._packed_every = packed_every
 
     def pool(self, number: int) -> list[Batch]:
-        """All batches of a pool, in the order of training."""
+        """Make all batches of a pool, in the order of training. number: the pool's, from 0."""
         rng = random.Random(f"pool/{self._seed}/{number}")
         mixture = self._mixture if number < self._late_pool else self._late_mixture
         kinds = rng.choices(list(mixture), weights=list(mixture.values()), k=self._pool_texts)

@@ -1,4 +1,4 @@
-"""Train one model. The result depends on the recipe alone; an interrupted training goes on from its checkpoint."""
+"""Train one model. The result depends only on the recipe. An interrupted training continues from its checkpoint."""
 
 import json
 import os
@@ -17,14 +17,15 @@ from sdbench.training.network import build, grown
 from sdbench.training.recipe import ModelRecipe, TrainRecipe
 from sdbench.training.tokenizer import pad_and_eos
 
-_CLIP = 1.0  # largest norm of a gradient
-_BETAS = (0.9, 0.95)  # AdamW's, usual for language models
+_CLIP = 1.0  # the largest norm of the gradients
+_BETAS = (0.9, 0.95)  # of AdamW; the common values for language models
 
 
 class Trainer:
-    """One model in training. `folder` holds its checkpoint and its log, and says where to go on.
+    """Trains one model.
 
-    A checkpoint is written at the end of every pool of batches, so it needs no position within a pool.
+    folder: contains the checkpoint, which includes the log. The trainer writes a checkpoint after every pool of batches. So the
+    checkpoint needs no position within a pool.
     """
 
     def __init__(self, recipe: TrainRecipe, role: str, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
@@ -51,7 +52,7 @@ class Trainer:
         self._seconds = 0.0
 
     def train(self) -> LlamaForCausalLM:
-        """Train to the end, from the checkpoint if there is one."""
+        """Train to the last step, from the checkpoint if there is one. Returns the trained model."""
         self._folder.mkdir(parents=True, exist_ok=True)
         if self._checkpoint.exists():
             self._load()
@@ -85,7 +86,7 @@ class Trainer:
             self._write_log(loss.item())
 
     def _schedule(self, step: int) -> float:
-        """The learning rate at a step, as a share of the highest."""
+        """Return the learning rate of a step as a share of the highest rate."""
         warmup = (step + 1) / self._recipe.warmup_steps
         decay = (self._shape.steps - step) / self._shape.decay_steps
         return min(1.0, warmup, decay)

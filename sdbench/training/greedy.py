@@ -1,4 +1,4 @@
-"""Greedy answers of a model, and how often another model would have written the same token."""
+"""Decode greedy answers of a model, and measure how often another model finds the same tokens most likely."""
 
 from collections.abc import Sequence
 from typing import Any, cast
@@ -11,14 +11,14 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 from sdbench.training.tokenizer import pad_and_eos
 
 BATCH = 50
-LONGEST_ANSWER = 192  # tokens; no reference completion is as long
+LONGEST_ANSWER = 192  # tokens; every reference completion is shorter
 
 
 @torch.inference_mode()
 def greedy_answers(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str]
 ) -> list[list[int]]:
-    """The tokens that greedy decoding writes after each prompt, end of sequence included (if it comes in time)."""
+    """Decode a greedy answer to each prompt. Returns token ids, up to the end of sequence or LONGEST_ANSWER tokens."""
     model.eval()
     _, eos = pad_and_eos(tokenizer)
     answers: list[list[int]] = []
@@ -39,7 +39,7 @@ def greedy_answers(
 def agreement(
     model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, prompts: Sequence[str], answers: Sequence[list[int]]
 ) -> float:
-    """Share of the answers' tokens that are the most likely ones to `model`, given the prompt and the tokens before."""
+    """Return the share of the answers' tokens that `model` finds most likely, given the prompt and the earlier tokens."""
     model.eval()
     same = total = 0
     for prompt, answer in zip(prompts, answers, strict=True):

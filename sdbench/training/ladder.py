@@ -1,4 +1,4 @@
-"""Measure a trained family: how often each model is right on held-out texts, and how well the models agree."""
+"""Measure a trained family: the accuracy of each model on held-out texts, and the agreement between the models."""
 
 import time
 from collections.abc import Mapping
@@ -13,26 +13,31 @@ from sdbench.training.accuracy import held_out
 from sdbench.training.greedy import agreement, greedy_answers
 from sdbench.training.recipe import ROLES
 
-LADDER_SEED = 2  # not the seed that training watches
+LADDER_SEED = 2  # differs from the seed of the texts that training watches
 _CACHED_TOKENS = 128
 _TIMED_STEPS = 100
 
 
 @dataclass(frozen=True)
 class Rung:
-    """What is asked of a model's share of right word problems."""
+    """The range that a model's share of correct word problems must be in."""
 
     least: float
     most: float
 
 
 RUNGS = {"target": Rung(0.85, 1.0), "qualifier": Rung(0.45, 0.75), "draft": Rung(0.0, 0.30)}
-LEAST_AGREEMENT = 0.80  # of the draft with the target, on word problems
+LEAST_AGREEMENT = 0.80  # least agreement of the draft with the target on word problems
 
 
 @dataclass(frozen=True)
 class Ladder:
-    """Measured values; shares are between 0 and 1, losses in nats per completion token, times in milliseconds."""
+    """The measured values of a family.
+
+    texts: the number of texts of each kind. exact, agreement_with_target: shares from 0 to 1, by kind and role. loss: nats per
+    completion token, by kind and role. answer_tokens: the mean length of the target's answers, by kind. forward_ms: milliseconds
+    of a one-token forward, by role.
+    """
 
     texts: int
     parameters: dict[str, int]
@@ -43,7 +48,7 @@ class Ladder:
     forward_ms: dict[str, float]
 
     def faults(self) -> list[str]:
-        """What the family fails to hold, one sentence each."""
+        """List the requirements that the family misses, one sentence each."""
         found = []
         for role, rung in RUNGS.items():
             share = self.exact["wordproblems"][role]
@@ -55,7 +60,7 @@ class Ladder:
         return found
 
     def as_dict(self) -> dict[str, object]:
-        """The values as plain mappings."""
+        """Return the values as plain mappings."""
         return asdict(self)
 
 
@@ -67,7 +72,7 @@ def _right(text: Text, written: str) -> bool:
 
 @torch.inference_mode()
 def forward_ms(model: LlamaForCausalLM) -> float:
-    """Median time of a one-token forward after `_CACHED_TOKENS` tokens, in milliseconds."""
+    """Measure the median time of a one-token forward after `_CACHED_TOKENS` tokens, in milliseconds."""
     model.eval()
     tokens = torch.full((1, _CACHED_TOKENS), 5)
     cache = model(input_ids=tokens, use_cache=True).past_key_values
@@ -81,7 +86,7 @@ def forward_ms(model: LlamaForCausalLM) -> float:
 
 
 def measure(models: Mapping[str, LlamaForCausalLM], tokenizer: PreTrainedTokenizerFast, texts: int) -> Ladder:
-    """Measure a family on `texts` held-out texts of each kind, greedy until the end of sequence."""
+    """Measure a family on `texts` held-out texts of each kind. Models decode greedily until the end of sequence."""
     exact: dict[str, dict[str, float]] = {}
     agreed: dict[str, dict[str, float]] = {}
     lengths: dict[str, float] = {}

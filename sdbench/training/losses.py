@@ -1,4 +1,4 @@
-"""Losses of training."""
+"""Compute the training loss."""
 
 import torch
 from jaxtyping import Float
@@ -10,9 +10,9 @@ from sdbench.training.precision import product_dtype
 
 
 def completion_loss(model: LlamaForCausalLM, batch: Batch) -> Float[Tensor, ""]:
-    """Mean cross-entropy in nats of the completion tokens; the head is computed for them alone.
+    """Return the mean cross-entropy of the completion tokens, in nats.
 
-    Rows are padded on the right, so the causal mask already keeps the padding out of sight.
+    The head computes logits for these tokens only. Rows are padded on the right, so the causal mask already hides the padding.
     """
     with torch.autocast("cpu", torch.bfloat16, enabled=product_dtype() == torch.bfloat16):
         hidden = model.model(input_ids=batch.tokens[:, :-1], use_cache=False).last_hidden_state

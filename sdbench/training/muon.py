@@ -1,9 +1,11 @@
-"""The Muon optimizer: momentum whose matrices are made nearly orthogonal before each step.
+"""Implement the optimizer Muon, which makes the momentum of each matrix nearly orthogonal before a step.
 
-Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024), with the step size matched
-to AdamW's as in J. Liu et al., "Muon is scalable for LLM training" (2025), section 2.2, and the iteration of N. Amsel
-et al., "The Polar Express" (2025). Three rounds of it replace five of the usual iteration. torch.optim.Muon applies one triple of
-coefficients in every round, so it needs five; with the small batches used here that costs as much as the gradients.
+Source: K. Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024).
+The step size matches AdamW's, as in J. Liu et al., "Muon is scalable for LLM training" (2025), section 2.2.
+The iteration is that of N. Amsel et al., "The Polar Express" (2025).
+
+Three rounds of this iteration replace five of the usual one. The optimizer torch.optim.Muon uses the same coefficients in every
+round, so it needs five. With the small batches used here, five rounds cost as much as the gradients.
 """
 
 from collections import defaultdict
@@ -20,13 +22,13 @@ _COEFFICIENTS = (
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
 )
-_MOMENTUM = 0.95  # the usual
-_SAFETY = 1.01  # keeps rounding from pushing a singular value out of the range in which the iteration converges
-_ADAMW_RMS = 0.2  # the usual root mean square of an AdamW step, in units of the learning rate
+_MOMENTUM = 0.95  # the common value
+_SAFETY = 1.01  # rounding must not move a singular value out of the range where the iteration converges
+_ADAMW_RMS = 0.2  # the typical root mean square of an AdamW step, divided by the learning rate
 
 
 def orthogonalised(matrices: Float[Tensor, "N R C"]) -> Float[Tensor, "N R C"]:
-    """Matrices with the same singular vectors all of whose singular values are near 1 (iterated in `product_dtype`)."""
+    """Return matrices with the same singular vectors and with singular values near 1. Products are in `product_dtype`."""
     wide = matrices.shape[1] <= matrices.shape[2]
     dtype = product_dtype()
     x = matrices.to(dtype) if wide else matrices.to(dtype).mT.contiguous()
@@ -45,7 +47,7 @@ class Muon(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:  # pyright: ignore[reportIncompatibleMethodOverride]
-        """Take one step for every matrix that has a gradient."""
+        """Update every matrix that has a gradient."""
         for group in self.param_groups:
             by_shape: dict[torch.Size, list[Tensor]] = defaultdict(list)
             for matrix in group["params"]:
@@ -58,7 +60,7 @@ class Muon(torch.optim.Optimizer):
                     matrix.mul_(1 - group["lr"] * group["weight_decay"]).add_(update, alpha=-rate)
 
     def _momentum(self, matrix: Tensor) -> Tensor:
-        """Update the running mean of a matrix's gradients and look one step ahead."""
+        """Update the running mean of a matrix's gradients, and return the Nesterov momentum."""
         state, gradient = self.state[matrix], matrix.grad
         assert gradient is not None
         if not state:

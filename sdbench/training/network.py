@@ -1,4 +1,4 @@
-"""Build the network of one model, and grow it by layers that change nothing at first."""
+"""Build the network of one model, and add layers that do not change its function at first."""
 
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
@@ -11,10 +11,10 @@ from sdbench.training.recipe import ModelRecipe
 def build(
     recipe: ModelRecipe, layers: int, vocabulary: int, positions: int, pad_token: int, eos_token: int
 ) -> LlamaForCausalLM:
-    """A Llama of `layers` layers with random weights.
+    """Build a Llama with random weights.
 
-    Attention is the plain one where products are in bfloat16, the fused one in float32: each is the faster there, for
-    rows of some hundred tokens.
+    vocabulary: the number of tokens. positions: the longest input, in tokens. Attention is `eager` where products are in bfloat16,
+    else `sdpa`. Each is faster for its type, with rows of a few hundred tokens.
     """
     torch.manual_seed(recipe.seed)
     config = LlamaConfig(
@@ -36,7 +36,7 @@ def build(
 
 
 def grown(small: LlamaForCausalLM, large: LlamaForCausalLM) -> LlamaForCausalLM:
-    """Give `large`, which has more layers, the function of `small`: its further layers, on top, add nothing."""
+    """Give `large`, which has more layers, the function of `small`. The additional layers on top add zero. Returns `large`."""
     large.load_state_dict(small.state_dict(), strict=False)
     for layer in list(large.model.layers)[len(small.model.layers) :]:
         assert isinstance(layer, LlamaDecoderLayer)

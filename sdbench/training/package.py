@@ -1,4 +1,4 @@
-"""Writing a trained family in transformers' own format, with its card and its checksums."""
+"""Write a trained family in the format of transformers, with its training log and its checksums."""
 
 import hashlib
 import json
@@ -13,14 +13,17 @@ CHECKSUMS = "SHA256SUMS"
 
 
 def write_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, folder: Path) -> None:
-    """Write weights in float16, to be opened as float32: half the size, and the CPU computes as it was trained."""
+    """Write a model in float16, with a config that loads it as float32.
+
+    The file has half the size, and the CPU computes in float32 as in training. An existing folder is replaced.
+    """
     if folder.exists():
         shutil.rmtree(folder)
     stored = LlamaForCausalLM(model.config)
     stored.load_state_dict(model.state_dict())
     stored.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # written for its owner alone
+    (folder / "model.safetensors").chmod(0o644)  # safetensors makes the file readable for its owner only
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text())
     config["dtype"] = "float32"
@@ -28,7 +31,7 @@ def write_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fol
 
 
 def write_log(logs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> None:
-    """Write the rows of the training logs, one a line."""
+    """Write the rows of the training logs as a JSON list, one row per line. logs: by role."""
     rows = [json.dumps(row) for role in logs for row in logs[role]]
     file.write_text("[\n" + ",\n".join(rows) + "\n]\n")
 

@@ -1,4 +1,4 @@
-"""The recipe of a family: its texts, its tokenizer, and the shape and schedule of each model."""
+"""Define the recipe of a family: its texts, its tokenizer, and the shape and schedule of each model."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -11,10 +11,10 @@ ROLES = ("target", "qualifier", "draft")
 class ModelRecipe:
     """Shape and schedule of one model.
 
-    `batch_tokens` is the size of a batch with its padding. The learning rate rises to `learning_rate` in the warm-up,
-    stays there, and falls to zero over the last `decay_steps`. Training starts with `first_layers` layers, which is
-    cheap, and puts the others on top at step `grow_at`, so that they change nothing at first. From the
-    pool of texts with the number `late_pool` on, texts are drawn by the late mixture.
+    batch_tokens: the size of a batch with its padding. learning_rate: the highest rate. The rate rises to it in the warm-up, and
+    falls to zero over the last `decay_steps` steps. first_layers: the number of layers at the start, because few layers train
+    cheaply. grow_at: the step that adds the other layers on top; they do not change the function at first. late_pool: the number
+    of the first pool of texts with the late mixture.
     """
 
     layers: int
@@ -35,10 +35,10 @@ class ModelRecipe:
 class TrainRecipe:
     """A family of models that share texts and tokenizer.
 
-    `mixture` gives the share of each kind of text at first: many sums, which teach arithmetic fast; `late_mixture` the
-    share later. `pool_texts` texts are drawn at a time and sorted by length, so that
-    the rows of a batch are about equally long. One text in `packed_every` goes into blocks of `block_tokens` tokens in
-    which texts follow each other, to make long contexts known; the others have rows of their own.
+    mixture: the share of each kind of text at first. It has many sums, which teach arithmetic fast. late_mixture: the shares
+    later. pool_texts: the number of texts that are drawn together and sorted by length, so that the rows of a batch have similar
+    lengths. packed_every: the share of packed texts is 1 / packed_every. Packed texts follow each other in rows of
+    `block_tokens` tokens, which trains long contexts. Each of the other texts has its own row.
     """
 
     models: Mapping[str, ModelRecipe]
@@ -58,7 +58,7 @@ class TrainRecipe:
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "TrainRecipe":
-        """Build a recipe from plain nested mappings, as a YAML file holds them."""
+        """Build a recipe from plain nested mappings, as read from a YAML file."""
         models = {role: ModelRecipe(**dict(values["models"][role])) for role in values["models"]}
         mixtures = {name: dict(values[name]) for name in ("mixture", "late_mixture")}
         return cls(**{**dict(values), "models": models, **mixtures})
@@ -66,7 +66,7 @@ class TrainRecipe:
 
 @dataclass(frozen=True)
 class Training:
-    """What `conf/train.yaml` composes: the recipe, where the trained family goes, and where its checkpoints lie."""
+    """The config of `conf/train.yaml`. train: the recipe. out: folder of the trained family. work: folder of the checkpoints."""
 
     train: TrainRecipe
     out: str | None = None

@@ -1,4 +1,4 @@
-"""The tokenizer of a family: a byte-level BPE in which every digit is a token of its own."""
+"""Train the tokenizer of a family: a byte-level BPE that never merges a digit with another character."""
 
 from collections.abc import Iterable, Iterator
 
@@ -8,16 +8,16 @@ from transformers import PreTrainedTokenizerFast
 from sdbench.tasks.texts import GENERATORS, generate, wordproblems
 
 PAD, EOS = "<pad>", "<eos>"
-# A word or a run of signs takes the blank before it along; digits and other blanks stand alone.
+# A word, or a run of punctuation, includes the blank before it. Each digit and each other blank is its own piece.
 _PIECES = r" ?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+|\s"
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int, positions: int) -> PreTrainedTokenizerFast:
-    """Train a tokenizer on `texts`: any string encodes (byte by byte if need be) and decodes to itself.
+    """Train a tokenizer on `texts`. It can encode every string, and decoding gives the same string.
 
     Args:
         texts: the training texts.
-        vocabulary: number of tokens, the special ones and the 256 bytes included.
+        vocabulary: number of tokens, including the special tokens and the 256 bytes.
         positions: longest input of the models, in tokens.
     """
     bpe = Tokenizer(models.BPE())
@@ -45,15 +45,15 @@ def train_tokenizer(texts: Iterable[str], vocabulary: int, positions: int) -> Pr
 
 
 def pad_and_eos(tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
-    """The tokens that pad a row and end a sequence."""
+    """Return the ids of the padding token and of the end-of-sequence token."""
     vocabulary = tokenizer.get_vocab()
     return vocabulary[PAD], vocabulary[EOS]
 
 
 def tokenizer_texts(seed: int, count: int) -> Iterator[str]:
-    """The first `count` training texts of every kind.
+    """Yield the first `count` training texts of every kind.
 
-    Word problems are of every length that their wording knows, so that harder ones can be trained with the same tokens.
+    Word problems have every length that the generator supports. So the tokenizer also fits longer problems.
     """
     for kind in GENERATORS:
         for index in range(count):

@@ -1,4 +1,4 @@
-"""Which bare forwards are timed behind a block: those of its shapes, each model as often as it is called, and in turn."""
+"""Test the choice of reference forwards after a block: their shapes, their order, and how often each model runs."""
 
 from itertools import pairwise
 from typing import Any
