@@ -20,9 +20,8 @@ def test_the_shapes_have_as_many_parameters_as_was_published():
 
 def test_the_forced_experiment_forces_every_stage():
     config = compose(["experiment=forced"])
-    rules = [
-        config["arms"]["sd"]["rule"],
-        config["arms"]["pyramid"]["rule"],
-        config["arms"]["pyramid"]["proposer"]["rule"],
-    ]
+    arms = config["arms"]
+    assert len(arms) == 4, "ar, sd at two lengths, and the pyramid"
+    rules = [arm["rule"] for name, arm in arms.items() if name != "ar"]
+    rules.append(arms["pyramid"]["proposer"]["rule"])
     assert {rule["_target_"] for rule in rules} == {"sdbench.acceptance.Forced"}

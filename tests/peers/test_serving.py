@@ -199,6 +199,7 @@ def test_a_server_dies_with_a_parent_that_was_killed():
     assert not gone(pid)
     parent.send_signal(signal.SIGKILL)
     parent.wait()
+    parent.stdout.close()
     until = time.monotonic() + 10
     while not gone(pid) and time.monotonic() < until:
         time.sleep(0.05)
