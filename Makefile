@@ -43,7 +43,7 @@ lint: setup  ## Check style, types and prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
-	$(BIN)/python tests/docs/prose.py README.md CONTRIBUTING.md CHANGELOG.md docs tests/docs
+	$(BIN)/python tests/docs/prose.py README.md ARTIFACT.md CONTRIBUTING.md CHANGELOG.md docs sdbench experiments conf hydra_plugins tests
 
 docs: setup docs-results  ## Build the documentation into site/ (no network; warnings are errors)
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
