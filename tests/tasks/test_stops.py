@@ -13,7 +13,7 @@ from tests.tasks.tokenizers_made import byte_level, sentence_piece
 
 BYTE_LEVEL, SENTENCE_PIECE = byte_level(), sentence_piece()
 TOKENIZERS = [BYTE_LEVEL, SENTENCE_PIECE]
-STOPS = ["\n\n", "日本", "Question:", " The answer", "🙂"]
+STOPS = ["\n\n", "日本", "Question:", " The answer", "🙂", "<eos>x", "é<turn>\n"]
 PLAIN = ["Question:", " The answer", "\ndef", "ex."]  # which end with a character that is always within one token
 
 
@@ -46,7 +46,7 @@ def oracle(checker: StopChecker, tokens: list[int]) -> tuple[int | None, str | N
 def test_blocks_do_not_matter(tokenizer, among, data):
     stops = data.draw(st.lists(st.sampled_from(among), min_size=1, max_size=3, unique=True))
     parts = ["\n", "日", "本", " apples", "The", " The answ", "Quest", "ion:", "é", "x", "e", "x.", "de", "f", " ", ":"]
-    pieces = st.sampled_from([*STOPS, *PLAIN, *parts])
+    pieces = st.sampled_from([*STOPS, *PLAIN, *parts, "<turn>", "<eos"])
     text = "".join(data.draw(st.lists(pieces, min_size=1, max_size=30)))
     tokens = tokenizer(text, add_special_tokens=False)["input_ids"]
     if data.draw(st.booleans()):
@@ -95,11 +95,40 @@ def test_a_stop_string_that_is_a_special_token():
     assert checker.text_of(tokens, "stop") == "the end."
 
 
+@pytest.mark.parametrize("stop", ["<turn>\n", "end.<turn>", "<turn>Question:"])
+def test_a_stop_string_that_holds_a_special_token(stop):
+    """It stops at the token and at the token's characters, and not where the characters around it stand alone."""
+    as_token = BYTE_LEVEL(f"the end.{stop}", add_special_tokens=False)["input_ids"]
+    assert BYTE_LEVEL.convert_tokens_to_ids("<turn>") in as_token
+    as_text = [i for sign in f"the end.{stop}" for i in BYTE_LEVEL(sign, add_special_tokens=False)["input_ids"]]
+    for tokens in (as_token, as_text):
+        checker = StopChecker([1], [stop], BYTE_LEVEL)
+        state = checker.start()
+        assert state.push([*tokens, 40]) == len(tokens)
+        assert state.reason == "stop"
+        assert checker.text_of(tokens, "stop") == "the end."
+    state = StopChecker([1], [stop], BYTE_LEVEL).start()
+    assert state.push(BYTE_LEVEL("end.\nQuestion:", add_special_tokens=False)["input_ids"]) is None
+
+
+def test_a_stop_string_that_no_text_can_contain_is_noted():
+    words = Tokenizer(models.WordPiece({"[UNK]": 0, "a": 1, "go": 2, "##ing": 3}, unk_token="[UNK]"))
+    words.decoder = decoders.WordPiece()
+    checker = StopChecker([], ["go", "Stop"], PreTrainedTokenizerFast(tokenizer_object=words, unk_token="[UNK]"))
+    assert len(checker.notes) == 1
+    assert "'Stop' will never stop an output" in checker.notes[0]
+    for tokenizer in TOKENIZERS:
+        assert StopChecker([], ["\n", "Question:", "<eos>", "<eos>\n"], tokenizer).notes == []
+    (note,) = StopChecker([], ["\\n"], BYTE_LEVEL).notes
+    assert "line break" in note
+
+
 def test_only_a_short_tail_is_decoded(monkeypatch):
     checker = StopChecker([1], ["Question:"], BYTE_LEVEL)
     lengths = []
-    decode = checker.decode
-    monkeypatch.setattr(checker, "decode", lambda tokens: lengths.append(len(tokens)) or decode(tokens))
+    (view,) = checker.views
+    decode = view.decode
+    monkeypatch.setattr(view, "decode", lambda tokens: lengths.append(len(tokens)) or decode(tokens))
     state = checker.start()
     for _ in range(200):
         assert state.push([40, 41, 42, 43]) is None
@@ -112,7 +141,7 @@ def test_tokens_that_end_no_stop_string_are_not_decoded_twice(monkeypatch):
     tokens = BYTE_LEVEL("apples and pears, and apples", add_special_tokens=False)["input_ids"]
     state, asked = checker.start(), []
     assert state.push(tokens) is None
-    monkeypatch.setattr(checker, "decode", lambda tokens: asked.append(tokens) or "")
+    monkeypatch.setattr(checker.views[0], "decode", lambda tokens: asked.append(tokens) or "")
     for token in tokens:
         assert state.push([token]) is None
     assert not [one for one in asked if len(one) == 1]
