@@ -19,6 +19,7 @@ from sdbench.harness.build import build
 from sdbench.harness.co_tenancy import Use
 from sdbench.harness.gpu_lock import physical
 from sdbench.harness.model_checks import check_early_exits, check_peers, notes
+from sdbench.harness.own_code import own_code
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, check_family
 from sdbench.models.generation import TokenRules
@@ -73,6 +74,11 @@ class Plan:
         """Return, by role, the identity of the weights."""
         return {role: model_identity(spec) for role, spec in self.specs.items()}
 
+    @cached_property
+    def own_code(self) -> dict[str, str]:
+        """Return, by module, the SHA-256 of the user's own Python files."""
+        return own_code(self.config)
+
     @property
     def rules(self) -> TokenRules | None:
         """Return the rules by which the target's generation config changes its logits; None if it changes nothing."""
@@ -81,8 +87,9 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Return sentences on the models for the reader of the run."""
-        return notes(self.family, self.sampling)
+        """Return sentences on the models and the stop strings for the reader of the run."""
+        stops = [] if self.config["ignore_eos"] else self.checker.notes
+        return [*notes(self.family, self.sampling), *stops]
 
     @property
     def prompts_sha256(self) -> str:

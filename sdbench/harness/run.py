@@ -44,7 +44,7 @@ WARMUP_TOKENS = 24
 
 def folder_of(plan: Plan) -> RunFolder:
     """Claim the run's folder and return it. It may hold blocks of an earlier attempt at the same run."""
-    identity = run_id(plan.config, plan.identities, plan.prompts_sha256)
+    identity = run_id(plan.config, plan.identities, plan.prompts_sha256, plan.own_code)
     out = plan.config["out"] or Path("results") / "runs" / f"{plan.config['name']}-{identity}"
     return claim(Path(str(out)), identity)
 
@@ -76,6 +76,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
         found = {
             "weights": plan.identities,
             "prompts_sha256": plan.prompts_sha256,
+            "own_code": plan.own_code,
             "mode": plan.mode,
             "task": provenance(plan.task),
             "attempt": attempt,

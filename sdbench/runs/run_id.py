@@ -24,14 +24,19 @@ def canonical(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
 
 
-def run_id(config: Mapping[str, Any], weights: Mapping[str, str], prompts_sha256: str) -> str:
-    """Return the first 12 hex digits of the SHA-256 over the config, the weights, the prompts and the schema version.
+def run_id(
+    config: Mapping[str, Any], weights: Mapping[str, str], prompts_sha256: str, code: Mapping[str, str] | None = None
+) -> str:
+    """Return the first 12 hex digits of the SHA-256 over the config, weights, prompts, own code and schema version.
 
     Args:
         config: the resolved config as plain dicts and lists. The keys in NOT_DEFINING are ignored.
         weights: by role, the identity of the model (`sdbench.models.identity`).
         prompts_sha256: the SHA-256 of the prompts.
+        code: the SHA-256 of each of the user's own Python files, by module (`sdbench.harness.own_code`).
     """
     defining = {key: value for key, value in config.items() if key not in NOT_DEFINING}
     document = {"config": defining, "weights": dict(weights), "prompts": prompts_sha256, "schema": SCHEMA_VERSION}
+    if code:
+        document["code"] = dict(code)
     return hashlib.sha256(canonical(document).encode()).hexdigest()[:_DIGITS]
