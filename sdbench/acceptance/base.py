@@ -29,6 +29,7 @@ from sdbench.acceptance.draft import NEVER, Draft, ProposalKind, wide
 from sdbench.device import at_hand
 from sdbench.keyed_random import Key
 from sdbench.sampling import Sampler, Scored, most_likely
+from sdbench.topology import Topology
 
 
 @dataclass
@@ -62,12 +63,15 @@ class Verdict:
 class Decided:
     """Hold a verdict on the host, in lists of B.
 
-    proposed, accepted: numbers of drafted tokens. tokens: by row, the accepted tokens and the verifier's own one.
+    proposed, accepted: numbers of drafted tokens; of a tree, the depth of the tree and of the kept node.
+    tokens: by row, the accepted tokens and the verifier's own one.
+    path: by row, the kept nodes of a tree; None for chains.
     """
 
     proposed: list[int]
     accepted: list[int]
     tokens: list[list[int]]
+    path: list[list[int]] | None = None
 
     @property
     def next_token(self) -> list[int]:
@@ -158,7 +162,11 @@ class _Known(Law):
     @cached_property
     def accepted(self) -> Float[Tensor, "B K1"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         draft, best = self._draft, self._best
-        kept = draft.tokens.eq(best[:, :-1]).cumprod(-1).sum(-1).minimum(draft.length)
+        if draft.topology is not None:
+            lines = zip(draft.topology, *fetched(best, draft.tokens, draft.length), strict=True)
+            kept = torch.tensor([_best_end(*line) for line in lines], device=best.device)
+        else:
+            kept = draft.tokens.eq(best[:, :-1]).cumprod(-1).sum(-1).minimum(draft.length)
         return torch.zeros(best.shape, dtype=self._type, device=best.device).scatter_(1, kept[:, None], 1.0)
 
 
@@ -221,6 +229,8 @@ def verify(
         (tokens,) = fetched(own)
         none = [0] * len(tokens)
         return Decided(none, none, tokens), None
+    if draft.topology is not None:
+        return _on_tree(rule, draft, draft.topology, p, sampler, key)
     law = rule.law(draft, p, memory)
     if law.best is not None and sampler.sampling.greedy:
         best, drafted, proposed = fetched(law.best, draft.tokens, draft.length)
@@ -233,6 +243,36 @@ def verify(
         )
     gained = [[*line[:n], token] for line, n, token in zip(drafted, accepted, following, strict=True)]
     return Decided(proposed, accepted, gained), law
+
+
+def _on_tree(
+    rule: Any, draft: Draft, trees: list[Topology], p: Scored, sampler: Sampler, key: Key
+) -> tuple[Decided, Law]:
+    """Apply a rule to a draft of token trees."""
+    law: Law = rule.tree_law(draft, p)
+    if law.best is not None and sampler.sampling.greedy:
+        best, drafted, counts = fetched(law.best, draft.tokens, draft.length)
+        ends = [_best_end(*line) for line in zip(trees, best, drafted, counts, strict=True)]
+        following = [line[node] for line, node in zip(best, ends, strict=True)]
+    else:
+        verdict = draw(law, sampler, key)
+        ends, following, drafted, counts = fetched(verdict.accepted, verdict.next_token, draft.tokens, draft.length)
+    paths = [tree.path(node) for tree, node in zip(trees, ends, strict=True)]
+    kept = [[line[node - 1] for node in path] for line, path in zip(drafted, paths, strict=True)]
+    proposed = [max(tree.depth[: count + 1]) for tree, count in zip(trees, counts, strict=True)]
+    gained = [[*tokens, token] for tokens, token in zip(kept, following, strict=True)]
+    return Decided(proposed, list(map(len, paths)), gained, paths), law
+
+
+def _best_end(tree: Topology, best: list[int], drafted: list[int], count: int) -> int:
+    """Return the node at which the path of the verifier's most likely tokens leaves the first `count` nodes of a tree."""
+    node = 0
+    while True:
+        fits = (child for child in tree.children[node] if child <= count and drafted[child - 1] == best[node])
+        child = next(fits, None)
+        if child is None:
+            return node
+        node = child
 
 
 def _alike(best: list[int], drafted: list[int], length: int) -> int:

@@ -10,6 +10,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from sdbench.sampling import Scored
+from sdbench.topology import Topology
 
 
 class ProposalKind(Enum):
@@ -31,13 +32,14 @@ OVER_DRAWN = frozenset({ProposalKind.SAMPLED, ProposalKind.DETERMINISTIC})  # th
 
 @dataclass
 class Draft:
-    """Hold the drafted tokens of a batch: chains of up to K tokens.
+    """Hold the drafted tokens of a batch: chains of up to K tokens, or trees of N tokens (then K is N).
 
     tokens: [B, K]. length: [B], how many tokens of each row count.
     q: the proposer's scores [B, K, V]; None for a deterministic proposer, which has none.
     kind: how the tokens were chosen.
     full: the host knows that all K tokens of each row count.
     number: the number of the draft in the proposer's session, from 0; None if the proposer writes no notes (`RoundNote`).
+    topology: the tree of each row, all of N tokens; None for chains. q is then the law of each token given its elder siblings.
     """
 
     tokens: Int[Tensor, "B K"]
@@ -46,6 +48,12 @@ class Draft:
     kind: ProposalKind
     full: bool = False
     number: int | None = None
+    topology: list[Topology] | None = None
+
+    @property
+    def trees(self) -> list[Topology]:
+        """The tree of each row; a chain is a tree without siblings."""
+        return self.topology or [Topology.chain(self.tokens.shape[1])] * len(self.tokens)
 
     def to(self, device: torch.device) -> Draft:
         """Return the same draft on the verifier's device."""

@@ -8,18 +8,28 @@ draw from p. Then the output has the law p for every q, as long as x was really 
 
 from __future__ import annotations
 
-from sdbench.acceptance.base import Law, Memoryless, keep_best, ratio, residual, row, tokenwise
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdbench.acceptance.base import Law, keep_best, ratio, residual, row, tokenwise
 from sdbench.acceptance.draft import OVER_DRAWN, Draft
+from sdbench.acceptance.walk import TokenRule
 from sdbench.sampling import Scored
 
 
-class Exact(Memoryless):
+class Exact(TokenRule):
     """Apply the rejection test of Leviathan and Chen, with the residual.
 
     Reads the warped p and q. Greedy form: keep the tokens that are the verifier's most likely ones.
     """
 
     lossless_over = OVER_DRAWN
+
+    def test(self, p: Scored, q: Scored, x: Int[Tensor, " M"], left: Float[Tensor, "M V"]):
+        among = torch.arange(len(x), device=x.device)
+        passes = (left[among, x] / q.probs[among, x]).nan_to_num(nan=0.0).clamp(max=1)
+        return passes, residual(left, q.probs)
 
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:
         if p.sampling.greedy:

@@ -11,18 +11,22 @@ from __future__ import annotations
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from sdbench.acceptance.base import Law, Memoryless, at, keep_best, normalised, row, taken, tokenwise
+from sdbench.acceptance.base import Law, at, keep_best, normalised, row, taken, tokenwise
 from sdbench.acceptance.draft import OVER_ANY, Draft
+from sdbench.acceptance.walk import TokenRule
 from sdbench.sampling import Scored
 
 
-class Match(Memoryless):
+class Match(TokenRule):
     """Keep the tokens that the verifier would have chosen itself.
 
     Reads the warped p. Greedy form: keep the tokens that are the verifier's most likely ones.
     """
 
     lossless_over = OVER_ANY
+
+    def test(self, p: Scored, q: Scored, x: Int[Tensor, " M"], left: Float[Tensor, "M V"]):
+        return left.gather(-1, x[:, None])[:, 0], without(left, x)
 
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:
         if p.sampling.greedy:

@@ -8,14 +8,18 @@ The rule does not read q. A replacement is a sample from p. The next token has t
 
 from __future__ import annotations
 
-from sdbench.acceptance.base import Law, Memoryless, keep_best, taken, tokenwise
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdbench.acceptance.base import Law, keep_best, taken, tokenwise
 from sdbench.acceptance.draft import Draft
+from sdbench.acceptance.walk import TokenRule
 from sdbench.sampling import Scored
 from sdbench.validate import number
 
 
-class Typical(Memoryless):
-    """Apply Medusa's typical acceptance, along a chain.
+class Typical(TokenRule):
+    """Apply Medusa's typical acceptance. On a tree the first child that passes is kept; Medusa keeps the longest path that passes.
 
     Reads the warped p, because the paper's p is at the sampling temperature. The entropy H has 1e-5 inside the logarithm, as in the
     code. Greedy form: keep the tokens that are the verifier's most likely ones.
@@ -32,6 +36,13 @@ class Typical(Memoryless):
         if p.sampling.greedy:
             return keep_best(draft, p)
         probs = p.probs[:, : draft.tokens.shape[1]]
+        return tokenwise(draft, p, taken(probs, draft.tokens) > self._asked(probs))
+
+    def test(self, p: Scored, q: Scored, x: Int[Tensor, " M"], left: Float[Tensor, "M V"]):
+        kept = p.probs.gather(-1, x[:, None])[:, 0] > self._asked(p.probs)
+        return kept.to(left.dtype), left
+
+    def _asked(self, probs: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch"]:
+        """Return the probability that a token must exceed, from the verifier's distributions."""
         entropy = -(probs * (probs + 1e-5).log()).sum(-1)
-        asked = (self.posterior_alpha * (-entropy).exp()).clamp(max=self.posterior_threshold)
-        return tokenwise(draft, p, taken(probs, draft.tokens) > asked)
+        return (self.posterior_alpha * (-entropy).exp()).clamp(max=self.posterior_threshold)

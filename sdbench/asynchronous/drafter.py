@@ -30,7 +30,7 @@ from sdbench.asynchronous.speculation import SpeculationServer
 from sdbench.device import put, upload, usable
 from sdbench.errors import InputError
 from sdbench.keyed_random import HashChoices, Key
-from sdbench.lm.model import LanguageModel, Lengths
+from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import ProposerRecord, RoundNote
 
@@ -107,6 +107,8 @@ class AsyncDrafter(ABC):
     """
 
     kind = ProposalKind.SAMPLED
+    own_length: int | None = None
+    trees = False
     caches = False  # whether the server caches speculations
 
     def __init__(
@@ -223,7 +225,7 @@ class AsyncDrafter(ABC):
             new = [row[: end - begin] for row, begin, end in zip(new, first, ends, strict=True)]
         return Outcome([on for on, _, _ in here], ends, first, new, key.streams)
 
-    def commit(self, length: Lengths) -> None:
+    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
         self._stands = [min(stands, int(end)) for stands, end in zip(self._stands, length, strict=True)]
 
     def close(self) -> None:

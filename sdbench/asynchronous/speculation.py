@@ -222,7 +222,10 @@ class SpeculationServer(DraftServer):
         rows, held = [row for row, branch in enumerate(self._branch) if branch >= 0], self.cache.drafted
         if rows and held is not None:
             first = [int(self.state.length[row]) - 1 for row in rows]
-            self.model.move(rows, [held.base + self._branch[row] for row in rows], held.width, first, held.depth)
+            slots = [
+                [held.base + self._branch[row] + depth * held.width for depth in range(held.depth)] for row in rows
+            ]
+            self.model.move(rows, slots, first)
         self._branch = [-1] * self.state.rows
 
     def _grow(self, glue: Float[Tensor, "B K1 V"], caller: Caller | None) -> None:

@@ -20,7 +20,7 @@ from sdbench.acceptance.exact import Exact
 from sdbench.decoding.base import Finished, Request, Row, slots_needed
 from sdbench.decoding.target_law import TargetLaw
 from sdbench.device import synchronise
-from sdbench.drafting.base import Proposer
+from sdbench.drafting.base import Proposer, check_trees
 from sdbench.drafting.no_draft import NoDraft
 from sdbench.errors import InputError
 from sdbench.keyed_random import Choices, Key, stream
@@ -42,12 +42,14 @@ class Speculative:
         draft_length: int = 0,
     ) -> None:
         validate.whole("draft_length", draft_length)
+        draft_length = proposer.own_length or draft_length if proposer else draft_length
         if draft_length < 1 and proposer is not None:
             raise InputError(f"draft_length is {draft_length}; a speculative arm must draft at least 1 token.")
         self.target = verifier
         self.rule: AcceptanceRule = rule or Exact()
         self.proposer: Proposer = proposer or NoDraft()
         self.draft_length = draft_length
+        check_trees(self.rule, self.proposer)
         self.batch: type[Batch] = Batch
         self.edge = Edge(self.proposer.name, verifier.name)
 
@@ -201,21 +203,28 @@ class Batch:
         if K:
             state.place_many(draft.tokens, state.length)
         lengths = state.length.tolist()
-        output = method.target.read(state, [length + K for length in lengths], "verify", num_logits=K + 1)
-        p = self.law.scored(state, output, lengths)
+        if draft.topology is None:
+            output = method.target.read(state, [length + K for length in lengths], "verify", num_logits=K + 1)
+        else:
+            output = method.target.read_tree(state, draft.topology, (0, K), "verify")
+        p = self.law.scored(state, output, lengths, trees=draft.topology)
         # The verdict is the round's only synchronisation. It gives the kept tokens for the stop rule too.
         decided, law = verify(method.rule, draft, p, self.memory, state.sampler, key)
         if law is not None and law.memory is not None:
             self.memory = law.memory(torch.tensor(decided.accepted, device=draft.tokens.device))
         ends = [length + kept for length, kept in zip(lengths, decided.accepted, strict=True)]
-        state.place(decided.next_token, ends)
+        if decided.path is None:
+            state.place(decided.next_token, ends)
         for index, row in enumerate(self.rows):
             if row is not None:
+                if decided.path is not None:  # the kept tokens stood where their nodes stand
+                    state.write(index, lengths[index], decided.tokens[index])
                 state.length[index] = ends[index] + 1
         # No model has read the target's own last token yet.
         read = [length - 1 for length in state.length.tolist()]
-        method.target.keep(read)
-        method.proposer.commit(read)
+        paths = decided.path and [path if row else [] for path, row in zip(decided.path, self.rows, strict=True)]
+        method.target.keep(read, paths)
+        method.proposer.commit(read, paths)
         for index, row in enumerate(self.rows):
             if row is not None:
                 proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]

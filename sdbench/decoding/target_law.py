@@ -17,6 +17,7 @@ from sdbench.lm.output import StepOutput
 from sdbench.lm.state import DecodeState
 from sdbench.models.generation import SequenceRules
 from sdbench.sampling import Scored
+from sdbench.topology import Topology
 
 
 class TargetLaw:
@@ -31,18 +32,28 @@ class TargetLaw:
         if self._target.rules is not None:
             self._rules[row] = self._target.rules.start(prompt, self._max_new_tokens)
 
-    def scored(self, state: DecodeState, output: StepOutput, before: Sequence[int], row: int | None = None) -> Scored:
+    def scored(
+        self,
+        state: DecodeState,
+        output: StepOutput,
+        before: Sequence[int],
+        row: int | None = None,
+        trees: Sequence[Topology] | None = None,
+    ) -> Scored:
         """Score the output of a step.
 
         before: for each row, the number of tokens before the first of the R scored places; place r follows before[b] + r of the
-        row's tokens. row: `output` and `before` are of this row alone.
+        row's tokens. row: `output` and `before` are of this row alone. trees: the places are nodes of these trees; node i
+        follows the first before[b] tokens and its own path.
         """
         if self._target.rules is None:
             return state.sampler.score(output.logits, output.best)
         rows = [row] if row is not None else range(state.rows)
         logits = torch.stack(
             [
-                self._ruled(state.tokens[index], part, count, index) if state.active[index] else _wide(part)
+                self._ruled(state.tokens[index], part, count, index, trees[index] if trees else None)
+                if state.active[index]
+                else _wide(part)
                 for index, part, count in zip(rows, output.logits, before, strict=True)
             ]
         )
@@ -50,15 +61,19 @@ class TargetLaw:
         return state.sampler.score(logits)
 
     def _ruled(
-        self, tokens: Int[Tensor, " N"], logits: Float[Tensor, "R V"], before: int, row: int
+        self, tokens: Int[Tensor, " N"], logits: Float[Tensor, "R V"], before: int, row: int, tree: Topology | None
     ) -> Float[Tensor, "R V"]:
         """Apply a row's rules to each place. A place before the first token belongs to no sequence and stays as it is."""
         rules, known = self._rules[row], tokens[: before + len(logits)].tolist()
         assert rules is not None
         wide = _wide(logits)
-        return torch.stack(
-            [rules(known[: before + place], one) if before + place > 0 else one for place, one in enumerate(wide)]
-        )
+        if tree is not None:
+            contexts = [
+                [*known[:before], *(known[before + i - 1] for i in tree.path(node))] for node in range(len(wide))
+            ]
+        else:
+            contexts = [known[: before + place] if before + place > 0 else [] for place in range(len(wide))]
+        return torch.stack([rules(known, one) if known else one for known, one in zip(contexts, wide, strict=True)])
 
 
 def _wide(logits: Float[Tensor, "*batch V"]) -> Float[Tensor, "*batch V"]:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Protocol
 
+from sdbench.acceptance.base import AcceptanceRule
 from sdbench.acceptance.draft import Draft, ProposalKind
+from sdbench.errors import InputError
 from sdbench.keyed_random import Key
-from sdbench.lm.model import LanguageModel, Lengths
+from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import ProposerRecord
 
@@ -15,7 +17,11 @@ class Proposer(Protocol):
     """Propose tokens behind the decided ones, and learn which of them were kept.
 
     name: the proposer's role in the names of edges. kind: how it chooses its tokens.
+    own_length: the depth of its drafts, if it does not draft as many tokens as it is asked for. trees: it drafts token trees.
     """
+
+    own_length: int | None
+    trees: bool
 
     @property
     def name(self) -> str: ...
@@ -51,8 +57,11 @@ class Proposer(Protocol):
         """
         ...
 
-    def commit(self, length: Lengths) -> None:
-        """Keep the first length[b] tokens of row b, and forget everything read or remembered behind them."""
+    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
+        """Keep the first length[b] tokens of row b, and forget everything read or remembered behind them.
+
+        paths: by row, the kept nodes of the draft if it was a tree. They are the last of the kept tokens.
+        """
         ...
 
     def record(self) -> ProposerRecord:
@@ -68,6 +77,8 @@ class Local:
     """Provide the methods of a proposer without a session or a process of its own."""
 
     name: str
+    own_length: int | None = None
+    trees = False
 
     def open(self, state: DecodeState, length: int) -> None:
         return None
@@ -80,3 +91,12 @@ class Local:
 
     def close(self) -> None:
         return None
+
+
+def check_trees(rule: AcceptanceRule, proposer: Proposer) -> None:
+    """Refuse a rule that is defined along a chain only, over a proposer of token trees."""
+    if proposer.trees and not hasattr(rule, "tree_law"):
+        raise InputError(
+            f"The rule {type(rule).__name__} is defined along a chain, but {proposer.name} drafts token trees: take a rule with "
+            "a test of one token, such as exact, match or typical."
+        )

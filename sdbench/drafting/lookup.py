@@ -15,7 +15,7 @@ from sdbench.device import upload
 from sdbench.drafting.base import Local
 from sdbench.errors import InputError
 from sdbench.keyed_random import Key
-from sdbench.lm.model import LanguageModel, Lengths
+from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 
 
@@ -71,5 +71,5 @@ class PromptLookup(Local):
             found = found | new
         return source, found
 
-    def commit(self, length: Lengths) -> None:
+    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
         return None

@@ -15,7 +15,7 @@ from sdbench.drafting.draft_tokens import draft_tokens
 from sdbench.drafting.lengths import Fixed, LengthPolicy
 from sdbench.drafting.rank_log import RankLog
 from sdbench.keyed_random import Key
-from sdbench.lm.model import LanguageModel, Lengths
+from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import ProposerRecord
 
@@ -60,8 +60,8 @@ class ModelDrafter(Local):
         self._ranks.drafted(state, draft, drafted.before)
         return draft
 
-    def commit(self, length: Lengths) -> None:
-        self.model.keep(length)
+    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
+        self.model.keep(length, paths)
         self._ranks.verified(length)
 
     def record(self) -> ProposerRecord:

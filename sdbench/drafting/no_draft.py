@@ -7,7 +7,7 @@ import torch
 from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.drafting.base import Local
 from sdbench.keyed_random import Key
-from sdbench.lm.model import LanguageModel, Lengths
+from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 
 
@@ -34,5 +34,5 @@ class NoDraft(Local):
     def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
         return self._draft
 
-    def commit(self, length: Lengths) -> None:
+    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
         return None

@@ -20,9 +20,9 @@ from sdbench import validate
 from sdbench.acceptance.base import AcceptanceRule, Law, verify
 from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.device import upload
-from sdbench.drafting.base import Proposer
+from sdbench.drafting.base import Proposer, check_trees
 from sdbench.keyed_random import Key
-from sdbench.lm.model import LanguageModel, Lengths
+from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Edge, ProposerRecord
 from sdbench.sampling import Scored
@@ -38,7 +38,7 @@ class _Round:
 
 
 class StagedDrafter:
-    """Propose verified tokens. verifier: the model of this stage. rule: its rule. proposer: asked for draft_length tokens."""
+    """Propose a chain of verified tokens. verifier: of this stage. rule: its rule. proposer: asked for draft_length tokens."""
 
     def __init__(
         self,
@@ -49,11 +49,15 @@ class StagedDrafter:
         truncate: bool = False,
     ) -> None:
         validate.whole("proposer.draft_length", draft_length, 1)
+        check_trees(rule, proposer)
         self.verifier, self.rule, self.proposer = verifier, rule, proposer
-        self.draft_length, self.truncate = draft_length, truncate
+        self.draft_length, self.truncate = proposer.own_length or draft_length, truncate
         self.edge = Edge(proposer.name, verifier.name)
         self.memory: torch.Tensor | None = None
         self._rounds: list[_Round] = []
+
+    own_length: int | None = None
+    trees = False
 
     @property
     def name(self) -> str:
@@ -102,23 +106,32 @@ class StagedDrafter:
             draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
             here.place_many(draft.tokens, grown)
             K = draft.tokens.shape[1]
-            output = self.verifier.read(here, grown + K, "verify", num_logits=K + 1)
+            if draft.topology is None:
+                output = self.verifier.read(here, grown + K, "verify", num_logits=K + 1)
+            else:
+                output = self.verifier.read_tree(here, draft.topology, (0, K), "verify")
             p = state.sampler.score(output.logits, output.best)
             decided, law = verify(self.rule, draft, p, self.memory, state.sampler, below)
             accepted = np.array(decided.accepted)
-            here.place(decided.next_token, np.where(short, grown + accepted, grown))
+            if decided.path is not None:
+                for row in np.flatnonzero(short).tolist():
+                    here.write(row, int(grown[row]), decided.tokens[row])
+            else:
+                here.place(decided.next_token, np.where(short, grown + accepted, grown))
             self._remember(law, accepted, short)
             before, grown = grown, np.where(short, grown + accepted + 1, grown)
             for row in np.flatnonzero(short).tolist():
                 kept = int(accepted[row])
-                origin[row].extend(range(width, width + kept + 1))
+                places = range(1, kept + 1) if decided.path is None else decided.path[row]
+                origin[row] += [width, *(width + place for place in places)]
                 state.trace.verified(
                     row, self.edge, len(self._rounds), decided.proposed[row], kept, kept + 1, draft.number
                 )
             self._rounds.append(_Round(law, before, grown))
             # No model has read the verifier's own last token yet.
-            self.verifier.keep(grown - 1)
-            self.proposer.commit(grown - 1)
+            paths = decided.path and [path if on else [] for path, on in zip(decided.path, short, strict=True)]
+            self.verifier.keep(grown - 1, paths)
+            self.proposer.commit(grown - 1, paths)
             scores.append(p)
             width += K + 1
         return self._draft(stage, grown - start, length, origin, Scored.cat(scores, 1))
@@ -145,7 +158,7 @@ class StagedDrafter:
     def record(self) -> ProposerRecord:
         return self.proposer.record()
 
-    def commit(self, length: Lengths) -> None:
+    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
         length = np.asarray(length)
         for past in self._rounds:
             # The outer stage may have cut the stream within this round. The rule then remembers only the kept part.

@@ -57,11 +57,10 @@ class TabularModel(LanguageModel):
         self.held = torch.full((rows, slots + 1), -1)
         self.position = torch.full((rows, slots + 1), -1)
 
-    def _move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
+    def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
         for held in (self.held, self.position):
-            moved = [held[row, begin + stride * torch.arange(count)] for row, begin in zip(rows, source, strict=True)]
-            for row, first, values in zip(rows, target, moved, strict=True):
-                held[row, first : first + count] = values
+            for row, slots, first in zip(rows, source, target, strict=True):
+                held[row, first : first + len(slots)] = held[row, slots].clone()
 
     def truncated(self, layers: int) -> TabularModel:
         return TabularModel(f"{self.name}[{layers}]", self.vocab, self.seed + 1000 * layers, self.sharpness)

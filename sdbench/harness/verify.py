@@ -112,6 +112,8 @@ def shortened(config: Any, length: int = 2) -> Any:
     short = {key: shortened(value, 1) if key == "proposer" else deepcopy(value) for key, value in config.items()}
     if "fan_out" in short:
         short["fan_out"] = {"_target_": "sdbench.asynchronous.Uniform", "per_length": 1}
+    if "widths" in short:
+        short["widths"] = [ORACLE_VOCABULARY]
     if "draft_length" in short:
         asked = short["draft_length"]
         short["draft_length"] = length if asked is None else min(asked, length)

@@ -89,10 +89,8 @@ class KVCache:
             self._lines[heads] = (every * (self.slots + 1)).view(-1, heads, 1)
         return self._lines[heads]
 
-    def move(
-        self, rows: list[int], source: list[int], stride: int, target: list[int], count: int, positions: bool = True
-    ) -> None:
-        """Copy slots within each r of `rows`: source[r], source[r] + stride, ... to target[r], target[r] + 1, ...
+    def move(self, rows: list[int], source: list[list[int]], target: list[int], positions: bool = True) -> None:
+        """Copy slots within each r of `rows`: the slots source[r], in this order, to target[r], target[r] + 1, ...
 
         The slots may overlap. positions: copy the positions of the tokens too. Only sliding windows need them.
         """
@@ -100,16 +98,26 @@ class KVCache:
         if positions:
             parts.append(self.position[:, None, :, None])
         if self.rows == 1:
-            (begin,), (first,) = source, target
-            apart = first + count <= begin
+            (slots,), (first,), device = source, target, self.position.device
+            count, begin = len(slots), slots[0]
+            stride = slots[1] - begin if count > 1 else 1
+            even = stride > 0 and slots == list(range(begin, begin + count * stride, stride))
+            apart = first + count <= min(slots)
+            where = None if even else upload(np.array(slots), device)
             for held in parts:
-                moved = held[:, :, begin : begin + (count - 1) * stride + 1 : stride]
-                held.narrow(2, first, count).copy_(moved if apart else moved.clone())
+                if where is None:
+                    moved = held[:, :, begin : begin + (count - 1) * stride + 1 : stride]
+                    moved = moved if apart else moved.clone()
+                else:
+                    moved = held.index_select(2, where)
+                held.narrow(2, first, count).copy_(moved)
             return
-        steps, device = np.arange(count), self.position.device
+        count, device = max(map(len, source)), self.position.device
         which = upload(np.array(rows), device)[:, None]
-        begins, firsts = (np.array(slots)[:, None] for slots in (source, target))
-        old, new = (upload(slots, device) for slots in (begins + stride * steps, firsts + steps))
+        goal = np.array(target)[:, None] + np.arange(count)
+        # A row with fewer slots copies the slots behind them onto themselves.
+        begin = np.array([[*slots, *line[len(slots) :]] for slots, line in zip(source, goal.tolist(), strict=True)])
+        old, new = upload(begin, device), upload(goal, device)
         for held in parts:
             held[which, :, new] = held[which, :, old]
 

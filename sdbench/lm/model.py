@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from typing import Self
 
 import numpy as np
@@ -26,8 +27,10 @@ from sdbench.lm.programs.execution import Execution
 from sdbench.lm.state import DecodeState
 from sdbench.models.generation import TokenRules
 from sdbench.sampling import Sampling
+from sdbench.topology import Topology
 
 Lengths = np.ndarray | list[int]  # [B]
+Paths = list[list[int]]  # by row, the kept nodes of a token tree
 FAR = 1 << 30  # the position of a padding query; no real token reaches it
 
 
@@ -48,6 +51,7 @@ class LanguageModel(ABC):
         self.name, self.vocab, self.device, self.execution = name, vocab, device, execution
         self.rows = self.slots = 0
         self._kv_len: list[int] = []
+        self._nodes_read = 0  # of the tree that was read last
 
     @property
     @abstractmethod
@@ -117,7 +121,7 @@ class LanguageModel(ABC):
         return None
 
     @abstractmethod
-    def _move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
+    def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
         """Copy cache slots, as `move` says."""
 
     @abstractmethod
@@ -161,20 +165,96 @@ class LanguageModel(ABC):
         """Forget the tokens of a row from position `first` on."""
         self._kv_len[row] = min(self._kv_len[row], first)
 
-    def keep(self, lengths: Lengths) -> None:
-        """Keep the first lengths[b] tokens of each row, and forget the tokens behind them."""
-        for row, length in enumerate(lengths):
-            self.forget(row, int(length))
+    def keep(self, lengths: Lengths, paths: Paths | None = None) -> None:
+        """Keep the first lengths[b] tokens of each row, and forget the tokens behind them.
 
-    def move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
+        paths: by row, the kept nodes of the tree that the model has read last. They are the last ones of the kept tokens, and
+        their keys and values move to the slots behind the earlier ones. A model that has not read the last of these nodes keeps
+        the first ones.
+        """
+        if paths is None:
+            for row, length in enumerate(lengths):
+                self.forget(row, int(length))
+            return
+        rows, source, target = [], [], []
+        for row, (length, path) in enumerate(zip(lengths, paths, strict=True)):
+            first = int(length) - len(path)
+            held = [node for node in path if node <= self._nodes_read]
+            self._kv_len[row] = min(self._kv_len[row], first) + len(held)
+            if held != list(range(1, len(held) + 1)):
+                rows.append(row)
+                source.append([first + node - 1 for node in held])
+                target.append(first)
+        if rows:
+            self._move(rows, source, target)
+        self._nodes_read = 0
+
+    def read_tree(self, state: DecodeState, trees: Sequence[Topology], nodes: tuple[int, int], kind: str) -> StepOutput:
+        """Read nodes of a tree behind the decided tokens of each active row, whose tokens stand in `state`.
+
+        Node i has slot length[b] + i - 1 and position length[b] + depth(i) - 1. It sees the decided tokens and its path.
+
+        trees: of each row, all with N nodes. nodes: the first and the last node to read. From node 0 on, the decided tokens that
+        the model has not read come first. kind: the name of the step in the trace.
+
+        Returns the logits [B, R, V] of the R nodes. Those of rows that are not active mean nothing.
+        """
+        mark = state.trace.begin(self.device)
+        tokens, positions, slots, mask = self._tree_laid(state, trees, nodes)
+        count, end = nodes[1] - nodes[0] + 1, mask.shape[-1]
+        output = self.step(
+            upload(tokens, self.device),
+            upload(positions, self.device),
+            upload(slots, self.device),
+            upload(mask, self.device),
+            num_logits=count,
+            attend_len=end,
+        )
+        going = state.active.tolist()
+        if nodes[0] == 0:
+            self._kv_len = [
+                length if on else held
+                for length, on, held in zip(state.length.tolist(), going, self._kv_len, strict=True)
+            ]
+        self._nodes_read = nodes[1]
+        state.trace.end(mark, self.name, kind, sum(going), tokens.shape[1], end, output.missed)
+        state.trace.watch(self.name, output.logits, [row if on else -1 for row, on in enumerate(going)])
+        return output
+
+    def _tree_laid(
+        self, state: DecodeState, trees: Sequence[Topology], nodes: tuple[int, int]
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Arrange the tokens of `read_tree`. Returns tokens, positions and slots [B, T], and the mask [B, T, E]."""
+        length, active = state.length, state.active
+        held = np.minimum(self._kv_len, length - 1) if nodes[0] == 0 else length
+        unread = int((length - held)[active].max()) if nodes[0] == 0 else 0
+        first = max(nodes[0], 1)
+        chosen = np.arange(first, nodes[1] + 1)
+        decided = length[:, None] - unread + np.arange(unread)
+        slots = np.concatenate([decided, length[:, None] + chosen - 1], 1)
+        depth = np.array([tree.depth for tree in trees])[:, first : nodes[1] + 1]
+        positions = np.concatenate([decided, length[:, None] + depth - 1], 1)
+        end = int(length[active].max()) + nodes[1]
+        every = np.arange(end)
+        mask = np.zeros((len(length), slots.shape[1], end), bool)
+        mask[:, :unread] = every <= decided[:, :, None]
+        mask[:, unread:] = every < length[:, None, None]
+        for row in np.flatnonzero(active):
+            stop = int(length[row])
+            mask[row, unread:, stop : stop + nodes[1]] = trees[row].ancestors[first - 1 : nodes[1], : nodes[1]]
+        padding = (slots < held[:, None]) | ~active[:, None]
+        tokens = state.tokens.gather(1, upload(np.where(padding, 0, slots), state.tokens.device)).cpu().numpy()
+        return tokens, np.where(padding, FAR, positions), np.where(padding, self.slots, slots), mask
+
+    def move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
         """Make a branch of a tree the end of its row, for each r of `rows`.
 
-        Copies the keys and values of `count` slots (source[r], source[r] + stride, ...) to the slots from target[r] on. The cache
-        of the row then holds target[r] + count tokens.
+        Copies the keys and values of the slots source[r], in this order, to the slots from target[r] on. The cache of the row
+        then holds target[r] + len(source[r]) tokens.
         """
-        self._move(rows, source, stride, target, count)
-        for row, first in zip(rows, target, strict=True):
-            self._kv_len[row] = first + count
+        self._move(rows, source, target)
+        for row, slots, first in zip(rows, source, target, strict=True):
+            self._kv_len[row] = first + len(slots)
 
     def read(
         self, state: DecodeState, stop: Lengths, kind: str, num_logits: int = 1, row: int | None = None

@@ -93,8 +93,8 @@ class Transformer(LanguageModel):
         other.execution = self.execution.fresh()
         return other
 
-    def _move(self, rows: list[int], source: list[int], stride: int, target: list[int], count: int) -> None:
-        self.pool.move(rows, source, stride, target, count, positions=self.mask_form.sliding)
+    def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
+        self.pool.move(rows, source, target, positions=self.mask_form.sliding)
 
     def truncated(self, layers: int) -> TruncatedTransformer:
         return TruncatedTransformer(self, layers)
@@ -250,6 +250,9 @@ class TruncatedTransformer(Transformer):
     @property
     def bytes(self) -> int:
         return 0
+
+    def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
+        """Move nothing: the whole model has verified the same tree, and has moved the slots of all layers."""
 
     def allocate(self, rows: int, slots: int) -> None:
         self.pool = self._whole.pool

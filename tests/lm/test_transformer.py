@@ -162,7 +162,7 @@ def test_kv_len_counts_what_the_cache_holds():
     model.forget(1, 6)
     model.keep([9, 9])  # more than it holds
     assert model.kv_len == (5, 6)
-    model.move([1], [10], 2, [6], 3)
+    model.move([1], [[10, 12, 14]], [6])
     assert model.kv_len == (5, 9)
     model.reset(0)
     assert model.kv_len == (0, 9)

@@ -11,7 +11,7 @@ import torch
 from sdbench.acceptance import Draft, ProposalKind
 from sdbench.drafting.base import Local
 from sdbench.keyed_random import Key
-from sdbench.lm.model import LanguageModel, Lengths
+from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 from sdbench.validate import whole
 
@@ -66,5 +66,5 @@ class MyDrafter(Local):
                 return text[behind : behind + length]
         return []
 
-    def commit(self, length: Lengths) -> None:
+    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
         """Keep the first length[b] tokens of row b. A drafter with a model forgets the rejected tokens here."""

@@ -1,0 +1,110 @@
+"""Token trees through whole decodings on tabular models: kept paths move in the caches, and the law stays the target's."""
+
+from __future__ import annotations
+
+import pytest
+
+from sdbench.acceptance import Exact, Fuzzy, Match, Typical
+from sdbench.decoding import Request, Speculative
+from sdbench.drafting import ModelDrafter, StagedDrafter, TreeDrafter
+from sdbench.errors import InputError
+from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
+from sdbench.lm.model import LanguageModel
+from sdbench.sampling import Sampling, Scored
+from sdbench.stopping import NeverStop
+
+V = 2
+
+
+@pytest.fixture
+def models():
+    return [TabularModel(name, V, seed) for name, seed in (("target", 1), ("qualifier", 2), ("draft", 3))]
+
+
+def distance(decoder, tokens):
+    return distance_from_target(decoder, decoder.target, tokens)
+
+
+@pytest.mark.parametrize(
+    ("widths", "siblings", "rule", "tokens"),
+    [
+        ([2], "without", Exact(), 3),
+        ([2], "with", Exact(), 3),
+        ([2, 1], "without", Exact(), 2),
+        ([2, 1], "top", Exact(), 4),
+        ([1, 2], "top", Match(), 4),
+        ([2, 2], "top", Exact(), 3),
+    ],
+)
+def test_lossless(models, widths, siblings, rule, tokens):
+    target, _, draft = models
+    decoder = Speculative(target, rule, TreeDrafter(draft, widths, siblings))
+    assert decoder.lossless
+    assert distance(decoder, tokens) < LOSSLESS
+
+
+def test_a_tree_proposed_to_the_qualifier(models):
+    target, qualifier, draft = models
+    stage = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2], "top"), 1)
+    decoder = Speculative(target, Exact(), stage, 1)
+    assert decoder.lossless
+    assert distance(decoder, 3) < LOSSLESS
+
+
+class QNotStated(TreeDrafter):
+    """Wrong: draws without replacement, but states the law of the eldest sibling for all of them."""
+
+    def _children(self, state, logits, width, names):
+        tokens, _ = super()._children(state, logits, width, names)
+        return tokens, Scored(logits.repeat_interleave(width, 1), state.sampler.sampling)
+
+
+def test_a_wrong_q_is_rejected(models):
+    target, draft = TabularModel("target", 4, 1), TabularModel("draft", 4, 3)
+    decoder = Speculative(target, Exact(), QNotStated(draft, [2]))
+    assert decoder.lossless, "it claims to be"
+    assert distance(decoder, 2) > 1e-3
+
+
+def test_a_path_that_is_not_moved_is_rejected(models, monkeypatch):
+    """Wrong: the caches keep the nodes where they were read."""
+    target, _, draft = models
+    monkeypatch.setattr(TabularModel, "_move", lambda *args: None)
+    decoder = Speculative(target, Exact(), TreeDrafter(draft, [2, 1], "top"))
+    assert distance(decoder, 4) > 1e-3
+
+
+def test_typical_acceptance_is_lossy(models):
+    target, _, draft = models
+    decoder = Speculative(target, Typical(0.4, 0.9), TreeDrafter(draft, [2], "top"))
+    assert not decoder.lossless
+    assert distance(decoder, 2) > 1e-3
+
+
+def decoded(target: LanguageModel, proposer, rows=1, sampling=None):
+    decoder = Speculative(target, Exact(), proposer, 3)
+    requests = [Request([0, 1] * (1 + number % 3), str(number)) for number in range(12)]
+    finished = decoder.generate(requests, sampling or Sampling(1.0), NeverStop(), 12, seed=3, rows=rows)
+    return {done.request.name: done.tokens for done in finished}
+
+
+def test_a_tree_of_width_one_is_a_chain(models):
+    """The same draws, so the same tokens as the drafter of chains."""
+    target, _, draft = models
+    assert decoded(target, TreeDrafter(draft, [1, 1, 1])) == decoded(target, ModelDrafter(draft))
+
+
+@pytest.mark.parametrize("siblings", ["without", "top"])
+def test_the_batch_does_not_matter(models, siblings):
+    target, _, draft = models
+    assert decoded(target, TreeDrafter(draft, [2, 2], siblings), rows=3) == decoded(
+        target, TreeDrafter(draft, [2, 2], siblings)
+    )
+
+
+def test_rules_along_a_chain_refuse_trees(models):
+    target, qualifier, draft = models
+    with pytest.raises(InputError, match="Fuzzy is defined along a chain"):
+        Speculative(target, Fuzzy(0.2), TreeDrafter(draft, [2, 1]))
+    with pytest.raises(InputError, match="Fuzzy is defined along a chain"):
+        StagedDrafter(qualifier, Fuzzy(0.2), TreeDrafter(draft, [2, 1]), 2)
