@@ -5,7 +5,7 @@ import torch
 
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding import Request, Speculative
-from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter, StopWhenUnsure
+from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter, StopWhenUnsure, TreeDrafter
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
@@ -36,6 +36,10 @@ def arms(target, qualifier, draft):
     yield "lookup_pyramid", Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), PromptLookup(), 2), 5)
     three = StagedDrafter(qualifier, Exact(), StagedDrafter(draft, Exact(), PromptLookup(), 2), 3)
     yield "three_high", Speculative(target, Exact(), three, 6)
+    yield "tree", Speculative(target, Exact(), TreeDrafter(qualifier, [2, 2, 1], "top"))
+    yield "tree_early_exit", Speculative(target, Exact(), TreeDrafter(target.truncated(2), [2, 1]))
+    staged = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2, 2]), 2)
+    yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
