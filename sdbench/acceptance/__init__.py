@@ -10,6 +10,7 @@ from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.acceptance.ensemble import Ensemble
 from sdbench.acceptance.exact import Exact
 from sdbench.acceptance.fuzzy import Fuzzy
+from sdbench.acceptance.kseq import KSeq
 from sdbench.acceptance.lenience import Lenience
 from sdbench.acceptance.match import Match
 from sdbench.acceptance.mentored import Mentored
@@ -18,6 +19,7 @@ from sdbench.acceptance.relaxed_topk import RelaxedTopK
 from sdbench.acceptance.simulated_acceptance import Forced
 from sdbench.acceptance.thresholds import Thresholds
 from sdbench.acceptance.typical import Typical
+from sdbench.acceptance.walk import SiblingRule, TokenRule, TreeRule, walk
 
 __all__ = [
     "DIVERGENCES",
@@ -33,6 +35,7 @@ __all__ = [
     "Exact",
     "Forced",
     "Fuzzy",
+    "KSeq",
     "Law",
     "Lenience",
     "Match",
@@ -41,10 +44,14 @@ __all__ = [
     "ProposalKind",
     "Recorded",
     "RelaxedTopK",
+    "SiblingRule",
     "Thresholds",
+    "TokenRule",
+    "TreeRule",
     "Typical",
     "Verdict",
     "draw",
     "keep_best",
     "tokenwise",
+    "walk",
 ]

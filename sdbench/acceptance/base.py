@@ -163,7 +163,7 @@ class _Known(Law):
     def accepted(self) -> Float[Tensor, "B K1"]:  # pyright: ignore[reportIncompatibleVariableOverride]
         draft, best = self._draft, self._best
         if draft.topology is not None:
-            lines = zip(draft.topology, *fetched(best, draft.tokens, draft.length), strict=True)
+            lines = zip(draft.topology, *fetched(best, draft.tokens), strict=True)
             kept = torch.tensor([_best_end(*line) for line in lines], device=best.device)
         else:
             kept = draft.tokens.eq(best[:, :-1]).cumprod(-1).sum(-1).minimum(draft.length)
@@ -251,24 +251,24 @@ def _on_tree(
     """Apply a rule to a draft of token trees."""
     law: Law = rule.tree_law(draft, p)
     if law.best is not None and sampler.sampling.greedy:
-        best, drafted, counts = fetched(law.best, draft.tokens, draft.length)
-        ends = [_best_end(*line) for line in zip(trees, best, drafted, counts, strict=True)]
+        best, drafted = fetched(law.best, draft.tokens)
+        ends = [_best_end(*line) for line in zip(trees, best, drafted, strict=True)]
         following = [line[node] for line, node in zip(best, ends, strict=True)]
     else:
         verdict = draw(law, sampler, key)
-        ends, following, drafted, counts = fetched(verdict.accepted, verdict.next_token, draft.tokens, draft.length)
+        ends, following, drafted = fetched(verdict.accepted, verdict.next_token, draft.tokens)
     paths = [tree.path(node) for tree, node in zip(trees, ends, strict=True)]
     kept = [[line[node - 1] for node in path] for line, path in zip(drafted, paths, strict=True)]
-    proposed = [max(tree.depth[: count + 1]) for tree, count in zip(trees, counts, strict=True)]
+    proposed = [max(tree.depth) for tree in trees]
     gained = [[*tokens, token] for tokens, token in zip(kept, following, strict=True)]
     return Decided(proposed, list(map(len, paths)), gained, paths), law
 
 
-def _best_end(tree: Topology, best: list[int], drafted: list[int], count: int) -> int:
-    """Return the node at which the path of the verifier's most likely tokens leaves the first `count` nodes of a tree."""
+def _best_end(tree: Topology, best: list[int], drafted: list[int]) -> int:
+    """Return the node at which the path of the verifier's most likely tokens leaves a tree."""
     node = 0
     while True:
-        fits = (child for child in tree.children[node] if child <= count and drafted[child - 1] == best[node])
+        fits = (child for child in tree.children[node] if drafted[child - 1] == best[node])
         child = next(fits, None)
         if child is None:
             return node

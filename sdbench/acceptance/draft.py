@@ -39,7 +39,7 @@ class Draft:
     kind: how the tokens were chosen.
     full: the host knows that all K tokens of each row count.
     number: the number of the draft in the proposer's session, from 0; None if the proposer writes no notes (`RoundNote`).
-    topology: the tree of each row, all of N tokens; None for chains. q is then the law of each token given its elder siblings.
+    topology: the tree of each row, of its first tokens; None for chains. q is then the law of each token given its elder siblings.
     """
 
     tokens: Int[Tensor, "B K"]
@@ -52,8 +52,8 @@ class Draft:
 
     @property
     def trees(self) -> list[Topology]:
-        """The tree of each row; a chain is a tree without siblings."""
-        return self.topology or [Topology.chain(self.tokens.shape[1])] * len(self.tokens)
+        """The tree of each row. A chain of `length` tokens is a tree without siblings."""
+        return self.topology or [Topology.chain(length) for length in self.length.tolist()]
 
     def to(self, device: torch.device) -> Draft:
         """Return the same draft on the verifier's device."""

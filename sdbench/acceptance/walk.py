@@ -1,13 +1,13 @@
-"""Make the law of a verdict on a token tree from a test of one token.
+"""Make the law of a verdict on a token tree from a decision on the children of one node.
 
-A rule tests the children of a node one after the other. The first child that passes is kept, and its own children are tested next.
-If all children of node n fail, the kept path ends at n. So with the probability c_n that the verdict goes from a node's parent on
-to the node, and s_n that all children of n fail,
+A rule decides which child of a node is kept, if any. The kept child's own children come next. If no child of node n is kept, the
+path ends at n. So with the probability c_n that node n is kept once its parent is, and s_n that no child of n is kept,
 
     accepted[n] = (product of c over the path to n) s_n,
 
-and the token behind n has the verifier's law once all children were refused. This is recursive rejection sampling (SpecInfer,
-2305.09781; Sequoia, 2402.12374, Algorithm 2), with the test left open. On a chain it is `tokenwise`.
+and the rule says which law the token behind n then has. A token rule tests the children one after the other, and keeps the first
+that passes: recursive rejection sampling (SpecInfer, 2305.09781; Sequoia, 2402.12374), with the test left open. On a chain it is
+`tokenwise`.
 
 q is the law that a token was drawn from, given its elder siblings: the same law for siblings drawn independently, a law without the
 elder siblings' tokens for a draw without replacement, and all mass on the token for a deterministic choice. Then the exact test
@@ -19,7 +19,7 @@ is lossless for all three. `left` is the verifier's law with the elder siblings 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -33,9 +33,7 @@ from sdbench.device import upload
 from sdbench.sampling import Scored
 from sdbench.topology import Topology
 
-Test = Callable[
-    [Scored, Scored, Int[Tensor, " M"], Float[Tensor, "M V"]], tuple[Float[Tensor, " M"], Float[Tensor, "M V"]]
-]
+Siblings = Callable[[Scored, Scored, Int[Tensor, "M W"]], tuple[Float[Tensor, "M W"], Float[Tensor, "M V"]]]
 
 
 class TreeRule(Protocol):
@@ -46,13 +44,32 @@ class TreeRule(Protocol):
         ...
 
 
-class TokenRule(Memoryless):
-    """Provide the law of a rule that tests one token at a time, on chains and on trees.
+class SiblingRule(Memoryless):
+    """Provide the law of a rule that looks at all children of a node together, on chains and on trees.
 
-    A subclass writes `test`. Greedy form: keep the tokens that are the verifier's most likely ones, unless `greedy_test` is True.
+    A subclass writes `siblings`. Greedy form: keep the tokens that are the verifier's most likely ones.
     """
 
-    greedy_test = False
+    def siblings(
+        self, p: Scored, q: Scored, xs: Int[Tensor, "M W"]
+    ) -> tuple[Float[Tensor, "M W"], Float[Tensor, "M V"]]:
+        """Decide on the W children of each of M nodes.
+
+        p: [M, V], the verifier's scores. q: [M, W, V], the proposer's scores of each child, given its elder siblings.
+        Returns the probability that each child is kept (at most one is), and the law of the token behind the node if none is.
+        """
+        raise NotImplementedError
+
+    def law(self, draft: Draft, p: Scored, memory: Float[Tensor, "B M"] | None = None) -> Law:
+        return self.tree_law(draft, p)
+
+    def tree_law(self, draft: Draft, p: Scored) -> Law:
+        """Return the law of the verdict on a chain or a tree."""
+        return keep_best(draft, p) if p.sampling.greedy else walk(draft, p, self.siblings)
+
+
+class TokenRule(SiblingRule):
+    """Provide the law of a rule that tests one token at a time. A subclass writes `test`."""
 
     def test(
         self, p: Scored, q: Scored, x: Int[Tensor, " M"], left: Float[Tensor, "M V"]
@@ -64,46 +81,55 @@ class TokenRule(Memoryless):
         """
         raise NotImplementedError
 
-    def law(self, draft: Draft, p: Scored, memory: Float[Tensor, "B M"] | None = None) -> Law:
-        return self.tree_law(draft, p)
+    def siblings(
+        self, p: Scored, q: Scored, xs: Int[Tensor, "M W"]
+    ) -> tuple[Float[Tensor, "M W"], Float[Tensor, "M V"]]:
+        left, chosen = p.probs, []
+        stays = left.new_ones(len(xs))
+        for rank in range(xs.shape[1]):
+            passes, left = self.test(p, q[:, rank], xs[:, rank], left)
+            chosen.append(stays * passes)
+            stays = stays * (1 - passes)
+        return torch.stack(chosen, 1), left
 
-    def tree_law(self, draft: Draft, p: Scored) -> Law:
-        """Return the law of the verdict on a chain or a tree."""
-        if p.sampling.greedy and not self.greedy_test:
-            return keep_best(draft, p)
-        return walk(draft, p, self.test)
 
+def walk(draft: Draft, p: Scored, siblings: Siblings) -> Law:
+    """Return the law of a rule that decides on the children of each node.
 
-def walk(draft: Draft, p: Scored, test: Test) -> Law:
-    """Return the law of a rule that tests the children of each node in turn.
-
-    p: [B, N+1, V], the verifier's scores behind each node. test: as `TokenRule.test`. Tokens beyond `draft.length` never pass.
+    p: [B, N+1, V], the verifier's scores behind each node. siblings: as `SiblingRule.siblings`.
     """
-    q, trees = draft.scored(p), draft.trees
-    rows, size, device = len(draft.tokens), draft.tokens.shape[1], p.logits.device
+    q, trees, device = draft.scored(p), draft.trees, p.logits.device
     left = p.probs.clone()
-    counts = torch.arange(size, device=device) < draft.length[:, None]
-    reach = torch.zeros(rows, size + 1, dtype=wide(p.logits), device=device)
-    stays, onward = torch.ones_like(reach), torch.zeros_like(reach)
+    chosen = torch.zeros(left.shape[:2], dtype=wide(p.logits), device=device)  # given that the path reached the parent
+    for row, node, children in _families(trees):
+        rows, nodes, kids = (upload(part, device) for part in (row, node, children))
+        each = rows[:, None]
+        kept, rest = siblings(p[rows, nodes], q[each, kids - 1], draft.tokens[each, kids - 1])
+        chosen[each, kids] = kept.to(chosen.dtype)
+        left[rows, nodes] = rest
+    reach, stays = torch.zeros_like(chosen), torch.ones_like(chosen)
     reach[:, 0] = 1
-    for family in _by(trees, lambda tree: tree.rank):
-        row, node, above = (upload(part, device) for part in family)
-        passes, rest = test(p[row, above], q[row, node - 1], draft.tokens[row, node - 1], left[row, above])
-        counted = counts[row, node - 1]
-        passes = torch.where(counted, passes.to(reach.dtype), 0)
-        onward[row, node] = stays[row, above] * passes
-        stays[row, above] *= 1 - passes
-        left[row, above] = torch.where(counted[:, None], rest, left[row, above])
-    for level in _by(trees, lambda tree: tree.depth[1:]):
-        row, node, above = (upload(part, device) for part in level)
-        reach[row, node] = reach[row, above] * onward[row, node]
-    return Law(reach * stays, lambda n: at(left, n))
+    for row, node, above in _levels(trees):
+        rows, nodes, parents = (upload(part, device) for part in (row, node, above))
+        reach[rows, nodes] = reach[rows, parents] * chosen[rows, nodes]
+        stays.index_put_((rows, parents), -chosen[rows, nodes], accumulate=True)
+    return Law(reach * stays.clamp(min=0), lambda n: at(left, n))
 
 
-def _by(trees: list[Topology], number: Callable[[Topology], tuple[int, ...]]) -> list[tuple[np.ndarray, ...]]:
-    """Group the drafted nodes of all rows by a number, in its order. Returns (rows, nodes, parents) of each group."""
+def _families(trees: Sequence[Topology]) -> list[tuple[np.ndarray, ...]]:
+    """Group the nodes with children by the number of these. Returns (rows, nodes, children [M, W]) of each group."""
+    groups: dict[int, list[tuple[int, int, tuple[int, ...]]]] = {}
+    for row, tree in enumerate(trees):
+        for node, children in enumerate(tree.children):
+            if children:
+                groups.setdefault(len(children), []).append((row, node, children))
+    return [tuple(np.array(part) for part in zip(*group, strict=True)) for group in groups.values()]
+
+
+def _levels(trees: Sequence[Topology]) -> list[tuple[np.ndarray, ...]]:
+    """Group the drafted nodes by their depth. Returns (rows, nodes, parents) of each depth, from 1 on."""
     groups: dict[int, list[tuple[int, int, int]]] = {}
     for row, tree in enumerate(trees):
-        for index, (value, parent) in enumerate(zip(number(tree), tree.parent, strict=True)):
-            groups.setdefault(value, []).append((row, index + 1, parent))
-    return [tuple(np.array(part) for part in zip(*groups[value], strict=True)) for value in sorted(groups)]
+        for node, parent in enumerate(tree.parent, start=1):
+            groups.setdefault(tree.depth[node], []).append((row, node, parent))
+    return [tuple(np.array(part) for part in zip(*groups[depth], strict=True)) for depth in sorted(groups)]

@@ -194,8 +194,8 @@ class LanguageModel(ABC):
 
         Node i has slot length[b] + i - 1 and position length[b] + depth(i) - 1. It sees the decided tokens and its path.
 
-        trees: of each row, all with N nodes. nodes: the first and the last node to read. From node 0 on, the decided tokens that
-        the model has not read come first. kind: the name of the step in the trace.
+        trees: of each row. A row with fewer nodes than others has padding behind them. nodes: the first and the last node to
+        read. From node 0 on, the decided tokens that the model has not read come first. kind: the name of the step in the trace.
 
         Returns the logits [B, R, V] of the R nodes. Those of rows that are not active mean nothing.
         """
@@ -230,9 +230,13 @@ class LanguageModel(ABC):
         unread = int((length - held)[active].max()) if nodes[0] == 0 else 0
         first = max(nodes[0], 1)
         chosen = np.arange(first, nodes[1] + 1)
+        sizes = np.array([tree.size for tree in trees])[:, None]
         decided = length[:, None] - unread + np.arange(unread)
         slots = np.concatenate([decided, length[:, None] + chosen - 1], 1)
-        depth = np.array([tree.depth for tree in trees])[:, first : nodes[1] + 1]
+        depth = np.ones((len(length), len(chosen)), int)
+        for row, tree in enumerate(trees):
+            own = tree.depth[first : nodes[1] + 1]
+            depth[row, : len(own)] = own
         positions = np.concatenate([decided, length[:, None] + depth - 1], 1)
         end = int(length[active].max()) + nodes[1]
         every = np.arange(end)
@@ -241,8 +245,10 @@ class LanguageModel(ABC):
         mask[:, unread:] = every < length[:, None, None]
         for row in np.flatnonzero(active):
             stop = int(length[row])
-            mask[row, unread:, stop : stop + nodes[1]] = trees[row].ancestors[first - 1 : nodes[1], : nodes[1]]
+            own = trees[row].ancestors[first - 1 : nodes[1], : nodes[1]]
+            mask[row, unread : unread + len(own), stop : stop + own.shape[1]] = own
         padding = (slots < held[:, None]) | ~active[:, None]
+        padding[:, unread:] |= chosen > sizes
         tokens = state.tokens.gather(1, upload(np.where(padding, 0, slots), state.tokens.device)).cpu().numpy()
         return tokens, np.where(padding, FAR, positions), np.where(padding, self.slots, slots), mask
 

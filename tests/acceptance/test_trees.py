@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdbench.acceptance import Draft, Exact, Law, Match, ProposalKind, Typical
+from sdbench.acceptance import Draft, Exact, KSeq, Law, Match, ProposalKind, Typical
 from sdbench.acceptance.base import residual
 from sdbench.acceptance.walk import TokenRule, walk
 from sdbench.sampling import Sampling, Scored
@@ -36,6 +36,25 @@ def off_by(rule, widths, siblings, sampling=ONCE, names=("random", "near"), orde
 @pytest.mark.parametrize("widths", SHAPES)
 def test_the_exact_rule_is_lossless_over_trees(widths, siblings):
     assert off_by(Exact(), widths, siblings) < 1e-12
+
+
+@pytest.mark.parametrize("widths", [[1], [2, 1], [3]])
+def test_k_seq_is_lossless_over_independent_siblings(widths):
+    names = ["random", "near", "random four", "equal", "disjoint", "certain verifier", "certain proposer"]
+    assert off_by(KSeq(), widths, "with", names=names) < 1e-12
+    assert off_by(KSeq(3.0), widths, "with", names=names) < 1e-12, "a larger rho keeps less, and stays exact"
+    assert off_by(KSeq(), widths, "with", Sampling(0.6, top_k=2)) < 1e-12
+
+
+def test_k_seq_over_siblings_without_replacement_is_rejected():
+    assert off_by(KSeq(), [2], "without", names=["random four", "random other"]) > 1e-3
+
+
+def test_k_seq_of_one_candidate_is_the_exact_rule():
+    tree = Topology.chain(2)
+    for world in WORLDS.values():
+        one = round_law(KSeq(), world, tree, "with", ONCE)
+        assert distance(one, round_law(Exact(), world, tree, "with", ONCE)) < 1e-12
 
 
 @pytest.mark.parametrize("siblings", SIBLINGS)
@@ -76,7 +95,9 @@ def test_a_chain_is_a_tree_without_siblings(rule, sampling):
     tokens = torch.randint(3, (5, 3), generator=generator)
     lengths = torch.tensor([3, 3, 2, 1, 0])
     chain = rule.law(Draft(tokens, lengths, q, ProposalKind.SAMPLED), p)
-    tree = rule.tree_law(Draft(tokens, lengths, q, ProposalKind.SAMPLED, topology=[Topology.chain(3)] * 5), p)
+    tree = rule.tree_law(
+        Draft(tokens, lengths, q, ProposalKind.SAMPLED, topology=[Topology.chain(n) for n in lengths.tolist()]), p
+    )
     torch.testing.assert_close(tree.accepted, chain.accepted)
     for node in range(4):
         reached = chain.accepted[:, node] > 0
@@ -115,7 +136,7 @@ class LongestPath(TokenRule):
             alive = [node for node in range(tree.size + 1) if all(passed[i - 1] for i in tree.path(node))]
             end = max(alive, key=lambda node: (tree.depth[node], -node))
             accepted[:, end] += torch.where(passed, chance, 1 - chance).prod(-1)
-        return Law(accepted, walk(draft, p, Exact().test).next_token)
+        return Law(accepted, walk(draft, p, Exact().siblings).next_token)
 
 
 def by_value(tree):
