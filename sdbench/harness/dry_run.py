@@ -33,6 +33,7 @@ def describe(config: dict[str, Any]) -> tuple[str, bool]:
         for arm in plan.stub_arms:
             kind = "lossless" if arm.decoder.lossless else "lossy"
             lines.append(f"  {arm.name}: {kind}; steps {', '.join(arm.views)}")
+        lines += plan.notes
         lines.append(f"memory, {plan.slots} slots a row:")
     for role in found.roles:
         weights = "unknown" if role.weight_bytes is None else f"{role.weight_bytes / GB:.2f} GB of weights"

@@ -81,8 +81,8 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Return sentences on the models for the reader of the run."""
-        return notes(self.family, self.sampling)
+        """Return sentences on the models and the task for the reader of the run."""
+        return [*notes(self.family, self.sampling), *getattr(self.task, "notes", ())]
 
     @property
     def prompts_sha256(self) -> str:
