@@ -118,7 +118,7 @@ def go_through(page: Path, folder: Path, monkeypatch, capsys, planned: bool) -> 
     monkeypatch.chdir(workspace(folder))
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     if page != ROOT / REPORTED:
-        monkeypatch.setattr("sdbench.harness.run._report", lambda out: [])  # figures take most of the time
+        monkeypatch.setattr("sdbench.harness.run._report", lambda *_: [])  # figures take most of the time
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     space: dict = {"__name__": "__main__"}
     try:
