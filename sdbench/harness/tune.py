@@ -2,7 +2,7 @@
 
 A short probe run decodes some prompts with one setting of each method. It records the times of the forwards of every model. It also
 records the rank of each target token in the order of each smaller model. From these, `sdbench.simulate.events` PREDICTS the speed
-of every other setting, round by round. `sdbench.simulate.lookup` replays each setting of prompt look-up over the target's answers.
+of every other setting, round by round. `sdbench.harness.lookup_replay` replays each setting of prompt look-up over the target's answers.
 The result names the fastest setting and the command that runs it.
 """
 
@@ -22,11 +22,11 @@ import pandas as pd
 from sdbench.drafting.lookup import PromptLookup
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
+from sdbench.harness.lookup_replay import drafted_by_round
 from sdbench.harness.plan import Plan, prepare
 from sdbench.harness.run import run
 from sdbench.runs.record import Run, load
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
-from sdbench.simulate.lookup import drafted_by_round
 from sdbench.simulate.measured import measured
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
 from sdbench.theory.ssd import fan_out_of

@@ -6,9 +6,9 @@ from sdbench.acceptance import Exact
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import PromptLookup
 from sdbench.exactness import TabularModel
+from sdbench.harness.lookup_replay import drafted_by_round
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampling
-from sdbench.simulate.lookup import drafted_by_round
 from sdbench.stopping import NeverStop
 
 PROMPTS = [[1, 2, 0, 1, 2], [0, 0], [2, 1, 2, 1, 2, 1, 0, 2, 1]]
