@@ -22,7 +22,7 @@ FILES = {
 MISTAKES = {  # in each method, one that its own test must find
     "rule": ("residual(row(p, n).probs, row(q, n).probs)", "row(p, n).probs"),
     "drafter": ("text[behind : behind + length]", "text[start : start + length]"),
-    "task": ("numbers[-1]", "numbers[0]"),
+    "task": ("stated[-1:]", "stated[:1]"),
 }
 SMALL = ["limit=2", "max_new_tokens=24", "tracker=none"]
 

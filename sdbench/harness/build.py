@@ -14,7 +14,7 @@ from typing import Any, get_args, get_type_hints
 
 from sdbench import validate
 from sdbench.errors import InputError
-from sdbench.harness.aliases import ALIASES
+from sdbench.harness.aliases import ALIASES, REPLACED
 from sdbench.lm.model import LanguageModel
 
 
@@ -64,6 +64,8 @@ def locate(path: Any, where: str) -> Any:
     """Import the class at a dotted path. An old path of `sdbench.harness.aliases` works too. Raises: InputError."""
     if not isinstance(path, str):
         raise InputError(f"{where}._target_ is {validate.shown(path)}; it must be the dotted path of a class.")
+    if path in REPLACED:
+        raise InputError(f"{where}: {path} is no longer there: {REPLACED[path]} gives this data set, by lm-eval.")
     module, _, name = ALIASES.get(path, path).rpartition(".")
     try:
         found = getattr(importlib.import_module(module), name)

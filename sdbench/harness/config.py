@@ -57,6 +57,22 @@ def choices(group: str, extra: Path | None = None) -> list[str]:
     return sorted(set(found))
 
 
+def members(group: str) -> dict[str, Any]:
+    """Return the resolved config of every member of a group, by name. One composition reads them all. Raises: InputError."""
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    names = choices(group)
+    words = hydra_words([f"+{group}@member{index}={name}" for index, name in enumerate(names)])
+    try:
+        composed = _composed(words, None)
+        found = [OmegaConf.to_container(composed[f"member{index}"], resolve=True) for index in range(len(names))]
+    except (HydraException, OmegaConfBaseException, ValueError, TypeError) as error:
+        raise InputError(sentence_of(error, words)) from error
+    return dict(zip(names, found, strict=True))
+
+
 def hydra_words(overrides: Sequence[str], extra: Path | None = None, sweep: bool = False) -> list[str]:
     """Return the overrides in Hydra's grammar, and the override that adds the folders of `search_path`.
 
@@ -150,8 +166,8 @@ def _chosen_arms(arms: Mapping[str, Any], chosen: Any, overrides: Sequence[str])
     return kept
 
 
-def _composed(words: Sequence[str], name: str) -> Any:
-    """Return the config that Hydra composes from the words. Raises Hydra's errors."""
+def _composed(words: Sequence[str], name: str | None) -> Any:
+    """Return the config that Hydra composes from the words. name: of the main config (None: empty). Raises Hydra's errors."""
     from hydra import compose as hydra_compose, initialize_config_dir
     from hydra.core.global_hydra import GlobalHydra
 

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from sdbench.errors import InputError
 from sdbench.harness.build import build
-from sdbench.harness.config import choices, compose
-from sdbench.harness.plan import specs_of
+from sdbench.harness.config import members
+from sdbench.hub_access import ask
 from sdbench.models.family import check_family
+from sdbench.models.spec import ModelSpec
 from sdbench.runs.environment import environment
-
-LM_EVAL = "lm_eval/"
 
 
 def examine() -> str:
-    """Return a few lines about the machine, then a line for each family and each task.
-
-    The tasks of lm-eval share one line, because reading one of them takes seconds. `sdbench run --dry-run` reads a single one.
-    """
+    """Return a few lines about the machine, then a line for each family and each task."""
+    ask()  # the answer of the hub comes while the packages are imported
     machine = environment()
     cpu, gpus = machine["cpu"], machine["gpus"]
     lines = [
@@ -32,17 +29,22 @@ def examine() -> str:
         "",
         "families:",
     ]
-    for name in choices("models"):
-        config = compose([f"models={name}"])
-        lines.append(f"  {name}: {_tried(lambda config=config: check_family(specs_of(config)))}")
+    for name, family in members("models").items():
+        lines.append(f"  {name}: {_tried(lambda family=family: _check_family(family))}")
     lines += ["", "tasks:"]
-    names = choices("tasks")
-    for name in (name for name in names if not name.startswith(LM_EVAL)):
-        config = compose([f"tasks={name}"])
-        lines.append(f"  {name}: {_tried(lambda config=config: build(config['tasks'], {}, 'tasks').prompts(1))}")
-    others = ", ".join(name.removeprefix(LM_EVAL) for name in names if name.startswith(LM_EVAL))
-    lines.append(f"  {LM_EVAL}{{{others}}}: not read here; `sdbench run tasks={LM_EVAL}NAME --dry-run` reads one")
+    for name, task in members("tasks").items():
+        lines.append(f"  {name}: {_tried(lambda task=task: _check_task(task))}")
     return "\n".join(lines)
+
+
+def _check_family(family: Mapping[str, Any]) -> None:
+    check_family({role: ModelSpec(role, **entry) for role, entry in family.items()})
+
+
+def _check_task(config: dict[str, Any]) -> None:
+    """Read one prompt, or only the source of the prompts if the task can check that faster. Raises: InputError."""
+    task = build(config, {}, "tasks")
+    getattr(task, "check_source", lambda: task.prompts(1))()
 
 
 def _tried(check: Callable[[], Any]) -> str:

@@ -87,9 +87,9 @@ class Plan:
 
     @property
     def notes(self) -> list[str]:
-        """Return sentences on the models and the stop strings for the reader of the run."""
+        """Return sentences on the models, the task and the stop strings for the reader of the run."""
         stops = [] if self.config["ignore_eos"] else self.checker.notes
-        return [*notes(self.family, self.sampling), *stops]
+        return [*notes(self.family, self.sampling), *getattr(self.task, "notes", ()), *stops]
 
     @property
     def prompts_sha256(self) -> str:

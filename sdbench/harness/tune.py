@@ -2,7 +2,8 @@
 
 A short probe run decodes some prompts with one setting of each method. It records the times of the forwards of every model. It also
 records the rank of each target token in the order of each smaller model. From these, `sdbench.simulate.events` PREDICTS the speed
-of every other setting, round by round. The result names the fastest setting and the command that runs it.
+of every other setting, round by round. `sdbench.harness.lookup_replay` replays each setting of prompt look-up over the target's answers.
+The result names the fastest setting and the command that runs it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,19 @@ from __future__ import annotations
 import shlex
 import tempfile
 from collections.abc import Mapping, Sequence
+from itertools import product
 from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
+from sdbench.drafting.lookup import PromptLookup
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
-from sdbench.harness.plan import prepare
+from sdbench.harness.lookup_replay import drafted_by_round
+from sdbench.harness.plan import Plan, prepare
 from sdbench.harness.run import run
 from sdbench.runs.record import Run, load
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
@@ -31,6 +36,9 @@ LONGEST = 12  # the most drafted tokens of one model
 INNER = range(1, 7)  # draft lengths of a pyramid's inner stage, l_D
 OUTER = (4, 6, 8, 10, 12, 16)  # draft lengths of its outer stage, l_Q
 BUDGETS = (6, 8, 12, 18)
+COPIED = (2, 4, 6, 10)  # draft lengths of prompt look-up
+MATCHES = (1, 2, 3)  # its shortest match, min_ngram
+PER_MATCH = (1, 2, None)  # its drafted tokens per matched token
 CLOSE = 0.02  # the result lists settings within this fraction of the best prediction
 
 Row = dict[str, Any]
@@ -49,15 +57,16 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
         `seconds`: of the call.
 
     Raises:
-        InputError: the overrides choose arms, sampling, batches or a family without a smaller model.
+        InputError: the overrides choose arms, sampling or batches.
     """
     begun = perf_counter()
     config = _probe(overrides, extra)
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         config["out"] = str(Path(scratch) / "probe")
-        out, _, _ = run(prepare(config))
+        plan = prepare(config)
+        out, _, _ = run(plan)
         probe = load(out)
-    rows = sorted(_predicted(probe), key=lambda row: -row["tokens_per_second"])
+    rows = sorted(_predicted(probe, plan), key=lambda row: -row["tokens_per_second"])
     base = next(row["tokens_per_second"] for row in rows if row["arm"] == "ar")
     words = [shlex.quote(word) for word in overrides if not word.startswith("limit=")]
     words += [] if extra is None else ["--config-dir", shlex.quote(str(extra))]
@@ -90,11 +99,10 @@ def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     if config["batch_size"] != 1:
         raise InputError(f"tune predicts for one sequence at a time; batch_size is {config['batch_size']}.")
     roles = config["models"]
-    if "draft" not in roles and "qualifier" not in roles:
-        raise InputError("This family has only a target: tune needs a draft or a qualifier (see sdbench ls models).")
-    arms, words = ["ar"], []
+    # This look-up drafts behind every match, as many tokens as match. So the probe times forwards of every length.
+    arms, words = ["ar", "lookup"], ["arms.lookup.proposer.min_ngram=1", "arms.lookup.proposer.per_match=1"]
     if "draft" in roles:
-        arms, words = [*arms, "sd"], [f"arms.sd.draft_length={LONGEST}"]
+        arms, words = [*arms, "sd"], [*words, f"arms.sd.draft_length={LONGEST}"]
         if config["hardware"].get("pin"):
             arms.append("ssd")
     if "qualifier" in roles:
@@ -106,21 +114,42 @@ def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     )
 
 
-def _predicted(probe: Run) -> list[Row]:
+def _predicted(probe: Run, plan: Plan) -> list[Row]:
     """Return every setting of every method of the probe, with its predicted speed."""
     arms, tables = probe.summary["arms"], probe.tables
-    rows: list[Row] = []
+    rows = _lookups(tables, arms["lookup"]["config"]["proposer"], plan)
     for arm, role in (("sd", "draft"), ("sd_qualifier", "qualifier")):
         if arm in arms:
             own = _as_draft(tables, arm, role)
             simulation = Simulation(places(_of(own["rounds"], arm)), measured(own))
-            if not rows:
-                rows.append(_row("ar", {}, simulation.ar()))
             rows += [_row(arm, {"draft_length": K}, simulation.sd(K)) for K in range(1, LONGEST + 1)]
     if "pyramid" in arms:
         rows += _pyramids(tables)
     if "ssd" in arms:
         rows += _ssd(tables, arms["sd"]["ranks"])
+    return rows
+
+
+def _lookups(tables: Mapping[str, pd.DataFrame], knobs: Mapping[str, Any], plan: Plan) -> list[Row]:
+    """Predict `ar`, and `lookup` for every setting whose longest forward was timed. knobs: the look-up of the probe."""
+    sequences = _of(tables["sequences"], "ar")
+    answers: dict[str, Any] = dict(zip(sequences["prompt_id"], sequences["tokens"], strict=True))
+    texts = [(tokens, answers[prompt.id]) for prompt, tokens in plan.prompts if prompt.id in answers]
+    tokens = sum(len(answer) - 1 for _, answer in texts)
+    ar, own = measured(_arms(tables, {"ar"})), _arms(_as_draft(tables, "lookup", "lookup"), {"lookup"})
+    verify = measured(_arms(tables, {"ar", "lookup", "sd", "sd_qualifier"})).verify
+    known = sorted(verify)
+    means = [float(np.mean(verify[n])) for n in known]
+    host = float(np.mean(measured(own).host))  # with the search
+    rows = [_row("ar", {}, 1 / (float(np.mean(ar.verify[1])) + float(np.mean(ar.host))))]
+    for length, least, per_match in product(COPIED, MATCHES, PER_MATCH):
+        proposer = PromptLookup(knobs["max_ngram"], least, knobs["match"], per_match)
+        drafted = np.array(drafted_by_round(proposer, texts, length))
+        if drafted.max(initial=0) >= known[-1]:
+            continue
+        seconds = float(np.interp(drafted + 1, known, means).sum()) + host * len(drafted)
+        setting = {"draft_length": length, "proposer.min_ngram": least, "proposer.per_match": per_match}
+        rows.append(_row("lookup", setting, tokens / seconds))
     return rows
 
 
@@ -199,7 +228,7 @@ def _is(config: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
 
 def _row(arm: str, setting: Mapping[str, Any], speed: float) -> Row:
     """Return a prediction with the command that runs its setting. speed: in tokens per second."""
-    words = [f"arms.{arm}.{knob}={value}" for knob, value in setting.items()]
+    words = [f"arms.{arm}.{knob}={'null' if value is None else value}" for knob, value in setting.items()]
     command = " ".join(["sdbench run", f"arms=[ar,{arm}]" if arm != "ar" else "arms=[ar]", *words])
     return {"arm": arm, "setting": dict(setting), "tokens_per_second": float(speed), "command": command}
 

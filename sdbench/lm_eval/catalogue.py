@@ -20,7 +20,7 @@ from lm_eval.tasks._yaml_loader import load_yaml
 
 from sdbench.errors import InputError
 from sdbench.lm_eval.code_eval import check_unsafe, in_sandbox
-from sdbench.lm_eval.copies import with_copy
+from sdbench.lm_eval.copies import check_at_hand, with_copy
 
 OWN = Path(__file__).with_name("tasks")
 SHIPPED = Path(str(lm_eval.tasks.__file__)).parent
@@ -44,7 +44,10 @@ class Factory(TaskFactory):
         if entry.kind is Kind.GROUP:
             return config
         config["metadata"].pop("config_source", None)  # a local path, which must not enter the record
-        return with_copy({**config, **self.settings})
+        config = with_copy({**config, **self.settings})
+        if config.get("dataset_path") and not config.get("custom_dataset"):
+            check_at_hand(str(config["dataset_path"]))
+        return config
 
 
 class Catalogue(TaskManager):
@@ -85,10 +88,10 @@ class Catalogue(TaskManager):
             return self._members(members.get("task", members.get("group")))
         return all(self._members(member) for member in members or [])
 
-    def unsafe(self, name: str) -> bool:
-        """Tell whether the task of this name runs generated code."""
+    def dataset(self, name: str) -> str:
+        """Return the hub's name of a task's data set; an empty text if the task's file does not state it."""
         entry = self._entry(name)
-        return entry is not None and is_unsafe(entry)
+        return str(_raw(entry).get("dataset_path") or "") if entry is not None else ""
 
     def tasks(self, name: str) -> dict[str, Task]:
         """Load the task of a name, or the tasks of a group. Errors: InputError if lm-eval has no such name."""
@@ -101,8 +104,12 @@ def is_unsafe(entry: Entry) -> bool:
     """Tell whether a task's file declares that it runs generated code. This imports no function of the task."""
     if entry.kind is not Kind.TASK:
         return False
-    raw = load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else entry.cfg or {}
-    return bool(raw.get("unsafe_code"))
+    return bool(_raw(entry).get("unsafe_code"))
+
+
+def _raw(entry: Entry) -> Mapping[str, Any]:
+    """Return the keys of a task's file, with those of the files that it includes."""
+    return load_yaml(entry.yaml_path, resolve_func=False) if entry.yaml_path else entry.cfg or {}
 
 
 def _folder(name: str) -> Path | None:

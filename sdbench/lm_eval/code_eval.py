@@ -25,10 +25,14 @@ SANDBOXED = ("humaneval", "humaneval_infilling", "mbpp")
 
 
 class SandboxedCodeEval:
-    """Implements the interface of `evaluate`'s metric code_eval with the sandbox. limits: for each program."""
+    """Implements the interface of `evaluate`'s metric code_eval with the sandbox.
 
-    def __init__(self, limits: Limits | None = None) -> None:
+    limits: for each program. importing: a task's module is being imported. It tries out `compute`, and nothing runs then.
+    """
+
+    def __init__(self, limits: Limits | None = None, importing: bool = False) -> None:
         self.limits = limits
+        self.importing = importing
 
     def compute(
         self, references: Sequence[str], predictions: Sequence[Sequence[str]], k: Sequence[int] = (1,), **_: Any
@@ -38,6 +42,8 @@ class SandboxedCodeEval:
         references: the tests of each prompt. predictions: the answers to each prompt. k: the values of k for pass@k. Returns the
         mean pass@k over the prompts, by name, and the outcome of each answer.
         """
+        if self.importing:
+            return {}, []
         outcomes = [
             [run(f"{answer}\n{tests}\n", self.limits) for answer in answers]
             for tests, answers in zip(references, predictions, strict=True)
@@ -74,7 +80,17 @@ def check_unsafe(name: str, source: Path | None) -> None:
 def in_sandbox(source: Path) -> Iterator[None]:
     """Replace the module `evaluate` while a task is loaded, so that code_eval is the sandbox. source: the task's YAML file."""
     stand_in: Any = ModuleType("evaluate")
-    stand_in.load = _load
+    made: list[SandboxedCodeEval] = []
+
+    def load(metric: str) -> SandboxedCodeEval:
+        if metric != "code_eval":
+            raise InputError(
+                f"A task that runs code asks for the metric {metric}; only code_eval can run in the sandbox."
+            )
+        made.append(SandboxedCodeEval(importing=True))
+        return made[-1]
+
+    stand_in.load = load
     # lm-eval may have imported the task's module earlier, with the original code_eval. So it is imported again.
     sys.modules.pop(f"lm_eval.tasks.{source.parent.name}.utils", None)
     original = sys.modules.get("evaluate")
@@ -86,9 +102,5 @@ def in_sandbox(source: Path) -> Iterator[None]:
             del sys.modules["evaluate"]
         else:
             sys.modules["evaluate"] = original
-
-
-def _load(metric: str) -> SandboxedCodeEval:
-    if metric != "code_eval":
-        raise InputError(f"A task that runs code asks for the metric {metric}; only code_eval can run in the sandbox.")
-    return SandboxedCodeEval()
+        for one in made:
+            one.importing = False

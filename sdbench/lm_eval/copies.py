@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sdbench.errors import InputError
+from sdbench.hub_access import data_set_at_hand
 from sdbench.tasks.rows import DATA_FOLDER, rows_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
 
-# By the hub's name of each set: the file of each split.
+# By the hub's name of each set: the file of each split. The split of the questions is the first.
 COPIES: dict[str, dict[str, str]] = {
     "openai/gsm8k": {"test": "gsm8k_test.jsonl", "train": "gsm8k_train.jsonl"},
     "openai/openai_humaneval": {"test": "humaneval.jsonl.gz"},
@@ -27,6 +28,17 @@ COPIES: dict[str, dict[str, str]] = {
     "cais/mmlu": {"test": "mmlu_test.jsonl", "dev": "mmlu_dev.jsonl"},
     "google/IFEval": {"train": "ifeval.jsonl"},
     "HuggingFaceH4/MATH-500": {"test": "math500.jsonl"},
+}
+
+# By lm-eval's name of each task that has a config file: the hub's name of its data set.
+DATA_SETS = {
+    "gsm8k_cot_zeroshot": "openai/gsm8k",
+    "commonsense_qa_cot_zeroshot": "tau/commonsense_qa",
+    "humaneval_instruct": "openai/openai_humaneval",
+    "mbpp": "google-research-datasets/mbpp",
+    "mmlu_generative": "cais/mmlu",
+    "ifeval": "google/IFEval",
+    "math500": "HuggingFaceH4/MATH-500",
 }
 
 
@@ -71,6 +83,30 @@ def with_copy(config: dict[str, Any]) -> dict[str, Any]:
         return local
     # lm-eval excludes a question from its own worked examples only if both come from the config's `test_split`.
     return {**local, "training_split": None, "validation_split": None, "test_split": tested, "fewshot_split": tested}
+
+
+def check_source(dataset: str) -> None:
+    """Check that a data set can be read, without lm-eval. Errors: InputError."""
+    folder, files = os.environ.get(DATA_FOLDER), list(COPIES[dataset].values())
+    if folder and (Path(folder) / files[0]).is_file():
+        rows_of(dataset, str(Path(folder) / files[0]), None, None)
+    else:
+        check_at_hand(dataset)
+
+
+def check_at_hand(dataset: str) -> None:
+    """Check that the hub or its cache may give a data set. Errors: InputError.
+
+    If the hub is unreachable, this also sets its clients to read only their cache.
+    """
+    if not data_set_at_hand(dataset):
+        raise InputError(f"The data set {dataset} is not here and the hub does not answer{advice(dataset)}.")
+
+
+def advice(dataset: str) -> str:
+    """Return the end of a sentence that says how to give a data set; an empty text for a set without a copy."""
+    files = list(COPIES.get(dataset, {}).values())
+    return f": put {files[0]} into the folder that {DATA_FOLDER} names" if files else ""
 
 
 def _own_examples(config: Mapping[str, Any]) -> bool:

@@ -17,8 +17,8 @@ from importlib import metadata
 from typing import TYPE_CHECKING, Any
 
 from sdbench.errors import InputError, RunError, ScoringError
+from sdbench.lm_eval.copies import DATA_SETS, advice, check_source
 from sdbench.tasks.base import Message, Prompt, check_limit, select
-from sdbench.tasks.rows import DATA_FOLDER
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task as LmTask
@@ -33,11 +33,9 @@ class LmEvalTask:
 
     task: lm-eval's name. metric: the metric that is the score, as `metric` or `metric,filter` (None: the first of each).
     num_fewshot: the number of worked examples (None: the task's number). run_code: allow the score to run generated code in a
-    sandbox. settings: values that replace those of the task's file, by key. max_new_tokens: the maximum length of an answer
-    (None: the task's).
+    sandbox. Without it, a task whose score runs code gives prompts and no score. settings: values that replace those of the
+    task's file, by key. max_new_tokens: the maximum length of an answer (None: the task's).
     """
-
-    scored = True
 
     def __init__(
         self,
@@ -62,6 +60,20 @@ class LmEvalTask:
     @property
     def synthetic(self) -> bool:
         return any((task.config.metadata or {}).get("synthetic", False) for task in self._tasks.values())
+
+    @property
+    def scored(self) -> bool:
+        return self.run_code or not self._runs_code
+
+    @property
+    def notes(self) -> list[str]:
+        """Return what the reader of a run must know about the score."""
+        if self.scored:
+            return []
+        return [
+            f"{self.name} has no score in this run: the score runs the code that the model writes. tasks.run_code=true "
+            "allows that, in a sandbox."
+        ]
 
     @property
     def stop(self) -> tuple[str, ...]:
@@ -91,13 +103,23 @@ class LmEvalTask:
                 raise InputError(str(error)) from error
         return found
 
-    def score(self, prompt: Prompt, text: str) -> float:
-        """Score the text that answers a prompt, by the task's metric.
+    def check_source(self) -> None:
+        """Check that the questions can be read. For a task with a config file this does not import lm-eval. Errors: InputError."""
+        dataset = DATA_SETS.get(self.task)
+        if dataset:
+            check_source(dataset)
+        else:
+            self.prompts(1)
+
+    def score(self, prompt: Prompt, text: str) -> float | None:
+        """Score the text that answers a prompt, by the task's metric; None without a score.
 
         Errors: ScoringError if the task cannot score this answer; RunError if it cannot score any answer.
         """
         from lm_eval.api.instance import Instance
 
+        if not self.scored:
+            return None
         task, index, document = self._asked[prompt.id]
         answer = Instance("generate_until", document, (prompt.text, {}), 0, (task.task_name, index, 1), resps=[text])
         task._instances = [answer]
@@ -136,7 +158,6 @@ class LmEvalTask:
         from sdbench.lm_eval.catalogue import Catalogue
 
         catalogue = Catalogue([self.task], settings=self.settings)
-        self._allow(catalogue.unsafe(self.task))
         try:
             with _quiet():
                 tasks = catalogue.tasks(self.task)
@@ -144,17 +165,13 @@ class LmEvalTask:
             raise
         except Exception as error:  # the hub, the network and the task's module raise different types
             raise InputError(_unreadable(self.name, catalogue, self.task, error)) from error
-        for task in tasks.values():  # a path or a group is known only after loading
-            self._allow(bool(getattr(task.config, "unsafe_code", False)))
+        for task in tasks.values():
             self._check(task)
         return tasks
 
-    def _allow(self, runs_code: bool) -> None:
-        if runs_code and not self.run_code:
-            raise InputError(
-                f"{self.name} is scored by running the code that the model writes: allow it with tasks.run_code=true (each answer "
-                "runs in a sandboxed process)."
-            )
+    @property
+    def _runs_code(self) -> bool:
+        return any(getattr(task.config, "unsafe_code", False) for task in self._tasks.values())
 
     def _check(self, task: LmTask) -> None:
         """Refuse a task whose score is not a mean over single texts. Set the worked examples as `lm_eval.simple_evaluate` does."""
@@ -250,9 +267,4 @@ def _described(task: LmTask) -> dict[str, Any]:
 
 
 def _unreadable(name: str, catalogue: Any, task: str, error: Exception) -> str:
-    from sdbench.lm_eval.copies import COPIES
-
-    entry = catalogue.task_index.get(task)
-    files = COPIES.get(str((entry.cfg or {}).get("dataset_path"))) if entry else None
-    how = f": put {' and '.join(files.values())} into the folder that {DATA_FOLDER} names" if files else ""
-    return f"{name} could not be read ({_first_line(error)}){how}."
+    return f"{name} could not be read ({_first_line(error)}){advice(catalogue.dataset(task))}."

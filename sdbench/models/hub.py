@@ -39,11 +39,22 @@ def place_of(spec: ModelSpec, source: Source) -> tuple[str, dict[str, Any]]:
 
 def read_config(spec: ModelSpec, source: Source) -> PreTrainedConfig:
     """Read the model's config. Errors: InputError."""
+    place, options = place_of(spec, source)
+    _check_at_hand(spec, source)
     from transformers import AutoConfig
 
-    place, options = place_of(spec, source)
     with readable(spec, source, "config"), quiet():
         return AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+
+
+def _check_at_hand(spec: ModelSpec, source: Source) -> None:
+    """Refuse a model of the hub that neither the hub nor its cache gives. This imports no reader, so it answers at once."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if source.kind != "hub" or reachable():
+        return
+    if not isinstance(try_to_load_from_cache(source.location, "config.json", revision=spec.revision or "main"), str):
+        raise InputError(_not_at_hand(source.location, spec.role))
 
 
 def read_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerFast:
@@ -106,15 +117,19 @@ def _sentence(spec: ModelSpec, source: Source, what: str, error: Exception) -> s
         )
     unreachable = (errors.LocalEntryNotFoundError, errors.OfflineModeIsEnabled, ConnectionError, httpx.TransportError)
     if any(isinstance(cause, unreachable) for cause in causes):
-        return (
-            f"The model {name} ({role}) is not in the local cache and the hub cannot be reached: run "
-            f"`hf download {name}` where there is a network, {elsewhere}."
-        )
+        return _not_at_hand(name, role)
     known = _known(name, role, error)
     if known is not None:
         return known
     fetch = f"run `hf download {name}` where there is a network, {elsewhere}" if source.kind == "hub" else _ADVICE[what]
     return f"The {what} of {name} ({role}) cannot be read ({reason_of(error)}): {fetch}."
+
+
+def _not_at_hand(name: str, role: str) -> str:
+    return (
+        f"The model {name} ({role}) is not in the local cache and the hub cannot be reached: run `hf download {name}` where there "
+        f"is a network, or give models.{role}.path=FOLDER."
+    )
 
 
 def _known(name: str, role: str, error: Exception) -> str | None:

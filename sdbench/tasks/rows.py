@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdbench.errors import InputError
-from sdbench.hub_access import reachable
+from sdbench.hub_access import data_set_at_hand
 
 DATA_FOLDER = "SDBENCH_DATA"
 _KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
@@ -132,7 +132,10 @@ def _read_hub(task: str, file_name: str | None, hub: Mapping[str, Any] | None) -
     how = f"put {file_name} into the folder that {DATA_FOLDER} names, or give tasks.path=FILE"
     if not hub:
         raise InputError(f"The task {task} has no source on the hub: {how}.")
-    reachable()  # before the import: it sets the hub's clients to read only their cache if the hub is unreachable
+    # Before the import: this sets the hub's clients to read only their cache if the hub is unreachable.
+    source = hub.get("data_files") or hub["path"]
+    if not data_set_at_hand(str(source)):
+        raise InputError(f"The task {task} could not be read, because the hub does not answer: {how}.")
     import datasets
 
     try:
@@ -140,6 +143,5 @@ def _read_hub(task: str, file_name: str | None, hub: Mapping[str, Any] | None) -
     except Exception as error:  # the hub, the network and the readers raise different exceptions
         reason = (str(error).strip() or type(error).__name__).splitlines()[0].rstrip(".")
         raise InputError(f"The task {task} could not be read from the hub ({reason}): {how}.") from error
-    source = hub.get("data_files") or hub["path"]
     for number, fields in enumerate(table, start=1):
         yield Row(fields, f"{source}, row {number}", number)

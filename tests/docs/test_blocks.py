@@ -26,7 +26,7 @@ LANGUAGES = {"bash", "python", "yaml", "json", "toml", "text", "bibtex"}
 PLANNED = ("docs/add-a-rule.md",)
 NOT_RUN = 8  # blocks that may have a reason not to be run
 SMALL = ["limit=2", "max_new_tokens=12", "tracker=none"]
-LOCAL_TASKS = {"wordproblems", "records", "stories", "jsonl", "lm_eval/wordproblems", "lm_eval/records"}
+LOCAL_TASKS = {"wordproblems", "records", "stories", "jsonl", "lm_eval/tiny_wordproblems"}
 ELSEWHERE = re.compile(
     "hydra/launcher|hardware=cuda|experiment=|(vllm|sglang)_sd|flashspec|hf_generate_static|execution=compile"
 )
@@ -118,7 +118,7 @@ def go_through(page: Path, folder: Path, monkeypatch, capsys, planned: bool) -> 
     monkeypatch.chdir(workspace(folder))
     monkeypatch.setattr(sys, "path", [str(folder), *sys.path])
     if page != ROOT / REPORTED:
-        monkeypatch.setattr("sdbench.harness.run._report", lambda out: [])  # figures take most of the time
+        monkeypatch.setattr("sdbench.harness.run._report", lambda *_: [])  # figures take most of the time
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else None
     space: dict = {"__name__": "__main__"}
     try:

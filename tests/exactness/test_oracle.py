@@ -68,6 +68,7 @@ def lossless(target, qualifier, draft):
         "sd, match": Speculative(target, Match(), one, 2),
         "lookup": Speculative(target, exact, PromptLookup(), 2),
         "lookup, last match": Speculative(target, exact, PromptLookup(match="last"), 2),
+        "lookup, by the match": Speculative(target, exact, PromptLookup(max_ngram=10, per_match=1), 2),
         "early exit": Speculative(target, exact, EarlyExit(target, 1), 2),
         "stop when unsure": Speculative(target, exact, ModelDrafter(draft, StopWhenUnsure(0.5)), 2),
         "pyramid": Speculative(target, exact, StagedDrafter(qualifier, exact, one, 1), 2),

@@ -31,7 +31,6 @@ def test_a_pyramid_whose_stages_never_agree_is_the_target_with_a_burden():
         (["arms=[sd]"], "its own arms"),
         (["sampling.temperature=1"], "greedy"),
         (["batch_size=4"], "one sequence at a time"),
-        (["models=smollm2"], "needs a draft or a qualifier"),
     ],
 )
 def test_what_it_cannot_predict_is_refused(words, said):
@@ -45,12 +44,20 @@ def test_the_tiny_family_is_tuned():
     assert speeds == sorted(speeds, reverse=True)
     assert document["best"] == document["predicted"][0]
     arms = {row["arm"] for row in document["predicted"]}
-    assert arms == {"ar", "sd", "sd_qualifier", "pyramid"}
+    assert arms == {"ar", "lookup", "sd", "sd_qualifier", "pyramid"}
     for name, row in document["measured"].items():
         assert row["predicted"] is not None, name
         # Two prompts on a machine that may be busy: the order of magnitude, no more.
         assert 0.3 < row["predicted"] / row["measured"] < 3, name
     assert document["best"]["command"].startswith("sdbench run arms=[ar,")
+
+
+def test_a_family_with_only_a_target_gets_a_look_up():
+    document = tune(["~models.draft", "~models.qualifier", "tasks=records", "limit=2", "max_new_tokens=32"])
+    rows = [row for row in document["predicted"] if row["arm"] == "lookup"]
+    assert {row["arm"] for row in document["predicted"]} == {"ar", "lookup"}
+    assert {row["setting"]["proposer.per_match"] for row in rows} == {1, 2, None}
+    assert any("arms.lookup.proposer.per_match=null" in row["command"] for row in rows)
 
 
 @pytest.mark.slow

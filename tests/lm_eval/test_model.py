@@ -74,7 +74,7 @@ def test_texts_and_scores_are_those_of_hf(tiny_ar, tmp_path, capsys):
     from sdbench.cli import main as bench
 
     out = tmp_path / "run"
-    words = ["tasks=lm_eval/wordproblems", f"limit={LIMIT}", "arms=[ar]", "tracker=none", f"out={out}"]
+    words = ["tasks=lm_eval/tiny_wordproblems", f"limit={LIMIT}", "arms=[ar]", "tracker=none", f"out={out}"]
     with pytest.raises(SystemExit) as stop:
         bench(["run", *words])
     assert stop.value.code == 0

@@ -158,8 +158,17 @@ def test_what_the_hub_refuses(kind, reason, monkeypatch):
         raise OSError("no") from kind("refused", response=response)
 
     monkeypatch.setattr(t.AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(hub, "reachable", lambda: True)
     source = ModelSpec("draft", "a/b", revision="v9")
     with pytest.raises(InputError, match=reason):
+        hub.read_config(source, resolve(source))
+
+
+def test_without_hub_and_cache_no_reader_is_asked(monkeypatch):
+    monkeypatch.setattr(t.AutoConfig, "from_pretrained", lambda *_, **__: pytest.fail("the cache lacks the model"))
+    monkeypatch.setattr(hub, "reachable", lambda: False)
+    source = ModelSpec("draft", "a/b")
+    with pytest.raises(InputError, match=r"a/b \(draft\) is not in the local cache .*run `hf download a/b`"):
         hub.read_config(source, resolve(source))
 
 

@@ -4,47 +4,25 @@ from __future__ import annotations
 
 import gzip
 import json
+import sys
 from collections import Counter
 
 import pytest
 
 from sdbench.errors import InputError
 from sdbench.tasks import prompts_sha256
-from sdbench.tasks.commonsense_qa import CommonsenseQA
-from sdbench.tasks.gsm8k import GSM8K
-from sdbench.tasks.humaneval import HumanEval
 from sdbench.tasks.jsonl import JsonLines
 from sdbench.tasks.mt_bench import MTBench
 from sdbench.tasks.spec_bench import SpecBench
 
-CHOICES = ["bank", "library", "shop", "mall", "town"]
 FILES = {
-    GSM8K: {"question": "How many?", "answer": "2 + 1 = <<2+1=3>>3\n#### 3"},
-    HumanEval: {"task_id": "HumanEval/0", "prompt": "def f():\n", "canonical_solution": "    pass", "test": ""},
     MTBench: {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]},
     SpecBench: {"question_id": 81, "category": "writing", "turns": ["Write.", "Again."]},
-    CommonsenseQA: {
-        "id": "q1",
-        "answerKey": "B",
-        "question": {
-            "stem": "Where?",
-            "choices": [{"label": a, "text": b} for a, b in zip("ABCDE", CHOICES, strict=True)],
-        },
-    },
 }
 # The same rows in the hub's columns.
 HUB = {
-    GSM8K: FILES[GSM8K],
-    HumanEval: {**FILES[HumanEval], "entry_point": "f"},
     MTBench: {"prompt": ["Write.", "Again."], "reference": [], "category": "writing", "prompt_id": 81},
     SpecBench: {**FILES[SpecBench], "reference": None},
-    CommonsenseQA: {
-        "id": "q1",
-        "question": "Where?",
-        "question_concept": "x",
-        "choices": {"label": list("ABCDE"), "text": CHOICES},
-        "answerKey": "B",
-    },
 }
 
 
@@ -64,6 +42,7 @@ def test_the_file_in_the_data_folder_and_the_hub_give_the_same(task, tmp_path, m
     import datasets
 
     asked = {}
+    monkeypatch.setattr("sdbench.tasks.rows.data_set_at_hand", lambda name: True)
     monkeypatch.setattr(datasets, "load_dataset", lambda **how: asked.update(how) or [HUB[task]])
     from_hub = task().prompts()
     assert asked == task.default_hub
@@ -75,65 +54,66 @@ def test_the_file_in_the_data_folder_and_the_hub_give_the_same(task, tmp_path, m
 
 
 def test_a_path_goes_before_the_folder(tmp_path, monkeypatch):
-    write(tmp_path / "gsm8k_test.jsonl", [FILES[GSM8K]])
-    mine = write(tmp_path / "mine.jsonl", [{"question": "Mine?", "answer": "#### 4"}])
+    write(tmp_path / "mt_bench.jsonl", [FILES[MTBench]])
+    mine = write(tmp_path / "mine.jsonl", [{**FILES[MTBench], "turns": ["Mine?"]}])
     monkeypatch.setenv("SDBENCH_DATA", str(tmp_path))
-    assert "Mine?" in GSM8K(path=str(mine)).prompts()[0].text
+    assert MTBench(path=str(mine)).prompts()[0].text == "Mine?"
 
 
-def test_offline_says_what_to_do(monkeypatch):
+@pytest.mark.parametrize("task", FILES, ids=lambda task: task.name)
+def test_offline_says_what_to_do_without_a_reader(task, monkeypatch, tmp_path):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HOME", str(tmp_path))
+    monkeypatch.setitem(sys.modules, "datasets", None)  # an import would fail
+    with pytest.raises(
+        InputError, match=rf"{task.name} could not be read, because the hub does not answer: put {task.file_name}"
+    ):
+        task().prompts()
+
+
+def test_what_the_reader_says(monkeypatch):
     import datasets
 
     def refuse(**how):
-        raise ConnectionError("Couldn't reach 'openai/gsm8k' on the Hub (OfflineModeIsEnabled)")
+        raise ConnectionError("Couldn't reach the server")
 
+    monkeypatch.setattr("sdbench.tasks.rows.data_set_at_hand", lambda name: True)
     monkeypatch.setattr(datasets, "load_dataset", refuse)
-    with pytest.raises(InputError, match=r"gsm8k could not be read from the hub .*put gsm8k_test.jsonl into"):
-        GSM8K().prompts()
+    with pytest.raises(InputError, match=r"mt_bench could not be read from the hub .*put mt_bench.jsonl into"):
+        MTBench().prompts()
 
 
-GOOD = '{"question": "a?", "answer": "#### 1"}'
+GOOD = '{"prompt": "a?", "reference": "1"}'
 
 
 @pytest.mark.parametrize(
     ("line", "reason"),
     [
-        ('{"question": "a?", ', r"line 2: not valid JSON"),
+        ('{"prompt": "a?", ', r"line 2: not valid JSON"),
         ("[1, 2]", r"line 2: each line must be a JSON object, not list"),
-        ('{"question": "a?"}', r"line 2: the field 'answer' is missing; there are: question"),
-        ('{"question": 3, "answer": "#### 1"}', r"line 2: the field 'question' should be a text, not int"),
-        ('{"question": " ", "answer": "#### 1"}', r"line 2: the field 'question' is empty"),
-        ('{"question": "a?", "answer": "1"}', r"line 2: the field 'answer' should end with '#### <number>'"),
+        ('{"prompt": "a?"}', r"line 2: the field 'reference' is missing; there are: prompt"),
+        ('{"prompt": 3, "reference": "1"}', r"line 2: the field 'prompt' should be a text, not int"),
+        ('{"prompt": " ", "reference": "1"}', r"line 2: the field 'prompt' is empty"),
     ],
 )
 def test_a_malformed_line_is_named(line, reason, tmp_path):
     file = write(tmp_path / "bad.jsonl", [GOOD, line])
     with pytest.raises(InputError, match=rf"bad\.jsonl, {reason}") as caught:
-        GSM8K(path=str(file)).prompts()
+        JsonLines(path=str(file), reference_field="reference").prompts()
     assert "\n" not in str(caught.value)
 
 
 def test_files_that_cannot_be_read(tmp_path):
     with pytest.raises(InputError, match=r"There is no file .*none\.jsonl"):
-        GSM8K(path=str(tmp_path / "none.jsonl")).prompts()
+        MTBench(path=str(tmp_path / "none.jsonl")).prompts()
     with pytest.raises(InputError, match="holds no prompts"):
-        GSM8K(path=str(write(tmp_path / "empty.jsonl", []))).prompts()
-    (tmp_path / "latin.jsonl").write_bytes(b'{"question": "\xe9"}\n')
+        MTBench(path=str(write(tmp_path / "empty.jsonl", []))).prompts()
+    (tmp_path / "latin.jsonl").write_bytes(b'{"prompt": "\xe9"}\n')
     with pytest.raises(InputError, match=r"latin\.jsonl, line 1: not UTF-8"):
-        GSM8K(path=str(tmp_path / "latin.jsonl")).prompts()
-    whole = write(tmp_path / "h.jsonl.gz", [FILES[HumanEval]] * 50).read_bytes()
+        JsonLines(path=str(tmp_path / "latin.jsonl")).prompts()
+    whole = write(tmp_path / "h.jsonl.gz", [GOOD] * 50).read_bytes()
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-20])
     with pytest.raises(InputError, match=r"cut\.jsonl\.gz"):
-        HumanEval(path=str(tmp_path / "cut.jsonl.gz")).prompts()
-
-
-def test_wrong_choices(tmp_path):
-    row = json.loads(json.dumps(FILES[CommonsenseQA])) | {"answerKey": "F"}
-    with pytest.raises(InputError, match="'answerKey' is 'F'; the choices are A, B"):
-        CommonsenseQA(path=str(write(tmp_path / "c.jsonl", [row]))).prompts()
-    row["question"]["choices"] = [{"label": "A"}]
-    with pytest.raises(InputError, match="should have a 'label' and a 'text'"):
-        CommonsenseQA(path=str(write(tmp_path / "c.jsonl", [row]))).prompts()
+        JsonLines(path=str(tmp_path / "cut.jsonl.gz")).prompts()
 
 
 def categories(count):
@@ -163,17 +143,10 @@ def test_ids_are_unique(tmp_path):
         MTBench(path=str(write(tmp_path / "m.jsonl", [row, row]))).prompts()
 
 
-def test_scores(tmp_path):
-    task = GSM8K(path=str(write(tmp_path / "g.jsonl", [FILES[GSM8K]])))
-    prompt = task.prompts()[0]
-    assert [task.score(prompt, text) for text in ("2 + 1 = 3\n#### 3", "so 3.00 apples", "4", "")] == [1, 1, 0, 0]
-    choice = CommonsenseQA(path=str(write(tmp_path / "c.jsonl", [FILES[CommonsenseQA]])))
-    prompt = choice.prompts()[0]
-    assert "(B) library" in prompt.text
-    assert [choice.score(prompt, text) for text in ("The answer is (B).", "(A)", "books")] == [1, 0, 0]
-    unscored = HumanEval(path=str(write(tmp_path / "h.jsonl", [FILES[HumanEval]])))
-    assert not unscored.scored
-    assert unscored.score(unscored.prompts()[0], "pass") is None
+def test_open_questions_have_no_score(tmp_path):
+    task = MTBench(path=str(write(tmp_path / "m.jsonl", [FILES[MTBench]])))
+    assert not task.scored
+    assert task.score(task.prompts()[0], "Once upon a time") is None
 
 
 def test_own_prompts(tmp_path):

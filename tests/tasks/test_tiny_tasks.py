@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 
 from sdbench.errors import InputError
 from sdbench.tasks.dataset import DatasetTask
-from sdbench.tasks.texts import generate
+from sdbench.tasks.texts import final_answer, generate
 from sdbench.tasks.tiny import Records, Stories, TinyTask, WordProblems
 
 CONF = sorted((Path(__file__).parents[2] / "conf" / "tasks").glob("*.yaml"))
+BY_LM_EVAL = {"commonsense_qa", "gsm8k", "humaneval"}  # tests/lm_eval has their tests
 
 
 @pytest.mark.parametrize("task", [WordProblems, Records, Stories], ids=lambda task: task.name)
@@ -50,7 +51,25 @@ def test_bad_knobs():
         WordProblems().prompts(-1)
 
 
-@pytest.mark.parametrize("file", CONF, ids=lambda file: file.stem)
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("Step 3: 4 * 5 = 20 dollars. The answer is 20.", "20"),
+        ("The answer is 3.\nNo. The answer is 4.", "4"),
+        ("The answer is -5.", "-5"),
+        ("The answer is 3.5.", None),
+        ("The answer is 1,234.", None),
+        ("1. 3 apples\n2. 5 apples\nTotal: 8 apples", None),
+        ("x = 12 / 4 = 3 km/h.", None),
+        ("\\boxed{18}", None),
+        ("The answer is 18", None),
+    ],
+)
+def test_only_the_form_of_the_texts_states_an_answer(text, answer):
+    assert final_answer(text) == answer
+
+
+@pytest.mark.parametrize("file", [file for file in CONF if file.stem not in BY_LM_EVAL], ids=lambda file: file.stem)
 def test_conf_composes_and_says_what_the_class_says(file):
     conf = OmegaConf.load(file)
     task = instantiate(conf, path="FILE") if file.stem == "jsonl" else instantiate(conf)

@@ -18,7 +18,7 @@ LARGEST_CHANGE = 19  # the largest number that one step adds or subtracts
 LARGEST_VALUE = 99
 LARGEST_FACTOR = 5  # the largest number of groups, and of things in each group, in a step of kind `groups`
 ORDINALS = ("First", "Next", "Then", "Finally")
-_ANSWER = re.compile(r"The answer is (-?\d+)\.")
+_ANSWER = re.compile(r"The answer is (-?\d+)\.(?!\d)")  # "3.5." is no whole number
 
 
 @dataclass(frozen=True)

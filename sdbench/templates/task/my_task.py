@@ -1,4 +1,4 @@
-"""`MyTask`: word problems with two steps, and a score that reads the last number of the answer."""
+"""`MyTask`: word problems with two steps, and a score that reads the number of "The answer is N."."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from sdbench.tasks import Prompt
 from sdbench.tasks.base import check_limit
 from sdbench.validate import whole
 
-NUMBER = re.compile(r"-?\d+(?:\.\d+)?")
+# One fixed form. The last number of a text may be a step, a list's number or a unit.
+STATED = re.compile(r"The answer is (-?\d+)\.(?!\d)")
 
 
 class MyTask:
@@ -44,6 +45,6 @@ class MyTask:
         return prompts[:limit]
 
     def score(self, prompt: Prompt, text: str) -> float:
-        """Return 1 if the last number of the answer is right, else 0. The text ends before the stop string."""
-        numbers = NUMBER.findall(text)
-        return float(bool(numbers) and float(numbers[-1]) == float(prompt.reference or "nan"))
+        """Return 1 if the last stated answer is right, else 0. The text ends before the stop string."""
+        stated = STATED.findall(text)
+        return float(stated[-1:] == [prompt.reference])

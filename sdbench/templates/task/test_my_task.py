@@ -9,16 +9,15 @@ from sdbench.errors import InputError
 @pytest.mark.parametrize(
     ("text", "score"),
     [
-        (" 8", 1),
-        ("8.", 1),
-        ("8.0", 1),
         ("10 + 2 = 12. 12 - 4 = 8. The answer is 8.", 1),
-        ("Leo has **8** books, of course", 1),
-        ("8 or 9", 0),
-        ("18", 0),
-        ("8.5", 0),
-        ("-8", 0),
-        ("eight", 0),
+        ("1. 12 books\n2. 8 books\nThe answer is 8. He sold 4.", 1),
+        ("The answer is 9. No. The answer is 8.", 1),
+        ("The answer is 8. No. The answer is 9.", 0),
+        ("The answer is 18.", 0),
+        ("The answer is 8.5.", 0),
+        ("The answer is -8.", 0),
+        ("The answer is eight.", 0),
+        ("10 + 2 - 4 = 8", 0),
         ("", 0),
     ],
 )
@@ -33,7 +32,7 @@ def test_every_prompt_has_its_own_id_and_an_answer_that_scores():
     task = MyTask(largest=12)
     prompts = task.prompts()
     assert len({prompt.id for prompt in prompts}) == len(prompts) == 30
-    assert [task.score(prompt, f" {prompt.reference}") for prompt in prompts] == [1] * 30
+    assert [task.score(prompt, f"The answer is {prompt.reference}.") for prompt in prompts] == [1] * 30
 
 
 def test_a_limit_takes_the_first_prompts():
