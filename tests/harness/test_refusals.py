@@ -105,7 +105,10 @@ CASES = {
     "new tokens of the wrong type": (["max_new_tokens=null", "tasks.max_new_tokens=x"], "tasks.max_new_tokens is 'x'"),
     "no prompts file": (["tasks.path=/no/such/file.jsonl"], "/no/such/file.jsonl"),
     "a file that is a switch": (["tasks.path=true"], "tasks.path is true; it must be a text"),
-    "a stop that is a number": (["tasks.stop=[1]"], "tasks.stop[0] is 1; it must be a text"),
+    "a stop that is a number": (
+        ["tasks.stop=[1]"],
+        "tasks.stop[0] is 1; it must be a text (as a text it is written 'tasks.stop=[\"1\"]').",
+    ),
     "a category that is a number": (["tasks.category=1"], "tasks.category is 1; it must be a text or a list"),
     "a field that is a list": (["tasks.id_field=[a]"], "tasks.id_field is ['a']; it must be a text, or null."),
     "a prompt field that is null": (["tasks.prompt_field=null"], "tasks.prompt_field is null; it must be a text."),
