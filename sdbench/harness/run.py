@@ -32,6 +32,7 @@ from sdbench.lm.model import LanguageModel
 from sdbench.lm.programs.modes import programs_of
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
+from sdbench.paths import expanded
 from sdbench.runs.environment import environment
 from sdbench.runs.lock import held
 from sdbench.runs.record import RunFolder, claim
@@ -46,7 +47,7 @@ def folder_of(plan: Plan) -> RunFolder:
     """Claim the run's folder and return it. It may hold blocks of an earlier attempt at the same run."""
     identity = run_id(plan.config, plan.identities, plan.prompts_sha256)
     out = plan.config["out"] or Path("results") / "runs" / f"{plan.config['name']}-{identity}"
-    return claim(Path(str(out)), identity)
+    return claim(expanded(out), identity)
 
 
 def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, Any], bool]:
@@ -203,10 +204,20 @@ class NullRunFolder:
 
 
 def _report(out: Path, png: bool) -> list[Path]:
-    """Write the report of a run, and return the paths of its PNG files. png: also write each figure as PNG, for a tracker."""
+    """Write the report of a run, and return the paths of its PNG files. png: also write each figure as PNG, for a tracker.
+
+    A report that fails ends no run, because everything measured is in the folder already.
+    """
     from sdbench.analysis.report.write import report
 
-    return sorted(report([out], png=png).parent.rglob("*.png"))
+    try:
+        return sorted(report([out], png=png).parent.rglob("*.png"))
+    except (
+        Exception
+    ) as error:  # a full disk, a font, a style of the user's: the drawing library raises different exceptions
+        said = f"{type(error).__name__}: {error}"
+        print(f"sdbench: the report was not written ({said}); `sdbench report {out}` writes it.", file=sys.stderr)
+        return []
 
 
 def _measure(

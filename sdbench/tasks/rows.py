@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 
 from sdbench.errors import InputError
 from sdbench.hub_access import reachable
+from sdbench.paths import expanded
 
 DATA_FOLDER = "SDBENCH_DATA"
 _KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
@@ -111,7 +112,7 @@ def rows_of(task: str, path: str | None, file_name: str | None, hub: Mapping[str
 
 def _file_of(path: str | None, file_name: str | None) -> Path | None:
     if path is not None:
-        file = Path(path).expanduser()
+        file = expanded(path)
         if not file.exists() or file.is_dir():
             raise InputError(f"There is no file {path}; tasks.path must name a JSON-lines file.")
         return file

@@ -45,6 +45,10 @@ CASES = {
         "arms.fsd.rule.threshold is 'high'; it must be a number.",
     ),
     "no draft": (["arms=[sd]", "arms.sd.draft_length=0"], "at least 1"),
+    "a draft length without a draft": (
+        ["arms=[ar]", "++arms.ar.draft_length=3"],
+        "the arm has no proposer: leave it out",
+    ),
     "K larger than the pool": (["arms=[sd]", "arms.sd.draft_length=1000"], "256"),
     "temperature": (["sampling.temperature=-1"], "sampling.temperature is -1; it must be a number in [0, inf)."),
     "a temperature that is no number": (["sampling.temperature=nan"], "sampling.temperature is nan"),
