@@ -329,6 +329,8 @@ def _warm_up(plan: Plan, arm: Arm) -> None:
     # In compiled modes the warm-up has the full length, so that every shape of a real answer is compiled.
     eager = plan.config["hardware"]["execution"] == "eager"
     new = min(WARMUP_TOKENS, plan.max_new_tokens) if eager else plan.max_new_tokens
+    if not eager:
+        print(f"sdbench: {arm.name} warms up and makes its programs; the first time takes minutes.", file=sys.stderr)
     plan.take_cores(arm.threads)
     for _ in range(2):  # a method that calibrates its draft length is warmed up again with the new length
         trace = Trace()

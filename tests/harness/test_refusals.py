@@ -91,6 +91,10 @@ CASES = {
     "a device that is none": (["hardware.device=foo"], "foo"),
     "no such dtype": (["hardware.dtype=float7"], "float7"),
     "no such execution": (["hardware.execution=fast"], "one of eager, compile, cudagraph"),
+    "a quantised model in compiled programs": (
+        ["hardware.execution=compile", "++models.target.quantization=torchao-int8"],
+        "has quantization=torchao-int8, which compiled programs do not support: choose eager.",
+    ),
     "no threads": (["hardware.threads=0"], "hardware.threads is 0"),
     "threads of an arm": (
         ["arms=[ar_two_cores]", "arms.ar_two_cores.threads=two"],
