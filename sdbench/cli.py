@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import Any
 
 from sdbench import __version__
 from sdbench.errors import InputError, RunError
+from sdbench.paths import expanded
 
+PLAIN = ("report", "compare", "status", "push", "ls", "doctor")  # verbs without overrides
 OK, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 USAGE = """\
@@ -38,6 +40,10 @@ overrides are Hydra's:  models=NAME arms=[NAME,...] tasks=NAME hardware=NAME tra
 
 def main(argv: list[str] | None = None) -> None:
     """Run a command, and exit with its status (docs/design.md). argv: by default, the words of the command line."""
+    os.environ["MPLBACKEND"] = "agg"  # figures become files; a backend of the user could need a screen
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a locale may lack a sign of a table, which must not end a run
+            stream.reconfigure(errors="replace")
     sys.exit(_status(sys.argv[1:] if argv is None else argv))
 
 
@@ -48,6 +54,8 @@ def _status(argv: list[str]) -> int:
     try:
         if flags:
             raise InputError(f"There is no option {flags[0]}; see sdbench --help.")
+        if overrides and options.verb in PLAIN:
+            raise InputError(f"sdbench {options.verb} takes no overrides: leave out '{overrides[0]}'.")
         with contextlib.suppress(ValueError):  # Python allows this in the main thread only
             signal.signal(signal.SIGTERM, _terminated)
         return options.verb_of(options, overrides)
@@ -92,7 +100,7 @@ def _parser() -> argparse.ArgumentParser:
 
     def verb(name: str, function: Any, help: str) -> argparse.ArgumentParser:
         sub = verbs.add_parser(name, help=help)
-        sub.set_defaults(verb_of=function)
+        sub.set_defaults(verb=name, verb_of=function)
         return sub
 
     for name, function, help in (
@@ -101,15 +109,15 @@ def _parser() -> argparse.ArgumentParser:
         ("train", _train, "train the tiny family again"),
     ):
         sub = verb(name, function, help)
-        sub.add_argument("--config-dir", type=Path, help="another folder of configs: your own arms, rules, tasks")
+        sub.add_argument("--config-dir", type=expanded, help="another folder of configs: your own arms, rules, tasks")
         sub.add_argument("--cfg", action="store_true", help="print the resolved config and stop")
         if name == "run":
             sub.add_argument("-m", "--multirun", action="store_true", help="a sweep over comma-separated values")
             sub.add_argument("--dry-run", action="store_true", help="say what would run, and whether it fits")
     report = verb("report", _report, "tables and figures of finished runs")
-    report.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    report.add_argument("folders", nargs="+", type=expanded, metavar="DIR")
     report.add_argument(
-        "--out", type=Path, help="folder of the report (default: report/ in the folder of the first run)"
+        "--out", type=expanded, help="folder of the report (default: report/ in the folder of the first run)"
     )
     report.add_argument(
         "--highlight", metavar="NAME[,NAME]", help="arms that the figures draw larger and with a dark rim"
@@ -122,24 +130,24 @@ def _parser() -> argparse.ArgumentParser:
         "--margin", type=float, help="of the non-inferiority test, in points of score (default: the first run's)"
     )
     verb("status", _status_of, "list the finished, failed, stopped and running runs in some folders").add_argument(
-        "folders", nargs="+", type=Path, metavar="DIR"
+        "folders", nargs="+", type=expanded, metavar="DIR"
     )
     push = verb("push", _push, "send finished runs to Weights & Biases, each once")
-    push.add_argument("folders", nargs="+", type=Path, metavar="DIR")
+    push.add_argument("folders", nargs="+", type=expanded, metavar="DIR")
     push.add_argument("--mode", choices=("online", "offline"), default="online", help="offline: files for `wandb sync`")
     push.add_argument("--project", help="project that receives the runs (default: from each run's config)")
     push.add_argument("--entity", help="owner of the project")
     simulated = verb(
         "simulate", _simulate, "simulate the speed of each method on a machine, from the recorded outcomes of a run"
     )
-    simulated.add_argument("folder", type=Path, metavar="DIR")
-    simulated.add_argument("--save", type=Path, help="write the latencies that the run measured, as a latency file")
+    simulated.add_argument("folder", type=expanded, metavar="DIR")
+    simulated.add_argument("--save", type=expanded, help="write the latencies that the run measured, as a latency file")
     tuned = verb("tune", _tune, "predict the fastest method and lengths")
-    tuned.add_argument("--config-dir", type=Path, help="another folder of configs")
+    tuned.add_argument("--config-dir", type=expanded, help="another folder of configs")
     new = verb("new", _new, "write the files of a new rule, drafter or task")
     new.add_argument("kind", metavar="KIND", help="rule, drafter or task")
     new.add_argument("name", metavar="NAME", help="the name of the module, and the name in configs")
-    new.add_argument("folder", type=Path, metavar="DIR", help="folder for the files; created if missing")
+    new.add_argument("folder", type=expanded, metavar="DIR", help="folder for the files; created if missing")
     verb("ls", _ls, "list the names that configs can use").add_argument("group", nargs="?")
     verb("doctor", _doctor, "list this machine's hardware, and the families and tasks that can run")
     return parser
@@ -203,7 +211,8 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if not fresh:
         print("This run was finished before, so nothing ran again.")
     show(summary)
-    print(f"report: {out / 'report' / 'report.html'}")
+    if (page := out / "report" / "report.html").is_file():
+        print(f"report: {page}")
     _print_document({"out": str(out), "summary": summary})
     return OK
 
@@ -319,12 +328,12 @@ def _train(options: argparse.Namespace, overrides: list[str]) -> int:
     from sdbench.training.recipe import TrainRecipe
     from sdbench.training.recipes.tiny_family import train_family
 
-    out = Path(config["out"] or "results/runs/train/family")
+    out = expanded(config["out"] or "results/runs/train/family")
     try:
         recipe = TrainRecipe.from_mapping(config["train"])
     except (TypeError, KeyError) as error:
         raise InputError(f"The training recipe cannot be read: {error}.") from error
-    ladder = train_family(recipe, Path(config["work"] or out.parent / "work"), out)
+    ladder = train_family(recipe, expanded(config["work"] or out.parent / "work"), out)
     for fault in ladder.faults():
         print(f"not held: {fault}")
     _print_document({"out": str(out), "ladder": ladder.as_dict()})

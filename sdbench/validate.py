@@ -173,7 +173,9 @@ def _wrong(name: str, value: Any, hint: Any) -> str:
     advice = ""
     if isinstance(value, bool | int | float) and _fault(name, "", hint) is None:
         word = {True: "true", False: "false"}[value] if isinstance(value, bool) else repr(value)
-        advice = f" (as a text it is written '{name}=\"{word}\"')"
+        key, entry, _ = name.partition("[")
+        word = f'["{word}"]' if entry else f'"{word}"'
+        advice = f" (as a text it is written '{key}={word}')"
     return f"{name} is {shown(value)}; it must be {_described(hint)}{advice}."
 
 

@@ -41,6 +41,12 @@ def test_ls_names_what_there_is(capsys):
         (["run", "--nosuch"], "no option --nosuch"),
         (["report", "/no/such/folder"], "/no/such/folder"),
         (["run", "--config-dir", "/no/such/folder"], "is no folder"),
+        (["ls", "arms", "limit=3"], "sdbench ls takes no overrides: leave out 'limit=3'"),
+        (["doctor", "models=tiny"], "sdbench doctor takes no overrides"),
+        (["report", "/no/such/folder", "--png", "limit=3"], "sdbench report takes no overrides"),
+        (["compare", "/no/such/folder", "--arms", "ar,sd", "limit=3"], "sdbench compare takes no overrides"),
+        (["run", "hydra.run.dir=/tmp"], "has no effect on a single run"),
+        (["run", "hydra.sweeper.params.limit=1"], "has no effect on a single run"),
     ],
 )
 def test_refusals(capsys, words, expected):

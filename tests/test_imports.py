@@ -15,7 +15,9 @@ import sdbench
 
 ROOT = Path(sdbench.__file__).parent
 
-BASE = {"child_process", "device", "errors", "hub_access", "keyed_random", "sampling", "stopping", "theory", "validate"}
+BASE = {
+    "child_process", "device", "errors", "hub_access", "keyed_random", "paths", "sampling", "stopping", "theory", "validate",
+}  # fmt: skip
 STEPS = BASE | {"models", "lm"}
 DRAFTS = STEPS | {"acceptance", "drafting"}
 DECODES = DRAFTS | {"asynchronous", "decoding"}
@@ -26,6 +28,7 @@ ALLOWED = {
     "device": set(),
     "errors": set(),
     "hub_access": set(),
+    "paths": set(),
     "stopping": set(),
     "theory": set(),
     "validate": {"errors"},

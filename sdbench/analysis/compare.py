@@ -84,7 +84,7 @@ def comparison(first: Side, second: Side, margin: float | None = None) -> dict[s
 def _speed(first: Side, second: Side, apart: Differences) -> dict[str, Any]:
     void = [side.name for side in (first, second) if side.summary.get("void")]
     if void:
-        why = "other greedy tokens than the baseline's, or numbers that are not finite"
+        why = "other greedy tokens than the baseline's, numbers that are not finite, or an error"
         return {"verdict": REFUSED, "reason": f"{' and '.join(void)} gave {why}: void"}
     if apart.hardware is not None:
         return {"verdict": REFUSED, "reason": apart.hardware}

@@ -45,6 +45,8 @@ class Speculative:
         draft_length = proposer.own_length or draft_length if proposer else draft_length
         if draft_length < 1 and proposer is not None:
             raise InputError(f"draft_length is {draft_length}; a speculative arm must draft at least 1 token.")
+        if draft_length > 0 and proposer is None:
+            raise InputError(f"draft_length is {draft_length}, but the arm has no proposer: leave it out, or give one.")
         self.target = verifier
         self.rule: AcceptanceRule = rule or Exact()
         self.proposer: Proposer = proposer or NoDraft()

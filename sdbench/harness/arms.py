@@ -25,6 +25,7 @@ class Arm:
 
     threads: of torch; None means the number of the hardware profile.
     not_finite: says where its numbers first were not finite, once a block showed this.
+    failure: the error that stopped it, once it raised one.
     """
 
     name: str
@@ -32,6 +33,7 @@ class Arm:
     decoder: Decoder
     threads: int | None = None
     not_finite: str | None = None
+    failure: str | None = None
 
     @property
     def apart(self) -> set[str]:

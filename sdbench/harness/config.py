@@ -15,6 +15,7 @@ from sdbench.errors import InputError
 from sdbench.harness.grids import expand_grids
 from sdbench.harness.override_words import as_overrides, quote
 from sdbench.harness.schema import Comparison
+from sdbench.paths import expanded
 
 # Our launchers `basic` and `joblib` have the names of Hydra's launchers. So Hydra checks them against its schema, and warns.
 warnings.filterwarnings("ignore", message=r"\s*'hydra/launcher/\w+' is validated against ConfigStore schema")
@@ -80,9 +81,10 @@ def hydra_words(overrides: Sequence[str], extra: Path | None = None, sweep: bool
     sweep: whether commas separate values. Raises: InputError.
     """
     if extra is not None:
-        extra = extra.expanduser()
+        extra = expanded(extra)
         if not extra.is_dir():
             raise InputError(f"--config-dir {extra} is no folder.")
+        check_folder("--config-dir", extra.resolve())
         sys.path.insert(0, str(extra.resolve()))
     lm_eval_tasks = [name for name in choices("tasks", extra) if name.startswith("lm_eval/")]
     for word in overrides:
@@ -90,8 +92,14 @@ def hydra_words(overrides: Sequence[str], extra: Path | None = None, sweep: bool
         if member in ("null", "") and group in GROUPS and group != "experiment":
             raise InputError(f"{group} is {member or 'empty'}; it must name one: {', '.join(choices(group, extra))}.")
     words = as_overrides([word for word in overrides if word != "experiment=null"], lm_eval_tasks, sweep)
-    folders = [quote(f"file://{folder.resolve()}") for folder in search_path(extra)]
+    folders = [quote(f"file://{folder.resolve()}", interpolate=False) for folder in search_path(extra)]
     return [*words, f"hydra.searchpath=[{','.join(folders)}]"] if folders else words
+
+
+def check_folder(what: str, folder: Path) -> None:
+    """Refuse a folder of which Hydra would read a part as a reference. what: its use, for the message. Raises: InputError."""
+    if "${" in str(folder):
+        raise InputError(f"{what}: the path {folder} holds '${{', which Hydra reads as a reference: rename the folder.")
 
 
 def compose(
@@ -106,8 +114,8 @@ def compose(
     from omegaconf.errors import OmegaConfBaseException
 
     for word in overrides:
-        if re.match(r"\+*hydra[/.]launcher", word):
-            raise InputError(f"'{word}' has no effect on a single run: launchers start the runs of a sweep (-m).")
+        if re.match(r"[+~]*hydra[/.](?!searchpath|sweeper\.params=null)", word):
+            raise InputError(f"'{word}' has no effect on a single run: Hydra's own settings are for a sweep (-m).")
     words = hydra_words(overrides, extra)
     try:
         composed = _composed(words, name)

@@ -11,13 +11,13 @@ import json
 import re
 import shlex
 from collections.abc import Collection, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
 
 from sdbench.errors import InputError
 from sdbench.harness.simulated_acceptance import KNOB
+from sdbench.paths import expanded
 
 _WORD = re.compile(r"(?P<sign>\+\+|\+|~)?(?P<key>[^=]*)=(?P<value>.*)", re.DOTALL)
 # No config file has these keys: the axes of a grid, and forced acceptance. Hydra must add them.
@@ -68,11 +68,14 @@ def quote(text: str, interpolate: bool = True) -> str:
 
 def _readable(key: str, value: str, sweep: bool) -> str:
     """Return a value in a form that Hydra's grammar can read. Raises: InputError."""
+    plain_path = _exists(value)
+    if plain_path and "${" in value:
+        return quote(value, interpolate=False)
     value = _STRINGS.sub(_unescaped, value)
     parsed = _parses(f"{key}={value}")
     if parsed is not None and not parsed.is_sweep_override():
         return value
-    if _exists(value):
+    if plain_path:
         return quote(value)
     if parsed is not None:
         if sweep:
@@ -98,9 +101,11 @@ def _readable(key: str, value: str, sweep: bool) -> str:
 
 
 def _exists(value: str) -> bool:
+    """Tell whether a value is a path that exists, or a new path in a folder whose name holds special signs."""
+    path = expanded(value)
     try:
-        return Path(value).expanduser().exists()
-    except (OSError, ValueError, RuntimeError):  # the value cannot be the name of a file
+        return path.exists() or any(set(str(folder)) & set(",${") and folder.exists() for folder in path.parents)
+    except (OSError, ValueError):  # the value cannot be the name of a file
         return False
 
 

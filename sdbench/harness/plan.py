@@ -162,7 +162,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     for role, spec in used.items():
         dtype_of(role, spec.dtype or hardware["dtype"])
         check_device(role, spec.device or hardware["device"])
-        check_execution(role, hardware["execution"], spec.device or hardware["device"])
+        check_execution(role, hardware["execution"], spec.device or hardware["device"], spec.quantization)
         _check_revision(spec)
     prompts = task.prompts(config["limit"])
     if not prompts:

@@ -18,6 +18,7 @@ from typing import Any
 import torch
 
 from sdbench.decoding.base import Request
+from sdbench.errors import InputError, RunError
 from sdbench.harness.arms import Arm, make
 from sdbench.harness.blocks import decode, rotated
 from sdbench.harness.build import build
@@ -32,6 +33,7 @@ from sdbench.lm.model import LanguageModel
 from sdbench.lm.programs.modes import programs_of
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
+from sdbench.paths import expanded
 from sdbench.runs.environment import environment
 from sdbench.runs.lock import held
 from sdbench.runs.record import RunFolder, claim
@@ -46,7 +48,7 @@ def folder_of(plan: Plan) -> RunFolder:
     """Claim the run's folder and return it. It may hold blocks of an earlier attempt at the same run."""
     identity = run_id(plan.config, plan.identities, plan.prompts_sha256, plan.own_code)
     out = plan.config["out"] or Path("results") / "runs" / f"{plan.config['name']}-{identity}"
-    return claim(Path(str(out)), identity)
+    return claim(expanded(out), identity)
 
 
 def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, Any], bool]:
@@ -94,7 +96,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
             tables = folder.journal.tables()
             same = identities(plan, arms, models.get("target"), tables["sequences"])
             lost = Counter(fault["arm"] for fault in folder.faults)
-            meta = {arm.name: _meta(plan, arm, same[arm.name], lost[arm.name], folder.not_finite) for arm in arms}
+            meta = {arm.name: _meta(plan, arm, same[arm.name], lost[arm.name], folder) for arm in arms}
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 shared = len(folder.shared_blocks)
@@ -125,7 +127,10 @@ def _environment(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:
             f"sdbench: revision {was[:8]} measured a part of this run; revision {(here or 'unknown')[:8]} measures the rest.",
             file=sys.stderr,
         )
-    kept = {"earlier_revisions": earlier, **{name: before.get(name) for name in ("faults", "memory", "not_finite")}}
+    kept = {
+        "earlier_revisions": earlier,
+        **{name: before.get(name) for name in ("faults", "memory", "not_finite", "arm_failures")},
+    }
     return {**now, **found, **{key: value for key, value in kept.items() if value}}
 
 
@@ -199,15 +204,32 @@ class NullRunFolder:
     def note_not_finite(self, arm: str, said: str) -> None:
         return None
 
+    @property
+    def arm_failures(self) -> dict[str, str]:
+        return {}
+
+    def note_arm_failure(self, arm: str, said: str) -> None:
+        return None
+
     def add_to_environment(self, **facts: Any) -> None:
         return None
 
 
 def _report(out: Path, png: bool) -> list[Path]:
-    """Write the report of a run, and return the paths of its PNG files. png: also write each figure as PNG, for a tracker."""
+    """Write the report of a run, and return the paths of its PNG files. png: also write each figure as PNG, for a tracker.
+
+    A report that fails ends no run, because everything measured is in the folder already.
+    """
     from sdbench.analysis.report.write import report
 
-    return sorted(report([out], png=png).parent.rglob("*.png"))
+    try:
+        return sorted(report([out], png=png).parent.rglob("*.png"))
+    except (
+        Exception
+    ) as error:  # a full disk, a font, a style of the user's: the drawing library raises different exceptions
+        said = f"{type(error).__name__}: {error}"
+        print(f"sdbench: the report was not written ({said}); `sdbench report {out}` writes it.", file=sys.stderr)
+        return []
 
 
 def _measure(
@@ -223,6 +245,7 @@ def _measure(
         plan.ranks.give(arms)
     for arm in arms:
         stack.callback(arm.decoder.close)
+        arm.failure = folder.arm_failures.get(arm.name)
     views = {model.name: model for arm in arms for model in arm.decoder.models}
     bare, peak = ReferenceForwards(views), PeakMemory({model.device for model in models.values()})
     todo = [
@@ -236,7 +259,9 @@ def _measure(
             if arm.peer:
                 plan.take_cores(arm.threads)
                 arm.peer.open(plan.batch_size, plan.slots)
-        _warm_up(plan, arms)
+        for arm in arms:
+            with _void_after_an_error(plan, folder, arm):
+                _warm_up(plan, arm)
         _freeze(folder, views, arms)
     shown = plan.ranks is None or plan.ranks.first
     bar = Progress([arm.name for arm in arms], len(finished), len(finished) + len(todo), shown)
@@ -247,8 +272,13 @@ def _measure(
         for repeat, block in todo:
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": [], "bare": []}
             for arm in rotated(arms, block + repeat):
-                with nullcontext() if arm.peer else peak.watched():  # a peer allocates its own caches
+                if arm.failure:
+                    continue
+                part = None
+                with _void_after_an_error(plan, folder, arm), nullcontext() if arm.peer else peak.watched():
                     part = decode(plan, arm, plan.blocks[block], block, repeat)
+                if part is None:
+                    continue
                 if arm.fault:
                     folder.note_fault(arm.name, block, repeat, arm.fault)
                 if arm.not_finite:
@@ -273,25 +303,46 @@ def _measure(
     return arms, models
 
 
-def _warm_up(plan: Plan, arms: list[Arm]) -> None:
-    """Decode the first prompts with every arm, and discard the results. First-time costs then fall outside the measurement."""
-    for arm in arms:
-        prompts = plan.prompts[: plan.config["warmup"] * plan.batch_size]
-        requests = [Request(tokens, f"warm-up {prompt.id}") for prompt, tokens in prompts]
-        # In compiled modes the warm-up has the full length, so that every shape of a real answer is compiled.
-        eager = plan.config["hardware"]["execution"] == "eager"
-        new = min(WARMUP_TOKENS, plan.max_new_tokens) if eager else plan.max_new_tokens
-        plan.take_cores(arm.threads)
-        for _ in range(2):  # a method that calibrates its draft length is warmed up again with the new length
-            trace = Trace()
-            decoded = arm.decoder.generate(
-                requests, plan.sampling, plan.stop, new, seed=plan.seed, rows=plan.batch_size, trace=trace
-            )
-            for _ in decoded:
-                pass
-            trace.close()
-            if not arm.decoder.calibrate(trace):
-                break
+@contextmanager
+def _void_after_an_error(plan: Plan, folder: RunFolder | NullRunFolder, arm: Arm) -> Iterator[None]:
+    """Let the other arms go on if this arm raises an error: it takes no further part, and its row is void.
+
+    An error of the baseline, of a rank, of the machine or of the input ends the run.
+    """
+    try:
+        yield
+    except (InputError, RunError, OSError):
+        raise
+    except Exception as error:
+        if arm.name == plan.baseline or plan.ranks is not None:
+            raise
+        arm.failure = f"{type(error).__name__}: {error}".splitlines()[0]
+        folder.note_arm_failure(arm.name, arm.failure)
+        print(f"sdbench: {arm.name} failed ({arm.failure}). Its row is void; the other arms go on.", file=sys.stderr)
+
+
+def _warm_up(plan: Plan, arm: Arm) -> None:
+    """Decode the first prompts with an arm, and discard the results. First-time costs then fall outside the measurement."""
+    if arm.failure:
+        return
+    prompts = plan.prompts[: plan.config["warmup"] * plan.batch_size]
+    requests = [Request(tokens, f"warm-up {prompt.id}") for prompt, tokens in prompts]
+    # In compiled modes the warm-up has the full length, so that every shape of a real answer is compiled.
+    eager = plan.config["hardware"]["execution"] == "eager"
+    new = min(WARMUP_TOKENS, plan.max_new_tokens) if eager else plan.max_new_tokens
+    if not eager:
+        print(f"sdbench: {arm.name} warms up and makes its programs; the first time takes minutes.", file=sys.stderr)
+    plan.take_cores(arm.threads)
+    for _ in range(2):  # a method that calibrates its draft length is warmed up again with the new length
+        trace = Trace()
+        decoded = arm.decoder.generate(
+            requests, plan.sampling, plan.stop, new, seed=plan.seed, rows=plan.batch_size, trace=trace
+        )
+        for _ in decoded:
+            pass
+        trace.close()
+        if not arm.decoder.calibrate(trace):
+            break
 
 
 def _freeze(folder: RunFolder | NullRunFolder, models: Mapping[str, LanguageModel], arms: list[Arm]) -> None:
@@ -311,7 +362,7 @@ def _devices(plan: Plan, role: str, apart: bool) -> list[str]:
     return [f"{device} ({role}'s own core)" if apart and device == "cpu" else device]
 
 
-def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int, not_finite: Mapping[str, str]) -> Any:
+def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int, folder: RunFolder) -> Any:
     """Return the facts of an arm that the summary needs besides the tables. lost: blocks that went on without a draft."""
     return {
         "lossless": arm.decoder.lossless,
@@ -324,7 +375,8 @@ def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int, not_
         "simulated_acceptance": arm.simulated,
         "identity": identity,
         "lost_draft_blocks": lost,
-        "not_finite": not_finite.get(arm.name),
+        "not_finite": folder.not_finite.get(arm.name),
+        "failure": folder.arm_failures.get(arm.name),
     }
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from sdbench.errors import InputError, RunError
-from sdbench.harness.config import config_dir, hydra_words, resolved, sentence_of
+from sdbench.harness.config import check_folder, config_dir, hydra_words, resolved, sentence_of
 from sdbench.harness.override_words import quote
 
 LEDGER, GROUP = "SDBENCH_LEDGER", "SDBENCH_SWEEP"
@@ -52,6 +52,7 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     _check_launcher(overrides)
+    check_folder("A sweep's working folder", Path.cwd())
     words = hydra_words(overrides, extra, sweep=True)
     group = hashlib.sha256("\n".join(sorted(overrides)).encode()).hexdigest()[:8]
     folder = (SWEEPS / group).resolve()

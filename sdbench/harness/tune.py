@@ -2,8 +2,8 @@
 
 A short probe run decodes some prompts with one setting of each method. It records the times of the forwards of every model. It also
 records the rank of each target token in the order of each smaller model. From these, `sdbench.simulate.events` PREDICTS the speed
-of every other setting, round by round. `sdbench.harness.lookup_replay` replays each setting of look-up over the target's answers. The
-result names the fastest setting and the command that runs it.
+of every other setting, round by round. `sdbench.harness.lookup_replay` replays each setting of look-up over the target's answers.
+The result names the fastest setting and the command that runs it.
 """
 
 from __future__ import annotations

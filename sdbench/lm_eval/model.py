@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from lm_eval.models.huggingface import HFLM
 from lm_eval.models.utils import handle_stop_sequences, postprocess_generated_text
+from lm_eval.utils import simple_parse_args_string
 from tqdm import tqdm
 
 from sdbench.decoding.base import Request, slots_needed
@@ -38,7 +39,21 @@ log = logging.getLogger(__name__)
 
 # A plan needs a prompt to check. lm-eval supplies the prompts of the measurement.
 _PLANNED = ("tasks=stories", "limit=1", "max_new_tokens=1")
-
+# Settings of `sdbench run` that an lm-eval model does not use, and what lm-eval has instead.
+_NOT_USED = {
+    "arms": "--model_args arm=NAME",
+    "tasks": "--tasks",
+    "limit": "--limit",
+    "max_new_tokens": "--gen_kwargs max_gen_toks=N",
+    "sampling": "--gen_kwargs do_sample=true,temperature=T,top_k=K,top_p=P",
+    "chat": "--apply_chat_template",
+    "batch_size": "--batch_size",
+    "device": "--device",
+    "out": "--output_path",
+    "tracker": "--wandb_args",
+    "repeats": "the field 'repeats' of a task's YAML",
+    **dict.fromkeys(("name", "baseline", "warmup", "ignore_eos", "margin", "verify", "experiment")),
+}
 
 _HF: Any = HFLM  # its decorator hides its type
 
@@ -47,7 +62,8 @@ class ArmLM(_HF):
     """One arm of the bench with one family of models.
 
     arm: the arm's name. batch_size: the number of rows that decode together. device: replaces the device of the hardware profile.
-    overrides: as for `sdbench run`, for example models="smollm2" or **{"arms.sd.draft_length": 6}. Errors: InputError.
+    overrides: the models, the hardware, the seed and the arm's knobs, as for `sdbench run`: for example models="smollm2" or
+    **{"arms.sd.draft_length": 6}. Errors: InputError; also for a setting that lm-eval has an option for.
     """
 
     def __init__(
@@ -62,6 +78,8 @@ class ArmLM(_HF):
             raise InputError(
                 f"batch_size is {batch_size}; an arm decodes a fixed number of rows: give a whole number, no 'auto'."
             )
+        for name in overrides:
+            _check_used(name)
         words = [f"{name}={_word(value)}" for name, value in overrides.items()]
         if device != PROFILE:
             words.append(f"hardware.device={device}")
@@ -82,6 +100,19 @@ class ArmLM(_HF):
         tokenizer = self.plan.family.tokenizer
         super().__init__(self.models["target"].model, backend="causal", tokenizer=tokenizer, batch_size=self.rows)
         self.pretrained = self.plan.specs["target"].path
+
+    @classmethod
+    def create_from_arg_string(cls, arg_string: str, additional_config: dict[str, Any] | None = None) -> ArmLM:
+        """Make the model from the text of --model_args. Errors: InputError."""
+        return cls.create_from_arg_obj(simple_parse_args_string(arg_string), additional_config)
+
+    @classmethod
+    def create_from_arg_obj(cls, arg_dict: dict[str, Any], additional_config: dict[str, Any] | None = None) -> ArmLM:
+        """Make the model from --model_args and from lm-eval's own options. Errors: InputError, for a word in both."""
+        options = {name: value for name, value in (additional_config or {}).items() if value is not None}
+        for name in arg_dict.keys() & options.keys():
+            _check_used(name)
+        return cls(**arg_dict, **options)
 
     def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]:
         """Decode the arm's answers, and cut each before its stop string. Errors: InputError, before any decoding."""
@@ -198,6 +229,16 @@ class ArmLM(_HF):
             self.unseen |= new
             names = ", ".join(sorted(new))
             log.warning("%s: likelihoods are the target's; such tasks do not see the arm '%s'", names, self.arm.name)
+
+
+def _check_used(name: str) -> None:
+    """Refuse a word of --model_args that has no effect on an lm-eval model. Errors: InputError."""
+    key = name.lstrip("+~")
+    word = key if key in _NOT_USED else key.partition(".")[0]
+    if word in _NOT_USED and (word == key or word != "arms"):
+        instead = _NOT_USED[word]
+        advice = f"lm-eval has {instead}" if instead else "leave it out"
+        raise InputError(f"'{name}' in --model_args has no effect on a model of lm-eval: {advice}.")
 
 
 def _word(value: Any) -> str:

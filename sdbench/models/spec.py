@@ -10,6 +10,7 @@ from typing import Literal
 
 from sdbench.errors import InputError
 from sdbench.models.weight_files import refuse_adapter
+from sdbench.paths import expanded
 
 PACKAGED = "pkg://"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
@@ -51,7 +52,7 @@ def resolve(spec: ModelSpec) -> Source:
     """Find the source that a spec's path refers to. Errors: InputError if there is none."""
     if spec.path.startswith(PACKAGED):
         return Source("folder", str(_packaged(spec)), packaged=True)
-    path = Path(spec.path).expanduser()
+    path = expanded(spec.path)
     knob = f"models.{spec.role}.path"
     if path.is_dir():
         return Source("folder", str(_with_config(spec, path)))

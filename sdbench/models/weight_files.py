@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import pickle
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ ADAPTER = "adapter_config.json"
 _WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 _POINTER = b"version https://git-lfs"
 _LEGACY_PICKLE = b"\x80\x02\x8a\n"  # how a file of an old torch begins; newer files are zip archives
+_CUT = "is no whole PyTorch weight file: it is cut short or corrupted, so fetch it again"
 # Number types that a weight can have in a checkpoint without a quantization config.
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 
@@ -146,15 +149,27 @@ def _check_safetensors(file: Path, quantized: bool) -> None:
 
 
 def _check_bin(file: Path) -> None:
-    """Refuse an incomplete .bin file. It is a zip archive with its directory at the end, or a pickle of an old torch."""
-    with file.open("rb") as content:
-        begin = content.read(len(_LEGACY_PICKLE))
-    if begin == _LEGACY_PICKLE:
-        return
+    """Refuse a .bin file that is incomplete or holds other things than named tensors. A zip archive's tensors are not read."""
+    import torch
+
     try:
-        with zipfile.ZipFile(file) as archive:
-            whole = any(name.endswith("data.pkl") for name in archive.namelist())
-    except (zipfile.BadZipFile, OSError, ValueError):
-        whole = False
-    if not whole:
-        raise InputError(f"{file} is no whole PyTorch weight file: it is cut short or corrupted, so fetch it again.")
+        tensors = torch.load(file, map_location="meta", weights_only=True, mmap=zipfile.is_zipfile(file))
+    except pickle.UnpicklingError as error:
+        if "Weights only load failed" in str(error) and _begins_as_torch(file):
+            raise InputError(
+                f"{file} may hold Python objects, not tensors alone, so it is not opened; fetch it again, or take the "
+                "model in safetensors."
+            ) from error
+        raise InputError(f"{file} {_CUT}.") from error
+    except Exception as error:  # the reader raises different types
+        raise InputError(f"{file} {_CUT}.") from error
+    if not isinstance(tensors, Mapping) or not all(isinstance(tensor, torch.Tensor) for tensor in tensors.values()):
+        raise InputError(
+            f"{file} is no table of tensors by name: take the file that `save_pretrained` wrote, or a model in safetensors."
+        )
+
+
+def _begins_as_torch(file: Path) -> bool:
+    """Tell whether a file begins as torch writes it, in the zip format or in the older one."""
+    with file.open("rb") as content:
+        return zipfile.is_zipfile(file) or content.read(len(_LEGACY_PICKLE)) == _LEGACY_PICKLE

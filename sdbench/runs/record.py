@@ -119,6 +119,15 @@ class RunFolder:
         """Record where an arm's numbers were not finite, unless an earlier place is recorded. said: the place."""
         self.add_to_environment(not_finite={arm: said, **self.not_finite})
 
+    @property
+    def arm_failures(self) -> dict[str, str]:
+        """For each arm that an error stopped: the error."""
+        return self.environment.get("arm_failures") or {}
+
+    def note_arm_failure(self, arm: str, said: str) -> None:
+        """Record the error that stopped an arm. The other arms continue."""
+        self.add_to_environment(arm_failures={**self.arm_failures, arm: said})
+
     def ask(self, prompts: Mapping[str, Mapping[str, Any]]) -> None:
         """Write `prompts.json`. prompts: by id, the `text` that the models read and the `reference` (None if there is none)."""
         write_text(self.path / _PROMPTS, _json(prompts))

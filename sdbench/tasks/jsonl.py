@@ -14,9 +14,9 @@ class JsonLines(DatasetTask):
     """Read prompts from a file.
 
     path: the file. prompt_field, reference_field, category_field, id_field: the names of the fields (reference, category
-    and id are optional; the default id is the line number). chat: whether a prompt is the user message of a chat; if
-    not, the model continues plain text. stop: strings that end an answer. category: one category or a list (None: all).
-    max_new_tokens: the longest answer, in tokens. With a reference field, an answer scores 1 if it equals the reference;
+    and id are optional and can be numbers; the default id is the line number). chat: whether a prompt is the user message of a
+    chat; if not, the model continues plain text. stop: strings that end an answer. category: one category or a list (None:
+    all). max_new_tokens: the longest answer, in tokens. With a reference field, an answer scores 1 if it equals the reference;
     the comparison ignores case and outer blanks. Errors: InputError without a path.
     """
 
@@ -46,13 +46,13 @@ class JsonLines(DatasetTask):
 
     def prompt(self, row: Row) -> Prompt:
         text = row.text(self.prompt_field)
-        number = str(row.get(self.id_field, object)) if self.id_field else f"jsonl/{row.number}"
+        number = row.label(self.id_field) if self.id_field else f"jsonl/{row.number}"
         return Prompt(
             id=number,
             text=text,
             messages=(Message("user", text),) if self.chat else (),
-            reference=row.text(self.reference_field) if self.reference_field else None,
-            category=row.text(self.category_field) if self.category_field else "",
+            reference=row.label(self.reference_field) if self.reference_field else None,
+            category=row.label(self.category_field) if self.category_field else "",
         )
 
     def score(self, prompt: Prompt, text: str) -> float | None:

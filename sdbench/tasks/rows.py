@@ -1,24 +1,30 @@
 """Read the rows of a prompt set from a JSON-lines file or, without a file, from the Hugging Face hub.
 
-The argument `path` names the file. Without it, `rows_of` looks for the set's usual file in the folder that the environment
-variable SDBENCH_DATA names.
+The argument `path` names the file. It can be a pipe, gzip can have packed it, and its text is UTF-8, UTF-16 or UTF-32. Without
+a path, `rows_of` looks for the set's usual file in the folder that the environment variable SDBENCH_DATA names.
 """
 
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import os
 import zlib
 from collections.abc import Iterator, Mapping
+from contextlib import ExitStack
+from math import isfinite
 from pathlib import Path
+from shlex import quote
 from typing import Any, TypeVar
 
 from sdbench.errors import InputError
 from sdbench.hub_access import data_set_at_hand
+from sdbench.paths import expanded
 
 DATA_FOLDER = "SDBENCH_DATA"
 _KINDS = {str: "a text", dict: "an object", list: "a list", int: "a whole number"}
+_GZIP = b"\x1f\x8b"  # how a file that gzip packed begins
 T = TypeVar("T")
 
 
@@ -38,9 +44,11 @@ class Row:
 
     def get(self, field: str, kind: type[T]) -> T:
         """Return a field. Errors: InputError if it is missing or of another type."""
-        if field not in self:
+        if field not in self.fields:
             raise InputError(f"{self.where}: the field '{field}' is missing; there are: {', '.join(self.fields)}.")
         value = self.fields[field]
+        if value is None:
+            raise InputError(f"{self.where}: the field '{field}' is null; it must have a value.")
         if not isinstance(value, kind):
             expected = _KINDS.get(kind, kind.__name__)
             raise InputError(f"{self.where}: the field '{field}' should be {expected}, not {type(value).__name__}.")
@@ -53,6 +61,15 @@ class Row:
             raise InputError(f"{self.where}: the field '{field}' is empty.")
         self._written(field, value)
         return value
+
+    def label(self, field: str) -> str:
+        """Return a text field; a number or a switch becomes text as JSON writes it. Errors: InputError."""
+        value = self.fields.get(field)
+        if not isinstance(value, int | float):
+            return self.text(field)
+        if not isfinite(value):
+            raise InputError(f"{self.where}: the field '{field}' is {value}; it must be a text or a finite number.")
+        return json.dumps(value)
 
     def first(self, field: str) -> str:
         """Return the first text of a field with a list of texts: the first turn of a conversation. Errors: InputError."""
@@ -95,8 +112,8 @@ def rows_of(task: str, path: str | None, file_name: str | None, hub: Mapping[str
 
 def _file_of(path: str | None, file_name: str | None) -> Path | None:
     if path is not None:
-        file = Path(path).expanduser()
-        if not file.is_file():
+        file = expanded(path)
+        if not file.exists() or file.is_dir():
             raise InputError(f"There is no file {path}; tasks.path must name a JSON-lines file.")
         return file
     folder = os.environ.get(DATA_FOLDER)
@@ -106,26 +123,58 @@ def _file_of(path: str | None, file_name: str | None) -> Path | None:
 
 
 def _read_file(file: Path) -> Iterator[Row]:
-    number = 0
+    number, encoding = 0, "UTF-8"
     try:
-        with gzip.open(file, "rb") if file.suffix == ".gz" else file.open("rb") as lines:
+        with ExitStack() as stack:
+            content = stack.enter_context(file.open("rb"))
+            if content.peek(2)[:2] == _GZIP:
+                content = stack.enter_context(gzip.GzipFile(fileobj=content))
+            encoding = json.detect_encoding(content.peek(4)[:4]).upper()
+            lines = content if encoding.startswith("UTF-8") else io.TextIOWrapper(content, encoding)
             for number, line in enumerate(lines, start=1):
-                if line.strip():
-                    yield _parsed(line, f"{file}, line {number}", number)
+                text = line if isinstance(line, str) else _decoded(line, file, number)
+                if text.strip():
+                    yield _parsed(text, file, number)
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file} is not {encoding} text after line {number}; {_convert(file)}.") from error
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file} cannot be read after line {number}: {error}.") from error
 
 
-def _parsed(line: bytes, where: str, number: int) -> Row:
+def _decoded(line: bytes, file: Path, number: int) -> str:
     try:
-        fields = json.loads(line.decode())
+        return line.decode("utf-8-sig")  # joined files have a mark in the middle
     except UnicodeDecodeError as error:
-        raise InputError(f"{where}: not UTF-8 text (byte {error.start + 1} of the line).") from error
+        raise InputError(
+            f"{file}, line {number}: not UTF-8 text (byte {error.start + 1} of the line); {_convert(file)}."
+        ) from error
+
+
+def _parsed(text: str, file: Path, number: int) -> Row:
+    where = f"{file}, line {number}"
+    try:
+        fields = json.loads(text)
     except json.JSONDecodeError as error:
+        if number == 1 and text.strip()[0] in "[{" and error.pos >= len(text.rstrip()):
+            raise InputError(f"{where}: {_more_than_a_line(text, file)}.") from error
         raise InputError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from error
+    if isinstance(fields, list) and number == 1:
+        raise InputError(f"{where}: {_more_than_a_line(text, file)}.")
     if not isinstance(fields, dict):
         raise InputError(f"{where}: each line must be a JSON object, not {type(fields).__name__}.")
     return Row(fields, where, number)
+
+
+def _convert(file: Path) -> str:
+    return f"convert it, as with: iconv -f ENCODING -t UTF-8 {quote(str(file))} > NEW.jsonl"
+
+
+def _more_than_a_line(text: str, file: Path) -> str:
+    """Say that a file is one JSON document, and how it becomes JSON lines. text: its first line."""
+    what, part = ("a JSON list", "'.[]'") if text.lstrip().startswith("[") else ("an object over several lines", ".")
+    return (
+        f"this is {what}, not JSON lines; write one object a line, as with: jq -c {part} {quote(str(file))} > NEW.jsonl"
+    )
 
 
 def _read_hub(task: str, file_name: str | None, hub: Mapping[str, Any] | None) -> Iterator[Row]:

@@ -45,6 +45,10 @@ CASES = {
         "arms.fsd.rule.threshold is 'high'; it must be a number.",
     ),
     "no draft": (["arms=[sd]", "arms.sd.draft_length=0"], "at least 1"),
+    "a draft length without a draft": (
+        ["arms=[ar]", "++arms.ar.draft_length=3"],
+        "the arm has no proposer: leave it out",
+    ),
     "K larger than the pool": (["arms=[sd]", "arms.sd.draft_length=1000"], "256"),
     "temperature": (["sampling.temperature=-1"], "sampling.temperature is -1; it must be a number in [0, inf)."),
     "a temperature that is no number": (["sampling.temperature=nan"], "sampling.temperature is nan"),
@@ -87,6 +91,10 @@ CASES = {
     "a device that is none": (["hardware.device=foo"], "foo"),
     "no such dtype": (["hardware.dtype=float7"], "float7"),
     "no such execution": (["hardware.execution=fast"], "one of eager, compile, cudagraph"),
+    "a quantised model in compiled programs": (
+        ["hardware.execution=compile", "++models.target.quantization=torchao-int8"],
+        "has quantization=torchao-int8, which compiled programs do not support: choose eager.",
+    ),
     "no threads": (["hardware.threads=0"], "hardware.threads is 0"),
     "threads of an arm": (
         ["arms=[ar_two_cores]", "arms.ar_two_cores.threads=two"],
@@ -105,7 +113,10 @@ CASES = {
     "new tokens of the wrong type": (["max_new_tokens=null", "tasks.max_new_tokens=x"], "tasks.max_new_tokens is 'x'"),
     "no prompts file": (["tasks.path=/no/such/file.jsonl"], "/no/such/file.jsonl"),
     "a file that is a switch": (["tasks.path=true"], "tasks.path is true; it must be a text"),
-    "a stop that is a number": (["tasks.stop=[1]"], "tasks.stop[0] is 1; it must be a text"),
+    "a stop that is a number": (
+        ["tasks.stop=[1]"],
+        "tasks.stop[0] is 1; it must be a text (as a text it is written 'tasks.stop=[\"1\"]').",
+    ),
     "a category that is a number": (["tasks.category=1"], "tasks.category is 1; it must be a text or a list"),
     "a field that is a list": (["tasks.id_field=[a]"], "tasks.id_field is ['a']; it must be a text, or null."),
     "a prompt field that is null": (["tasks.prompt_field=null"], "tasks.prompt_field is null; it must be a text."),

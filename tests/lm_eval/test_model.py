@@ -137,11 +137,41 @@ def test_what_no_decoder_does_is_refused(tiny_ar, options, reason, monkeypatch):
         ({"arm": "none_such"}, "no arm 'none_such'"),
         ({"arm": "sd", "arms.sd.grid.draft_length": [2, 3]}, "one arm, without a grid"),
         ({"device": "cuda:7"}, "device"),
+        ({"models.target.pth": "x"}, "did you mean 'path'"),
+        (
+            {"sampling.temperature": 0.7},
+            "no effect on a model of lm-eval: lm-eval has --gen_kwargs do_sample=true,temp",
+        ),
+        ({"++sampling.top_k": 3}, "--gen_kwargs"),
+        ({"max_new_tokens": 5}, "lm-eval has --gen_kwargs max_gen_toks=N"),
+        ({"limit": 3}, "lm-eval has --limit"),
+        ({"tasks": "gsm8k"}, "lm-eval has --tasks"),
+        ({"tasks.stop": ["x"]}, "lm-eval has --tasks"),
+        ({"chat": True}, "lm-eval has --apply_chat_template"),
+        ({"out": "x"}, "lm-eval has --output_path"),
+        ({"tracker": "wandb"}, "lm-eval has --wandb_args"),
+        ({"tracker.mode": "online"}, "lm-eval has --wandb_args"),
+        ({"repeats": 2}, "the field 'repeats' of a task's YAML"),
+        ({"arms": ["sd"]}, "lm-eval has --model_args arm=NAME"),
+        ({"warmup": 0}, "'warmup' in --model_args has no effect on a model of lm-eval: leave it out"),
+        ({"ignore_eos": True}, "leave it out"),
+        ({"verify.alpha": 0.1}, "leave it out"),
+        ({"experiment": "bench"}, "leave it out"),
     ],
 )
-def test_models_that_cannot_be(options, reason):
+def test_models_that_cannot_be(options: dict[str, Any], reason):
     with pytest.raises(InputError, match=reason):
         ArmLM(**options)
+
+
+@pytest.mark.parametrize("word", ["batch_size=2", "device=cpu", "limit=3", "sampling.temperature=0.7"])
+def test_words_of_lm_evals_own_options(word, capsys):
+    """lm-eval gives its options to the model too, so such a word would arrive twice."""
+    words = ["--model", "sdbench", "--model_args", f"arm=ar,models=tiny,{word}", "--tasks", TASK, "--limit", "1"]
+    assert main(["run", *words]) == 2
+    said = capsys.readouterr().err
+    name = word.partition("=")[0]
+    assert f"'{name}' in --model_args has no effect on a model of lm-eval: lm-eval has --" in said
 
 
 def test_likelihoods_are_the_targets(tiny_ar, caplog):

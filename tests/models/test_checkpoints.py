@@ -57,6 +57,19 @@ def cut_in_half(file: Path, held) -> None:
     os.truncate(file, file.stat().st_size // 2)
 
 
+def damaged(file: Path, held) -> None:
+    torch.save(held, file)
+    content = bytearray(file.read_bytes())
+    start = content.find(b"data.pkl") + 60
+    content[start : start + 60] = b"\xff" * 60
+    file.write_bytes(content)
+
+
+def half_of_an_old_one(file: Path, held) -> None:
+    torch.save(held, file, _use_new_zipfile_serialization=False)
+    os.truncate(file, file.stat().st_size // 2)
+
+
 def adapter(folder: Path) -> None:
     (folder / "adapter_config.json").write_text(json.dumps({"peft_type": "LORA", "base_model_name_or_path": "meta/x"}))
     save_file({"base_model.model.a.lora_A.weight": torch.zeros(4, 32)}, folder / "adapter_model.safetensors")
@@ -119,6 +132,19 @@ MISFITS = {
         as_bin(lambda file, held: torch.save({"a": config_of("llama")}, file)),
         r"hold Python objects, not tensors alone, .* take the model in safetensors",
     ),
+    "a damaged directory in a bin file": (as_bin(damaged), r"pytorch_model\.bin is no whole PyTorch weight file"),
+    "half a bin file of an old torch": (
+        as_bin(half_of_an_old_one),
+        r"pytorch_model\.bin is no whole PyTorch weight file",
+    ),
+    "a list in a bin file": (
+        as_bin(lambda file, held: torch.save([1, 2], file)),
+        r"pytorch_model\.bin is no table of tensors by name",
+    ),
+    "a trainer's state in a bin file": (
+        as_bin(lambda file, held: torch.save({"state_dict": held}, file)),
+        r"pytorch_model\.bin is no table of tensors by name: take the file that `save_pretrained` wrote",
+    ),
     "a pointer of Git LFS": (
         lambda folder: (folder / "model.safetensors").write_text(POINTER),
         r"model\.safetensors is a Git LFS pointer and not the weights: run `git lfs pull`",
@@ -167,9 +193,17 @@ def test_what_does_not_fit_is_refused(name, tmp_path):
     assert "\n" not in str(caught.value)
 
 
-def test_a_sound_bin_file_is_read(tmp_path):
+def test_a_damaged_bin_file_is_refused_before_the_weights_are_read(tmp_path):
+    saved(tmp_path)
+    as_bin(half_of_an_old_one)(tmp_path)
+    with pytest.raises(InputError, match=r"pytorch_model\.bin is no whole PyTorch weight file"):
+        check_family({"target": spec(tmp_path)})
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_a_sound_bin_file_is_read(tmp_path, zipped):
     expected = saved(tmp_path)(IDS).logits
-    as_bin(lambda file, held: torch.save(held, file))(tmp_path)
+    as_bin(lambda file, held: torch.save(held, file, _use_new_zipfile_serialization=zipped))(tmp_path)
     assert torch.equal(load_weights(spec(tmp_path))(IDS).logits, expected)
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
+import os
 import sys
+import threading
 from collections import Counter
 
 import pytest
 
 from sdbench.errors import InputError
+from sdbench.harness.build import build
 from sdbench.tasks import prompts_sha256
 from sdbench.tasks.jsonl import JsonLines
 from sdbench.tasks.mt_bench import MTBench
@@ -114,6 +118,84 @@ def test_files_that_cannot_be_read(tmp_path):
     (tmp_path / "cut.jsonl.gz").write_bytes(whole[:-20])
     with pytest.raises(InputError, match=r"cut\.jsonl\.gz"):
         JsonLines(path=str(tmp_path / "cut.jsonl.gz")).prompts()
+
+
+ROW = {"prompt": "Wie heißt du?", "kind": 1, "answer": 42, "id": 7}
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-le", "utf-16-be", "utf-32"])
+@pytest.mark.parametrize("newline", ["\n", "\r\n"])
+@pytest.mark.parametrize("packed", [False, True])
+def test_files_of_other_programs(encoding, newline, packed, tmp_path):
+    """Editors on Windows write a mark or UTF-16. The name does not say whether a file is packed."""
+    text = newline.join(["", json.dumps(ROW, ensure_ascii=False), "", "  ", json.dumps({**ROW, "id": 8}), ""])
+    content = text.encode(encoding)
+    file = tmp_path / "prompts"
+    file.write_bytes(gzip.compress(content) if packed else content)
+    prompts = JsonLines(path=str(file), id_field="id").prompts()
+    assert [(prompt.id, prompt.text) for prompt in prompts] == [("7", ROW["prompt"]), ("8", ROW["prompt"])]
+
+
+def test_files_that_were_joined(tmp_path):
+    file = tmp_path / "joined.jsonl"
+    file.write_bytes((json.dumps(ROW) + "\n").encode("utf-8-sig") * 2)
+    assert len(JsonLines(path=str(file)).prompts()) == 2
+
+
+def test_a_pipe(tmp_path):
+    """Process substitution names a pipe, which can be read once."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(json.dumps(ROW).encode(),))
+    writer.start()
+    assert [prompt.text for prompt in JsonLines(path=str(pipe)).prompts()] == [ROW["prompt"]]
+    writer.join()
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (json.dumps([ROW]).encode(), r"line 1: this is a JSON list, not JSON lines; .* jq -c '\.\[\]'"),
+        (json.dumps([ROW], indent=1).encode(), r"line 1: this is a JSON list, not JSON lines"),
+        (
+            json.dumps(ROW, indent=1).encode(),
+            r"line 1: this is an object over several lines, not JSON lines; .* jq -c \.",
+        ),
+        (b'{"prompt": "\xe9"}', r"line 1: not UTF-8 text \(byte 13 of the line\); convert it, as with: iconv"),
+        (json.dumps(ROW).encode("utf-16")[:-1], r"is not UTF-16 text after line 0; convert it"),
+    ],
+)
+def test_files_of_another_format(content, reason, tmp_path):
+    file = tmp_path / "other.json"
+    file.write_bytes(content)
+    with pytest.raises(InputError, match=rf"other\.json.*{reason}"):
+        JsonLines(path=str(file)).prompts()
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(1, "1"), (1.5, "1.5"), (True, "true"), (False, "false"), (0, "0"), ("x", "x")]
+)
+def test_labels_that_are_no_text(value, text, tmp_path):
+    file = str(write(tmp_path / "labels.jsonl", [{"prompt": "p", "c": value}, {"prompt": "q", "c": "other"}]))
+    task = JsonLines(path=file, id_field="c", reference_field="c", category_field="c", category=text)
+    (prompt,) = task.prompts()
+    assert (prompt.id, prompt.reference, prompt.category) == (text, text, text)
+    assert task.score(prompt, text) == 1
+
+
+@pytest.mark.parametrize("field", ["id_field", "reference_field", "category_field"])
+@pytest.mark.parametrize(
+    ("value", "reason"),
+    [
+        (None, "is null; it must have a value"),
+        ([1], "should be a text, not list"),
+        (math.nan, "a text or a finite number"),
+    ],
+)
+def test_labels_that_are_refused(field, value, reason, tmp_path):
+    file = str(write(tmp_path / "labels.jsonl", [{"prompt": "p", "c": value}]))
+    with pytest.raises(InputError, match=rf"line 1: the field 'c' .*{reason}"):
+        build({"_target_": "sdbench.tasks.jsonl.JsonLines", "path": file, field: "c"}, {}, "tasks").prompts()
 
 
 def categories(count):

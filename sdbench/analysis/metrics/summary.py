@@ -29,7 +29,7 @@ class ArmMeta(TypedDict):
     repeated; end_to_end_only: whether it cannot tell prefill from decoding (a peer); lost_draft_blocks: number of blocks
     that went on without a draft because its process failed; simulated_acceptance: whether acceptance was forced, not
     tested; identity: number of sequences whose greedy tokens equal the baseline's, part at a tie, or do not match.
-    not_finite: where the arm's numbers first were not finite (None: nowhere).
+    not_finite: where the arm's numbers first were not finite (None: nowhere). failure: the error that stopped the arm.
     """
 
     lossless: bool
@@ -43,6 +43,7 @@ class ArmMeta(TypedDict):
     simulated_acceptance: NotRequired[bool]
     identity: NotRequired[Mapping[str, int] | None]
     not_finite: NotRequired[str | None]
+    failure: NotRequired[str | None]
 
 
 def summarise(
@@ -194,7 +195,9 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "identity": None if identity is None else dict(identity),
         "lost_draft_blocks": meta.get("lost_draft_blocks", 0),
         "not_finite": meta.get("not_finite"),
-        "void": (identity is not None and identity["mismatches"] > 0) or meta.get("not_finite") is not None,
+        "failure": meta.get("failure"),
+        "void": (identity is not None and identity["mismatches"] > 0)
+        or any(meta.get(reason) is not None for reason in ("not_finite", "failure")),
         "prompts": int(sequences["prompt_id"].nunique()),
         "sequences": len(sequences),
         "config": dict(knobs),

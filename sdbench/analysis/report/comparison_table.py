@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from sdbench.runs.record import Run
 
 FLAGS = {
-    "V": "void: its greedy tokens are not the baseline's, apart from ties, or its numbers were not finite; its speed counts for "
-    "nothing",
+    "V": "void: its greedy tokens are not the baseline's, apart from ties, or its numbers were not finite, or an error stopped it; "
+    "its speed counts for nothing",
     "A": "SIMULATED ACCEPTANCE: the number of accepted tokens was forced, not tested; this shows the cost of the system, not its "
     "quality",
     "P": "a peer: the loop of another library or of a server; compared end to end, prefill included on both sides",
@@ -144,7 +144,8 @@ def footnotes(summary: Summary) -> list[str]:
     """The meaning of each flag that an arm of the summary has, why an arm is void, and the notes on the run's models."""
     raised = {flag for arm in summary["arms"].values() for flag in flags(arm)}
     meanings = [f"{flag}: {meaning}" for flag, meaning in FLAGS.items() if flag in raised]
-    broken = [f"{name}: {arm['not_finite']}" for name, arm in summary["arms"].items() if arm.get("not_finite")]
+    reasons = ((name, arm.get(reason)) for name, arm in summary["arms"].items() for reason in ("not_finite", "failure"))
+    broken = [f"{name}: {said}" for name, said in reasons if said]
     return [*meanings, *broken, *summary.get("notes", [])]
 
 

@@ -21,8 +21,8 @@ def execution_of(mode: str) -> Execution:
     return MODES[mode]()
 
 
-def check_execution(role: str, mode: str, device: str) -> None:
-    """Refuse an unknown mode, or a mode that cannot run on the device of the role.
+def check_execution(role: str, mode: str, device: str, quantization: str | None = None) -> None:
+    """Refuse an unknown mode, or a mode that cannot run on the device of the role or with its quantisation.
 
     Raises:
         InputError: with the reason and what to choose instead.
@@ -30,6 +30,11 @@ def check_execution(role: str, mode: str, device: str) -> None:
     kind = torch.device(device).type
     if mode not in MODES:
         raise InputError(f"hardware.execution is '{mode}'; it must be one of {', '.join(MODES)}.")
+    if mode == "compile" and quantization is not None:
+        raise InputError(
+            f"hardware.execution is compile, but {role} has quantization={quantization}, which compiled programs "
+            "do not support: choose eager."
+        )
     if mode == "cudagraph" and kind != "cuda":
         raise InputError(
             f"hardware.execution is cudagraph, but {role} is on {device}: choose a CUDA device, or compile."
