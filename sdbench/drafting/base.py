@@ -20,8 +20,11 @@ class Proposer(Protocol):
     own_length: the depth of its drafts, if it does not draft as many tokens as it is asked for. trees: it drafts token trees.
     """
 
-    own_length: int | None
-    trees: bool
+    @property
+    def own_length(self) -> int | None: ...
+
+    @property
+    def trees(self) -> bool: ...
 
     @property
     def name(self) -> str: ...

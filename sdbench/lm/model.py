@@ -243,7 +243,7 @@ class LanguageModel(ABC):
         mask = np.zeros((len(length), slots.shape[1], end), bool)
         mask[:, :unread] = every <= decided[:, :, None]
         mask[:, unread:] = every < length[:, None, None]
-        for row in np.flatnonzero(active):
+        for row in np.flatnonzero(active).tolist():
             stop = int(length[row])
             own = trees[row].ancestors[first - 1 : nodes[1], : nodes[1]]
             mask[row, unread : unread + len(own), stop : stop + own.shape[1]] = own
