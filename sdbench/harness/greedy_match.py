@@ -1,8 +1,8 @@
 """Compare the greedy tokens of arms that claim to be lossless with those of the baseline.
 
-Where two outputs part, both tokens must tie with the target's best logit (`sdbench.harness.ties`). The comparison then goes on: one
-forward of the target scores the rest of the arm's output, and each token must be the target's own choice after the tokens before
-it, or tie with it. Such an output counts as a tie. Any other difference is a mismatch, and makes the arm's row void.
+Where two outputs part, both tokens must tie with the target's best logit (`sdbench.harness.ties`). The comparison then goes on. One
+forward of the target scores the rest of the arm's output. Each token must be the target's own choice after the tokens before it, or
+tie with it. Such an output counts as a tie. Any other difference is a mismatch, and makes the arm's row void.
 """
 
 from __future__ import annotations

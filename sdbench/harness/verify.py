@@ -154,7 +154,10 @@ def _oracle(plan: Plan) -> dict[str, float | None]:
 
 
 def _generated(target: Transformer, prompt: list[int], plan: Plan) -> list[int]:
-    """Return the greedy output of `generate` of transformers for one prompt. It ends at stop strings like the output of an arm."""
+    """Return the greedy output of `generate` of transformers for one prompt, under the rules of the model's generation config.
+
+    It ends at stop strings like the output of an arm.
+    """
     ids = torch.tensor([prompt], device=target.device)
     eos = None if plan.config["ignore_eos"] else list(plan.family.eos) or None
     generate: Any = target.model.generate
@@ -164,7 +167,6 @@ def _generated(target: Transformer, prompt: list[int], plan: Plan) -> list[int]:
         max_new_tokens=plan.max_new_tokens,
         do_sample=False,
         num_beams=1,
-        repetition_penalty=1.0,
         eos_token_id=eos,
         pad_token_id=eos[0] if eos else 0,
     )

@@ -7,6 +7,8 @@ import pytest
 from scipy.stats import binom
 
 from sdbench.harness.verify import Finding, smallest_shift, table
+from tests.family import save_family
+from tests.harness.conftest import Bench
 
 
 def last_line(capsys) -> dict:
@@ -70,3 +72,19 @@ def test_a_few_sampled_tokens_prove_nothing(bench, tmp_path, capsys):
     assert more["verdict"] == "lossless"
     for name, shift in more["detectable"].items():
         assert shift < (few["detectable"][name] or 1), name
+
+
+@pytest.mark.parametrize("more", [[], ["sampling.temperature=1", "repeats=10"]], ids=["greedy", "sampled"])
+def test_the_rules_of_a_generation_config_hold_in_the_checks(tmp_path, capsys, more):
+    """`generate` and the target's distribution follow a repetition penalty, as the arms do."""
+    paths = save_family(tmp_path)
+    file = paths["target"] / "generation_config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "repetition_penalty": 1.3}))
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text("\n".join(json.dumps({"prompt": f"number {i} and again number {i}: "}) for i in range(4)))
+    bench = Bench(paths, prompts)
+    assert bench.call("verify", tmp_path / "out", "arms=[ar,sd]", *more) == 0
+    arms = last_line(capsys)["arms"]
+    assert arms["ar"]["tokens"] > 40
+    if not more:
+        assert arms["sd"]["identical"] == 4
