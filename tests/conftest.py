@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,24 +10,13 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
-import jaxtyping
 import pytest
 import torch
 
-import tests.shapes  # noqa: F401  (the hook names it)
+from tests import shapes
 
-jaxtyping.install_import_hook("sdbench", "tests.shapes.check")  # shape annotations are checked while tests run
+shapes.install()
 
-CHECKED_SECONDS = 1.0
-# Proofs and pages that take over 20 seconds each. `make test-slow` runs them.
-LONG = {
-    "tests/asynchronous/test_amusd.py::test_lossless[3-1]",
-    "tests/asynchronous/test_lossless.py::test_two_drafted_tokens",
-    "tests/docs/test_blocks.py::test_the_page_is_planned[docs/add-a-rule.md]",
-    "tests/exactness/test_refill.py::test_the_second_sequence[pyramid]",
-    "tests/exactness/test_refill.py::test_the_second_sequence[ssd]",
-    "tests/test_new.py::test_a_printed_command_runs[rule-run]",
-}
 CORE = {"acceptance", "decoding", "drafting", "exactness", "test_sampling.py", "test_keyed_random.py"}  # below tests/
 
 
@@ -38,30 +26,15 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the core, which `pytest -m core` runs, and the long ones."""
+    """Mark the tests of the core, which `pytest -m core` runs."""
     root = Path(__file__).parent
     for item in items:
-        if item.nodeid in LONG:
-            item.add_marker(pytest.mark.slow)
-            continue
         if item.path.is_relative_to(root) and item.path.relative_to(root).parts[0] in CORE:
             item.add_marker(pytest.mark.core)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item):
-    """Check shape annotations in the first second of each test.
-
-    A proof by enumeration makes the same calls many thousand times. Checks of all of them would take twice its own time.
-    """
-    jaxtyping.config.update("jaxtyping_disable", False)
-    timer = threading.Timer(CHECKED_SECONDS, jaxtyping.config.update, ("jaxtyping_disable", True))
-    timer.daemon = True
-    timer.start()
-    try:
-        return (yield)
-    finally:
-        timer.cancel()
+def pytest_runtest_setup() -> None:
+    shapes.begin_test()
 
 
 def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
