@@ -14,14 +14,11 @@ import pytest
 import torch
 
 from tests import shapes
+from tests.skips import pytest_addoption as pytest_addoption, pytest_sessionfinish as pytest_sessionfinish
 
 shapes.install()
 
 CORE = {"acceptance", "decoding", "drafting", "exactness", "test_sampling.py", "test_keyed_random.py"}  # below tests/
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--max-skips", type=int, default=None, help="fail if more tests than this are skipped")
 
 
 @pytest.hookimpl(tryfirst=True)
@@ -35,18 +32,6 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 def pytest_runtest_setup() -> None:
     shapes.begin_test()
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail where more tests were skipped than `--max-skips` allows, so that no test is lost unseen."""
-    bound = session.config.getoption("--max-skips")
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if bound is None or reporter is None:  # xdist's workers have no reporter
-        return
-    skipped = len(reporter.stats.get("skipped", []))
-    if skipped > bound and exitstatus == 0:
-        reporter.write_line(f"{skipped} tests were skipped; --max-skips allows {bound}.", red=True)
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
 
 
 V = 97

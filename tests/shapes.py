@@ -19,7 +19,7 @@ from jaxtyping import jaxtyped
 
 F = TypeVar("F", bound=Callable[..., Any])
 SHAPED = ("Float[", "Int[", "Bool[", "UInt8[", "Shaped[")
-CALLS = 50  # an enumeration calls a function many thousand times, and a check takes longer than most functions
+CALLS = 20  # an enumeration calls a function many thousand times, and a check takes longer than most functions
 
 DEFINITIONS = 5  # a function inside a function is defined again in each call, and a wrapper takes a millisecond to make
 
