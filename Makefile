@@ -25,8 +25,9 @@ $(VENV)/.dev: $(VENV)/.run
 demo: $(VENV)/.run  ## Run the default comparison, and print its table and the path of its report
 	$(BIN)/sdbench run
 
-test: setup  ## Run the tests (no network, no GPU)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+MAX_SKIPS ?= 24
+test: setup  ## Run the tests (no network, no GPU); fail if more than MAX_SKIPS are skipped
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-skips $(MAX_SKIPS)
 
 test-all: test test-slow  ## Run the slow tests too
 

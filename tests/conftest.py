@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -11,69 +10,28 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_OFFLINE", "1")
 os.environ.setdefault("WANDB_MODE", "disabled")
 
-import jaxtyping
 import pytest
 import torch
 
-import tests.shapes  # noqa: F401  (the hook names it)
+from tests import shapes
+from tests.skips import pytest_addoption as pytest_addoption, pytest_sessionfinish as pytest_sessionfinish
 
-jaxtyping.install_import_hook("sdbench", "tests.shapes.check")  # shape annotations are checked while tests run
+shapes.install()
 
-CHECKED_SECONDS = 1.0
-# Proofs and pages that take over 20 seconds each. `make test-slow` runs them.
-LONG = {
-    "tests/asynchronous/test_amusd.py::test_lossless[3-1]",
-    "tests/asynchronous/test_lossless.py::test_two_drafted_tokens",
-    "tests/docs/test_blocks.py::test_the_page_is_planned[docs/add-a-rule.md]",
-    "tests/exactness/test_refill.py::test_the_second_sequence[pyramid]",
-    "tests/exactness/test_refill.py::test_the_second_sequence[ssd]",
-    "tests/test_new.py::test_a_printed_command_runs[rule-run]",
-}
 CORE = {"acceptance", "decoding", "drafting", "exactness", "test_sampling.py", "test_keyed_random.py"}  # below tests/
-
-
-def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--max-skips", type=int, default=None, help="fail if more tests than this are skipped")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the core, which `pytest -m core` runs, and the long ones."""
+    """Mark the tests of the core, which `pytest -m core` runs."""
     root = Path(__file__).parent
     for item in items:
-        if item.nodeid in LONG:
-            item.add_marker(pytest.mark.slow)
-            continue
         if item.path.is_relative_to(root) and item.path.relative_to(root).parts[0] in CORE:
             item.add_marker(pytest.mark.core)
 
 
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item):
-    """Check shape annotations in the first second of each test.
-
-    A proof by enumeration makes the same calls many thousand times. Checks of all of them would take twice its own time.
-    """
-    jaxtyping.config.update("jaxtyping_disable", False)
-    timer = threading.Timer(CHECKED_SECONDS, jaxtyping.config.update, ("jaxtyping_disable", True))
-    timer.daemon = True
-    timer.start()
-    try:
-        return (yield)
-    finally:
-        timer.cancel()
-
-
-def pytest_sessionfinish(session: pytest.Session, exitstatus: int) -> None:
-    """Fail where more tests were skipped than `--max-skips` allows, so that no test is lost unseen."""
-    bound = session.config.getoption("--max-skips")
-    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
-    if bound is None or reporter is None:  # xdist's workers have no reporter
-        return
-    skipped = len(reporter.stats.get("skipped", []))
-    if skipped > bound and exitstatus == 0:
-        reporter.write_line(f"{skipped} tests were skipped; --max-skips allows {bound}.", red=True)
-        session.exitstatus = pytest.ExitCode.TESTS_FAILED
+def pytest_runtest_setup() -> None:
+    shapes.begin_test()
 
 
 V = 97

@@ -24,7 +24,7 @@ MISTAKES = {  # in each method, one that its own test must find
     "drafter": ("text[behind : behind + length]", "text[start : start + length]"),
     "task": ("stated[-1:]", "stated[:1]"),
 }
-SMALL = ["limit=2", "max_new_tokens=24", "tracker=none"]
+SMALL = ["limit=1", "max_new_tokens=8", "tracker=none"]
 
 
 def tried(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:

@@ -84,17 +84,12 @@ class TabularModel(LanguageModel):
         if isinstance(wanted, int):
             wanted = torch.arange(tokens.shape[1] - wanted, tokens.shape[1]).expand(len(tokens), -1)
         logits = torch.empty(*wanted.shape, self.vocab, dtype=torch.float64)
-        held, position = self.held[rows], self.position[rows]
-        for row, query in itertools.product(range(len(tokens)), range(wanted.shape[1])):
-            at = int(wanted[row, query])
-            if mask is None:
-                seen = torch.arange(self.slots + 1) <= positions[row, at]
-            else:
-                seen = torch.zeros(self.slots + 1, dtype=torch.bool)
-                shown = mask[row, at, :stop]
-                seen[: len(shown)] = shown
-            visible = sorted(zip(position[row][seen].tolist(), held[row][seen].tolist(), strict=True))
-            logits[row, query] = self.table(tuple(token for _, token in visible)).log()
+        held, position = self.held[rows].tolist(), self.position[rows].tolist()  # lists: the tensors are tiny
+        for row, queries in enumerate(wanted.tolist()):
+            for query, at in enumerate(queries):
+                seen = [True] * (int(positions[row, at]) + 1) if mask is None else mask[row, at, :stop].tolist()
+                visible = sorted(itertools.compress(zip(position[row], held[row], strict=True), seen))
+                logits[row, query] = self.table(tuple(token for _, token in visible)).log()
         return StepOutput(logits)
 
 

@@ -1,29 +1,37 @@
 """Compare the greedy tokens of arms that claim to be lossless with those of the baseline.
 
-At the first difference, the target's two best logits decide. It is a rounding tie if the two outputs chose these two tokens, and
-the logits differ by less than epsilon. Ties are counted apart. Any other difference is a mismatch, and makes the arm's row void.
+Where two outputs part, both tokens must tie with the target's best logit (`sdbench.harness.ties`). The comparison then goes on. One
+forward of the target scores the rest of the arm's output. Each token must be the target's own choice after the tokens before it, or
+tie with it. Such an output counts as a tie. Any other difference is a mismatch, and makes the arm's row void.
 """
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 from collections.abc import Sequence
 
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from sdbench.harness.arms import Arm
 from sdbench.harness.plan import Plan
+from sdbench.harness.ties import coarser, tied
+from sdbench.lm.forward import widened
 from sdbench.lm.transformer import Transformer
+from sdbench.stopping import Stop
+
+_PART = 64  # positions that are compared at once, for their logits need memory
 
 
 def identities(
     plan: Plan, arms: Sequence[Arm], target: Transformer | None, sequences: pd.DataFrame
 ) -> dict[str, dict[str, int] | None]:
-    """Count for each arm the sequences that are identical to the baseline's, differ by a tie, or are mismatches.
+    """Count for each arm the sequences that are identical to the baseline's, differ by ties, or are mismatches.
 
-    An arm's value is None if it does not claim to be lossless. All values are None if the run samples, the baseline does not claim
-    to be lossless, or there is no target.
+    `tie_positions` counts the tied tokens. An arm's value is None if it does not claim to be lossless. All values are None if the
+    run samples, the baseline does not claim to be lossless, or there is no target.
     """
     claims = {arm.name for arm in arms if arm.decoder.lossless}
     if not plan.sampling.greedy or plan.baseline not in claims or target is None:
@@ -38,10 +46,12 @@ def identities(
         if arm.name not in claims:
             found[arm.name] = None
             continue
-        counts = {"identical": 0, "ties": 0, "mismatches": 0}
+        counts = Counter(identical=0, ties=0, mismatches=0, tie_positions=0)
         for prompt, repeat, tokens in _of(sequences, arm.name)[[*keys, "tokens"]].itertuples(index=False):
-            counts[_kind(plan, target, prompts[prompt], wanted.get((prompt, repeat)), list(tokens))] += 1
-        found[arm.name] = counts
+            got = list(tokens)
+            expected = wanted.get((prompt, repeat), got)  # a sequence without a baseline counts as identical
+            counts.update(compared(plan, target, prompts[prompt], expected, got))
+        found[arm.name] = dict(counts)
     return found
 
 
@@ -49,24 +59,64 @@ def _of(sequences: pd.DataFrame, arm: str) -> pd.DataFrame:
     return sequences[sequences["arm"] == arm]
 
 
-def _kind(plan: Plan, target: Transformer, prompt: list[int], wanted: list[int] | None, got: list[int]) -> str:
-    """Return the kind of a sequence: identical, ties or mismatches. A sequence without a baseline counts as identical."""
-    if wanted is None or got == wanted:
-        return "identical"
-    return "ties" if gap(target, prompt, wanted, got) < plan.config["verify"]["epsilon"] else "mismatches"
+def compared(plan: Plan, target: Transformer, prompt: list[int], wanted: list[int], got: list[int]) -> dict[str, int]:
+    """Compare two outputs of a prompt under a plan's stop, limit and epsilon. Return what `match` returns."""
+    return match(target, prompt, wanted, got, plan.stop, plan.max_new_tokens, plan.config["verify"]["epsilon"])
+
+
+def match(
+    target: Transformer,
+    prompt: list[int],
+    wanted: list[int],
+    got: list[int],
+    stop: Stop,
+    max_new_tokens: int,
+    epsilon: float | None = None,
+) -> dict[str, int]:
+    """Compare an arm's output with the wanted one. Return what to add to the counts of `identities`.
+
+    epsilon: the difference below which two logits tie; None: by the precision. `tie_positions` counts where the outputs part, and
+    each later token that is not the target's own choice.
+    """
+    if got == wanted:
+        return {"identical": 1}
+    at = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), None)
+    if at is None or not _ends_rightly(got, stop, max_new_tokens) or max(*got, wanted[at]) >= target.embedded:
+        return {"mismatches": 1}
+    logits = scored(target, prompt, got, at, max_new_tokens)
+    dtype = coarser(target.dtype, logits.dtype)
+    ours = torch.tensor(got[at:], device=logits.device)
+    if not bool(tied(_wide(logits[:1]), ours.new_tensor(wanted[at : at + 1]), dtype, epsilon)):
+        return {"mismatches": 1}
+    positions = 0
+    for part, tokens in zip(logits.split(_PART), ours.split(_PART), strict=True):
+        wide = _wide(part)
+        if not bool(tied(wide, tokens, dtype, epsilon).all()):
+            return {"mismatches": 1}
+        positions += int((wide.argmax(-1) != tokens).sum())
+    return {"ties": 1, "tie_positions": max(positions, 1)}
 
 
 @torch.inference_mode()
-def gap(target: Transformer, prompt: list[int], wanted: Sequence[int], got: Sequence[int]) -> float:
-    """Return the difference of the target's two best logits at the first token where two outputs differ.
+def scored(
+    target: Transformer, prompt: list[int], output: list[int], since: int, max_new_tokens: int
+) -> Float[Tensor, "T V"]:
+    """Return the target's logits for the tokens of an output from position `since` on, from one forward, under its rules."""
+    ids = torch.tensor([[*prompt, *output]], device=target.device)
+    logits = target.model(input_ids=ids, logits_to_keep=len(output) - since + 1).logits[0, :-1]
+    logits = widened(logits, target.vocab)
+    if target.rules is None:
+        return logits
+    rules, known = target.rules.start(prompt, max_new_tokens), [*prompt, *output]
+    ruled = [rules(known[: len(prompt) + since + place], one) for place, one in enumerate(logits)]
+    return torch.stack(ruled)
 
-    The result is infinite if one output is the beginning of the other, or if the outputs did not choose these two tokens.
-    """
-    at = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), None)
-    if at is None:
-        return math.inf
-    ids = torch.tensor([[*prompt, *wanted[:at]]], device=target.device)
-    best = target.model(input_ids=ids, logits_to_keep=1).logits[0, -1].float().topk(2)
-    if {wanted[at], got[at]} != set(best.indices.tolist()):
-        return math.inf
-    return float(best.values[0] - best.values[1])
+
+def _ends_rightly(tokens: list[int], stop: Stop, max_new_tokens: int) -> bool:
+    """Say whether an output ends at its first stop, or at the limit if nothing stops it."""
+    kept = stop.start().push(tokens)
+    return len(tokens) == (max_new_tokens if kept is None else kept)
+
+
+def _wide(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

@@ -55,9 +55,9 @@ class Sampling:
 
 @dataclass
 class Verify:
-    """Hold the tolerances of `sdbench verify`."""
+    """Hold the tolerances of the comparison of greedy tokens and of `sdbench verify`."""
 
-    epsilon: Annotated[float, Range(0)]
+    epsilon: Annotated[float, Range(0)] | None
     alpha: Open
 
 

@@ -16,7 +16,7 @@ from sdbench.sampling import Sampler, Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
 
-NEW = 24
+NEW = 16
 SAMPLINGS = {"greedy": Sampling(), "sampled": Sampling(0.8, top_k=30, top_p=0.95)}
 
 
@@ -34,11 +34,11 @@ def pair(architecture):
     return Transformer("target", random_model(architecture)), Transformer("draft", near)
 
 
-def decode(decoder, sampling, rows=1):
+def decode(decoder, sampling, rows=1, new=NEW):
     trace = Trace()
     finished = {
         item.request.name: item.tokens
-        for item in decoder.generate(requests(), sampling, NeverStop(), NEW, seed=3, rows=rows, trace=trace)
+        for item in decoder.generate(requests(), sampling, NeverStop(), new, seed=3, rows=rows, trace=trace)
     }
     trace.close()
     return finished, trace
@@ -115,7 +115,7 @@ def test_hits_are_what_the_ranks_say():
     """Greedy: an outcome is held exactly if its rank is within the fan-out at its place."""
     target, draft = pair("llama")
     fan_out = Geometric(14, acceptance=0.7, exponent=1.0)
-    _, trace = decode(Speculative(target, Exact(), SSDDrafter(draft, fan_out, process=False), 4), Sampling())
+    _, trace = decode(Speculative(target, Exact(), SSDDrafter(draft, fan_out, process=False), 4), Sampling(), new=24)
     counts = fan_out.counts(4, V, True)
     checked = 0
     for row, following in zip(trace.rounds, trace.rounds[1:], strict=False):
@@ -223,7 +223,7 @@ def test_glue_reads_one_token_where_the_branch_was_read_already():
     _, trace = decode(Speculative(target, Exact(), SSDDrafter(draft, Uniform(3), process=False), 3), Sampling(), 3)
     assert {step["tokens"] for step in trace.steps if step["kind"] == "glue"} == {1}
     _, trace = decode(
-        Speculative(target, Exact(), SSDDrafter(draft, Uniform(3), Lookup(), process=False), 3), Sampling()
+        Speculative(target, Exact(), SSDDrafter(draft, Uniform(3), Lookup(), process=False), 3), Sampling(), new=24
     )
     assert {step["tokens"] for step in trace.steps if step["kind"] == "glue"} > {1}, (
         "the look-up read no token, so all are read now"

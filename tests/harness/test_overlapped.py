@@ -38,7 +38,7 @@ class Faulty(Neural):
 def overlapped(bench, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "overlapped"
     arms = "arms=[ar,sd,ssd,pearl,amusd,sd_two_cores]"
-    assert bench.call("run", out, arms, "hardware=cpu_pair", "arms.sd.grid.draft_length=[2,4]", "limit=8") == 0
+    assert bench.call("run", out, arms, "hardware=cpu_pair", "arms.sd.grid.draft_length=[2,4]", "limit=4") == 0
     assert not multiprocessing.active_children()
     return out
 

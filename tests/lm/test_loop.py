@@ -57,8 +57,22 @@ ARMS = {
 @pytest.mark.parametrize("arm", ARMS)
 @pytest.mark.parametrize("rows", [1, 3])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
-@pytest.mark.parametrize("architecture", ["llama", "qwen3-sliding", pytest.param("gpt2", marks=pytest.mark.slow)])
-@pytest.mark.parametrize("mode", [Interpreted, Replayed])
+@pytest.mark.parametrize(
+    ("mode", "architecture"),
+    [
+        (Interpreted, "llama"),
+        (Replayed, "qwen3-sliding"),
+        *(
+            pytest.param(*case, marks=pytest.mark.slow)
+            for case in (
+                (Replayed, "llama"),
+                (Interpreted, "qwen3-sliding"),
+                (Interpreted, "gpt2"),
+                (Replayed, "gpt2"),
+            )
+        ),
+    ],
+)
 def test_drafting_in_one_program_equals_drafting_step_by_step(mode, architecture, sampling, rows, arm):
     wanted, plain = decode(ARMS[arm](*models(architecture, None)), SAMPLINGS[sampling], rows)
     got, trace = decode(ARMS[arm](*models(architecture, mode)), SAMPLINGS[sampling], rows)
@@ -159,12 +173,16 @@ def test_a_servers_programs_fit_longer_prompts_too():
 
 def test_programs_belong_to_a_number_of_threads():
     """A compiler writes this number into the code."""
-    target, draft = models("llama", Interpreted)
-    decode(ARMS["sd"](target, draft), Sampling(), 1)
+    target, draft = models("llama", Interpreted, layers=2)
+
+    def short():
+        list(ARMS["sd"](target, draft).generate([Request([1, 2, 3], "0")], Sampling(), NeverStop(), 4))
+
+    short()
     made = target.execution.made
     torch.set_num_threads(2)
     try:
-        decode(ARMS["sd"](target, draft), Sampling(), 1)
+        short()
     finally:
         torch.set_num_threads(1)
     assert target.execution.made == 2 * made

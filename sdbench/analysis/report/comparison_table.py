@@ -141,12 +141,22 @@ def flags(arm: Arm) -> list[str]:
 
 
 def footnotes(summary: Summary) -> list[str]:
-    """The meaning of each flag that an arm of the summary has, why an arm is void, and the notes on the run's models."""
+    """The meaning of each flag, why an arm is void, how many ties each arm met, and the notes on the run's models."""
     raised = {flag for arm in summary["arms"].values() for flag in flags(arm)}
     meanings = [f"{flag}: {meaning}" for flag, meaning in FLAGS.items() if flag in raised]
     reasons = ((name, arm.get(reason)) for name, arm in summary["arms"].items() for reason in ("not_finite", "failure"))
     broken = [f"{name}: {said}" for name, said in reasons if said]
-    return [*meanings, *broken, *summary.get("notes", [])]
+    ties = [f"{name}: {said}" for name, arm in summary["arms"].items() if (said := _ties(arm.get("identity") or {}))]
+    return [*meanings, *broken, *ties, *summary.get("notes", [])]
+
+
+def _ties(identity: Mapping[str, int]) -> str:
+    """Say how many answers differ from the baseline's at ties of rounding. Runs of earlier versions did not count the tokens."""
+    if not identity.get("ties"):
+        return ""
+    answers = sum(identity[kind] for kind in ("identical", "ties", "mismatches"))
+    tokens = f" ({identity['tie_positions']} tied tokens)" if "tie_positions" in identity else ""
+    return f"{identity['ties']} of {answers} answers differ from the baseline's at ties of rounding only{tokens}"
 
 
 def bounds(summary: Summary) -> Grid | None:
