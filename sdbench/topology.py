@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from typing import NamedTuple
 
 import numpy as np
 
@@ -115,6 +116,14 @@ class Topology:
             found.append(node)
             node = self.parent[node - 1]
         return found[::-1]
+
+
+class VerifiedTree(NamedTuple):
+    """Tell how a token tree was verified. tokens: of its nodes, from node 1 on. end: the node at which the kept path ends."""
+
+    topology: Topology
+    tokens: list[int]
+    end: int
 
 
 @lru_cache(maxsize=256)

@@ -16,7 +16,8 @@ import sdbench
 ROOT = Path(sdbench.__file__).parent
 
 BASE = {
-    "child_process", "device", "errors", "hub_access", "keyed_random", "paths", "sampling", "stopping", "theory", "validate",
+    "child_process", "device", "errors", "hub_access", "keyed_random", "paths", "sampling", "stopping", "theory", "topology",
+    "validate",
 }  # fmt: skip
 STEPS = BASE | {"models", "lm"}
 DRAFTS = STEPS | {"acceptance", "drafting"}
@@ -31,6 +32,7 @@ ALLOWED = {
     "paths": set(),
     "stopping": set(),
     "theory": set(),
+    "topology": {"errors"},
     "validate": {"errors"},
     "keyed_random": {"device"},
     "sampling": {"device", "errors", "hub_access", "keyed_random", "validate"},

@@ -29,7 +29,7 @@ from sdbench.acceptance.draft import NEVER, Draft, ProposalKind, wide
 from sdbench.device import at_hand
 from sdbench.keyed_random import Key
 from sdbench.sampling import Sampler, Scored, most_likely
-from sdbench.topology import Topology
+from sdbench.topology import Topology, VerifiedTree
 
 
 @dataclass
@@ -65,13 +65,14 @@ class Decided:
 
     proposed, accepted: numbers of drafted tokens; of a tree, the depth of the tree and of the kept node.
     tokens: by row, the accepted tokens and the verifier's own one.
-    path: by row, the kept nodes of a tree; None for chains.
+    path: by row, the kept nodes of a tree; None for chains. trees: by row, the tree and how it was verified; None for chains.
     """
 
     proposed: list[int]
     accepted: list[int]
     tokens: list[list[int]]
     path: list[list[int]] | None = None
+    trees: list[VerifiedTree] | None = None
 
     @property
     def next_token(self) -> list[int]:
@@ -261,7 +262,10 @@ def _on_tree(
     kept = [[line[node - 1] for node in path] for line, path in zip(drafted, paths, strict=True)]
     proposed = [max(tree.depth) for tree in trees]
     gained = [[*tokens, token] for tokens, token in zip(kept, following, strict=True)]
-    return Decided(proposed, list(map(len, paths)), gained, paths), law
+    verified = [
+        VerifiedTree(tree, line[: tree.size], node) for tree, line, node in zip(trees, drafted, ends, strict=True)
+    ]
+    return Decided(proposed, list(map(len, paths)), gained, paths, verified), law
 
 
 def _best_end(tree: Topology, best: list[int], drafted: list[int]) -> int:

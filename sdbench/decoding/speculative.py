@@ -29,6 +29,7 @@ from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Edge, Trace
 from sdbench.sampling import Sampler, Sampling
 from sdbench.stopping import Stop
+from sdbench.topology import VerifiedTree
 
 
 class Speculative:
@@ -230,7 +231,8 @@ class Batch:
         for index, row in enumerate(self.rows):
             if row is not None:
                 proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]
-                yield from self._verified(index, proposed, kept, tokens, draft.number)
+                tree = decided.trees and decided.trees[index]
+                yield from self._verified(index, proposed, kept, tokens, draft.number, tree)
 
     def _begin_round(self) -> Key:
         """Number a new round of the batch, and name its choices."""
@@ -242,14 +244,20 @@ class Batch:
         return self._key()
 
     def _verified(
-        self, index: int, proposed: int, accepted: int, tokens: list[int], draft: int | None
+        self,
+        index: int,
+        proposed: int,
+        accepted: int,
+        tokens: list[int],
+        draft: int | None,
+        tree: VerifiedTree | None = None,
     ) -> Iterator[Finished]:
         """Account for a verification of a row that gave `tokens`. Yield the sequence if they end it."""
         row = self.rows[index]
         assert row is not None
         row.finished.target_calls += 1
         emitted = self._emit(index, tokens)
-        self.state.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted, draft)
+        self.state.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted, draft, tree)
         row.round += 1
         if row.finished.reason:
             others = self.prefill_seconds - row.prefill_before

@@ -125,7 +125,14 @@ class StagedDrafter:
                 places = range(1, kept + 1) if decided.path is None else decided.path[row]
                 origin[row] += [width, *(width + place for place in places)]
                 state.trace.verified(
-                    row, self.edge, len(self._rounds), decided.proposed[row], kept, kept + 1, draft.number
+                    row,
+                    self.edge,
+                    len(self._rounds),
+                    decided.proposed[row],
+                    kept,
+                    kept + 1,
+                    draft.number,
+                    decided.trees and decided.trees[row],
                 )
             self._rounds.append(_Round(law, before, grown))
             # No model has read the verifier's own last token yet.

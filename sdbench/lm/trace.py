@@ -15,6 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from sdbench.topology import VerifiedTree
+
 
 class NotFinite(NamedTuple):
     """Tell where a model's logits first were not finite, or left no token possible.
@@ -192,8 +194,13 @@ class Trace:
         accepted: int,
         emitted: int,
         draft: int | None = None,
+        tree: VerifiedTree | None = None,
     ) -> None:
-        """Record one verification of one row. draft: the number of the draft (None: the proposer writes no notes)."""
+        """Record one verification of one row.
+
+        draft: the number of the draft (None: the proposer writes no notes). tree: what was verified, if it was no chain. Then
+        `proposed` and `accepted` are depths.
+        """
         verification = {
             "sequence": self.sequence[row],
             "edge": str(edge),
@@ -206,6 +213,10 @@ class Trace:
             "emitted": int(emitted),
             "outcome": "bonus" if accepted == proposed else "correction",
         }
+        if tree is not None:
+            verification["outcome"] = "correction" if tree.topology.children[tree.end] else "bonus"
+            verification["nodes"], verification["end"] = tree.topology.size, tree.end
+            verification["parents"], verification["drafted"] = list(tree.topology.parent), tree.tokens
         self.rounds.append(verification)
         if draft is not None:
             self._of_draft[edge.proposer, draft, row] = verification

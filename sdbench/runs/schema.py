@@ -45,6 +45,10 @@ ROUNDS = {
     "emitted": "int: tokens handed on (accepted + 1), after the cut on the outermost edge",
     "outcome": "str: bonus (all kept) or correction (one rejected)",
 }
+# Added if a token tree is verified; `proposed` and `accepted` are then depths:
+#   nodes       drafted tokens of the tree                end       the node at which the kept path ends; 0: nothing kept
+#   parents     list[int]: the node that each drafted token follows (`sdbench.topology`)
+#   drafted     list[int]: the drafted tokens
 # Added if a draft model drafts:
 #   rank        the rank (from 1) of the verifier's next token by the draft's probabilities, without the rejected token; null in
 #               a sequence's last round

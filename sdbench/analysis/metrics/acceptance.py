@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.tables import ratio, target_rounds
+from sdbench.topology import Topology
 
 
 def accepted_per_round(rounds: pd.DataFrame) -> float:
@@ -17,8 +18,32 @@ def accepted_per_round(rounds: pd.DataFrame) -> float:
 
 
 def acceptance_rate(rounds: pd.DataFrame) -> float:
-    """Divide accepted by proposed drafted tokens of the given rounds; NaN where nothing was proposed."""
+    """Divide accepted by proposed drafted tokens of the given rounds; NaN where nothing was proposed, and for token trees.
+
+    A tree proposes alternatives, so most of its tokens cannot be kept. Its depth reached and its nodes per call tell more.
+    """
+    if "nodes" in rounds and rounds["nodes"].notna().any():
+        return float("nan")
     return ratio(rounds["accepted"].sum(), rounds["proposed"].sum())
+
+
+def trees(rounds: pd.DataFrame) -> dict[str, Any] | None:
+    """Describe the token trees of the given rounds; None if there are none.
+
+    nodes_per_call: drafted tokens per verification. depth_reached: accepted tokens per verification.
+    width_by_depth: the mean number of nodes at each depth, from 1 on.
+    """
+    if "nodes" not in rounds or rounds["nodes"].isna().all():
+        return None
+    part = rounds[rounds["nodes"].notna()]
+    shapes = [Topology(tuple(parents)).widths for parents in part["parents"]]
+    deepest = max(map(len, shapes))
+    widths = np.array([[*shape, *[0] * (deepest - len(shape))] for shape in shapes])
+    return {
+        "nodes_per_call": float(part["nodes"].mean()),
+        "depth_reached": float(part["accepted"].mean()),
+        "width_by_depth": widths.mean(0).tolist(),
+    }
 
 
 def acceptance_by_position(rounds: pd.DataFrame) -> list[float]:
@@ -52,6 +77,7 @@ def _edge(rounds: pd.DataFrame) -> dict[str, Any]:
         "emitted_per_round": ratio(rounds["emitted"].sum(), len(rounds)),
         "acceptance_by_position": acceptance_by_position(rounds),
         "conditional_acceptance_by_position": conditional_acceptance_by_position(rounds),
+        "trees": trees(rounds),
         "histogram": np.bincount(rounds["accepted"]).tolist(),
         "proposed_histogram": np.bincount(rounds["proposed"]).tolist(),
     }
