@@ -87,7 +87,10 @@ class TabularModel(LanguageModel):
         held, position = self.held[rows].tolist(), self.position[rows].tolist()  # lists: the tensors are tiny
         for row, queries in enumerate(wanted.tolist()):
             for query, at in enumerate(queries):
-                seen = [True] * (int(positions[row, at]) + 1) if mask is None else mask[row, at, :stop].tolist()
+                last = int(positions[row, at])  # beyond the slots where a row is inactive
+                seen = (
+                    [slot <= last for slot in range(self.slots + 1)] if mask is None else mask[row, at, :stop].tolist()
+                )
                 visible = sorted(itertools.compress(zip(position[row], held[row], strict=True), seen))
                 logits[row, query] = self.table(tuple(token for _, token in visible)).log()
         return StepOutput(logits)
