@@ -231,7 +231,7 @@ class Batch:
         for index, row in enumerate(self.rows):
             if row is not None:
                 proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]
-                tree = decided.trees and decided.trees[index]
+                tree = decided.trees[index] if decided.trees else None
                 yield from self._verified(index, proposed, kept, tokens, draft.number, tree)
 
     def _begin_round(self) -> Key:

@@ -132,7 +132,7 @@ class StagedDrafter:
                     kept,
                     kept + 1,
                     draft.number,
-                    decided.trees and decided.trees[row],
+                    decided.trees[row] if decided.trees else None,
                 )
             self._rounds.append(_Round(law, before, grown))
             # No model has read the verifier's own last token yet.
