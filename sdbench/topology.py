@@ -33,6 +33,11 @@ class Topology:
                 )
 
     @staticmethod
+    def of(parent: Sequence[int]) -> Topology:
+        """Return the tree with these parents. Equal trees are one object, which keeps what it has computed."""
+        return _made(tuple(parent))
+
+    @staticmethod
     def chain(length: int) -> Topology:
         """Return a chain of `length` tokens."""
         return _made(tuple(range(length)))

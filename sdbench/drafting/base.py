@@ -80,8 +80,11 @@ class Local:
     """Provide the methods of a proposer without a session or a process of its own."""
 
     name: str
-    own_length: int | None = None
     trees = False
+
+    @property
+    def own_length(self) -> int | None:
+        return None
 
     def open(self, state: DecodeState, length: int) -> None:
         return None

@@ -1,6 +1,6 @@
 """Draft a token tree with a model: several candidates at each place, and the model's continuations of each.
 
-All nodes of one depth are read in one step of the model. The widths of the tree are fixed. How siblings are chosen:
+All nodes of one depth are read in one step of the model. The shape of the tree is fixed. How siblings are chosen:
 
     without   drawn without replacement: each from the model's law without its elder siblings (Sequoia, 2402.12374; MCSD,
               2401.06706)
@@ -31,22 +31,36 @@ SIBLINGS = ("without", "with", "top")
 
 
 class TreeDrafter(Local):
-    """Draft the tree in which each node of depth d has widths[d] children. siblings: how these are chosen."""
+    """Draft a token tree of a fixed shape.
+
+    widths: each node of depth d has widths[d] children. paths: any other shape, as Medusa's `choices` (`Topology.from_paths`).
+    siblings: how the children of a node are chosen.
+    """
 
     trees = True
 
-    def __init__(self, model: LanguageModel, widths: Sequence[int], siblings: str = "without") -> None:
-        if not widths:
-            raise InputError("proposer.widths is empty; a token tree needs a width for each depth, such as [4, 2, 1].")
-        self.widths = [validate.whole("proposer.widths", width, 1) for width in widths]
+    def __init__(
+        self,
+        model: LanguageModel,
+        widths: Sequence[int] | None = None,
+        siblings: str = "without",
+        paths: Sequence[Sequence[int]] | None = None,
+    ) -> None:
+        if bool(widths) == bool(paths):
+            raise InputError("A token tree needs either proposer.widths, such as [4, 2, 1], or proposer.paths.")
+        for width in widths or ():
+            validate.whole("proposer.widths", width, 1)
         self.siblings = validate.choice("proposer.siblings", siblings, SIBLINGS)
         self.model, self.name = model, model.name
-        self.own_length = len(self.widths)
-        self.topology = Topology.branching(self.widths)
+        self.topology = Topology.branching(widths) if widths else Topology.from_paths(paths or ())
 
     @property
     def kind(self) -> ProposalKind:
         return ProposalKind.DETERMINISTIC if self.siblings == "top" else ProposalKind.SAMPLED
+
+    @property
+    def own_length(self) -> int | None:
+        return len(self.topology.widths)
 
     @property
     def models(self) -> list[LanguageModel]:
@@ -56,8 +70,11 @@ class TreeDrafter(Local):
         return self.topology.size
 
     def open(self, state: DecodeState, length: int) -> None:
-        if max(self.widths) > self.model.vocab:
-            raise InputError(f"proposer.widths has {max(self.widths)}; {self.name} has only {self.model.vocab} tokens.")
+        widest = max(map(len, self.topology.children))
+        if widest > self.model.vocab:
+            raise InputError(
+                f"A node of the token tree has {widest} children; {self.name} has only {self.model.vocab} tokens."
+            )
 
     def admit(self, state: DecodeState, row: int) -> None:
         self.model.reset(row)
@@ -66,13 +83,14 @@ class TreeDrafter(Local):
     def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
         here, names, trees = state.copy(), drafting_key(key), [self.topology] * state.rows
         logits = self.model.read(state, state.length, "draft").logits[:, -1:]
-        tokens, scores, count = [], [], 0
-        for depth, width in enumerate(self.widths):
-            chosen, scored = self._children(here, logits, width, names / depth)
+        tokens, scores, first, count = [], [], 0, 0  # of the last level: its first and its last node
+        for depth, nodes in enumerate(self.topology.widths):
+            families = [len(self.topology.children[node]) for node in range(first, count + 1)]
+            chosen, scored = self._children(here, logits, families, names / depth)
             tokens.append(chosen)
             scores.append(scored)
-            first, count = count + 1, count + chosen.shape[1]
-            if depth + 1 == len(self.widths):
+            first, count = count + 1, count + nodes
+            if depth + 1 == self.own_length:
                 break
             here.place_many(chosen, state.length + first - 1)
             logits = self.model.read_tree(here, trees, (first, count), "draft").logits
@@ -85,14 +103,15 @@ class TreeDrafter(Local):
         self.model.keep(length, paths)
 
     def _children(
-        self, state: DecodeState, logits: Float[Tensor, "B M V"], width: int, names: Key
-    ) -> tuple[Int[Tensor, "B MW"], Scored]:
-        """Choose `width` children of each of M nodes. Returns them, node after node, and the scores they were drawn from."""
-        if self.siblings == "top":
-            best = logits.topk(width, -1).indices.flatten(1)
-            return best, Scored(logits.repeat_interleave(width, 1), state.sampler.sampling)
+        self, state: DecodeState, logits: Float[Tensor, "B M V"], families: list[int], names: Key
+    ) -> tuple[Int[Tensor, "B C"], Scored]:
+        """Choose families[m] children of each of M nodes. Returns them, node after node, and the scores they were drawn from."""
         tokens, scores = [], []
-        for node, law in enumerate(logits.unbind(1)):
+        for node, (law, width) in enumerate(zip(logits.unbind(1), families, strict=True)):
+            if self.siblings == "top":
+                tokens += law.topk(width, -1).indices.unbind(1)
+                scores += [state.sampler.score(law)[:, None]] * width
+                continue
             for rank in range(width):
                 scored = state.sampler.score(law)
                 token = state.sampler.draw(scored, names if node == rank == 0 else names / node / rank)

@@ -5,7 +5,15 @@ import torch
 
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding import Request, Speculative
-from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter, StopWhenUnsure, TreeDrafter
+from sdbench.drafting import (
+    DynamicTree,
+    EarlyExit,
+    ModelDrafter,
+    PromptLookup,
+    StagedDrafter,
+    StopWhenUnsure,
+    TreeDrafter,
+)
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
@@ -38,6 +46,7 @@ def arms(target, qualifier, draft):
     yield "three_high", Speculative(target, Exact(), three, 6)
     yield "tree", Speculative(target, Exact(), TreeDrafter(qualifier, [2, 2, 1], "top"))
     yield "tree_early_exit", Speculative(target, Exact(), TreeDrafter(target.truncated(2), [2, 1]))
+    yield "dynamic_tree", Speculative(target, Exact(), DynamicTree(qualifier, 3, 3, 7))
     staged = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2, 2]), 2)
     yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)
 

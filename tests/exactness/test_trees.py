@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from sdbench.acceptance import Exact, Fuzzy, Match, Typical
 from sdbench.decoding import Request, Speculative
-from sdbench.drafting import ModelDrafter, StagedDrafter, TreeDrafter
+from sdbench.drafting import DynamicTree, ModelDrafter, StagedDrafter, TreeDrafter
 from sdbench.errors import InputError
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
 from sdbench.lm.model import LanguageModel
@@ -43,6 +44,15 @@ def test_lossless(models, widths, siblings, rule, tokens):
     assert distance(decoder, tokens) < LOSSLESS
 
 
+@pytest.mark.parametrize(("depth", "top_k", "budget"), [(1, 2, 2), (2, 2, 3), (3, 2, 4), (2, 1, 1)])
+def test_a_dynamic_tree_is_lossless(models, depth, top_k, budget):
+    """Its shape differs from round to round, and the draft has read other nodes than are verified."""
+    target, _, draft = models
+    decoder = Speculative(target, Exact(), DynamicTree(draft, depth, top_k, budget))
+    assert decoder.lossless
+    assert distance(decoder, 4) < LOSSLESS
+
+
 def test_a_tree_proposed_to_the_qualifier(models):
     target, qualifier, draft = models
     stage = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2], "top"), 1)
@@ -54,9 +64,9 @@ def test_a_tree_proposed_to_the_qualifier(models):
 class QNotStated(TreeDrafter):
     """Wrong: draws without replacement, but states the law of the eldest sibling for all of them."""
 
-    def _children(self, state, logits, width, names):
-        tokens, _ = super()._children(state, logits, width, names)
-        return tokens, Scored(logits.repeat_interleave(width, 1), state.sampler.sampling)
+    def _children(self, state, logits, families, names):
+        tokens, _ = super()._children(state, logits, families, names)
+        return tokens, Scored(logits.repeat_interleave(torch.tensor(families), 1), state.sampler.sampling)
 
 
 def test_a_wrong_q_is_rejected(models):

@@ -8,7 +8,7 @@ import torch
 
 from sdbench.acceptance import Exact
 from sdbench.decoding import Speculative
-from sdbench.drafting import StagedDrafter, TreeDrafter
+from sdbench.drafting import DynamicTree, StagedDrafter, TreeDrafter
 from sdbench.lm.programs.modes import execution_of
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
@@ -92,6 +92,7 @@ ARMS = {
     "tree": lambda target, draft: Speculative(target, Exact(), TreeDrafter(draft, [2, 2, 1])),
     "independent": lambda target, draft: Speculative(target, Exact(), TreeDrafter(draft, [2, 2], "with")),
     "early exit": lambda target, draft: Speculative(target, Exact(), TreeDrafter(target.truncated(2), [2, 1], "top")),
+    "dynamic": lambda target, draft: Speculative(target, Exact(), DynamicTree(draft, 3, 3, 6)),
     "below a stage": lambda target, draft: Speculative(
         target, Exact(), StagedDrafter(draft, Exact(), TreeDrafter(draft.truncated(2), [2], "top"), 2), 3
     ),
