@@ -9,8 +9,8 @@ and the rule says which law the token behind n then has. A token rule tests the 
 that passes: recursive rejection sampling (SpecInfer, 2305.09781; Sequoia, 2402.12374), with the test left open. On a chain it is
 `tokenwise`.
 
-q is the law that a token was drawn from, given its elder siblings: the same law for siblings drawn independently, a law without the
-elder siblings' tokens for a draw without replacement, and all mass on the token for a deterministic choice. Then the exact test
+q is the law that a token was drawn from, given its elder siblings. Siblings drawn independently have the same law. In a draw
+without replacement, the law has no mass on the elder siblings. A deterministic choice has all mass on the token. Then the exact test
 
     passes = min(1, left(x) / q(x)),    rest = norm((left - q)+)
 

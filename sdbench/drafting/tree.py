@@ -25,6 +25,7 @@ from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 from sdbench.sampling import Scored
+from sdbench.theory.trees import best_tree
 from sdbench.topology import Topology
 
 SIBLINGS = ("without", "with", "top")
@@ -120,3 +121,21 @@ class TreeDrafter(Local):
                 if self.siblings == "without":
                     law = law.scatter(-1, token[:, None], -torch.inf)
         return torch.stack(tokens, 1), Scored.cat(scores, 1)
+
+
+class PlannedTree(TreeDrafter):
+    """Draft the tree that keeps most tokens, without replacement: Sequoia's planner (2402.12374).
+
+    acceptance: by rank, the probability that this child is kept once its parent is. A run's record has it.
+    budget: tokens that are verified. depth: of the tree.
+    """
+
+    def __init__(self, model: LanguageModel, acceptance: Sequence[float], budget: int, depth: int) -> None:
+        shares = [validate.number("proposer.acceptance", share, 0, 1) for share in acceptance]
+        if not shares or not 0 < sum(shares) <= 1:
+            raise InputError(
+                "proposer.acceptance is the probability of each rank; their sum must be above 0 and at most 1."
+            )
+        validate.whole("proposer.budget", budget, 1)
+        validate.whole("proposer.depth", depth, 1)
+        super().__init__(model, paths=best_tree(shares, budget, depth)[1])

@@ -38,6 +38,7 @@ from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling, warp
 
 ORACLE_VOCABULARY, ORACLE_TOKENS = 2, 3
+_SMALL_TREE = {"widths": [2], "depth": 2, "top_k": 2, "budget": 2}  # values of these knobs for the oracle
 FINDS = 0.1  # of mass: a distribution test that finds no smaller shift says too little
 
 
@@ -137,8 +138,9 @@ def shortened(config: Any, length: int = 2) -> Any:
     short = {key: shortened(value, 1) if key == "proposer" else deepcopy(value) for key, value in config.items()}
     if "fan_out" in short:
         short["fan_out"] = {"_target_": "sdbench.asynchronous.Uniform", "per_length": 1}
-    if "widths" in short:
-        short["widths"] = [ORACLE_VOCABULARY]
+    short.update({name: value for name, value in _SMALL_TREE.items() if name in short})
+    if "acceptance" in short and "budget" in short:
+        short["acceptance"] = [0.6, 0.4]
     if "draft_length" in short:
         asked = short["draft_length"]
         short["draft_length"] = length if asked is None else min(asked, length)

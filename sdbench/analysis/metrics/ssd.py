@@ -28,6 +28,7 @@ from sdbench.theory.ssd import (
 )
 
 WIDTHS = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)
+RANKS = 8  # of the children whose acceptance is estimated
 BUDGETS = (6, 8, 12, 16, 18, 24, 32, 48)
 TIMELINE_ROUNDS = 8
 _SEQUENCE = ["block", "repeat", "prompt_id"]
@@ -174,6 +175,7 @@ def ranks(rounds: pd.DataFrame) -> dict[str, Any] | None:
         "outcomes": len(kept),
         "law": law.tolist(),
         "acceptance": a,
+        "acceptance_by_rank": by_rank(kept, rank, length),
         "exponent": r,
         "missed": {str(width): float((rank > width).mean()) for width in WIDTHS},
         "missed_by_accepted": {
@@ -192,6 +194,20 @@ def ranks(rounds: pd.DataFrame) -> dict[str, Any] | None:
         },
         "predicted_law": outcome_law(a, length).tolist(),
     }
+
+
+def by_rank(kept: np.ndarray, rank: np.ndarray, length: int) -> list[float]:
+    """Estimate the probability that a node's child of each rank is the one that is kept: what Sequoia's planner wants.
+
+    The child of rank 0 is the drafted token. A correction of rank r in the draft's order, without the rejected token, is the token
+    that a further child of rank r would have held. So the estimate holds for the draft's most likely tokens as children.
+    """
+    wrong = rank[kept < length]
+    tested = kept.sum() + len(wrong)
+    return [
+        ratio(float(kept.sum()), float(tested)),
+        *(ratio(float((wrong == r).sum()), float(tested)) for r in range(1, RANKS)),
+    ]
 
 
 def _held(kept: np.ndarray, rank: np.ndarray, counts: list[int]) -> float:
