@@ -10,11 +10,12 @@ that passes: recursive rejection sampling (SpecInfer, 2305.09781; Sequoia, 2402.
 `tokenwise`.
 
 q is the law that a token was drawn from, given its elder siblings. Siblings drawn independently have the same law. In a draw
-without replacement, the law has no mass on the elder siblings. A deterministic choice has all mass on the token. Then the exact test
+without replacement, the law has no mass on the elder siblings. A deterministic choice has all mass on the token. Then this test is
+lossless for all three:
 
-    passes = min(1, left(x) / q(x)),    rest = norm((left - q)+)
+    passes = min(1, left(x) / q(x)),    rest = norm((left - q)+).
 
-is lossless for all three. `left` is the verifier's law with the elder siblings refused.
+`left` is the verifier's law with the elder siblings refused.
 """
 
 from __future__ import annotations

@@ -63,6 +63,9 @@ def test_a_bad_knob_is_refused(rule, knobs, says):
     assert shown(list(knobs.values())[-1]) in sentence
 
 
+BASES = (acceptance.AcceptanceRule, acceptance.SiblingRule, acceptance.TokenRule)
+
+
 def read(file):
     config = OmegaConf.load(file)
     assert isinstance(config, DictConfig)
@@ -73,9 +76,7 @@ def test_every_rule_has_its_file():
     rules = {
         value
         for value in vars(acceptance).values()
-        if inspect.isclass(value)
-        and hasattr(value, "law")
-        and value not in (acceptance.AcceptanceRule, acceptance.SiblingRule, acceptance.TokenRule)
+        if inspect.isclass(value) and hasattr(value, "law") and value not in BASES
     }
     assert {get_class(read(file)["_target_"]) for file in FILES} == rules
 
