@@ -191,7 +191,8 @@ def sentence_of(error: Exception, words: Sequence[str], extra: Path | None = Non
     if missing:
         group, member = missing.groups()
         called = _CALLED.get(group, group)
-        return str(validate.unknown(f"There is no {called}", member, choices(group, extra)))
+        said = str(validate.unknown(f"There is no {called}", member, choices(group, extra)))
+        return said if extra or group not in GROUPS else f"{said[:-1]}; --config-dir DIR adds your own."
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and "@" in unknown[1]:
         return str(validate.unknown("There is no place", unknown[1], _places(words, name), "there are"))
@@ -221,12 +222,16 @@ def _places(words: Sequence[str], name: str) -> list[str]:
 
 
 def _groups_alone(words: Sequence[str], name: str) -> Any:
-    """Return the config without the single values of the command line; None if Hydra cannot compose it."""
+    """Return the config without the single values of the command line; None if Hydra cannot compose it.
+
+    It has the members of groups that the words choose, such as the rule of an arm, unless such a word is itself the mistake.
+    """
     from hydra.errors import HydraException
     from omegaconf.errors import OmegaConfBaseException
 
     groups = [word for word in words if word.partition("=")[0] in (*GROUPS, "hydra.searchpath")]
-    for tried in (groups, []):
+    placed = [word for word in words if "@" in word.partition("=")[0]]
+    for tried in ([*groups, *placed], groups, []):
         try:
             return _composed(tried, name)
         except (HydraException, OmegaConfBaseException, ValueError, TypeError):

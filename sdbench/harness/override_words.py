@@ -94,7 +94,8 @@ def _readable(key: str, value: str, sweep: bool) -> str:
             return _literal(document)
     if value[:1] in (*_OPENING, "'", '"') and not _TEXT_KEY.search(key):
         raise InputError(
-            f"The word {key}={value} cannot be read: its brackets or quotes do not match; as plain text it is written "
+            f"The word {key}={value} cannot be read: its brackets or quotes do not match; write a list without blanks, such as "
+            "arms=[ar,sd]; as plain text it is written "
             f"{shlex.quote(f'{key}={json.dumps(value, ensure_ascii=False)}')}."
         )
     return quote(value)

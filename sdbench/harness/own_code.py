@@ -36,6 +36,17 @@ def own_code(config: Any) -> dict[str, str]:
     return dict(sorted(found.items()))
 
 
+def own_line(error: BaseException) -> str:
+    """Return the file and the line of the user's own code that an error passed last, such as "coin.py, line 7"; '' if none."""
+    frame, found = error.__traceback__, ""
+    while frame is not None:
+        file = Path(frame.tb_frame.f_code.co_filename)
+        if _is_own(file.resolve()):
+            found = f"{file.name}, line {frame.tb_lineno}"
+        frame = frame.tb_next
+    return found
+
+
 def _targets(config: Any) -> Iterator[str]:
     """Yield the `_target_` paths of a config."""
     if isinstance(config, dict):
@@ -62,4 +73,8 @@ def _file(module: ModuleType) -> Path | None:
     if not name:
         return None
     file = Path(name).resolve()
-    return file if file.is_file() and not any(file.is_relative_to(folder) for folder in _PACKAGES) else None
+    return file if _is_own(file) else None
+
+
+def _is_own(file: Path) -> bool:
+    return file.is_file() and not any(file.is_relative_to(folder) for folder in _PACKAGES)

@@ -26,6 +26,7 @@ from sdbench.harness.co_tenancy import CoTenants
 from sdbench.harness.gpu_lock import lease
 from sdbench.harness.gpu_memory import PeakMemory
 from sdbench.harness.greedy_match import identities
+from sdbench.harness.own_code import own_line
 from sdbench.harness.plan import Plan, load, load_role
 from sdbench.harness.progress import Progress
 from sdbench.harness.reference_forward import ReferenceForwards
@@ -317,6 +318,8 @@ def _void_after_an_error(plan: Plan, folder: RunFolder | NullRunFolder, arm: Arm
         if arm.name == plan.baseline or plan.ranks is not None:
             raise
         arm.failure = f"{type(error).__name__}: {error}".splitlines()[0]
+        if line := own_line(error):
+            arm.failure += f" ({line})"
         folder.note_arm_failure(arm.name, arm.failure)
         print(f"sdbench: {arm.name} failed ({arm.failure}). Its row is void; the other arms go on.", file=sys.stderr)
 

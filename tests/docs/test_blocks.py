@@ -188,7 +188,8 @@ def shortened(words: list[str], planned: bool) -> list[str]:
     other_family = named.get("models", "tiny") != "tiny" or "models.target.path" in text
     other_task = named.get("tasks") in choices("tasks") and named["tasks"] not in LOCAL_TASKS
     if (planned and words[0] == "run") or is_default or other_family or other_task or ELSEWHERE.search(text):
-        plain = [word for word in words[1:] if word not in ("-m", "--multirun", "--dry-run")]
+        sweeping = ("-m", "--multirun", "--dry-run", "hydra/", "hydra.")
+        plain = [word for word in words[1:] if not word.startswith(sweeping)]
         return ["run", *(first_value(word) for word in plain), "--dry-run"]
     return words if "--dry-run" in words else [*words, *SMALL]
 

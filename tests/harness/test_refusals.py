@@ -27,6 +27,12 @@ CASES = {
         "'arms.sd' has no 'draft_lenght'; did you mean 'draft_length'",
     ),
     "mistyped knob of a rule": (["arms=[fsd]", "arms.fsd.rule.treshold=3"], "did you mean 'threshold'"),
+    "mistyped knob of a rule that a word chooses": (
+        ["arms=[sd]", "acceptance@arms.sd.rule=lenience", "arms.sd.rule.slack=1"],
+        "'arms.sd.rule' has no 'slack'; it has: _target_, lenience.",
+    ),
+    "a name of one's own without its folder": (["tasks=zzz"], "wordproblems; --config-dir DIR adds your own."),
+    "blanks in a list": (["arms=[ar,"], "write a list without blanks, such as arms=[ar,sd]"),
     "added knob": (["arms=[sd]", "++arms.sd.draft_lenght=3"], "no knob 'draft_lenght'; did you mean 'draft_length'"),
     "mistyped setting": (["limitt=3"], "The config has no 'limitt'; did you mean 'limit'"),
     "added setting": (["++limitt=3"], "The config has no 'limitt'; did you mean 'limit'"),

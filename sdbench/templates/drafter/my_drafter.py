@@ -58,7 +58,10 @@ class MyDrafter(Local):
         return Draft(tokens, counts, q=None, kind=self.kind)
 
     def copy(self, text: list[int], length: int) -> list[int]:
-        """Return up to `length` tokens that followed the most recent earlier occurrence of the last `ngram` tokens."""
+        """Return up to `length` tokens that followed the most recent earlier occurrence of the last `ngram` tokens.
+
+        text: the prompt and the decided tokens of one row.
+        """
         tail = text[-self.ngram :]
         for start in range(len(text) - self.ngram - 1, -1, -1):
             behind = start + self.ngram

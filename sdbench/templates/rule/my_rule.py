@@ -47,8 +47,10 @@ class MyRule(Memoryless):
         p_of_x = taken(p.probs, draft.tokens)  # [B, K]
         q_of_x = taken(q.probs, draft.tokens)  # [B, K]
         passes = p_of_x / (self.lenience * q_of_x)
-        passes = passes.nan_to_num(nan=0.0).clamp(max=1)  # 0 / 0 occurs in the padding of a short draft
+        # Make it a probability, because `tokenwise` does not check it. 0 / 0 occurs in the padding of a short draft.
+        passes = passes.nan_to_num(nan=0.0).clamp(max=1)
         # n: [B] kept tokens. The replacement [B, V] is computed for the positions of the first rejected tokens only.
+        # Without the argument `replacement` it is drawn from p.
         return tokenwise(draft, p, passes, replacement=lambda n: residual(row(p, n).probs, row(q, n).probs))
 
     def _greedy(self, draft: Draft, p: Scored) -> Tensor:

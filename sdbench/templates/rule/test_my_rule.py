@@ -37,6 +37,7 @@ def one_token(rule, sampling) -> Law:
     return rule.law(Draft(tokens, torch.ones(3, dtype=torch.long), q, ProposalKind.SAMPLED), p)
 
 
+# If no value makes your rule exact, remove this test, and `WrongReplacement` from the next one.
 def test_lossless_at_lenience_1():
     assert distance(MyRule(1.0)) < LOSSLESS
 
@@ -52,9 +53,10 @@ def test_the_next_token_has_the_law_of_the_paper(lenience):
     law = one_token(MyRule(lenience), Sampling(1.0))
     replaced = law.next_token(torch.zeros(3, dtype=torch.long))
     emitted = Q * law.accepted[:, 1] + ((Q * law.accepted[:, 0])[:, None] * replaced).sum(0)
-    kept = torch.minimum(Q, P / lenience)
+    kept = torch.minimum(Q, P / lenience)  # of your rule: q(x) times the probability that it keeps x
     rest = (P - Q).clamp(min=0)
-    torch.testing.assert_close(emitted, kept + (1 - kept.sum()) * rest / rest.sum(), atol=1e-12, rtol=0)
+    replacement = rest / rest.sum()  # of your rule: P, if the replacement is drawn from p
+    torch.testing.assert_close(emitted, kept + (1 - kept.sum()) * replacement, atol=1e-12, rtol=0)
 
 
 @pytest.mark.parametrize(("lenience", "kept"), [(1.0, [1, 0, 0]), (0.5, [1, 1, 0]), (0.1, [1, 1, 1])])
