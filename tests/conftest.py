@@ -23,9 +23,11 @@ CORE = {"acceptance", "decoding", "drafting", "exactness", "test_sampling.py", "
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the tests of the core, which `pytest -m core` runs."""
+    """Mark the fast tests of the core, which `pytest -m core` runs."""
     root = Path(__file__).parent
     for item in items:
+        if item.get_closest_marker("slow"):
+            continue
         if item.path.is_relative_to(root) and item.path.relative_to(root).parts[0] in CORE:
             item.add_marker(pytest.mark.core)
 

@@ -19,7 +19,7 @@ from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import ARCHITECTURES, V, random_model
 
-NEW = 16
+NEW = 12
 
 
 def prompts(count: int) -> list[list[int]]:
@@ -51,8 +51,16 @@ def arms(target, qualifier, draft):
     yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)
 
 
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-@pytest.mark.parametrize("rows", [1, 3])
+IN_BATCHES = ("llama", "qwen3-sliding", "gpt2")  # one of each kind: full attention, sliding windows, learned positions
+
+
+@pytest.mark.parametrize(
+    ("rows", "architecture"),
+    [
+        *((1, name) for name in ARCHITECTURES),
+        *(pytest.param(3, name, marks=[] if name in IN_BATCHES else pytest.mark.slow) for name in ARCHITECTURES),
+    ],
+)
 def test_every_lossless_arm_gives_the_tokens_of_generate(architecture, rows):
     raw = random_model(architecture, seed=0)
     # The qualifier is the target slightly disturbed, so that both rejections and long acceptances occur.

@@ -17,7 +17,7 @@ from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
 from tests.lm.interpreted import Interpreted, Replayed
 
-NEW = 14
+NEW = 10
 SAMPLINGS = {"greedy": Sampling(), "sampled": Sampling(0.8, top_k=30, top_p=0.95)}
 
 
