@@ -1,4 +1,4 @@
-"""Draft the token tree that a model finds most likely: EAGLE-2's dynamic tree (2406.16858; github SafeAILab/EAGLE), with any model.
+"""Draft the token tree that a model finds most likely: EAGLE-2's dynamic tree (github SafeAILab/EAGLE), with any model.
 
 The score of a node is the sum of the log-probabilities on its path, at temperature 1. At each depth, the `top_k` best nodes of the
 last depth are read, and each gets its `top_k` most likely children. Of all nodes, the `budget` best are verified. A node never

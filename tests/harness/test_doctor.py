@@ -61,6 +61,7 @@ def test_no_network_is_tried_twice(tmp_path, proxy):
     assert "hf download" in said["smollm2"]
 
 
+@pytest.mark.slow
 @pytest.mark.timing
 def test_the_answer_comes_soon(tmp_path, proxy):
     started = time.monotonic()
@@ -71,7 +72,7 @@ def test_the_answer_comes_soon(tmp_path, proxy):
 def test_files_are_read_without_lm_eval(tmp_path, monkeypatch):
     for name in ("gsm8k_test.jsonl", "humaneval.jsonl.gz", "ifeval.jsonl"):
         write(tmp_path, name, ROWS[name])
-    (tmp_path / "math500.jsonl").write_text("{\n")
+    (tmp_path / "math500.jsonl").write_text("nonsense\n")
     monkeypatch.setenv("SDBENCH_DATA", str(tmp_path))
     monkeypatch.setitem(sys.modules, "lm_eval", None)  # an import would fail
     lines = examine().splitlines()
