@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Protocol
 
 
@@ -33,4 +34,29 @@ class NeverStop:
         return self
 
     def push(self, tokens: list[int]) -> int | None:
+        return None
+
+
+class StopAtTokens:
+    """End outputs at given tokens, for callers without a tokenizer. ids: the end-of-sequence tokens."""
+
+    def __init__(self, ids: Collection[int]) -> None:
+        self.ids = frozenset(ids)
+
+    def start(self) -> StopState:
+        return _AtTokens(self.ids)
+
+
+class _AtTokens:
+    """Watch one sequence."""
+
+    def __init__(self, ids: frozenset[int]) -> None:
+        self.reason: str | None = None
+        self._ids = ids
+
+    def push(self, tokens: list[int]) -> int | None:
+        for index, token in enumerate(tokens):
+            if token in self._ids:
+                self.reason = "eos"
+                return index + 1
         return None

@@ -54,6 +54,7 @@ ALLOWED = {
     "papers": DECODES | RECORDS | {"harness", "tasks"},
     "templates": DECODES | {"exactness", "tasks"},
     "new": BASE | {"harness"},
+    "api": DECODES | RECORDS | {"harness"},
     "cli": DECODES | RECORDS | {"exactness", "harness", "lm_eval", "new", "papers", "peers", "tasks", "training"},
     "__main__": {"cli"},
 }
