@@ -11,7 +11,7 @@ from sdbench.errors import InputError
 from sdbench.sampling import Sampling
 from tests.conftest import V, random_model
 
-METHODS = ["ar", "sd", "lookup", "mcsd", "dynamic_tree"]
+METHODS = ["ar", "sd", "lookup", "suffix", "mcsd", "dynamic_tree"]
 NEW = 12
 
 
