@@ -46,7 +46,9 @@ lint: setup  ## Check style, types and prose
 	$(BIN)/pyright
 	$(BIN)/python tests/docs/prose.py README.md ARTIFACT.md CONTRIBUTING.md CHANGELOG.md docs sdbench experiments conf hydra_plugins tests
 
-docs: setup docs-results  ## Build the documentation into site/ (no network; warnings are errors)
+docs: docs-results site  ## Write the generated pages, and build the documentation into site/ (no network)
+
+site: setup  # warnings are errors
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
 
 format: setup  ## Format the code
@@ -157,4 +159,4 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-gpu bench-rounds bench-scaling clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-gpu bench-rounds bench-scaling clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
