@@ -38,7 +38,8 @@ def examine() -> str:
 
 
 def _check_family(family: Mapping[str, Any]) -> None:
-    check_family({role: ModelSpec(role, **entry) for role, entry in family.items()})
+    """Look for the files of every member. Architectures are not tried, because that takes seconds. Raises: InputError."""
+    check_family({role: ModelSpec(role, **entry) for role, entry in family.items()}, forward=False)
 
 
 def _check_task(config: dict[str, Any]) -> None:
