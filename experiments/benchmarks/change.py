@@ -86,7 +86,7 @@ def measure(checkouts: dict[str, Path], blocks: int, words: list[str], prompts: 
                 tables[side].append(table.assign(prompt_id=prompt, block=table["block"] + block * _FAR, run=block))
             print(f"block {block + 1}/{blocks}", flush=True)
     return compare(*(pd.concat(tables[side], ignore_index=True) for side in SIDES)) | {
-        "overrides": [re.sub(r"=/\S*/", "=", word) for word in words],  # a path of this machine tells nobody anything
+        "overrides": [re.sub(r"=/\S*/", "=", word) for word in words],  # without folders of this machine
         "blocks": blocks,
         "machine": environments["after"]["cpu"]["model"],
         "packages": {name: environments["after"]["packages"][name] for name in ("torch", "transformers")},
