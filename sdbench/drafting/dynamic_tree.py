@@ -114,8 +114,10 @@ class DynamicTree(Local):
         return self._draft(rows, state.tokens.device)
 
     def commit(self, length: Lengths, paths: Paths | None = None) -> None:
-        places = zip(self._read_places, paths or [], strict=True)
-        self.model.keep(length, [[place.get(node, _UNREAD) for node in path] for place, path in places])
+        if paths is not None:
+            lines = zip(self._read_places, paths, strict=True)
+            paths = [[place.get(node, _UNREAD) for node in path] for place, path in lines]
+        self.model.keep(length, paths)
 
     def _draft(self, rows: list[_Grown], device: torch.device) -> Draft:
         """Choose the best nodes of each row."""

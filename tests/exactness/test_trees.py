@@ -53,9 +53,11 @@ def test_a_dynamic_tree_is_lossless(models, depth, top_k, budget):
     assert distance(decoder, 4) < LOSSLESS
 
 
-def test_a_tree_proposed_to_the_qualifier(models):
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_a_tree_proposed_to_the_qualifier(models, dynamic):
     target, qualifier, draft = models
-    stage = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2], "top"), 1)
+    proposer = DynamicTree(draft, 1, 2, 2) if dynamic else TreeDrafter(draft, [2], "top")
+    stage = StagedDrafter(qualifier, Exact(), proposer, 1)
     decoder = Speculative(target, Exact(), stage, 1)
     assert decoder.lossless
     assert distance(decoder, 3) < LOSSLESS
