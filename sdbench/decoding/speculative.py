@@ -206,10 +206,7 @@ class Batch:
         if K:
             state.place_many(draft.tokens, state.length)
         lengths = state.length.tolist()
-        if draft.topology is None:
-            output = method.target.read(state, [length + K for length in lengths], "verify", num_logits=K + 1)
-        else:
-            output = method.target.read_tree(state, draft.topology, (0, K), "verify")
+        output = method.target.score(state, K, draft.topology)
         p = self.law.scored(state, output, lengths, trees=draft.topology)
         # The verdict is the round's only synchronisation. It gives the kept tokens for the stop rule too.
         decided, law = verify(method.rule, draft, p, self.memory, state.sampler, key)

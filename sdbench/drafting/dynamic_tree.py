@@ -15,7 +15,7 @@ import torch
 
 from sdbench import validate
 from sdbench.acceptance.draft import Draft, ProposalKind
-from sdbench.drafting.base import Local
+from sdbench.drafting.tree import ModelTree
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
@@ -59,20 +59,19 @@ class _Grown:
         return Topology.of([place[self.parents[candidate]] for candidate in chosen])
 
 
-class DynamicTree(Local):
+class DynamicTree(ModelTree):
     """Draft a dynamic tree. depth: of the tree. top_k: nodes read at each depth, and children of each. budget: tokens verified.
 
     EAGLE-2 takes depth 5, top_k 10 and budget 60; a small verifier on a CPU wants far fewer.
     """
 
-    trees = True
     kind = ProposalKind.DETERMINISTIC
 
     def __init__(self, model: LanguageModel, depth: int = 5, top_k: int = 10, budget: int = 60) -> None:
         self.depth = validate.whole("proposer.depth", depth, 1)
         self.top_k = validate.whole("proposer.top_k", top_k, 1)
         self.budget = validate.whole("proposer.budget", budget, 1)
-        self.model, self.name = model, model.name
+        super().__init__(model)
         self._read_places: list[
             dict[int, int]
         ] = []  # by row: the place of a node of the draft among the nodes that were read
@@ -81,16 +80,8 @@ class DynamicTree(Local):
     def own_length(self) -> int | None:
         return self.depth
 
-    @property
-    def models(self) -> list[LanguageModel]:
-        return [self.model]
-
     def max_lookahead(self, length: int) -> int:
         return max(self.budget, self.top_k * (self.depth - 1))
-
-    def admit(self, state: DecodeState, row: int) -> None:
-        self.model.reset(row)
-        self.model.read(state, state.length - 1, "prefill", row=row)
 
     def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
         here, rows = state.copy(), [_Grown() for _ in range(state.rows)]
@@ -117,7 +108,7 @@ class DynamicTree(Local):
         if paths is not None:
             lines = zip(self._read_places, paths, strict=True)
             paths = [[place.get(node, _UNREAD) for node in path] for place, path in lines]
-        self.model.keep(length, paths)
+        super().commit(length, paths)
 
     def _draft(self, rows: list[_Grown], device: torch.device) -> Draft:
         """Choose the best nodes of each row."""

@@ -106,10 +106,7 @@ class StagedDrafter:
             draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
             here.place_many(draft.tokens, grown)
             K = draft.tokens.shape[1]
-            if draft.topology is None:
-                output = self.verifier.read(here, grown + K, "verify", num_logits=K + 1)
-            else:
-                output = self.verifier.read_tree(here, draft.topology, (0, K), "verify")
+            output = self.verifier.score(here, K, draft.topology)
             p = state.sampler.score(output.logits, output.best)
             decided, law = verify(self.rule, draft, p, self.memory, state.sampler, below)
             accepted = np.array(decided.accepted)

@@ -31,14 +31,32 @@ from sdbench.topology import Topology
 SIBLINGS = ("without", "with", "top")
 
 
-class TreeDrafter(Local):
+class ModelTree(Local):
+    """Provide what drafters of token trees from a model have in common."""
+
+    trees = True
+
+    def __init__(self, model: LanguageModel) -> None:
+        self.model, self.name = model, model.name
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        return [self.model]
+
+    def admit(self, state: DecodeState, row: int) -> None:
+        self.model.reset(row)
+        self.model.read(state, state.length - 1, "prefill", row=row)
+
+    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
+        self.model.keep(length, paths)
+
+
+class TreeDrafter(ModelTree):
     """Draft a token tree of a fixed shape.
 
     widths: each node of depth d has widths[d] children. paths: any other shape, as Medusa's `choices` (`Topology.from_paths`).
     siblings: how the children of a node are chosen.
     """
-
-    trees = True
 
     def __init__(
         self,
@@ -52,7 +70,7 @@ class TreeDrafter(Local):
         for width in widths or ():
             validate.whole("proposer.widths", width, 1)
         self.siblings = validate.choice("proposer.siblings", siblings, SIBLINGS)
-        self.model, self.name = model, model.name
+        super().__init__(model)
         self.topology = Topology.branching(widths) if widths else Topology.from_paths(paths or ())
 
     @property
@@ -63,10 +81,6 @@ class TreeDrafter(Local):
     def own_length(self) -> int | None:
         return len(self.topology.widths)
 
-    @property
-    def models(self) -> list[LanguageModel]:
-        return [self.model]
-
     def max_lookahead(self, length: int) -> int:
         return self.topology.size
 
@@ -76,10 +90,6 @@ class TreeDrafter(Local):
             raise InputError(
                 f"A node of the token tree has {widest} children; {self.name} has only {self.model.vocab} tokens."
             )
-
-    def admit(self, state: DecodeState, row: int) -> None:
-        self.model.reset(row)
-        self.model.read(state, state.length - 1, "prefill", row=row)
 
     def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
         here, names, trees = state.copy(), drafting_key(key), [self.topology] * state.rows
@@ -99,9 +109,6 @@ class TreeDrafter(Local):
         whole = torch.full((state.rows,), count, device=drafted.device)
         q = None if self.kind is ProposalKind.DETERMINISTIC else Scored.cat(scores, 1)
         return Draft(drafted, whole, q, self.kind, full=True, topology=trees)
-
-    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
-        self.model.keep(length, paths)
 
     def _children(
         self, state: DecodeState, logits: Float[Tensor, "B M V"], families: list[int], names: Key

@@ -189,6 +189,15 @@ class LanguageModel(ABC):
             self._move(rows, source, target)
         self._nodes_read = 0
 
+    def score(self, state: DecodeState, count: int, trees: Sequence[Topology] | None = None) -> StepOutput:
+        """Read `count` drafted tokens of each active row, as chains or as trees, which stand behind the decided ones.
+
+        Returns the logits [B, count + 1, V] behind the last decided token and behind each drafted one.
+        """
+        if trees is not None:
+            return self.read_tree(state, trees, (0, count), "verify")
+        return self.read(state, [length + count for length in state.length.tolist()], "verify", num_logits=count + 1)
+
     def read_tree(self, state: DecodeState, trees: Sequence[Topology], nodes: tuple[int, int], kind: str) -> StepOutput:
         """Read nodes of a tree behind the decided tokens of each active row, whose tokens stand in `state`.
 
