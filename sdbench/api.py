@@ -21,7 +21,7 @@ from sdbench.errors import InputError
 from sdbench.harness.arms import make
 from sdbench.harness.config import compose
 from sdbench.lm.transformer import Transformer
-from sdbench.models.generation import GenerationDefaults, TokenRules
+from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
 from sdbench.sampling import Sampling
 from sdbench.stopping import StopAtTokens
 
@@ -63,7 +63,8 @@ def decode(
     config = _config_of(model)
     decoder = _decoder(model, draft, qualifier, method, config, overrides)
     request = Request(list(prompt), "prompt")
-    (finished,) = decoder.generate([request], sampling or Sampling(), StopAtTokens(_eos(config)), max_new_tokens, seed)
+    stop = StopAtTokens(listed_ids(config.eos_token_id))
+    (finished,) = decoder.generate([request], sampling or Sampling(), stop, max_new_tokens, seed)
     decoder.close()
     return finished.tokens
 
@@ -98,7 +99,7 @@ def custom_generate(
         new = int(generation_config.max_length or 0) - input_ids.shape[1]
         seed = int(torch.randint(1 << 62, ()))
         requests = [Request(tokens, str(number)) for number, tokens in enumerate(prompts)]
-        eos = _eos(generation_config)
+        eos = listed_ids(generation_config.eos_token_id)
         answers = {
             done.request.name: done.tokens
             for done in decoder.generate(
@@ -131,7 +132,7 @@ def _decoder(
     (arm,) = make({method: arms[method]}, family)
     rules = GenerationDefaults.of(config).rules
     if rules:
-        family["target"].rules = TokenRules(rules, _eos(config))
+        family["target"].rules = TokenRules(rules, listed_ids(config.eos_token_id))
     return arm.decoder
 
 
@@ -140,13 +141,6 @@ def _config_of(model: PreTrainedModel) -> GenerationConfig:
     from transformers import GenerationConfig
 
     return model.generation_config or GenerationConfig()
-
-
-def _eos(config: GenerationConfig) -> list[int]:
-    eos: Any = config.eos_token_id
-    if eos is None:
-        return []
-    return [int(eos)] if not isinstance(eos, (list, tuple, Tensor)) else [int(one) for one in eos]
 
 
 def _sampling(config: GenerationConfig) -> Sampling:

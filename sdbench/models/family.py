@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from sdbench.errors import InputError
 from sdbench.models.architecture import check_architecture, longest_sequence
-from sdbench.models.generation import GenerationDefaults, TokenRules
+from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
 from sdbench.models.hub import place_of, read_config, read_generation, read_tokenizer
 from sdbench.models.spec import ModelSpec, Source, resolve
 from sdbench.models.weight_files import check_checksums, check_weight_files
@@ -116,7 +116,7 @@ def _member(spec: ModelSpec, forward: bool) -> Member:
     eos = generation.eos_token_id
     if eos is None and isinstance(tokenizer.eos_token_id, int):
         eos = tokenizer.eos_token_id
-    ends = () if eos is None else (eos,) if isinstance(eos, int) else tuple(eos)
+    ends = listed_ids(eos)
     defaults = GenerationDefaults.of(generation)
     if defaults.rules:
         TokenRules(defaults.rules, ends).check(

@@ -210,3 +210,8 @@ class SequenceRules:
         for processor in self._processors:
             scores = processor(ids, scores)
         return scores[0]
+
+
+def listed_ids(ids: int | Iterable[int] | None) -> tuple[int, ...]:
+    """Return token ids as a config states them: none, one or several."""
+    return () if ids is None else (ids,) if isinstance(ids, int) else tuple(map(int, ids))
