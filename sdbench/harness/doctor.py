@@ -10,7 +10,7 @@ from sdbench.errors import InputError
 from sdbench.harness.build import build
 from sdbench.harness.config import members
 from sdbench.hub_access import ask
-from sdbench.models.family import check_family
+from sdbench.models.family import check_files
 from sdbench.models.spec import ModelSpec
 from sdbench.runs.environment import environment
 
@@ -38,8 +38,9 @@ def examine() -> str:
 
 
 def _check_family(family: Mapping[str, Any]) -> None:
-    """Look for the files of every member. Architectures are not tried, because that takes seconds. Raises: InputError."""
-    check_family({role: ModelSpec(role, **entry) for role, entry in family.items()}, forward=False)
+    """Look for the files of every member. They are not read, because that takes seconds. Raises: InputError."""
+    for role, entry in family.items():
+        check_files(ModelSpec(role, **entry))
 
 
 def _check_task(config: dict[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,7 +11,8 @@ from typing import TYPE_CHECKING
 from sdbench.errors import InputError
 from sdbench.models.architecture import check_architecture, longest_sequence
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
-from sdbench.models.hub import place_of, read_config, read_generation, read_tokenizer
+from sdbench.models.hub import config_file, place_of, read_config, read_generation, read_tokenizer
+from sdbench.models.quiet import reason_of
 from sdbench.models.spec import ModelSpec, Source, resolve
 from sdbench.models.weight_files import check_checksums, check_weight_files
 
@@ -86,15 +88,30 @@ class Family:
         return said
 
 
-def check_family(specs: Mapping[str, ModelSpec], forward: bool = True) -> Family:
+def check_files(spec: ModelSpec) -> None:
+    """Look for the files of a member, without an import of `transformers`. `check_family` reads them, which takes seconds.
+
+    Errors: InputError if a source is missing, gated or damaged.
+    """
+    source = resolve(spec)
+    if source.kind == "gguf":
+        return
+    file = config_file(spec, source)
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise InputError(f"The file {file} ({spec.role}) cannot be read ({reason_of(error)}): fetch it again.") from error
+    check_source(spec, source, quantized="quantization_config" in config)
+
+
+def check_family(specs: Mapping[str, ModelSpec]) -> Family:
     """Find and check every member, and check that the members can run together.
 
-    forward: also check each architecture by a forward without storage, which imports the model's code.
     Errors: InputError if a source is missing, gated or corrupted, if an architecture is not supported, or if tokenizers differ.
     """
     if not specs:
         raise InputError("The family has no models; it needs at least a target.")
-    members = {role: _member(spec, forward) for role, spec in specs.items()}
+    members = {role: _member(spec) for role, spec in specs.items()}
     main = members.get("target") or next(iter(members.values()))
     _check_width(main)
     for member in members.values():
@@ -104,11 +121,10 @@ def check_family(specs: Mapping[str, ModelSpec], forward: bool = True) -> Family
     return Family(members, main, shortest.context, shortest.why)
 
 
-def _member(spec: ModelSpec, forward: bool) -> Member:
+def _member(spec: ModelSpec) -> Member:
     source = resolve(spec)
     config = read_config(spec, source)
-    if forward:
-        check_architecture(spec.role, config)
+    check_architecture(spec.role, config)
     text = config.get_text_config()
     check_source(spec, source, quantized=getattr(config, "quantization_config", None) is not None)
     tokenizer = read_tokenizer(spec, source)

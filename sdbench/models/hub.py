@@ -40,21 +40,26 @@ def place_of(spec: ModelSpec, source: Source) -> tuple[str, dict[str, Any]]:
 def read_config(spec: ModelSpec, source: Source) -> PreTrainedConfig:
     """Read the model's config. Errors: InputError."""
     place, options = place_of(spec, source)
-    _check_at_hand(spec, source)
+    if source.kind == "hub":
+        config_file(spec, source)
     from transformers import AutoConfig
 
     with readable(spec, source, "config"), quiet():
         return AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
 
 
-def _check_at_hand(spec: ModelSpec, source: Source) -> None:
-    """Refuse a model of the hub that neither the hub nor its cache gives. This imports no reader, so it answers at once."""
-    from huggingface_hub import try_to_load_from_cache
+def config_file(spec: ModelSpec, source: Source) -> Path:
+    """Return the path of the config.json of a folder or of a model of the hub. This imports no reader, so it answers at once.
 
-    if source.kind != "hub" or reachable():
-        return
-    if not isinstance(try_to_load_from_cache(source.location, "config.json", revision=spec.revision or "main"), str):
-        raise InputError(_not_at_hand(source.location, spec.role))
+    Errors: InputError if neither the hub nor its cache gives the file.
+    """
+    place, options = place_of(spec, source)
+    if source.kind != "hub":
+        return Path(place) / "config.json"
+    from huggingface_hub import hf_hub_download
+
+    with readable(spec, source, "config"):
+        return Path(hf_hub_download(place, "config.json", **options))
 
 
 def read_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerFast:

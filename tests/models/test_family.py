@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import httpx
+import huggingface_hub
 import pytest
 import transformers as t
 from huggingface_hub import errors
@@ -13,7 +14,7 @@ from omegaconf import OmegaConf
 from sdbench.errors import InputError
 from sdbench.models import hub
 from sdbench.models.architecture import check_architecture
-from sdbench.models.family import check_family
+from sdbench.models.family import check_family, check_files
 from sdbench.models.spec import ModelSpec, resolve
 from tests.models.folders import ARCHITECTURES, config_of, saved, spec
 from tests.tasks.tokenizers_made import SPECIAL, byte_level
@@ -155,13 +156,14 @@ def test_folders_that_hold_no_model(tmp_path):
 def test_what_the_hub_refuses(kind, reason, monkeypatch):
     def refuse(*args, **options):
         response = httpx.Response(403, request=httpx.Request("GET", "https://huggingface.co/a/b"))
-        raise OSError("no") from kind("refused", response=response)
+        raise kind("refused", response=response)
 
-    monkeypatch.setattr(t.AutoConfig, "from_pretrained", refuse)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", refuse)
     monkeypatch.setattr(hub, "reachable", lambda: True)
     source = ModelSpec("draft", "a/b", revision="v9")
-    with pytest.raises(InputError, match=reason):
-        hub.read_config(source, resolve(source))
+    for read in (hub.read_config, hub.config_file):
+        with pytest.raises(InputError, match=reason):
+            read(source, resolve(source))
 
 
 def test_without_hub_and_cache_no_reader_is_asked(monkeypatch):
@@ -187,3 +189,16 @@ def test_the_families():
     names = ["gemma3", "llama3", "llama3_70b", "qwen3", "smollm2", "smollm2_family", "tiny"]
     assert [file.stem for file in CONF] == names
     assert config_of("llama").vocab_size == 300
+
+
+def test_files_are_looked_for_without_a_reader(tmp_path, monkeypatch):
+    """The look takes no reader, and still refuses a damaged file."""
+    saved(tmp_path, "llama")
+    monkeypatch.setattr(t.AutoConfig, "from_pretrained", lambda *_, **__: pytest.fail("the config was read"))
+    check_files(spec(tmp_path))
+    (tmp_path / "model.safetensors").write_bytes(b"cut")
+    with pytest.raises(InputError, match="model.safetensors"):
+        check_files(spec(tmp_path))
+    (tmp_path / "config.json").write_text("{")
+    with pytest.raises(InputError, match=r"config\.json \(target\) cannot be read .*fetch it again"):
+        check_files(spec(tmp_path))
