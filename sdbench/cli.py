@@ -194,6 +194,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
         text, runs = describe(config)
         print(text)
         return OK if runs else FAILED
+    from sdbench.analysis.metrics.summary import stopped_arms
     from sdbench.analysis.report.write import show
     from sdbench.harness.plan import prepare
     from sdbench.harness.run import run, run_worker_rank
@@ -214,7 +215,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if (page := out / "report" / "report.html").is_file():
         print(f"report: {page}")
     _print_document({"out": str(out), "summary": summary})
-    return OK
+    return FAILED if stopped_arms(summary) else OK
 
 
 def _verify(options: argparse.Namespace, overrides: list[str]) -> int:

@@ -84,7 +84,7 @@ def sweep(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
         "runs": [{"out": line["out"], "summary": line["summary"]} for line in lines if "summary" in line],
         "skipped": sum(line.get("skipped", False) for line in lines),
         "retried": [line["out"] for line in lines if line.get("retried")],
-        "failed": [line for line in lines if "reason" in line],
+        "failed": [{key: line[key] for key in line if key != "summary"} for line in lines if "reason" in line],
     }
 
 
@@ -92,6 +92,7 @@ def job(composed: Any) -> None:
     """Run one job of a sweep, and write its result to the ledger. The launcher may call this in another process."""
     from hydra.core.hydra_config import HydraConfig
 
+    from sdbench.analysis.metrics.summary import stopped_arms
     from sdbench.harness.plan import prepare
     from sdbench.harness.run import folder_of, run
 
@@ -111,6 +112,8 @@ def job(composed: Any) -> None:
         failed_before = folder.failure is not None
         _, summary, fresh = run(plan, folder)
         line |= {"summary": summary, "skipped": not fresh, "retried": fresh and failed_before}
+        if stopped := stopped_arms(summary):
+            line["reason"] = "; ".join(f"{arm} failed ({reason})" for arm, reason in stopped.items())
     except Exception as error:
         # The other jobs continue. The sweep lists this failure at its end; a repeated sweep runs the job again.
         line["reason"] = f"{type(error).__name__}: {error}"

@@ -32,7 +32,7 @@ def tokens(run, arm: str) -> dict:
 def test_the_other_arms_finish(bench, finished, tmp_path, monkeypatch, capsys, calls):
     fail_after(monkeypatch, calls)
     out, words = tmp_path / "run", ("arms=[ar,sd,lookup]",)
-    assert bench.call("run", out, *words) == 0
+    assert bench.call("run", out, *words) == 1
     said = capsys.readouterr()
     found = re.search(r"sd failed \((.+)\). Its row is void; the other arms go on.", said.err)
     assert found
@@ -46,7 +46,7 @@ def test_the_other_arms_finish(bench, finished, tmp_path, monkeypatch, capsys, c
     assert tokens(run, "ar") == tokens(load(finished), "ar") == tokens(run, "lookup")
     assert len(tokens(run, "sd")) < len(tokens(run, "ar"))
     assert "void" in compare([str(out)], "ar,sd")["comparisons"][0]["speed"]["reason"]
-    assert bench.call("run", out, *words) == 0
+    assert bench.call("run", out, *words) == 1
     assert "finished before" in capsys.readouterr().out
 
 
@@ -54,3 +54,14 @@ def test_a_run_without_its_baseline_ends(bench, tmp_path, monkeypatch, capsys):
     fail_after(monkeypatch, 3)
     assert bench.call("run", tmp_path / "run", "arms=[ar,sd]", "baseline=sd") == 1
     assert "shape '[1, 2]' is invalid" in json.loads((tmp_path / "run" / "failed.json").read_text())["reason"]
+
+
+def test_a_sweep_lists_the_job_with_its_arm(bench, tmp_path, monkeypatch, capsys):
+    fail_after(monkeypatch, 3)
+    monkeypatch.chdir(tmp_path)
+    words = ["arms=[ar,sd]", "limit=1", "max_new_tokens=6", "arms.sd.draft_length=2,3", "out=null", "-m"]
+    assert bench.call("run", tmp_path / "unused", *words) == 1
+    document = json.loads(capsys.readouterr().out.splitlines()[-1])
+    assert len(document["runs"]) == 2  # what the other arm measured is kept
+    assert all("sd failed (RuntimeError: shape" in line["reason"] for line in document["failed"])
+    assert document["failed"]

@@ -204,6 +204,12 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
     }
 
 
+def stopped_arms(summary: Mapping[str, Any]) -> dict[str, str]:
+    """Return why each arm ended early that did: the error that it raised, or where its numbers first were not finite."""
+    reasons = {name: arm.get("failure") or arm.get("not_finite") for name, arm in summary["arms"].items()}
+    return {name: reason for name, reason in reasons.items() if reason}
+
+
 def _speedups(sequences: pd.DataFrame, reference: pd.DataFrame, whole_only: bool) -> dict[str, Any]:
     """Compute the paired speed ratios. whole_only: end to end alone, the others are null."""
     whole = speed.speedup(sequences, reference, whole=True)
