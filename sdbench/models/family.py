@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,8 +14,9 @@ from sdbench.models.architecture import check_architecture, longest_sequence
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
 from sdbench.models.hub import config_file, place_of, read_config, read_generation, read_tokenizer
 from sdbench.models.quiet import reason_of
+from sdbench.models.skeleton import skeleton
 from sdbench.models.spec import ModelSpec, Source, resolve
-from sdbench.models.weight_files import check_checksums, check_weight_files
+from sdbench.models.weight_files import check_checksums, check_weight_files, sizes_differ, tensors_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerFast
@@ -100,7 +102,9 @@ def check_files(spec: ModelSpec) -> None:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        raise InputError(f"The file {file} ({spec.role}) cannot be read ({reason_of(error)}): fetch it again.") from error
+        raise InputError(
+            f"The file {file} ({spec.role}) cannot be read ({reason_of(error)}): fetch it again."
+        ) from error
     check_source(spec, source, quantized="quantization_config" in config)
 
 
@@ -126,7 +130,10 @@ def _member(spec: ModelSpec) -> Member:
     config = read_config(spec, source)
     check_architecture(spec.role, config)
     text = config.get_text_config()
-    check_source(spec, source, quantized=getattr(config, "quantization_config", None) is not None)
+    quantized = getattr(config, "quantization_config", None) is not None
+    check_source(spec, source, quantized)
+    if source.kind != "hub" and not quantized:
+        check_sizes(spec, Path(place_of(spec, source)[0]), config)
     tokenizer = read_tokenizer(spec, source)
     generation = read_generation(spec, source, config)
     eos = generation.eos_token_id
@@ -153,6 +160,19 @@ def check_source(spec: ModelSpec, source: Source, quantized: bool = False) -> No
     check_weight_files(folder, quantized)
     if source.packaged:
         check_checksums(folder)
+
+
+def check_sizes(spec: ModelSpec, folder: Path, config: PreTrainedConfig) -> None:
+    """Refuse weights of another size than the config says, from the headers of the files. Loading checks the rest.
+
+    Only tensors whose name is the model's own are compared, and only by their number of elements: a reader may rename or
+    transpose a tensor.
+    """
+    stored, made = tensors_of(folder) or {}, skeleton(config).state_dict()
+    shapes = [(name, stored[name]["shape"], tuple(made[name].shape)) for name in sorted(stored.keys() & made.keys())]
+    odd = [entry for entry in shapes if math.prod(entry[1]) != math.prod(entry[2])]
+    if odd:
+        raise InputError(sizes_differ(spec.path, spec.role, odd))
 
 
 def _check_width(main: Member) -> None:

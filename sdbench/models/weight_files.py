@@ -6,7 +6,7 @@ import hashlib
 import json
 import pickle
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -111,6 +111,22 @@ def tensors_of(folder: Path) -> dict[str, dict[str, Any]] | None:
     if any(file.suffix != ".safetensors" for file in files):
         return None
     return {name: entry for file in files for name, entry in _header(file)[0].items()}
+
+
+def sizes_differ(path: str, role: str, odd: Sequence[tuple[str, Sequence[int], Sequence[int]]]) -> str:
+    """Return the sentence about tensors whose shapes differ. odd: the name, the shape in the checkpoint and that of the config."""
+    name, *shapes = odd[0]
+    stored, wanted = ("x".join(map(str, shape)) for shape in shapes)
+    return (
+        f"config.json does not belong to the weights of {path} ({role}): the checkpoint has {name} as {stored}, the config makes "
+        f"it {wanted}{others(odd)}. Take both files from the same model."
+    )
+
+
+def others(tensors: Sequence[Any]) -> str:
+    """Return how many tensors there are beyond the first, as an insertion into a sentence."""
+    more = len(tensors) - 1
+    return f" (and {more} more tensor{'s' if more > 1 else ''})" if more else ""
 
 
 def _pointer(file: Path) -> bool:

@@ -15,6 +15,7 @@ from sdbench.models.hub import place_of, read_config, readable
 from sdbench.models.quantization import check_quantization, quantization_config
 from sdbench.models.quiet import quiet
 from sdbench.models.spec import ModelSpec, resolve
+from sdbench.models.weight_files import others, sizes_differ
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -83,15 +84,11 @@ def _check_report(spec: ModelSpec, model: PreTrainedModel, report: Mapping[str, 
     fits = f"config.json does not belong to the weights of {spec.path} ({spec.role})"
     odd = sorted(report["mismatched_keys"], key=str)
     if odd:
-        name, stored, wanted = odd[0]
-        raise InputError(
-            f"{fits}: the checkpoint has {name} as {_shape(stored)}, the config makes it {_shape(wanted)}{_more(odd)}. Take both "
-            "files from the same model."
-        )
+        raise InputError(sizes_differ(spec.path, spec.role, odd))
     missing = sorted(report["missing_keys"])
     if missing:
         raise InputError(
-            f"{fits}: the checkpoint lacks {missing[0]}{_more(missing)}. Take both from the same model, or fetch the checkpoint "
+            f"{fits}: the checkpoint lacks {missing[0]}{others(missing)}. Take both from the same model, or fetch the checkpoint "
             "again."
         )
     surplus = sorted(name for name in report["unexpected_keys"] if not _DERIVED.search(name))
@@ -100,18 +97,9 @@ def _check_report(spec: ModelSpec, model: PreTrainedModel, report: Mapping[str, 
         surplus = [name for name in surplus if name.startswith((*own, "lm_head."))]
     if surplus:
         raise InputError(
-            f"{fits}: the checkpoint holds {surplus[0]}{_more(surplus)}, which {type(model).__name__} with this config does not "
+            f"{fits}: the checkpoint holds {surplus[0]}{others(surplus)}, which {type(model).__name__} with this config does not "
             "use. Take both from the same model."
         )
-
-
-def _shape(sizes: Any) -> str:
-    return "x".join(map(str, sizes))
-
-
-def _more(names: list[Any]) -> str:
-    others = len(names) - 1
-    return f" (and {others} more tensor{'s' if others > 1 else ''})" if others else ""
 
 
 def check_finite(spec: ModelSpec, model: PreTrainedModel) -> None:

@@ -200,6 +200,15 @@ def test_a_damaged_bin_file_is_refused_before_the_weights_are_read(tmp_path):
         check_family({"target": spec(tmp_path)})
 
 
+def test_other_sizes_are_refused_before_the_weights_are_read(tmp_path):
+    saved(tmp_path)
+    fields(intermediate_size=64)(tmp_path)
+    with pytest.raises(
+        InputError, match=r"down_proj\.weight as 32x48, the config makes it 32x64 \(and 5 more tensors\)"
+    ):
+        check_family({"target": spec(tmp_path)})
+
+
 @pytest.mark.parametrize("zipped", [True, False])
 def test_a_sound_bin_file_is_read(tmp_path, zipped):
     expected = saved(tmp_path)(IDS).logits
