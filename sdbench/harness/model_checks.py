@@ -7,9 +7,19 @@ from collections.abc import Iterable, Sequence
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm
 from sdbench.lm.early_exit import first_layers
+from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, Member
 from sdbench.models.skeleton import skeleton, try_out
 from sdbench.sampling import Sampling
+
+
+def check_own_quantization(family: Family, mode: str) -> None:
+    """Refuse an execution mode that cannot run a checkpoint which its own config.json quantises. Raises: InputError."""
+    for role, member in family.members.items():
+        own = getattr(member.config, "quantization_config", None)
+        if own is not None:
+            method = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
+            check_execution(role, mode, "cpu", str(getattr(method, "value", method)))
 
 
 def check_early_exits(arms: Iterable[Arm], family: Family) -> None:

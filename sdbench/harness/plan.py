@@ -18,7 +18,7 @@ from sdbench.harness.arms import Arm, build_on_stubs
 from sdbench.harness.build import build
 from sdbench.harness.co_tenancy import Use
 from sdbench.harness.gpu_lock import physical
-from sdbench.harness.model_checks import check_early_exits, check_peers, notes
+from sdbench.harness.model_checks import check_early_exits, check_own_quantization, check_peers, notes
 from sdbench.harness.own_code import own_code
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, check_family
@@ -168,6 +168,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     if not prompts:
         raise InputError(f"The task {task.name} has no prompts.")
     family = check_family(used)
+    check_own_quantization(family, hardware["execution"])
     check_early_exits(stub_arms, family)
     if ranks is not None:
         ranks.check(stub_arms, used, family.members["target"].config)

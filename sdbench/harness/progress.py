@@ -1,10 +1,47 @@
-"""Show on standard error how many blocks are done, and the speed of each arm so far."""
+"""Show on standard error how far a run is: the programs that an arm compiles, then the blocks and the speed of each arm."""
 
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
+
+from sdbench.lm.programs.execution import Execution
+
+
+@contextmanager
+def compiling(arm: str, executions: Sequence[Execution], every: float = 20.0) -> Iterator[None]:
+    """Show how many programs an arm has ready, and for how long it has worked: on a terminal each second, else now and then.
+
+    executions: of the arm's models. every: seconds between two lines where standard error is no terminal.
+    """
+    begun, done = perf_counter(), threading.Event()
+
+    def said() -> str:
+        made, loaded = sum(one.made for one in executions), sum(one.loaded for one in executions)
+        return f"{arm} warms up: {made} programs compiled, {loaded} loaded, {perf_counter() - begun:.0f} s"
+
+    def lines() -> None:
+        while not done.wait(every):
+            print(f"sdbench: {said()}", file=sys.stderr, flush=True)
+
+    def status() -> None:
+        from rich.console import Console
+
+        with Console(stderr=True).status(said()) as shown:
+            while not done.wait(1.0):
+                shown.update(said())
+
+    teller = threading.Thread(target=status if sys.stderr.isatty() else lines, daemon=True)
+    teller.start()
+    try:
+        yield
+    finally:
+        done.set()
+        teller.join()
 
 
 class Progress:

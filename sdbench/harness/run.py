@@ -28,7 +28,7 @@ from sdbench.harness.gpu_memory import PeakMemory
 from sdbench.harness.greedy_match import identities
 from sdbench.harness.own_code import own_line
 from sdbench.harness.plan import Plan, load, load_role
-from sdbench.harness.progress import Progress
+from sdbench.harness.progress import Progress, compiling
 from sdbench.harness.reference_forward import ReferenceForwards
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.programs.modes import programs_of
@@ -336,16 +336,17 @@ def _warm_up(plan: Plan, arm: Arm) -> None:
     if not eager:
         print(f"sdbench: {arm.name} warms up and makes its programs; the first time takes minutes.", file=sys.stderr)
     plan.take_cores(arm.threads)
-    for _ in range(2):  # a method that calibrates its draft length is warmed up again with the new length
-        trace = Trace()
-        decoded = arm.decoder.generate(
-            requests, plan.sampling, plan.stop, new, seed=plan.seed, rows=plan.batch_size, trace=trace
-        )
-        for _ in decoded:
-            pass
-        trace.close()
-        if not arm.decoder.calibrate(trace):
-            break
+    with nullcontext() if eager else compiling(arm.name, [model.execution for model in arm.decoder.models]):
+        for _ in range(2):  # a method that calibrates its draft length is warmed up again with the new length
+            trace = Trace()
+            decoded = arm.decoder.generate(
+                requests, plan.sampling, plan.stop, new, seed=plan.seed, rows=plan.batch_size, trace=trace
+            )
+            for _ in decoded:
+                pass
+            trace.close()
+            if not arm.decoder.calibrate(trace):
+                break
 
 
 def _freeze(folder: RunFolder | NullRunFolder, models: Mapping[str, LanguageModel], arms: list[Arm]) -> None:

@@ -199,6 +199,16 @@ def test_corrupted_weights(bench, tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_checkpoint_that_is_quantised_is_not_compiled(bench, tmp_path, capsys):
+    other = shutil.copytree(bench.paths["draft"], tmp_path / "draft")
+    config = json.loads((other / "config.json").read_text())
+    (other / "config.json").write_text(json.dumps({**config, "quantization_config": {"quant_method": "fp8"}}))
+    words = ("arms=[ar,sd]", f"models.draft.path={other}", "hardware.execution=compile")
+    assert bench.call("run", tmp_path / "out", *words) == 2
+    assert "draft has quantization=fp8, which compiled programs do not support" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_report_of_what_is_no_run(tmp_path, capsys):
     from sdbench.cli import main
 
