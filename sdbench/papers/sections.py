@@ -2,6 +2,7 @@
 
 - `peers` compares each arm of ours with each peer, end to end, paired over prompts.
 - `concurrent` compares arms with a concurrent draft with synchronous decoding, and measured with predicted hit rates and speeds.
+- `categories` compares the arms within each category of the prompts.
 - `front` says whether a lossy arm of non-inferior quality is faster than the best lossless arm, and a pyramid than one stage.
 """
 
@@ -14,7 +15,7 @@ from collections.abc import Sequence
 from sdbench.analysis.compare import speed_verdict
 from sdbench.analysis.figures.ssd import budget_of
 from sdbench.analysis.figures.style import family
-from sdbench.analysis.metrics.speed import speedup
+from sdbench.analysis.metrics.speed import speedup, tokens_per_target_call
 from sdbench.analysis.report.grid import Column, Grid, estimate
 from sdbench.analysis.results import Results
 from sdbench.analysis.stats.intervals import FewPrompts
@@ -68,6 +69,28 @@ def peers(run: Results) -> list[str]:
         "length."
     )
     return [words, Grid([_ARM, *(_over(f"`{kind}`") for kind in kinds)], rows).markdown()]
+
+
+def categories(run: Results) -> list[str]:
+    """Give each arm's speed-up over the baseline, end to end, and its tokens per target call, by category of the prompts."""
+    counts = run.sequences.drop_duplicates("prompt_id").groupby("category", sort=False).size()
+    if len(counts) < 2:
+        return []
+    base, rows = run.of(run.summary["baseline"]), []
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FewPrompts)  # the heading gives the number of prompts
+        for name in run.summary["arms"]:
+            arm = run.of(name)
+            cells = []
+            for category in counts.index:
+                ours = arm[arm["category"] == category]
+                gain = speedup(ours, base[base["category"] == category], whole=True)
+                calls = None if run.summary["arms"][name].get("end_to_end_only") else tokens_per_target_call(ours)
+                cells.append(f"{estimate(gain.value, None, 2, '×')}" + ("" if calls is None else f", {calls:.2f}"))
+            rows.append([name, *cells])
+    words = "Speed-up over the baseline, end to end, and tokens per target call, by category (its number of prompts):"
+    columns = [_ARM, *(Column(f"{category} ({count})") for category, count in counts.items())]
+    return [words, Grid(columns, rows).markdown()]
 
 
 def concurrent(run: Results) -> list[str]:

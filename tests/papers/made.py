@@ -71,6 +71,7 @@ def kept_run(
                         "text": "",
                         "finish_reason": "eos",
                         "score": float(hardness < (right or {}).get(arm, 0.8)),
+                        "category": "",
                         "prefill_seconds": 0.01,
                         "decode_seconds": seconds,
                         "block_decode_seconds": seconds,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
+import pandas as pd
 import pytest
 
 from sdbench.analysis.results import read
@@ -91,3 +93,17 @@ def test_a_run_without_such_arms_has_no_section(tmp_path):
     run = read(path)
     assert sections.concurrent(run) == []
     assert sections.peers(run) == []
+
+
+def test_the_categories_have_speeds_of_their_own(tmp_path):
+    path = kept_run(tmp_path, "plain", {"ar": (1.0, {}), "sd": (2.0, sd(4))}, noise=0.0)
+    assert sections.categories(read(path)) == []
+    rows = pd.read_parquet(path / "sequences.parquet")
+    odd = rows["prompt_id"].isin(sorted(rows["prompt_id"].unique())[:20])
+    rows["category"] = np.where(odd, "writing", "coding")
+    rows.loc[odd & (rows["arm"] == "sd"), ["prefill_seconds", "decode_seconds", "block_decode_seconds"]] *= 4
+    rows.to_parquet(path / "sequences.parquet")
+    table = _grid(sections.categories(read(path))[1])
+    assert table[""] == ["writing (20)", "coding (40)"]
+    assert [cell.partition(",")[0] for cell in table["sd"]] == [f"{0.51 / (4 * 0.26):.2f}×", f"{0.51 / 0.26:.2f}×"]
+    assert [cell.partition(",")[0] for cell in table["ar"]] == ["1.00×", "1.00×"]
