@@ -12,6 +12,7 @@ from sdbench.models.architecture import check_architecture, longest_sequence
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
 from sdbench.models.hub import place_of, read_config, read_generation, read_tokenizer
 from sdbench.models.spec import ModelSpec, Source, resolve
+from sdbench.models.vocabulary import Vocabulary, vocabulary_of
 from sdbench.models.weight_files import check_checksums, check_weight_files
 
 if TYPE_CHECKING:
@@ -36,6 +37,11 @@ class Member:
     eos: tuple[int, ...]
     why: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """How the member joins the vocabulary of the main member; None if it has the same tokens."""
+        return vocabulary_of(self.spec)
 
 
 @dataclass(frozen=True)
@@ -73,6 +79,8 @@ class Family:
         """One sentence for each member whose embedding has another width than that of the main member."""
         said = []
         for role, member in self.members.items():
+            if member.vocabulary is not None:
+                continue
             if member.width < self.vocab:
                 said.append(
                     f"The embedding of {role} has {member.width} rows, that of {self.main.spec.role} {self.vocab}: {role} never "
@@ -98,9 +106,16 @@ def check_family(specs: Mapping[str, ModelSpec], forward: bool = True) -> Family
     main = members.get("target") or next(iter(members.values()))
     _check_width(main)
     for member in members.values():
-        if member is not main:
+        if member is main and member.vocabulary is not None:
+            raise InputError(
+                f"models.{member.spec.role}.vocabulary is for a smaller model; the {member.spec.role} sets the vocabulary of the "
+                "family, so leave it at null."
+            )
+        if member is not main and (member.vocabulary is None or member.vocabulary.kind == "reduced"):
             _check_tokenizers(main, member)
-    shortest = min(members.values(), key=lambda member: float("inf") if member.context is None else member.context)
+    # A re-encoded member has a window of its own.
+    bounded = [one for one in members.values() if one.vocabulary is None or one.vocabulary.kind != "reencode"]
+    shortest = min(bounded, key=lambda member: float("inf") if member.context is None else member.context)
     return Family(members, main, shortest.context, shortest.why)
 
 
@@ -167,13 +182,14 @@ def _check_tokenizers(main: Member, other: Member) -> None:
                 continue
             raise InputError(
                 f"The vocabularies of {first} and {second} differ: token {number} is {_shown(one)} for {first} and "
-                f"{_shown(two)} for {second}; a family must share one tokenizer."
+                f"{_shown(two)} for {second}; models.{second}.vocabulary=intersection or =reencode lets them differ."
             )
     for name in ("eos_token_id", "bos_token_id"):
         one, two = getattr(main.tokenizer, name), getattr(other.tokenizer, name)
         if None not in (one, two) and one != two:
             raise InputError(
-                f"The tokenizers of {first} and {second} differ: {name} is {one} for {first} and {two} for {second}."
+                f"The tokenizers of {first} and {second} differ: {name} is {one} for {first} and {two} for {second}; "
+                f"models.{second}.vocabulary=intersection lets them differ."
             )
 
 

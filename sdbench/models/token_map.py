@@ -55,14 +55,15 @@ class MappedIds(SameIds):
     """The map of a model that proposes only some ids of the target, and may number them in another way.
 
     reads: [V] the model's own id for each id of the target. proposes: [R] the ids of the target that the model proposes, ascending.
-    The head of the model has R rows in this order (`keep_head_rows`).
+    rows: [R] the model's own ids of these. The head gives R logits in this order (`keep_head_rows`).
     """
 
     reads: Tensor
     proposes: Tensor
 
-    def __init__(self, reads: Sequence[int], proposes: Sequence[int], width: int) -> None:
+    def __init__(self, reads: Sequence[int], proposes: Sequence[int], rows: Sequence[int], width: int) -> None:
         super().__init__(len(reads), width)
+        self.rows = list(rows)
         self.register_buffer("reads", torch.tensor(reads), persistent=False)
         self.register_buffer("proposes", torch.tensor(proposes), persistent=False)
 
