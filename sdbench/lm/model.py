@@ -60,6 +60,11 @@ class LanguageModel(ABC):
     def max_positions(self) -> int:
         """The longest sequence, in tokens, that the model can read."""
 
+    @property
+    def proposable(self) -> int:
+        """The number of the V tokens that the model can propose."""
+        return self.vocab
+
     @abstractmethod
     def step(
         self,

@@ -73,6 +73,10 @@ class Transformer(LanguageModel):
         return longest_sequence(self.config)[0] or FAR
 
     @property
+    def proposable(self) -> int:
+        return int(self.ids.proposable.sum())
+
+    @property
     def dtype(self) -> torch.dtype:
         return self.model.dtype
 

@@ -1,4 +1,4 @@
-"""Check a family of models, whose roles share a tokenizer, before any weights are loaded."""
+"""Check a family of models before any weights are loaded. Its roles share the tokens of the target, or say how theirs differ."""
 
 from __future__ import annotations
 
