@@ -13,12 +13,8 @@ class MappedTable(TabularModel):
 
     def __init__(self, name: str, ids: MappedIds, seed: int) -> None:
         super().__init__(name, ids.vocab, seed)
-        self.ids = ids
+        self.ids, self.proposable = ids, len(ids.rows)
         self._own = TabularModel(name, ids.width, seed)
-
-    @property
-    def proposable(self) -> int:
-        return int(self.ids.proposable.sum())
 
     def allocate(self, rows, slots):
         super().allocate(rows, slots)

@@ -97,8 +97,9 @@ class ReencodedDrafter(Local):
         for row in rows:
             text = self._texts[row]
             self._follow(text, state.tokens[row, : int(state.length[row])].tolist())
-            if len(text.own) + more > self._tokens.shape[1]:
-                text.own = text.own[-(self._tokens.shape[1] // 2) :]
+            room = self._tokens.shape[1] - more
+            if len(text.own) > room:
+                text.own = text.own[-max(min(room, self._tokens.shape[1] // 2), 1) :]
             pairs = zip(text.held, text.own, strict=False)
             same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
             kept[row] = min(same, len(text.own) - 1)

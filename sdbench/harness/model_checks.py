@@ -51,7 +51,9 @@ def check_reencoding(arms: Iterable[Arm], family: Family) -> None:
                     f"write text of its own: take sd_reencode, a chain of sdbench.drafting.ReencodedDrafter, or intersection."
                 )
             if drafters and not text:
-                raise InputError(f"The arm '{arm.name}' encodes text of {role} again: set models.{role}.vocabulary=reencode.")
+                raise InputError(
+                    f"The arm '{arm.name}' encodes text of {role} again: set models.{role}.vocabulary=reencode."
+                )
 
 
 def check_peers(arms: Iterable[Arm], family: Family, rows: int, sampling: Sampling, stop: Sequence[str]) -> None:

@@ -48,7 +48,9 @@ def _sequences(path: str, tokenizer: Any, knob: str) -> Iterator[list[int]]:
         if len(run):
             tokens, text = run["tokens"].iloc[0], run["text"].iloc[0]
             if not str(tokenizer.decode(tokens, skip_special_tokens=True)).startswith(text):
-                raise InputError(f"{knob}: the run {path} has another tokenizer than the target; name a run of this one.")
+                raise InputError(
+                    f"{knob}: the run {path} has another tokenizer than the target; name a run of this one."
+                )
         yield from (list(map(int, tokens)) for tokens in run["tokens"])
         return
     if not place.is_file():

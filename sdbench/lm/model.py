@@ -51,6 +51,7 @@ class LanguageModel(ABC):
 
     def __init__(self, name: str, vocab: int, device: torch.device, execution: Execution) -> None:
         self.name, self.vocab, self.device, self.execution = name, vocab, device, execution
+        self.proposable = vocab  # the number of these tokens that the model can propose
         self.rows = self.slots = 0
         self._kv_len: list[int] = []
         self._nodes_read = 0  # of the tree that was read last
@@ -59,11 +60,6 @@ class LanguageModel(ABC):
     @abstractmethod
     def max_positions(self) -> int:
         """The longest sequence, in tokens, that the model can read."""
-
-    @property
-    def proposable(self) -> int:
-        """The number of the V tokens that the model can propose."""
-        return self.vocab
 
     @abstractmethod
     def step(

@@ -45,7 +45,8 @@ def check_steps(lm: Transformer) -> None:
         lm.execution = execution
         lm.allocate(0, 0)
     for ids, expected, found in zip(rows, own, stepped, strict=True):
-        known = lm.ids.proposable.to(expected.device)  # other ids are -inf on purpose
+        # Tokens that the model lacks are -inf on purpose.
+        known = lm.ids.proposable.to(expected.device)
         if not bool(expected[known].isfinite().all()):
             raise InputError(f"{name} in {_type(lm)} gives logits that are not finite{_where(lm, ids)}")
         deviation = float((expected[known] - found[known]).abs().max() / expected[known].std().clamp(min=1e-6))
@@ -102,7 +103,9 @@ def _tokens(lm: Transformer) -> list[Tensor]:
 def _own_logits(lm: Transformer, ids: Int[Tensor, " T"]) -> Float[Tensor, " V"]:
     """The logits behind the last token, by the model's own forward, called as `generate` calls it."""
     at = torch.arange(len(ids), device=lm.device)[None]
-    output = lm.model(input_ids=lm.ids.read(ids)[None], attention_mask=torch.ones_like(at), position_ids=at, use_cache=True)
+    output = lm.model(
+        input_ids=lm.ids.read(ids)[None], attention_mask=torch.ones_like(at), position_ids=at, use_cache=True
+    )
     return lm.ids.widen(output.logits[0, -1]).float()
 
 

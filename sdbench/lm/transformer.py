@@ -63,7 +63,7 @@ class Transformer(LanguageModel):
         self.model: Any = model
         self.config = config
         self.layers: int = config.num_hidden_layers
-        self.ids = ids.to(model.device)
+        self.ids, self.proposable = ids.to(model.device), int(ids.proposable.sum())
         self.cached: tuple[int, ...] | None = None
         self.mask_form = _mask_form(name, model)
         self.pool = KVCache(0, 0, self.device)
@@ -71,10 +71,6 @@ class Transformer(LanguageModel):
     @property
     def max_positions(self) -> int:
         return longest_sequence(self.config)[0] or FAR
-
-    @property
-    def proposable(self) -> int:
-        return int(self.ids.proposable.sum())
 
     @property
     def dtype(self) -> torch.dtype:

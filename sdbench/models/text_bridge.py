@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from sdbench.models.vocabulary import token_bytes
+from sdbench.models.vocabulary import filler, id_of, token_bytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -66,17 +66,15 @@ class TextBridge:
     eos: (the target's end token, the draft's), or None.
     """
 
-    def __init__(
-        self, target: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast, vocab: int, width: int
-    ) -> None:
+    def __init__(self, target: PreTrainedTokenizerFast, own: PreTrainedTokenizerFast, vocab: int, width: int) -> None:
         names = [{str(token) for token in one.added_tokens_decoder.values()} for one in (target, own)]
         both = frozenset(names[0] & names[1])
         self._target, self._own = _Side(target, vocab, both), _Side(own, width, both)
-        ends = target.eos_token_id, own.eos_token_id
-        self.eos = None if None in ends else (int(ends[0]), int(ends[1]))
-        with_bos = own("a")["input_ids"]
-        self.start = with_bos[:1] if with_bos and with_bos[0] == own.bos_token_id else []
-        self._filler = next((i for i in (own.bos_token_id, own.eos_token_id) if i is not None and i < width), 0)
+        ours, theirs = id_of(target, "eos_token_id"), id_of(own, "eos_token_id")
+        self.eos = None if ours is None or theirs is None else (ours, theirs)
+        first = list(own("a")["input_ids"])[:1]
+        self.start: list[int] = first if first == [id_of(own, "bos_token_id")] else []
+        self._filler = filler(own, ("bos_token_id", "eos_token_id"), width)
 
     def read(self, own: Sequence[int], tokens: Sequence[int], rest: bytes = b"") -> tuple[list[int], bytes]:
         """Return the draft's tokens for a text that grew by tokens of the target, and the bytes of an incomplete character.

@@ -1,9 +1,8 @@
 """Say how a draft with another vocabulary joins a family, and match its tokens with those of the target.
 
-    intersection   the draft proposes the tokens that both tokenizers have, matched by their bytes (vLLM's
-                   `use_heterogeneous_vocab`; transformers' sampling with two tokenizers)
-    reduced        the head computes only the most frequent tokens of the target (FR-Spec, 2502.14856)
-    reencode       the draft writes text of its own, and the target's tokenizer encodes it (`sdbench.models.text_bridge`)
+With `intersection` the draft proposes the tokens that both tokenizers have, matched by their bytes (TLI of Timor et al., 2502.05202).
+A reduced head computes only the most frequent tokens of the target (FR-Spec, 2502.14856). With `reencode` the draft writes text of its
+own, and the target's tokenizer encodes it (`sdbench.models.text_bridge`).
 """
 
 from __future__ import annotations
@@ -97,8 +96,10 @@ def intersection(
     names = {number: str(token) for number, token in target.added_tokens_decoder.items() if number < vocab}
     shared |= {number: added[name] for number, name in names.items() if name in added}
     for end in ("eos_token_id", "bos_token_id"):
-        one, other = getattr(target, end), getattr(own, end)
-        if None not in (one, other) and one < vocab and one not in shared and other not in shared.values():
+        one, other = id_of(target, end), id_of(own, end)
+        if one is None or other is None:
+            continue
+        if one < vocab and one not in shared and other not in shared.values():
             shared[one] = other
     if ordinary < _FEWEST_SHARED:
         raise InputError(
@@ -114,7 +115,7 @@ def intersection(
 
 def _stand_ins(ours: Mapping[int, bytes], own: PreTrainedTokenizerFast, vocab: int, width: int) -> list[int]:
     """Return, for each id of the target, the last own token of the same text; where there is no text, the unknown or end token."""
-    nothing = next((i for i in (own.unk_token_id, own.eos_token_id) if i is not None and i < width), 0)
+    nothing = filler(own, ("unk_token_id", "eos_token_id"), width)
     numbers = [number for number in ours if number < vocab]
     texts = [ours[number].decode(errors="replace") for number in numbers]
     reads = [nothing] * vocab
@@ -154,6 +155,18 @@ def reduced(ids: Sequence[int], vocab: int, width: int) -> MappedIds:
 def ids_digest(ids: Sequence[int]) -> str:
     """Return a SHA-256 of some ids, by which they enter the `run_id`."""
     return hashlib.sha256(json.dumps(list(ids)).encode()).hexdigest()
+
+
+def id_of(tokenizer: PreTrainedTokenizerFast, name: str) -> int | None:
+    """Return the id of a tokenizer's special token. name: such as eos_token_id."""
+    number = getattr(tokenizer, name)
+    return number if isinstance(number, int) else None
+
+
+def filler(tokenizer: PreTrainedTokenizerFast, names: Sequence[str], width: int) -> int:
+    """Return the first of some special tokens that the tokenizer has and an embedding has a row for; else 0."""
+    numbers = (id_of(tokenizer, name) for name in names)
+    return next((number for number in numbers if number is not None and number < width), 0)
 
 
 def _decoder(tokenizer: PreTrainedTokenizerFast) -> Any:

@@ -80,7 +80,9 @@ def test_every_arm_over_a_map_gives_the_tokens_of_generate(kind, rows):
         got, accepted = decoded(decoder, rows=rows)
         assert got == expected, name
         if kind == "same tokens" and name == "sd":
-            assert accepted > 2.5  # the target itself under other numbers: what is not kept is cut by the end of an answer
+            assert (
+                accepted > 2.5
+            )  # the target itself under other numbers: what is not kept is cut by the end of an answer
 
 
 @pytest.mark.slow
@@ -97,7 +99,11 @@ def test_a_renumbered_draft_draws_the_tokens_of_the_plain_one():
     assert runs[0] == runs[1]
 
 
-TOKENIZERS = {"byte level": byte_level(300), "more merges": byte_level(330, ["<eos>", "<bos>"]), "pieces": sentence_piece()}
+TOKENIZERS = {
+    "byte level": byte_level(300),
+    "more merges": byte_level(330, ["<eos>", "<bos>"]),
+    "pieces": sentence_piece(),
+}
 
 
 def texts_of(tokenizer) -> list[list[int]]:

@@ -82,7 +82,10 @@ def test_a_reduced_head_is_smaller_and_enters_the_run_id(bench, finished, tmp_pa
 
 REFUSED = {
     "no map": (["arms=[sd]"], r"differ: .*; models\.draft\.vocabulary=intersection or =reencode lets them differ"),
-    "a chain of the draft": (["arms=[sd]", "models.draft.vocabulary=reencode"], "The arm 'sd' needs tokens of the target"),
+    "a chain of the draft": (
+        ["arms=[sd]", "models.draft.vocabulary=reencode"],
+        "The arm 'sd' needs tokens of the target",
+    ),
     "a tree": (["arms=[mcsd]", "models.draft.vocabulary=reencode"], r"The arm 'mcsd' needs .*: take sd_reencode"),
     "ssd": (["arms=[ssd]", "models.draft.vocabulary=reencode"], "The arm 'ssd' needs tokens of the target from draft"),
     "a drafter of text": (
@@ -93,13 +96,22 @@ REFUSED = {
         ["arms=[ar,hf_assisted]", "models.draft.vocabulary=intersection"],
         r"arms\.hf_assisted: .* does not apply models\.draft\.vocabulary: leave the arm out",
     ),
-    "the target": (["arms=[ar]", "models.target.vocabulary=intersection"], "the target sets the vocabulary of the family"),
+    "the target": (
+        ["arms=[ar]", "models.target.vocabulary=intersection"],
+        "the target sets the vocabulary of the family",
+    ),
     "a reduced draft of another tokenizer": (
         ["arms=[sd]", "models.draft.vocabulary={size:20,text:README.md}"],
         "vocabularies of target and draft differ",
     ),
-    "another word": (["arms=[sd]", "models.draft.vocabulary=slem"], r"models\.draft\.vocabulary is 'slem'; it must be one of"),
-    "no size": (["arms=[sd]", "models.draft.vocabulary={text:README.md}"], r"models\.draft\.vocabulary\.size is missing"),
+    "another word": (
+        ["arms=[sd]", "models.draft.vocabulary=slem"],
+        r"models\.draft\.vocabulary is 'slem'; it must be one of",
+    ),
+    "no size": (
+        ["arms=[sd]", "models.draft.vocabulary={text:README.md}"],
+        r"models\.draft\.vocabulary\.size is missing",
+    ),
 }
 
 

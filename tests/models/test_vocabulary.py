@@ -15,7 +15,11 @@ from tests.conftest import V, random_model
 from tests.tasks.tokenizers_made import TEXTS, byte_level, letters, sentence_piece
 
 TEXT = "The answer is 12 apples, naïve façade 日本語 🙂 ok."
-TOKENIZERS = {"byte level": byte_level(), "another byte level": byte_level(330, ["<eos>", "<bos>"]), "pieces": sentence_piece()}
+TOKENIZERS = {
+    "byte level": byte_level(),
+    "another byte level": byte_level(330, ["<eos>", "<bos>"]),
+    "pieces": sentence_piece(),
+}
 
 
 @pytest.mark.parametrize("name", TOKENIZERS)
@@ -109,12 +113,16 @@ def test_a_head_that_cannot_be_sliced_is_refused():
 
 @pytest.mark.parametrize("asked", ["reduced", {"size": 1, "text": "x"}, {"size": 5}, {"size": True, "text": "x"}, 5])
 def test_other_values_are_refused(asked):
-    with pytest.raises(InputError, match=r"models\.draft\.vocabulary is .*; it must be null, intersection, reencode, or"):
+    with pytest.raises(
+        InputError, match=r"models\.draft\.vocabulary is .*; it must be null, intersection, reencode, or"
+    ):
         vocabulary_of(ModelSpec("draft", "x", vocabulary=asked))
 
 
 def test_the_values():
-    made = [vocabulary_of(ModelSpec("draft", "x", vocabulary=one)) for one in (None, "reencode", {"size": 5, "text": "x"})]
+    made = [
+        vocabulary_of(ModelSpec("draft", "x", vocabulary=one)) for one in (None, "reencode", {"size": 5, "text": "x"})
+    ]
     assert made == [None, Vocabulary("reencode"), Vocabulary("reduced", 5, "x")]
 
 

@@ -26,8 +26,8 @@ class Traceable(Protocol):
     """What programs need to know of a language model.
 
     model: the `transformers` model; config: its text config. ids: translates between the target's
-    token ids and the model's own. pool: its KV cache; cached: the numbers of the cache's layers that the model uses, None before its
-    first eager step.
+    token ids and the model's own. pool: its KV cache; cached: the numbers of the cache's layers that the model uses, None before
+    its first eager step.
     """
 
     @property
