@@ -89,7 +89,7 @@ class Speculative:
         longest = max((len(request.tokens) for request in requests), default=0)
         slots = slots_needed(self, longest, max_new_tokens)
         for model in self.models:
-            if slots > model.max_positions:
+            if slots > model.max_positions and model.bridge is None:  # a re-encoded draft has a window of its own
                 raise InputError(
                     f"{model.name} reads at most {model.max_positions} tokens, but the longest prompt, {max_new_tokens} "
                     f"new tokens and the draft need {slots}: shorten the prompt, max_new_tokens or the draft."

@@ -6,6 +6,7 @@ from sdbench.drafting.lengths import Fixed as Fixed, LengthPolicy as LengthPolic
 from sdbench.drafting.lookup import PromptLookup as PromptLookup
 from sdbench.drafting.model import EarlyExit as EarlyExit, ModelDrafter as ModelDrafter
 from sdbench.drafting.no_draft import NoDraft as NoDraft
+from sdbench.drafting.reencode import ReencodedDrafter as ReencodedDrafter
 from sdbench.drafting.staged import StagedDrafter as StagedDrafter
 from sdbench.drafting.suffix import SuffixLookup as SuffixLookup
 from sdbench.drafting.tree import PlannedTree as PlannedTree, TreeDrafter as TreeDrafter

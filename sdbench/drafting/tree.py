@@ -86,9 +86,9 @@ class TreeDrafter(ModelTree):
 
     def open(self, state: DecodeState, length: int) -> None:
         widest = max(map(len, self.topology.children))
-        if widest > self.model.vocab:
+        if widest > self.model.proposable:
             raise InputError(
-                f"A node of the token tree has {widest} children; {self.name} has only {self.model.vocab} tokens."
+                f"A node of the token tree has {widest} children; {self.name} has only {self.model.proposable} tokens."
             )
 
     def propose(self, state: DecodeState, length: int, key: Key) -> Draft:

@@ -61,6 +61,12 @@ class Arm:
             stage = proposer
 
     @property
+    def reencoded(self) -> list[str]:
+        """Return the names of the models that draft text for another tokenizer."""
+        drafters = (stage for stage, _ in self._proposers if getattr(stage, "reencodes", False))
+        return [model.name for stage in drafters for model in stage.models]
+
+    @property
     def async_programs(self) -> list[dict[str, Any]]:
         """Return the program records of the drafts in other processes."""
         return [draft.programs for draft in self.async_drafters if draft.programs]

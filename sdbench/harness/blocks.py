@@ -98,7 +98,7 @@ def _where(arm: Arm, found: NotFinite, requests: Sequence[Request], finished: Se
     model = next((model for model in arm.decoder.models if model.name == found.role), None)
     if isinstance(model, Transformer):
         answer = next((item.tokens for item in finished if item.request is request), [])
-        ids = torch.tensor([[*request.tokens, *answer]], device=model.device).clamp(max=model.embedded - 1)
+        ids = model.ids.read(torch.tensor([[*request.tokens, *answer]], device=model.device))
         module = first_not_finite(model.model, ids)
         said += f", first in the output of {module}" if module else "; one forward over the whole answer is finite"
     return said

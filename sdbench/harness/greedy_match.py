@@ -18,7 +18,6 @@ from torch import Tensor
 from sdbench.harness.arms import Arm
 from sdbench.harness.plan import Plan
 from sdbench.harness.ties import coarser, tied
-from sdbench.lm.forward import widened
 from sdbench.lm.transformer import Transformer
 from sdbench.stopping import Stop
 
@@ -81,7 +80,7 @@ def match(
     if got == wanted:
         return {"identical": 1}
     at = next((i for i, (a, b) in enumerate(zip(wanted, got, strict=False)) if a != b), None)
-    if at is None or not _ends_rightly(got, stop, max_new_tokens) or max(*got, wanted[at]) >= target.embedded:
+    if at is None or not _ends_rightly(got, stop, max_new_tokens) or max(*got, wanted[at]) >= target.ids.width:
         return {"mismatches": 1}
     logits = scored(target, prompt, got, at, max_new_tokens)
     dtype = coarser(target.dtype, logits.dtype)
@@ -104,7 +103,7 @@ def scored(
     """Return the target's logits for the tokens of an output from position `since` on, from one forward, under its rules."""
     ids = torch.tensor([[*prompt, *output]], device=target.device)
     logits = target.model(input_ids=ids, logits_to_keep=len(output) - since + 1).logits[0, :-1]
-    logits = widened(logits, target.vocab)
+    logits = target.ids.widen(logits)
     if target.rules is None:
         return logits
     rules, known = target.rules.start(prompt, max_new_tokens), [*prompt, *output]

@@ -48,6 +48,24 @@ def _check_early_exit(arm: str, member: Member, layers: int) -> None:
         )
 
 
+def check_reencoding(arms: Iterable[Arm], family: Family) -> None:
+    """Refuse an arm that steps a model with another tokenizer as if it had the target's, and the opposite. Raises: InputError."""
+    for arm in arms:
+        for role in sorted(arm.roles):
+            asked = family.members[role].vocabulary
+            text = asked is not None and asked.kind == "reencode"
+            users, drafters = [view.partition("[")[0] for view in arm.views].count(role), arm.reencoded.count(role)
+            if text and users > drafters:
+                raise InputError(
+                    f"The arm '{arm.name}' needs tokens of the target from {role}, which models.{role}.vocabulary=reencode lets "
+                    f"write text of its own: take sd_reencode, a chain of sdbench.drafting.ReencodedDrafter, or intersection."
+                )
+            if drafters and not text:
+                raise InputError(
+                    f"The arm '{arm.name}' encodes text of {role} again: set models.{role}.vocabulary=reencode."
+                )
+
+
 def check_peers(arms: Iterable[Arm], family: Family, rows: int, sampling: Sampling, stop: Sequence[str]) -> None:
     """Refuse peers that do not support the settings of the run, or would not draw from the target's law. Raises: InputError."""
     for arm in arms:
@@ -61,6 +79,11 @@ def check_peers(arms: Iterable[Arm], family: Family, rows: int, sampling: Sampli
             raise InputError(
                 f"arms.{arm.name}: {arm.peer.title} does not apply {', '.join(family.defaults.rules)}, which the target's "
                 "generation_config asks for: leave the arm out, or take these fields out of generation_config.json."
+            )
+        mapped = [role for role in sorted(arm.roles) if family.members[role].vocabulary is not None]
+        if mapped:
+            raise InputError(
+                f"arms.{arm.name}: {arm.peer.title} does not apply models.{mapped[0]}.vocabulary: leave the arm out."
             )
         widths = {role: family.members[role].width for role in sorted(arm.roles)}
         if arm.peer.one_width and len(set(widths.values())) > 1:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -18,14 +18,23 @@ from sdbench.harness.arms import Arm, build_on_stubs
 from sdbench.harness.build import build
 from sdbench.harness.co_tenancy import Use
 from sdbench.harness.gpu_lock import physical
-from sdbench.harness.model_checks import check_early_exits, check_own_quantization, check_peers, notes
+from sdbench.harness.model_checks import (
+    check_early_exits,
+    check_own_quantization,
+    check_peers,
+    check_reencoding,
+    notes,
+)
 from sdbench.harness.own_code import own_code
+from sdbench.harness.token_maps import map_notes, token_maps
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, check_family
 from sdbench.models.generation import TokenRules
 from sdbench.models.identity import model_identity
 from sdbench.models.memory import Fit, fit
 from sdbench.models.spec import ModelSpec, resolve
+from sdbench.models.token_map import MappedIds
+from sdbench.models.vocabulary import ids_digest
 from sdbench.models.weights import check_device, dtype_of
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
@@ -43,7 +52,7 @@ class Plan:
     """Hold a checked run.
 
     prompts: each with its token ids. slots: the largest number of tokens that an arm needs in a row of the KV cache.
-    ranks: the ranks of a tensor-parallel run, else None.
+    ranks: the ranks of a tensor-parallel run, else None. maps: by role, the map of a model with another vocabulary.
     """
 
     config: dict[str, Any]
@@ -60,6 +69,7 @@ class Plan:
     max_new_tokens: int
     slots: int
     ranks: Ranks | None = None
+    maps: dict[str, MappedIds] = field(default_factory=dict)
 
     @property
     def seed(self) -> int:
@@ -71,8 +81,9 @@ class Plan:
 
     @cached_property
     def identities(self) -> dict[str, str]:
-        """Return, by role, the identity of the weights."""
-        return {role: model_identity(spec) for role, spec in self.specs.items()}
+        """Return, by role, the identity of the weights, and of the tokens that a map leaves."""
+        found = {role: model_identity(spec) for role, spec in self.specs.items()}
+        return found | {role: f"{found[role]} proposes:{ids_digest(ids.rows)}" for role, ids in self.maps.items()}
 
     @cached_property
     def own_code(self) -> dict[str, str]:
@@ -89,7 +100,7 @@ class Plan:
     def notes(self) -> list[str]:
         """Return sentences on the models, the task and the stop strings for the reader of the run."""
         stops = [] if self.config["ignore_eos"] else self.checker.notes
-        return [*notes(self.family, self.sampling), *getattr(self.task, "notes", ()), *stops]
+        return [*notes(self.family, self.sampling), *map_notes(self.maps), *getattr(self.task, "notes", ()), *stops]
 
     @property
     def prompts_sha256(self) -> str:
@@ -170,6 +181,8 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     family = check_family(used)
     check_own_quantization(family, hardware["execution"])
     check_early_exits(stub_arms, family)
+    check_reencoding(stub_arms, family)
+    maps = token_maps(family)
     if ranks is not None:
         ranks.check(stub_arms, used, family.members["target"].config)
     _check_chat(config["chat"], prompts, family, task)
@@ -195,6 +208,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
         max_new_tokens,
         _slots(encoded, max_new_tokens, stub_arms, family),
         ranks,
+        maps,
     )
 
 
@@ -231,13 +245,22 @@ def load_role(plan: Plan, role: str) -> Transformer:
     from sdbench.lm.probe import check_steps
     from sdbench.lm.programs.modes import execution_of
     from sdbench.lm.transformer import Transformer
+    from sdbench.models.text_bridge import TextBridge
+    from sdbench.models.token_map import keep_head_rows
     from sdbench.models.weights import load_weights
 
     hardware, ranks = plan.config["hardware"], plan.ranks
     device = ranks.device if ranks else hardware["device"]
     parts = ranks.parts if ranks and role == "target" else 1
     weights = load_weights(plan.specs[role], hardware["dtype"], device, parts)
-    model = Transformer(role, weights, plan.family.vocab, execution_of(hardware["execution"]))
+    family, ids, execution = plan.family, plan.maps.get(role), execution_of(hardware["execution"])
+    member = family.members[role]
+    if ids is not None:
+        keep_head_rows(role, weights, ids.rows)
+    reencoded = member.vocabulary is not None and member.vocabulary.kind == "reencode"
+    model = Transformer(role, weights, member.width if reencoded else family.vocab, execution, ids)
+    if reencoded:
+        model.bridge = TextBridge(family.tokenizer, member.tokenizer, family.vocab, member.width)
     check_steps(model)
     if role == "target":
         model.rules = plan.rules

@@ -95,7 +95,7 @@ class ReferenceForwards:
         """Return a DynamicCache that holds `context` tokens in each row."""
         key = (model.name, batch, context)
         if key not in self.caches:
-            prompt = torch.arange(context, device=model.device).remainder(model.vocab).expand(batch, -1)
+            prompt = torch.arange(context, device=model.device).remainder(model.ids.width).expand(batch, -1)
             # Made without the config, so that every layer keeps all tokens. Then `crop` undoes a forward exactly.
             cache = DynamicCache()
             model.model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)

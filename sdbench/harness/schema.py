@@ -19,6 +19,14 @@ Execution = Literal["eager", "compile", "cudagraph"]
 
 
 @dataclass
+class Reduced:
+    """Describe a reduced vocabulary: its number of tokens, and the text file or run folder whose tokens are counted."""
+
+    size: Annotated[int, Range(2)]
+    text: str
+
+
+@dataclass
 class Model:
     """Describe the model of one role, with the fields of `sdbench.models.spec.ModelSpec`."""
 
@@ -27,6 +35,7 @@ class Model:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    vocabulary: Literal["intersection", "reencode"] | Reduced | None = None
     parameters: Count | None = None
     cache_values: Count | None = None
 

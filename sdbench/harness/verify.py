@@ -32,7 +32,6 @@ from sdbench.harness.arms import Arm, make
 from sdbench.harness.greedy_match import compared, scored
 from sdbench.harness.plan import Plan, load
 from sdbench.harness.run import leased
-from sdbench.lm.forward import widened
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling, warp
@@ -209,7 +208,7 @@ def _distribution(finding: Finding, arm: Arm, models: dict[str, Transformer], pl
         p = warp(scored(target, item.request.tokens, item.tokens, 0, plan.max_new_tokens).double(), plan.sampling)
         sets = {"most likely": torch.nn.functional.one_hot(p.argmax(-1), p.shape[-1]).bool()}
         for model in proposers:
-            sets[f"overrated by {model.name}"] = _proposed(model, item, target.vocab, plan.sampling).to(p.device) > p
+            sets[f"overrated by {model.name}"] = _proposed(model, item, plan.sampling).to(p.device) > p
         tokens = torch.tensor(item.tokens, device=p.device)
         for name, members in sets.items():
             mass = (p * members).sum(-1).clamp(0, 1)
@@ -246,12 +245,12 @@ def smallest_shift(variance: float, tokens: int, z_limit: float) -> float | None
     return shift if shift <= 1 else None
 
 
-def _proposed(model: LanguageModel, item: Finished, vocab: int, sampling: Sampling) -> torch.Tensor:
+def _proposed(model: LanguageModel, item: Finished, sampling: Sampling) -> torch.Tensor:
     """Return a proposer's distributions at the positions of the output's tokens, from one forward: [tokens, V], float64."""
     assert isinstance(model, Transformer)
-    ids = torch.tensor([item.request.tokens + item.tokens], device=model.device).clamp(max=model.embedded - 1)
+    ids = model.ids.read(torch.tensor([item.request.tokens + item.tokens], device=model.device))
     logits = model.model(input_ids=ids, logits_to_keep=len(item.tokens) + 1).logits[0, :-1]
-    return warp(widened(logits, vocab).double(), sampling)
+    return warp(model.ids.widen(logits).double(), sampling)
 
 
 def table(findings: list[Finding]) -> str:

@@ -26,6 +26,7 @@ from sdbench.lm.output import StepOutput
 from sdbench.lm.programs.execution import Execution
 from sdbench.lm.state import DecodeState
 from sdbench.models.generation import TokenRules
+from sdbench.models.text_bridge import TextBridge
 from sdbench.sampling import Sampling
 from sdbench.topology import Topology
 
@@ -46,9 +47,11 @@ class LanguageModel(ABC):
     rules: TokenRules | None = (
         None  # what the model's own generation config asks for; of a target, every arm applies them
     )
+    bridge: TextBridge | None = None  # between the target's tokens and those of a draft that is re-encoded
 
     def __init__(self, name: str, vocab: int, device: torch.device, execution: Execution) -> None:
         self.name, self.vocab, self.device, self.execution = name, vocab, device, execution
+        self.proposable = vocab  # the number of these tokens that the model can propose
         self.rows = self.slots = 0
         self._kv_len: list[int] = []
         self._nodes_read = 0  # of the tree that was read last

@@ -14,7 +14,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdbench.errors import InputError
-from sdbench.lm.forward import widened
 from sdbench.lm.model import FAR
 from sdbench.lm.programs.execution import Execution
 from sdbench.lm.transformer import Transformer
@@ -46,7 +45,8 @@ def check_steps(lm: Transformer) -> None:
         lm.execution = execution
         lm.allocate(0, 0)
     for ids, expected, found in zip(rows, own, stepped, strict=True):
-        known = slice(0, lm.embedded)  # ids that only the target has are -inf on purpose
+        # Tokens that the model lacks are -inf on purpose.
+        known = lm.ids.proposable.to(expected.device)
         if not bool(expected[known].isfinite().all()):
             raise InputError(f"{name} in {_type(lm)} gives logits that are not finite{_where(lm, ids)}")
         deviation = float((expected[known] - found[known]).abs().max() / expected[known].std().clamp(min=1e-6))
@@ -85,7 +85,7 @@ def first_not_finite(model: Any, ids: Int[Tensor, "1 T"]) -> str | None:
 
 
 def _where(lm: Transformer, ids: Tensor) -> str:
-    module = first_not_finite(lm.model, ids[None])
+    module = first_not_finite(lm.model, lm.ids.read(ids)[None])
     hint = "load it in bfloat16 or float32" if lm.dtype == torch.float16 else "fetch its weights again"
     return f", first in the output of {module}: {hint}." if module else f": {hint}."
 
@@ -96,15 +96,17 @@ def _type(lm: Transformer) -> str:
 
 def _tokens(lm: Transformer) -> list[Tensor]:
     """Two rows of token ids of different lengths, spread over the vocabulary."""
-    ids = (torch.arange(_LONG + _SHORT) * 7919 + 5).remainder(lm.embedded).to(lm.device)
+    ids = (torch.arange(_LONG + _SHORT) * 7919 + 5).remainder(min(lm.vocab, lm.ids.width)).to(lm.device)
     return [ids[:_LONG], ids[_LONG:]]
 
 
 def _own_logits(lm: Transformer, ids: Int[Tensor, " T"]) -> Float[Tensor, " V"]:
     """The logits behind the last token, by the model's own forward, called as `generate` calls it."""
     at = torch.arange(len(ids), device=lm.device)[None]
-    output = lm.model(input_ids=ids[None], attention_mask=torch.ones_like(at), position_ids=at, use_cache=True)
-    return widened(output.logits[0, -1], lm.vocab).float()
+    output = lm.model(
+        input_ids=lm.ids.read(ids)[None], attention_mask=torch.ones_like(at), position_ids=at, use_cache=True
+    )
+    return lm.ids.widen(output.logits[0, -1]).float()
 
 
 def _stepped_logits(lm: Transformer, rows: list[Tensor]) -> list[Float[Tensor, " V"]]:

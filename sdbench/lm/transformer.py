@@ -28,6 +28,7 @@ from sdbench.lm.programs.traced import Inputs, StepInputs
 from sdbench.lm.programs.tree import TreeInputs, spread
 from sdbench.lm.state import DecodeState
 from sdbench.models.architecture import FULL, SLIDING, longest_sequence
+from sdbench.models.token_map import SameIds
 from sdbench.sampling import Sampling
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ class Transformer(LanguageModel):
     """A `transformers` causal language model with its KV cache.
 
     vocab: the number of token ids of the target, and so of logits to return; by default the model's own.
-    embedded: the number of token ids that the model itself has rows for.
+    ids: translates between the target's ids and the model's own; by default they are the same.
     execution: how steps are executed; eager by default.
     layers: the number of layers.
     cached: the numbers by which the model calls the layers of the cache; None until its first eager step. Layers that share keys
@@ -54,13 +55,15 @@ class Transformer(LanguageModel):
         model: PreTrainedModel,
         vocab: int | None = None,
         execution: Execution | None = None,
+        ids: SameIds | None = None,
     ) -> None:
         config = model.config.get_text_config()
-        super().__init__(name, vocab or config.vocab_size, model.device, execution or Execution())
+        ids = ids or SameIds(vocab or config.vocab_size, config.vocab_size)
+        super().__init__(name, ids.vocab, model.device, execution or Execution())
         self.model: Any = model
         self.config = config
         self.layers: int = config.num_hidden_layers
-        self.embedded: int = config.vocab_size
+        self.ids, self.proposable = ids.to(model.device), int(ids.proposable.sum())
         self.cached: tuple[int, ...] | None = None
         self.mask_form = _mask_form(name, model)
         self.pool = KVCache(0, 0, self.device)
@@ -125,8 +128,7 @@ class Transformer(LanguageModel):
             missed = True
         self.pool.select(rows, slots, stop - width, read)
         count = num_logits if isinstance(num_logits, int) else width
-        kinds, widths = self.mask_form.kinds, (self.vocab, self.embedded)
-        logits = forward(self.model, tokens, positions, self.pool, kinds, masks, count, *widths)
+        logits = forward(self.model, tokens, positions, self.pool, self.mask_form.kinds, masks, count, self.ids)
         if self.cached is None:
             self.cached = tuple(sorted(set(self.pool.touched)))
         if not isinstance(num_logits, int):
@@ -244,7 +246,7 @@ class TruncatedTransformer(Transformer):
                 f"{whole.name}: early exit after {layers} layers; it has {depth}, so choose 1 to {depth - 1}."
             )
         model = first_layers(whole.model, layers, depth)
-        super().__init__(f"{whole.name}[{layers}]", model, whole.vocab, whole.execution.fresh())
+        super().__init__(f"{whole.name}[{layers}]", model, execution=whole.execution.fresh(), ids=whole.ids)
         self._whole, self.layers = whole, layers
 
     @property

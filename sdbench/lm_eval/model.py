@@ -25,7 +25,6 @@ from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
 from sdbench.lm_eval.cache import keep_apart
 from sdbench.lm_eval.generation import DEFAULT_MAX_NEW_TOKENS, Generation, generation
-from sdbench.models.identity import model_identity
 from sdbench.runs.run_id import canonical
 from sdbench.tasks.stops import StopChecker
 
@@ -183,7 +182,7 @@ class ArmLM(_HF):
 
     @property
     def _weights(self) -> dict[str, str]:
-        return {role: model_identity(spec) for role, spec in self.plan.specs.items()}
+        return self.plan.identities
 
     def _encoded(self, request: Instance, requests: list[Instance], index: int) -> Request:
         tokens = self.tok_batch_encode([request.arguments[0]])[0][0].tolist()

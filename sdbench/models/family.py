@@ -1,4 +1,4 @@
-"""Check a family of models, whose roles share a tokenizer, before any weights are loaded."""
+"""Check a family of models before any weights are loaded. Its roles share the tokens of the target, or say how theirs differ."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from sdbench.models.hub import config_file, place_of, read_config, read_generati
 from sdbench.models.quiet import reason_of
 from sdbench.models.skeleton import skeleton
 from sdbench.models.spec import ModelSpec, Source, resolve
+from sdbench.models.vocabulary import Vocabulary, vocabulary_of
 from sdbench.models.weight_files import check_checksums, check_weight_files, sizes_differ, tensors_of
 
 if TYPE_CHECKING:
@@ -40,6 +41,11 @@ class Member:
     eos: tuple[int, ...]
     why: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+
+    @property
+    def vocabulary(self) -> Vocabulary | None:
+        """How the member joins the vocabulary of the main member; None if it has the same tokens."""
+        return vocabulary_of(self.spec)
 
 
 @dataclass(frozen=True)
@@ -77,6 +83,8 @@ class Family:
         """One sentence for each member whose embedding has another width than that of the main member."""
         said = []
         for role, member in self.members.items():
+            if member.vocabulary is not None:
+                continue
             if member.width < self.vocab:
                 said.append(
                     f"The embedding of {role} has {member.width} rows, that of {self.main.spec.role} {self.vocab}: {role} never "
@@ -119,9 +127,16 @@ def check_family(specs: Mapping[str, ModelSpec]) -> Family:
     main = members.get("target") or next(iter(members.values()))
     _check_width(main)
     for member in members.values():
-        if member is not main:
+        if member is main and member.vocabulary is not None:
+            raise InputError(
+                f"models.{member.spec.role}.vocabulary is for a smaller model; the {member.spec.role} sets the vocabulary of the "
+                "family, so leave it at null."
+            )
+        if member is not main and (member.vocabulary is None or member.vocabulary.kind == "reduced"):
             _check_tokenizers(main, member)
-    shortest = min(members.values(), key=lambda member: float("inf") if member.context is None else member.context)
+    # A re-encoded member has a window of its own.
+    bounded = [one for one in members.values() if one.vocabulary is None or one.vocabulary.kind != "reencode"]
+    shortest = min(bounded, key=lambda member: float("inf") if member.context is None else member.context)
     return Family(members, main, shortest.context, shortest.why)
 
 
@@ -203,13 +218,14 @@ def _check_tokenizers(main: Member, other: Member) -> None:
                 continue
             raise InputError(
                 f"The vocabularies of {first} and {second} differ: token {number} is {_shown(one)} for {first} and "
-                f"{_shown(two)} for {second}; a family must share one tokenizer."
+                f"{_shown(two)} for {second}; models.{second}.vocabulary=intersection or =reencode lets them differ."
             )
     for name in ("eos_token_id", "bos_token_id"):
         one, two = getattr(main.tokenizer, name), getattr(other.tokenizer, name)
         if None not in (one, two) and one != two:
             raise InputError(
-                f"The tokenizers of {first} and {second} differ: {name} is {one} for {first} and {two} for {second}."
+                f"The tokenizers of {first} and {second} differ: {name} is {one} for {first} and {two} for {second}; "
+                f"models.{second}.vocabulary=intersection lets them differ."
             )
 
 

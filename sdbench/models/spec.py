@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from sdbench.errors import InputError
 from sdbench.models.weight_files import refuse_adapter
@@ -22,8 +23,9 @@ class ModelSpec:
 
     role: target, qualifier, draft, ... path: a hub id, a folder, a .gguf file, or `pkg://PACKAGE/FOLDER` for weights in an
     installed package. revision: of a hub id (None: its main branch). device, dtype: None means those of the hardware profile.
-    quantization: see `sdbench.models.quantization`. parameters, cache_values: the published number of parameters, and of cached
-    numbers (keys and values) per token. They are used only if the model's config is not available.
+    quantization: see `sdbench.models.quantization`. vocabulary: see `sdbench.models.vocabulary`; None for the tokens of the target.
+    parameters, cache_values: the published number of parameters, and of cached numbers (keys and values) per token. They are used
+    only if the model's config is not available.
     """
 
     role: str
@@ -32,6 +34,7 @@ class ModelSpec:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
+    vocabulary: str | Mapping[str, Any] | None = None
     parameters: int | None = None
     cache_values: int | None = None
 

@@ -54,3 +54,10 @@ def sentence_piece() -> PreTrainedTokenizerFast:
         vocab[piece] = len(vocab)
     made = Tokenizer.from_str(json.dumps(document))
     return PreTrainedTokenizerFast(tokenizer_object=made, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>")
+
+
+def letters(tokens: list[str]) -> PreTrainedTokenizerFast:
+    """These tokens, in this order: letters, and pairs of letters. A text with other letters loses them."""
+    vocab = {token: number for number, token in enumerate(tokens)}
+    pairs = [(token[0], token[1]) for token in tokens if len(token) == 2]
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer(models.BPE(vocab, pairs)))

@@ -62,11 +62,12 @@ class Compiled(Programs):
         weights = [(name, list(weight.shape), str(weight.dtype)) for name, weight in lm.model.named_parameters()]
         what = {
             "code": [_text_of(f"sdbench.lm.{name}") for name in _TRACED]
-            + [_text_of("sdbench.sampling"), _text_of("sdbench.keyed_random"), _text_of(type(lm.model).__module__)],
+            + [_text_of(f"sdbench.{name}") for name in ("sampling", "keyed_random", "models.token_map")]
+            + [_text_of(type(lm.model).__module__)],
             "versions": [torch.__version__, version("transformers")],
             "machine": ["cpu", _processor(), torch.get_num_threads(), torch.get_float32_matmul_precision()],
             "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype), weights],
-            "ids": [lm.vocab, lm.embedded],
+            "ids": lm.ids.record,
             "cache": [lm.pool.slots, lm.cached],
             "shape": [type(inputs).__name__, inputs.shape],
         }

@@ -18,15 +18,16 @@ from torch import Tensor, nn
 from sdbench.lm.forward import forward
 from sdbench.lm.kv_cache import KVCache
 from sdbench.lm.masks import MaskForm
+from sdbench.models.token_map import SameIds
 from sdbench.sampling import Sampling, drawn
 
 
 class Traceable(Protocol):
     """What programs need to know of a language model.
 
-    model: the `transformers` model; config: its text config. vocab: the number of the target's token ids; embedded: of those that
-    the model has rows for. pool: its KV cache; cached: the numbers of the cache's layers that the model uses, None before its
-    first eager step.
+    model: the `transformers` model; config: its text config. ids: translates between the target's
+    token ids and the model's own. pool: its KV cache; cached: the numbers of the cache's layers that the model uses, None before
+    its first eager step.
     """
 
     @property
@@ -38,9 +39,7 @@ class Traceable(Protocol):
     @property
     def cached(self) -> tuple[int, ...] | None: ...
     @property
-    def vocab(self) -> int: ...
-    @property
-    def embedded(self) -> int: ...
+    def ids(self) -> SameIds: ...
     @property
     def device(self) -> torch.device: ...
     @property
@@ -153,7 +152,7 @@ class Step(nn.Module):
         super().__init__()
         self.model = lm.model
         self._cached = lm.cached or ()
-        self._kinds, self._num_logits, self._widths = lm.mask_form.kinds, num_logits, (lm.vocab, lm.embedded)
+        self._kinds, self._num_logits, self._ids = lm.mask_form.kinds, num_logits, lm.ids
 
     def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots = own
@@ -170,7 +169,7 @@ class Step(nn.Module):
         num_logits: int,
     ) -> Tensor:
         cache = KVCache.over(layers, self._cached, slots, masks[0].shape[-1])
-        return forward(self.model, tokens, positions, cache, self._kinds, masks, num_logits, *self._widths)
+        return forward(self.model, tokens, positions, cache, self._kinds, masks, num_logits, self._ids)
 
 
 class Loop(Step):
