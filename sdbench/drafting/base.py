@@ -100,9 +100,15 @@ class Local:
 
 
 def check_trees(rule: AcceptanceRule, proposer: Proposer) -> None:
-    """Refuse a rule that is defined along a chain only, over a proposer of token trees."""
+    """Refuse a rule over a proposer of token trees if it is defined along a chain only, or for siblings that are drawn otherwise."""
     if proposer.trees and not hasattr(rule, "tree_law"):
         raise InputError(
             f"The rule {type(rule).__name__} is defined along a chain, but {proposer.name} drafts token trees: take a rule with "
-            "a test of one token, such as exact, match or typical."
+            "a test of one token, such as exact, match or typical, or traversal."
+        )
+    wanted = getattr(rule, "siblings_drawn", None)
+    if proposer.trees and wanted is not None and getattr(proposer, "siblings", None) != wanted:
+        raise InputError(
+            f"The rule {type(rule).__name__} is defined for siblings drawn as '{wanted}', and {proposer.name} draws them otherwise: "
+            f"set proposer.siblings={wanted}, or take a rule for any siblings, such as exact."
         )

@@ -6,7 +6,8 @@ whatever the inner rounds did. An exact rule above then keeps the whole lossless
 a fuzzy inner rule this is PyramidSD (2510.12966) below its last stage.
 
 An inner round ends with a correction or a bonus, so the draft may overshoot. By default all its tokens are returned; `truncate`
-cuts them to the asked number. A joint inner rule, which looks at several tokens at a time, needs `truncate`.
+cuts them to the asked number. A joint inner rule needs `truncate`: how many tokens it keeps depends on the tokens behind, so a draft
+of that many tokens is not drawn from its q.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from sdbench.acceptance.base import AcceptanceRule, Law, verify
 from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.device import upload
 from sdbench.drafting.base import Proposer, check_trees
+from sdbench.errors import InputError
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
@@ -50,6 +52,11 @@ class StagedDrafter:
     ) -> None:
         validate.whole("proposer.draft_length", draft_length, 1)
         check_trees(rule, proposer)
+        if getattr(rule, "joint", False) and not truncate:
+            raise InputError(
+                f"The rule {type(rule).__name__} of the stage {verifier.name} judges several tokens together, so its draft must have a "
+                "fixed length: set proposer.truncate=true."
+            )
         self.verifier, self.rule, self.proposer = verifier, rule, proposer
         self.draft_length, self.truncate = proposer.own_length or draft_length, truncate
         self.edge = Edge(proposer.name, verifier.name)

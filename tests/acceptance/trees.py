@@ -16,7 +16,8 @@ from .enumeration import OFF, chain_law, warped
 def fillings(table, tree, siblings, sampling):
     """Every way to fill a tree: its tokens, its probability, and the logits of each token's law given its elder siblings.
 
-    siblings: how they are chosen: "with" or "without" replacement, or "top" (the most likely ones).
+    siblings: how they are chosen: "with" or "without" replacement, "top" (the most likely ones), or "hub" (a pair with the most
+    likely one).
     """
 
     def fill(tokens, weight, laws):
@@ -27,7 +28,10 @@ def fillings(table, tree, siblings, sampling):
         parent = tree.parent[node - 1]
         logits = list(table(tuple(tokens[i - 1] for i in tree.path(parent))))
         elder = [tokens[i - 1] for i in tree.children[parent] if i < node]
-        if siblings != "with":
+        if siblings == "hub" and elder:
+            hub = logits.index(max(logits))
+            logits = [OFF if (token == hub) == (elder == [hub]) else value for token, value in enumerate(logits)]
+        elif siblings != "with":
             logits = [OFF if token in elder else value for token, value in enumerate(logits)]
         law = warped(logits, sampling)
         if siblings == "top":
