@@ -100,13 +100,10 @@ class Memoryless:
     """Provide what most rules have in common: they remember nothing.
 
     simulated: the rule tests no token (simulated acceptance), so no quality is reported.
-    joint: the rule judges several tokens together. How many it keeps then depends on tokens that it drops. So a stage above needs a
-        fixed number of its tokens (`StagedDrafter`, truncate).
     """
 
     lossless_over: frozenset[ProposalKind] = NEVER
     simulated = False
-    joint = False
 
     def start(self, rows: int) -> None:
         return None

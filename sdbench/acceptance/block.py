@@ -32,7 +32,6 @@ class Block(Memoryless):
     """
 
     lossless_over = OVER_DRAWN
-    joint = True
 
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:
         if p.sampling.greedy:

@@ -6,8 +6,9 @@ whatever the inner rounds did. An exact rule above then keeps the whole lossless
 a fuzzy inner rule this is PyramidSD (2510.12966) below its last stage.
 
 An inner round ends with a correction or a bonus, so the draft may overshoot. By default all its tokens are returned; `truncate`
-cuts them to the asked number. A joint inner rule needs `truncate`: how many tokens it keeps depends on the tokens behind, so a draft
-of that many tokens is not drawn from its q.
+cuts them to the asked number. Both keep a lossless inner rule lossless, a joint one too, which looks at several tokens at a time. For
+its output has the law of the verifier's own continuation, and so have the rounds that end at a token. What is left, the rounds that
+go on behind it, then has that law too. So a token that exists was drawn from its q.
 """
 
 from __future__ import annotations
@@ -22,7 +23,6 @@ from sdbench.acceptance.base import AcceptanceRule, Law, verify
 from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.device import upload
 from sdbench.drafting.base import Proposer, check_trees
-from sdbench.errors import InputError
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
@@ -52,11 +52,6 @@ class StagedDrafter:
     ) -> None:
         validate.whole("proposer.draft_length", draft_length, 1)
         check_trees(rule, proposer)
-        if getattr(rule, "joint", False) and not truncate:
-            raise InputError(
-                f"The rule {type(rule).__name__} of the stage {verifier.name} judges several tokens together, so its draft must have a "
-                "fixed length: set proposer.truncate=true."
-            )
         self.verifier, self.rule, self.proposer = verifier, rule, proposer
         self.draft_length, self.truncate = proposer.own_length or draft_length, truncate
         self.edge = Edge(proposer.name, verifier.name)

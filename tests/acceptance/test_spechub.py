@@ -35,13 +35,13 @@ def chance(rule, name, siblings, sampling=ONCE):
     return tokens_per_round(round_law(rule, WORLDS[name], PAIR, siblings, sampling)) - 1
 
 
-def transport_bound(name, siblings, sampling=ONCE):
+def transport_bound(world, siblings, sampling=ONCE):
     """The most that any rule can keep of two candidates so drawn (SpecTr's optimal transport), as the least cut.
 
     A rule sends the mass of each pair to one of its two tokens, at most p to each. The cut through a set of tokens and the pairs
     that are not within the set bounds what arrives, and the least one is reached.
     """
-    p, q = WORLDS[name]
+    p, q = world
     pairs: dict[frozenset[int], float] = defaultdict(float)
     for tokens, weight, _ in fillings(q, PAIR, siblings, sampling):
         pairs[frozenset(tokens)] += weight
@@ -76,7 +76,7 @@ def test_other_pairs_break_it(siblings):
 @pytest.mark.parametrize("name", NAMES)
 def test_no_rule_keeps_more_of_its_pairs(name, sampling):
     kept = chance(SpecHub(), name, "hub", sampling)
-    assert kept == pytest.approx(transport_bound(name, "hub", sampling), abs=1e-12)
+    assert kept == pytest.approx(transport_bound(WORLDS[name], "hub", sampling), abs=1e-12)
     assert kept > chance(Exact(), name, "hub", sampling) - 1e-12
 
 
@@ -84,14 +84,14 @@ def test_no_rule_keeps_more_of_its_pairs(name, sampling):
 def test_no_rule_keeps_more_than_its_transport_bound(rule):
     for name in NAMES:
         for siblings in ["with"] if isinstance(rule, KSeq) else ["with", "without", "hub"]:
-            assert chance(rule, name, siblings) < transport_bound(name, siblings) + 1e-12
+            assert chance(rule, name, siblings) < transport_bound(WORLDS[name], siblings) + 1e-12
 
 
 def test_it_lies_between_the_walks_and_the_bound():
     """In most worlds. Where the hub is a bad guess, a draw without replacement keeps more ("random four")."""
     for name in ("random", "random other", "near", "certain verifier"):
         walks = chance(Exact(), name, "with"), chance(Exact(), name, "without")
-        assert max(walks) < chance(SpecHub(), name, "hub") <= max(transport_bound(name, "without"), 1 - 1e-12) + 1e-9
+        assert max(walks) < chance(SpecHub(), name, "hub") <= max(transport_bound(WORLDS[name], "without"), 1 - 1e-12) + 1e-9
     assert chance(SpecHub(), "random four", "hub") < chance(Exact(), "random four", "without")
 
 

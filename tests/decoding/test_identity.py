@@ -51,7 +51,7 @@ def arms(target, qualifier, draft):
     yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)
     yield "block", Speculative(target, Block(), ModelDrafter(draft), 4)
     yield "zhou_joint", Speculative(target, ZhouJoint(), ModelDrafter(qualifier), 3)
-    below = StagedDrafter(qualifier, Block(), ModelDrafter(draft), 2, truncate=True)
+    below = StagedDrafter(qualifier, Block(), ModelDrafter(draft), 2)
     yield "block_below_a_stage", Speculative(target, Block(), below, 4)
     yield "traversal", Speculative(target, Traversal(), TreeDrafter(qualifier, [2, 2, 1]))
     yield "spechub", Speculative(target, SpecHub(), TreeDrafter(qualifier, [2, 2, 1], "hub"))
