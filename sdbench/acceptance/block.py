@@ -61,13 +61,12 @@ def stop(above: Float[Tensor, "*batch"], share: Float[Tensor, "*batch"]) -> Floa
     return torch.where(total > 0, above / total, 1.0)
 
 
-def backward(
-    draft: Draft, p: Scored, q: Scored, shares: Float[Tensor, "B K1"], stops: Float[Tensor, "B K"]
-) -> Law:
+def backward(draft: Draft, p: Scored, q: Scored, shares: Float[Tensor, "B K1"], stops: Float[Tensor, "B K"]) -> Law:
     """Return the law of a rule that goes back from the end of a draft until it stops.
 
-    p, q: [B, K+1, V] and [B, K, V], the scores of verifier and proposer. shares: P_0 .. P_K. stops: the probability of a stop at n = 0 .. K - 1, given that the rule gets there. It is certain at 0.
-    The probability of a stop at the end is the share there.
+    p, q: [B, K+1, V] and [B, K, V], the scores of verifier and proposer. shares: P_0 .. P_K.
+    stops: the probability of a stop at n = 0 .. K - 1, given that the rule gets there. At 0 it always stops. At the end of the draft
+        the probability is the share.
     """
     places = torch.arange(shares.shape[1], device=shares.device)
     length = draft.length[:, None]

@@ -1,14 +1,14 @@
 """SpecHub (Sun et al. 2411.05289; github MasterGodzilla/Speculative_decoding_OT): two candidates, one of which is always the hub.
 
-The hub a is the draft's most likely token. The first candidate is drawn from q. If it is the hub, the second is drawn from the other
-tokens; otherwise the second is the hub (`siblings: hub`). So a pair is (i, a) with probability Q(i, a) = q(i), or (a, i) with
-probability Q(a, i) = q(a) q'(i), where q' is the draft's law without the hub. The rule serves i first, and then the hub:
+The hub a is the draft's most likely token. The first candidate is drawn from q. If it is the hub, the second is drawn from the
+other tokens; otherwise the second is the hub (`siblings: hub`). So a pair is (i, a) with probability Q(i, a) = q(i), or (a, i)
+with probability Q(a, i) = q(a) q'(i), where q' is the draft's law without the hub. The rule serves i first, and then the hub:
 
     keep i from (i, a) up to p(i),   then i from (a, i) up to what is left of p(i),
     keep a from (a, i) up to p(a),   then a from (i, a) up to what is left of p(a).
 
-The rest of p, renormalised, is the law behind two refused candidates. Each token gets at most p, and the rest is p minus what it got,
-so the output has the law p. No rule keeps more of these pairs: only these two pairs can give i, and every pair can give the hub.
+The rest of p, renormalised, is the law behind two refused candidates. Each token gets at most p, and the rest is p minus what it
+got, so the output has the law p. No rule keeps more of these pairs. For only two pairs can give i, and every pair can give a.
 """
 
 from __future__ import annotations

@@ -9,8 +9,8 @@ passes with its share. If a child and all nodes below it are refused, its parent
 and q is the law of that child, given its elder siblings. So the next child sees the new p and P, and so does the parent itself when
 all its children are refused. Node 0 keeps the share 1. The token behind the kept path has the law p of its last node.
 
-The rule is lossless by induction: a node x with share P, and all nodes below it, keep something with probability P over their draws.
-On a chain it is block verification.
+Over the draws of the nodes below a node with share P, the rule keeps the node with probability P. So it is lossless, by induction
+from the leaves. On a chain it is block verification.
 """
 
 from __future__ import annotations

@@ -76,7 +76,9 @@ class TreeDrafter(ModelTree):
         self.topology = Topology.branching(widths) if widths else Topology.from_paths(paths or ())
         widest = max(map(len, self.topology.children))
         if siblings == "hub" and widest > 2:
-            raise InputError(f"proposer.siblings=hub draws pairs, but a node of the token tree has {widest} children: give at most 2.")
+            raise InputError(
+                f"proposer.siblings=hub draws pairs, but a node of the tree has {widest} children: give at most 2."
+            )
 
     @property
     def kind(self) -> ProposalKind:

@@ -128,7 +128,8 @@ def test_consultant_decoding_is_deterministic():
 
 
 @pytest.mark.parametrize(
-    "rule", [Exact(), Match(), Typical(), Thresholds(), Cactus(), Mentored(), Lenience(1.0), Ensemble(1), Block(), ZhouJoint()]
+    "rule",
+    [Exact(), Match(), Typical(), Thresholds(), Cactus(), Mentored(), Lenience(1.0), Ensemble(1), Block(), ZhouJoint()],
 )
 def test_greedy_rules_follow_the_verifier_over_any_draft(rule):
     """Whatever was drafted, with scores or without: what comes out is the verifier's own greedy continuation."""

@@ -9,8 +9,7 @@ from fractions import Fraction
 
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from sdbench.acceptance import Block, Draft, Exact, Law, ProposalKind, Traversal, ZhouJoint
 from sdbench.acceptance.base import taken

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 
 import torch
@@ -82,4 +83,22 @@ def tokens_per_round(emitted):
     return sum(len(tokens) * weight for tokens, weight in emitted.items())
 
 
-__all__ = ["chain_law", "fillings", "round_law", "tokens_per_round"]
+def transport_bound(world, tree, siblings, sampling):
+    """The most that any rule can keep of the candidates of one node (SpecTr's optimal transport), as the least cut.
+
+    A rule sends the mass of each set of candidates to one of them, at most p to each. The cut through some tokens, and through
+    the sets that are not within these, bounds what arrives. The least cut is reached.
+    """
+    p, q = world
+    drawn: dict[frozenset[int], float] = defaultdict(float)
+    for tokens, weight, _ in fillings(q, tree, siblings, sampling):
+        drawn[frozenset(tokens)] += weight
+    of_p = warped(p(()), sampling)
+    subsets = itertools.chain.from_iterable(itertools.combinations(range(p.V), size) for size in range(p.V + 1))
+    return min(
+        sum(of_p[token] for token in some) + sum(mass for these, mass in drawn.items() if not these <= set(some))
+        for some in subsets
+    )
+
+
+__all__ = ["chain_law", "fillings", "round_law", "tokens_per_round", "transport_bound"]
