@@ -2,6 +2,7 @@
 
 from sdbench.acceptance.base import AcceptanceRule, Decided, Law, Memoryless, Verdict, draw, keep_best, tokenwise
 from sdbench.acceptance.bild import BiLD
+from sdbench.acceptance.block import Block
 from sdbench.acceptance.cactus import Cactus
 from sdbench.acceptance.cascades import Cascade
 from sdbench.acceptance.consultant import Consultant
@@ -17,14 +18,18 @@ from sdbench.acceptance.mentored import Mentored
 from sdbench.acceptance.recorded import Recorded
 from sdbench.acceptance.relaxed_topk import RelaxedTopK
 from sdbench.acceptance.simulated_acceptance import Forced
+from sdbench.acceptance.spechub import SpecHub
 from sdbench.acceptance.thresholds import Thresholds
+from sdbench.acceptance.traversal import Traversal
 from sdbench.acceptance.typical import Typical
 from sdbench.acceptance.walk import SiblingRule, TokenRule, TreeRule, walk
+from sdbench.acceptance.zhou_joint import ZhouJoint
 
 __all__ = [
     "DIVERGENCES",
     "AcceptanceRule",
     "BiLD",
+    "Block",
     "Cactus",
     "Cascade",
     "Consultant",
@@ -45,11 +50,14 @@ __all__ = [
     "Recorded",
     "RelaxedTopK",
     "SiblingRule",
+    "SpecHub",
     "Thresholds",
     "TokenRule",
+    "Traversal",
     "TreeRule",
     "Typical",
     "Verdict",
+    "ZhouJoint",
     "draw",
     "keep_best",
     "tokenwise",

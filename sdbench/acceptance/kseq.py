@@ -34,6 +34,7 @@ class KSeq(SiblingRule):
     """
 
     lossless_over = frozenset({ProposalKind.SAMPLED})
+    siblings_drawn = "with"
 
     def __init__(self, rho: float | None = None) -> None:
         self.rho = None if rho is None else number("kseq.rho", rho, 1)

@@ -49,7 +49,11 @@ class SiblingRule(Memoryless):
     """Provide the law of a rule that looks at all children of a node together, on chains and on trees.
 
     A subclass writes `siblings`. Greedy form: keep the tokens that are the verifier's most likely ones.
+
+    siblings_drawn: how the drafter must choose siblings (`TreeDrafter`); None if any choice that q states will do.
     """
+
+    siblings_drawn: str | None = None
 
     def siblings(
         self, p: Scored, q: Scored, xs: Int[Tensor, "M W"]

@@ -100,9 +100,15 @@ class Local:
 
 
 def check_trees(rule: AcceptanceRule, proposer: Proposer) -> None:
-    """Refuse a rule that is defined along a chain only, over a proposer of token trees."""
+    """Refuse a rule that is defined along a chain, or for siblings drawn in another way, over a proposer of token trees."""
     if proposer.trees and not hasattr(rule, "tree_law"):
         raise InputError(
             f"The rule {type(rule).__name__} is defined along a chain, but {proposer.name} drafts token trees: take a rule with "
-            "a test of one token, such as exact, match or typical."
+            "a test of one token, such as exact, match or typical, or traversal."
+        )
+    wanted = getattr(rule, "siblings_drawn", None)
+    if proposer.trees and wanted is not None and getattr(proposer, "siblings", None) != wanted:
+        raise InputError(
+            f"The rule {type(rule).__name__} is defined for siblings drawn as '{wanted}', but {proposer.name} draws others: "
+            f"set proposer.siblings={wanted}, or take a rule for any siblings, such as exact."
         )

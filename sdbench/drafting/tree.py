@@ -5,6 +5,7 @@ All nodes of one depth are read in one step of the model. The shape of the tree 
     without   drawn without replacement: each from the model's law without its elder siblings (Sequoia, 2402.12374; MCSD,
               2401.06706)
     with      drawn independently (SpecInfer, 2305.09781; SpecTr, 2310.15141)
+    hub       two of them, one of which is the most likely token (SpecHub, 2411.05289)
     top       the most likely tokens, a function of the context (Medusa, EAGLE)
 """
 
@@ -18,6 +19,7 @@ from torch import Tensor
 
 from sdbench import validate
 from sdbench.acceptance.draft import Draft, ProposalKind
+from sdbench.acceptance.spechub import second
 from sdbench.drafting.base import Local
 from sdbench.drafting.draft_tokens import drafting_key
 from sdbench.errors import InputError
@@ -28,7 +30,7 @@ from sdbench.sampling import Scored
 from sdbench.theory.trees import best_tree
 from sdbench.topology import Topology
 
-SIBLINGS = ("without", "with", "top")
+SIBLINGS = ("without", "with", "hub", "top")
 
 
 class ModelTree(Local):
@@ -72,6 +74,11 @@ class TreeDrafter(ModelTree):
         self.siblings = validate.choice("proposer.siblings", siblings, SIBLINGS)
         super().__init__(model)
         self.topology = Topology.branching(widths) if widths else Topology.from_paths(paths or ())
+        widest = max(map(len, self.topology.children))
+        if siblings == "hub" and widest > 2:
+            raise InputError(
+                f"proposer.siblings=hub draws pairs, but a node of the tree has {widest} children: give at most 2."
+            )
 
     @property
     def kind(self) -> ProposalKind:
@@ -127,6 +134,8 @@ class TreeDrafter(ModelTree):
                 scores.append(scored[:, None])
                 if self.siblings == "without":
                     law = law.scatter(-1, token[:, None], -torch.inf)
+                elif self.siblings == "hub":
+                    law = second(law, token)
         return torch.stack(tokens, 1), Scored.cat(scores, 1)
 
 

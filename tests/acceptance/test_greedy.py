@@ -7,6 +7,7 @@ import torch
 
 from sdbench.acceptance import (
     BiLD,
+    Block,
     Cactus,
     Cascade,
     Consultant,
@@ -18,8 +19,11 @@ from sdbench.acceptance import (
     Mentored,
     ProposalKind,
     RelaxedTopK,
+    SpecHub,
     Thresholds,
+    Traversal,
     Typical,
+    ZhouJoint,
     draw,
 )
 from sdbench.acceptance.base import Memoryless, tokenwise, verify
@@ -61,6 +65,10 @@ def towards(deferral, a):
 FORMS = {
     "exact": (Exact(), is_best, best),
     "match": (Match(), is_best, best),
+    "block": (Block(), is_best, best),
+    "zhou_joint": (ZhouJoint(), is_best, best),
+    "traversal": (Traversal(), is_best, best),
+    "spechub": (SpecHub(), is_best, best),
     "typical": (Typical(), is_best, best),
     "thresholds": (Thresholds(0.2, 0.3), is_best, best),
     "cactus": (Cactus(1.0), is_best, best),
@@ -120,7 +128,8 @@ def test_consultant_decoding_is_deterministic():
 
 
 @pytest.mark.parametrize(
-    "rule", [Exact(), Match(), Typical(), Thresholds(), Cactus(), Mentored(), Lenience(1.0), Ensemble(1)]
+    "rule",
+    [Exact(), Match(), Typical(), Thresholds(), Cactus(), Mentored(), Lenience(1.0), Ensemble(1), Block(), ZhouJoint()],
 )
 def test_greedy_rules_follow_the_verifier_over_any_draft(rule):
     """Whatever was drafted, with scores or without: what comes out is the verifier's own greedy continuation."""
@@ -137,7 +146,7 @@ def test_greedy_rules_follow_the_verifier_over_any_draft(rule):
                     context += (emitted,)
 
 
-@pytest.mark.parametrize("rule", [Exact(), Match(), Cactus(1.0)])
+@pytest.mark.parametrize("rule", [Exact(), Match(), Cactus(1.0), Block()])
 def test_what_is_decided_is_what_the_law_says(rule):
     """Greedy decisions are made of lists on the host: over every draft, whole or short, they are the law's."""
     key, sampler = Key(torch.zeros(0).numpy(), torch.zeros(0).numpy()), Sampler(GREEDY)

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sdbench.acceptance import (
+    Block,
     Cactus,
     Cascade,
     Ensemble,
@@ -15,6 +16,8 @@ from sdbench.acceptance import (
     Mentored,
     ProposalKind,
     Thresholds,
+    Traversal,
+    ZhouJoint,
     draw,
 )
 from sdbench.acceptance.base import Law, Memoryless, ratio, residual, row, tokenwise
@@ -50,6 +53,9 @@ LOSSLESS = {
     "token_v1": Cascade("token_v1", -1),
     "token_v2": Cascade("token_v2", -1),
     "ensemble": Ensemble(1),
+    "block": Block(),
+    "zhou_joint": ZhouJoint(),
+    "traversal": Traversal(),
 }
 
 

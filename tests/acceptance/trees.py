@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 
 import torch
@@ -16,7 +17,8 @@ from .enumeration import OFF, chain_law, warped
 def fillings(table, tree, siblings, sampling):
     """Every way to fill a tree: its tokens, its probability, and the logits of each token's law given its elder siblings.
 
-    siblings: how they are chosen: "with" or "without" replacement, or "top" (the most likely ones).
+    siblings: how they are chosen: "with" or "without" replacement, "top" (the most likely ones), or "hub" (a pair with the most
+    likely one).
     """
 
     def fill(tokens, weight, laws):
@@ -27,7 +29,10 @@ def fillings(table, tree, siblings, sampling):
         parent = tree.parent[node - 1]
         logits = list(table(tuple(tokens[i - 1] for i in tree.path(parent))))
         elder = [tokens[i - 1] for i in tree.children[parent] if i < node]
-        if siblings != "with":
+        if siblings == "hub" and elder:
+            hub = logits.index(max(logits))
+            logits = [OFF if (token == hub) == (elder == [hub]) else value for token, value in enumerate(logits)]
+        elif siblings != "with":
             logits = [OFF if token in elder else value for token, value in enumerate(logits)]
         law = warped(logits, sampling)
         if siblings == "top":
@@ -78,4 +83,22 @@ def tokens_per_round(emitted):
     return sum(len(tokens) * weight for tokens, weight in emitted.items())
 
 
-__all__ = ["chain_law", "fillings", "round_law", "tokens_per_round"]
+def transport_bound(world, tree, siblings, sampling):
+    """The most that any rule can keep of the candidates of one node (SpecTr's optimal transport), as the least cut.
+
+    A rule sends the mass of each set of candidates to one of them, at most p to each. The cut through some tokens, and through
+    the sets that are not within these, bounds what arrives. The least cut is reached.
+    """
+    p, q = world
+    drawn: dict[frozenset[int], float] = defaultdict(float)
+    for tokens, weight, _ in fillings(q, tree, siblings, sampling):
+        drawn[frozenset(tokens)] += weight
+    of_p = warped(p(()), sampling)
+    subsets = itertools.chain.from_iterable(itertools.combinations(range(p.V), size) for size in range(p.V + 1))
+    return min(
+        sum(of_p[token] for token in some) + sum(mass for these, mass in drawn.items() if not these <= set(some))
+        for some in subsets
+    )
+
+
+__all__ = ["chain_law", "fillings", "round_law", "tokens_per_round", "transport_bound"]

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from sdbench.acceptance.exact import Exact
+from sdbench.acceptance import Block, Exact, SpecHub, Traversal, ZhouJoint
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import (
     DynamicTree,
@@ -49,6 +49,12 @@ def arms(target, qualifier, draft):
     yield "dynamic_tree", Speculative(target, Exact(), DynamicTree(qualifier, 3, 3, 7))
     staged = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2, 2]), 2)
     yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)
+    yield "block", Speculative(target, Block(), ModelDrafter(draft), 4)
+    yield "zhou_joint", Speculative(target, ZhouJoint(), ModelDrafter(qualifier), 3)
+    below = StagedDrafter(qualifier, Block(), ModelDrafter(draft), 2)
+    yield "block_below_a_stage", Speculative(target, Block(), below, 4)
+    yield "traversal", Speculative(target, Traversal(), TreeDrafter(qualifier, [2, 2, 1]))
+    yield "spechub", Speculative(target, SpecHub(), TreeDrafter(qualifier, [2, 2, 1], "hub"))
 
 
 IN_BATCHES = ("llama", "qwen3-sliding", "gpt2")  # one of each kind: full attention, sliding windows, learned positions

@@ -1,9 +1,17 @@
 """The test vectors on the pages of references, computed again from the formulas beside them."""
 
+import math
 import re
 
 import numpy as np
 import pytest
+
+from sdbench.acceptance import Exact, KSeq, Match, SpecHub
+from sdbench.sampling import Sampling
+from sdbench.topology import Topology
+from tests.acceptance.enumeration import Table, distance, verifiers_own
+from tests.acceptance.test_trees import SameLawAgain, not_renormalised
+from tests.acceptance.trees import round_law, transport_bound
 
 from .test_references import DOCS
 
@@ -128,3 +136,53 @@ def test_rules_at_one_node():
     assert set(rows) == set(wanted)
     for name, (chance, out) in wanted.items():
         assert rows[name] == pytest.approx((chance, np.abs(out - P).sum() / 2), abs=6e-5), name
+
+
+WORLD = Table(4, lambda context: [math.log(x) for x in P]), Table(4, lambda context: [math.log(x) for x in Q])
+
+
+def by_the_project(rule, siblings: str, count: int = CANDIDATES, order=None) -> tuple[float, float]:
+    """Return the chance that one of the project's rule's candidates is kept, and the distance of its first token from P."""
+    emitted = round_law(rule, WORLD, Topology.branching([count]), siblings, Sampling(1.0), order)
+    first: dict[tuple[int, ...], float] = {}
+    for tokens, mass in emitted.items():
+        first[tokens[:1]] = first.get(tokens[:1], 0.0) + mass
+    kept = sum(mass for tokens, mass in emitted.items() if len(tokens) > 1)
+    return kept, distance(first, verifiers_own(WORLD[0], 1, Sampling(1.0)))
+
+
+def test_the_projects_rules_at_one_node():
+    """What `sdbench.acceptance` does has the printed digits too."""
+    found = {
+        "with replacement": by_the_project(Exact(), "with"),
+        "without replacement": by_the_project(Exact(), "without"),
+        "without replacement, q not renormalised": by_the_project(Exact(), "without", order=unnormalised),
+        "without replacement, p again after a refusal": by_the_project(SameLawAgain(), "without"),
+        "delta rule over q's best three tokens": by_the_project(Exact(), "top"),
+        "match over i.i.d. candidates": by_the_project(Match(), "with"),
+        "K-SEQ, rho = 2.1000": by_the_project(KSeq(), "with"),
+    }
+    rows = {name: (float(kept), float(apart)) for name, kept, apart in table("families.md", "| rule | P(some")}
+    assert set(rows) == set(found)
+    for name, printed in rows.items():
+        assert found[name] == pytest.approx(printed, abs=6e-5), name
+
+
+unnormalised = not_renormalised(Topology.branching([CANDIDATES]))
+
+
+def test_rules_over_two_candidates():
+    found = {
+        "with replacement": ("with", Exact()),
+        "K-SEQ": ("with", KSeq()),
+        "without replacement": ("without", Exact()),
+        "exact rule over SpecHub's pairs": ("hub", Exact()),
+        "SpecHub": ("hub", SpecHub()),
+    }
+    rows = {name: (float(kept), float(most)) for name, kept, most in table("families.md", "| rule, two candidates")}
+    assert set(rows) == set(found)
+    for name, (siblings, rule) in found.items():
+        kept, apart = by_the_project(rule, siblings, 2)
+        assert apart < 1e-12
+        bound = transport_bound(WORLD, Topology.branching([2]), siblings, Sampling(1.0))
+        assert rows[name] == pytest.approx((kept, bound), abs=6e-5), name

@@ -1,12 +1,14 @@
 """Every composition of drafter, rule, policy and decoder on tabular models: lossless ones to 1e-12, wrong ones rejected."""
 
+import numpy as np
 import pytest
 import torch
 
-from sdbench.acceptance import Cactus, Consultant, Exact, Fuzzy, Lenience, Match, Typical
+from sdbench.acceptance import Block, Cactus, Consultant, Exact, Fuzzy, Lenience, Match, Typical, ZhouJoint
 from sdbench.acceptance.base import Law, at, normalised, ratio, residual, tokenwise
 from sdbench.acceptance.draft import Draft, ProposalKind
-from sdbench.decoding import Speculative
+from sdbench.asynchronous import OnDemandDrafter
+from sdbench.decoding import Pearl, Speculative
 from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter, StopWhenUnsure
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target, output_law, sequence_law, total_variation
 from sdbench.sampling import Sampling, Scored
@@ -60,6 +62,13 @@ class ValueDropped(ModelDrafter):
         return Draft(draft.tokens, kept, draft.q, draft.kind)
 
 
+class LastTokenDropped(StagedDrafter):
+    """Wrong: hands up no token that ends a round, so a token's existence depends on its value."""
+
+    def _draft(self, stage, size, length, origin, scores):
+        return super()._draft(stage, np.maximum(size - 1, 1), length, origin, scores)
+
+
 def lossless(target, qualifier, draft):
     exact, one = Exact(), ModelDrafter(draft)
     return {
@@ -81,6 +90,14 @@ def lossless(target, qualifier, draft):
         ),
         "lenience of 1": Speculative(target, Lenience(1.0), one, 1),
         "cactus of 0": Speculative(target, Cactus(0.0), one, 1),
+        "block": Speculative(target, Block(), one, 2),
+        "block, stop when unsure": Speculative(target, Block(), ModelDrafter(draft, StopWhenUnsure(0.5)), 2),
+        "block over look-up": Speculative(target, Block(), PromptLookup(), 2),
+        "zhou_joint": Speculative(target, ZhouJoint(), one, 2),
+        "pearl with block": Pearl(target, OnDemandDrafter(draft, process=False), Block(), 2),
+        "block below": Speculative(target, exact, StagedDrafter(qualifier, Block(), one, 2), 1),
+        "block below, truncated": Speculative(target, exact, StagedDrafter(qualifier, Block(), one, 2, True), 1),
+        "block at both stages": Speculative(target, Block(), StagedDrafter(qualifier, Block(), one, 2), 1),
     }
 
 
@@ -106,6 +123,9 @@ def wrong(target, qualifier, draft):
         "a low token dropped": Speculative(target, LowDrafted(), one, 2),
         "a q that was not drawn from": Speculative(target, exact, NotDrawnFrom(draft), 2),
         "cut by value": Speculative(target, exact, ValueDropped(draft), 2),
+        "the last token of a joint stage dropped": Speculative(
+            target, exact, LastTokenDropped(qualifier, Block(), one, 2), 1
+        ),
     }
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from sdbench.acceptance import Exact, Fuzzy, Match, Typical
+from sdbench.acceptance import Block, Exact, Fuzzy, KSeq, Match, SpecHub, Traversal, Typical, ZhouJoint
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import DynamicTree, ModelDrafter, StagedDrafter, TreeDrafter
 from sdbench.errors import InputError
@@ -35,6 +35,13 @@ def distance(decoder, tokens):
         ([2, 1], "top", Exact(), 4),
         ([1, 2], "top", Match(), 4),
         ([2, 2], "top", Exact(), 3),
+        ([2], "hub", SpecHub(), 3),
+        ([2, 1], "hub", SpecHub(), 2),
+        ([2], "without", Traversal(), 3),
+        ([2, 1], "without", Traversal(), 2),
+        ([2, 1], "with", Traversal(), 2),
+        ([2, 2], "top", Traversal(), 3),
+        ([2, 1], "hub", Traversal(), 2),
     ],
 )
 def test_lossless(models, widths, siblings, rule, tokens):
@@ -51,6 +58,16 @@ def test_a_dynamic_tree_is_lossless(models, depth, top_k, budget):
     decoder = Speculative(target, Exact(), DynamicTree(draft, depth, top_k, budget))
     assert decoder.lossless
     assert distance(decoder, 4) < LOSSLESS
+    assert distance(Speculative(target, Traversal(), DynamicTree(draft, depth, top_k, budget)), 4) < LOSSLESS
+
+
+@pytest.mark.parametrize("truncate", [False, True])
+def test_traversal_below_a_stage(models, truncate):
+    target, qualifier, draft = models
+    stage = StagedDrafter(qualifier, Traversal(), TreeDrafter(draft, [2, 1], "top"), 1, truncate)
+    decoder = Speculative(target, Exact(), stage, 1)
+    assert decoder.lossless
+    assert distance(decoder, 3) < LOSSLESS
 
 
 @pytest.mark.parametrize("dynamic", [False, True])
@@ -112,6 +129,26 @@ def test_the_batch_does_not_matter(models, siblings):
     assert decoded(target, TreeDrafter(draft, [2, 2], siblings), rows=3) == decoded(
         target, TreeDrafter(draft, [2, 2], siblings)
     )
+
+
+def test_rules_for_siblings_of_one_kind_refuse_others(models):
+    target, qualifier, draft = models
+    with pytest.raises(InputError, match=r"siblings drawn as 'hub'.*set proposer\.siblings=hub"):
+        Speculative(target, SpecHub(), TreeDrafter(draft, [2], "without"))
+    with pytest.raises(InputError, match=r"set proposer\.siblings=with,"):
+        StagedDrafter(qualifier, KSeq(), TreeDrafter(draft, [2], "without"), 1)
+    with pytest.raises(InputError, match="siblings drawn as 'hub'"):
+        Speculative(target, SpecHub(), DynamicTree(draft, 2, 2, 3))
+    with pytest.raises(InputError, match="at most 2"):
+        TreeDrafter(draft, [3], "hub")
+    assert Speculative(target, SpecHub(), ModelDrafter(draft), 2).lossless, "a chain has no siblings"
+
+
+@pytest.mark.parametrize("rule", [Block(), ZhouJoint()], ids=["block", "zhou_joint"])
+def test_joint_rules_of_chains_refuse_trees(models, rule):
+    target, _, draft = models
+    with pytest.raises(InputError, match=f"{type(rule).__name__} is defined along a chain.*traversal"):
+        Speculative(target, rule, TreeDrafter(draft, [2, 1]))
 
 
 def test_rules_along_a_chain_refuse_trees(models):
