@@ -7,8 +7,11 @@ from sdbench.acceptance.cascades import Cascade
 from sdbench.acceptance.consultant import Consultant
 from sdbench.acceptance.divergence import DIVERGENCES, Divergence
 from sdbench.acceptance.draft import Draft, ProposalKind
+from sdbench.acceptance.ears import EARS
+from sdbench.acceptance.easd import EASD
 from sdbench.acceptance.ensemble import Ensemble
 from sdbench.acceptance.exact import Exact
+from sdbench.acceptance.fly import FLy
 from sdbench.acceptance.fuzzy import Fuzzy
 from sdbench.acceptance.kseq import KSeq
 from sdbench.acceptance.lenience import Lenience
@@ -23,6 +26,8 @@ from sdbench.acceptance.walk import SiblingRule, TokenRule, TreeRule, walk
 
 __all__ = [
     "DIVERGENCES",
+    "EARS",
+    "EASD",
     "AcceptanceRule",
     "BiLD",
     "Cactus",
@@ -33,6 +38,7 @@ __all__ = [
     "Draft",
     "Ensemble",
     "Exact",
+    "FLy",
     "Forced",
     "Fuzzy",
     "KSeq",

@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sdbench.acceptance import (
+    EARS,
     Cactus,
     Cascade,
     Ensemble,
@@ -50,6 +51,7 @@ LOSSLESS = {
     "token_v1": Cascade("token_v1", -1),
     "token_v2": Cascade("token_v2", -1),
     "ensemble": Ensemble(1),
+    "ears": EARS(0),
 }
 
 
