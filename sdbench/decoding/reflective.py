@@ -8,8 +8,8 @@ reading begins at the same place of the text. Any rule then runs on the fused lo
 
     (1 - alpha) l_i + alpha r_i.
 
-All of this is one longer chain, so it needs no mask of its own. A rejected token costs nothing, and neither does the rest of the
-chain: the next round overwrites its slots. r depends on the whole draft, so the output has no closed law. It is lossy unless alpha
+All of this is one longer chain, so it needs no mask of its own. The cache forgets what stands behind the kept tokens, and the next
+round overwrites the slots. r depends on the whole draft, so the output has no closed law. It is lossy unless alpha
 is 0. The abstract and the reviews of the paper give the mechanism. They give no prompt, alpha or length of the position prefix.
 """
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import defaultdict
 
 import numpy as np
@@ -31,6 +32,7 @@ from tests.lm.test_loop import decode, models
 
 PROMPT = [3, 1, 4, 1, 5]
 SAMPLINGS = {"greedy": Sampling(), "sampled": Sampling(1.0)}
+RULES = {"exact": Exact(), "typical": Typical()}
 DRAFTERS = {
     "model": lambda draft: ModelDrafter(draft),
     "unsure": lambda draft: ModelDrafter(draft, StopWhenUnsure(0.3)),  # drafts of different lengths in a batch
@@ -85,11 +87,19 @@ def test_both_readings_are_the_plain_forward_and_nothing_stays(architecture):
                 torch.testing.assert_close(logits[row, i], (1 - alpha) * l_i + alpha * r_i, atol=4e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("rule", [Exact(), Typical()], ids=["exact", "typical"])
-@pytest.mark.parametrize("drafter", DRAFTERS)
-@pytest.mark.parametrize("sampling", SAMPLINGS)
-def test_at_alpha_0_the_tokens_are_those_of_the_rule_alone(sampling, drafter, rule):
+FAST = [("greedy", "model", "exact"), ("sampled", "unsure", "typical"), ("sampled", "lookup", "exact")]
+
+
+@pytest.mark.parametrize(
+    ("sampling", "drafter", "inner"),
+    [
+        pytest.param(*case, marks=[] if case in FAST else pytest.mark.slow)
+        for case in itertools.product(SAMPLINGS, DRAFTERS, RULES)
+    ],
+)
+def test_at_alpha_0_the_tokens_are_those_of_the_rule_alone(sampling, drafter, inner):
     target, draft = models("llama", None, 2)
+    rule = RULES[inner]
     for rows in (1, 3):
         wanted, _ = decode(Speculative(target, rule, DRAFTERS[drafter](draft), 4), SAMPLINGS[sampling], rows)
         arm = Speculative(target, rule, DRAFTERS[drafter](draft), 4, Reflective(PROMPT, 0))
@@ -110,7 +120,7 @@ def test_the_rules_of_the_targets_generation_config_apply_to_the_mixed_logits():
     assert decode(arm, Sampling(), 3)[0] == wanted
 
 
-@pytest.mark.parametrize("drafter", DRAFTERS)
+@pytest.mark.parametrize("drafter", [pytest.param("model", marks=pytest.mark.slow), "unsure", "lookup"])
 def test_the_batch_does_not_matter(drafter):
     target, draft = models("llama", None, 2)
     arm = Speculative(target, Exact(), DRAFTERS[drafter](draft), 4, Reflective(PROMPT, 0.5))
@@ -118,8 +128,15 @@ def test_the_batch_does_not_matter(drafter):
     assert alone == three
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize(("mode", "architecture"), [(Interpreted, "qwen3-sliding"), (Replayed, "llama")])
+@pytest.mark.parametrize(
+    ("mode", "architecture", "rows"),
+    [
+        (Interpreted, "qwen3-sliding", 3),
+        (Replayed, "llama", 1),
+        pytest.param(Interpreted, "qwen3-sliding", 1, marks=pytest.mark.slow),
+        pytest.param(Replayed, "llama", 3, marks=pytest.mark.slow),
+    ],
+)
 def test_the_fast_modes_give_the_tokens_of_the_eager_one(mode, architecture, rows):
     def arm(target, draft):
         return Speculative(target, Exact(), ModelDrafter(draft), 3, Reflective(PROMPT, 0.5))
