@@ -71,6 +71,16 @@ results-front: setup  ## Measure speed against quality over thresholds and lengt
 	$(RUN) experiment=pyramidsd/front out=results/runs/front
 	$(ARCHIVE) results/runs/front front
 
+LOSSY_FAMILY ?= smollm2_family
+results-lossy: setup  ## Place every lossy method between speed and quality, on 200 word problems and 100 GSM8K rows (LOSSY_FAMILY=smollm2_family), into results/lossy/*
+	for drawn in greedy=0.0 sampled=0.6; do \
+	  for part in 'tiny wordproblems 200' '$(LOSSY_FAMILY) gsm8k 100'; do \
+	    set -- $$part; kept=lossy/$$1-$$2-$${drawn%=*} out=results/runs/lossy-$$1-$$2-$${drawn%=*} && \
+	    $(RUN) experiment=lossy models=$$1 tasks=$$2 limit=$$3 sampling.temperature=$${drawn#*=} $(OVERRIDES) out=$$out && \
+	    $(ARCHIVE) $$out $$kept || exit; \
+	  done; \
+	done
+
 results-ssd: setup  ## Measure asynchronous drafting on two cores, into results/ssd-* (45 minutes)
 	for part in speed compiled fan_out saguaro; do \
 	  $(RUN) experiment=ssd/$$part out=results/runs/ssd-$$part && $(ARCHIVE) results/runs/ssd-$$part ssd-$$part || exit; \
@@ -159,4 +169,4 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-gpu bench-rounds bench-scaling clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-records results-smollm2 results-ssd results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-gpu bench-rounds bench-scaling clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-records results-smollm2 results-ssd results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check

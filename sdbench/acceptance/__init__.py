@@ -8,8 +8,11 @@ from sdbench.acceptance.cascades import Cascade
 from sdbench.acceptance.consultant import Consultant
 from sdbench.acceptance.divergence import DIVERGENCES, Divergence
 from sdbench.acceptance.draft import Draft, ProposalKind
+from sdbench.acceptance.ears import EARS
+from sdbench.acceptance.easd import EASD
 from sdbench.acceptance.ensemble import Ensemble
 from sdbench.acceptance.exact import Exact
+from sdbench.acceptance.fly import FLy
 from sdbench.acceptance.fuzzy import Fuzzy
 from sdbench.acceptance.kseq import KSeq
 from sdbench.acceptance.lenience import Lenience
@@ -27,6 +30,8 @@ from sdbench.acceptance.zhou_joint import ZhouJoint
 
 __all__ = [
     "DIVERGENCES",
+    "EARS",
+    "EASD",
     "AcceptanceRule",
     "BiLD",
     "Block",
@@ -38,6 +43,7 @@ __all__ = [
     "Draft",
     "Ensemble",
     "Exact",
+    "FLy",
     "Forced",
     "Fuzzy",
     "KSeq",

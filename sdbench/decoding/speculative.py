@@ -18,6 +18,7 @@ from sdbench import validate
 from sdbench.acceptance.base import AcceptanceRule, verify
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding.base import Finished, Request, Row, slots_needed
+from sdbench.decoding.scoring import Plain, Scoring
 from sdbench.decoding.target_law import TargetLaw
 from sdbench.device import synchronise
 from sdbench.drafting.base import Proposer, check_trees
@@ -33,7 +34,11 @@ from sdbench.topology import VerifiedTree
 
 
 class Speculative:
-    """Decode by speculation. verifier: the target. rule: None is exact. proposer: asked for draft_length tokens a round."""
+    """Decode by speculation.
+
+    verifier: the target. rule: None is exact. proposer: asked for draft_length tokens a round. scoring: how the target scores a
+    draft; None is one reading of it.
+    """
 
     def __init__(
         self,
@@ -41,6 +46,7 @@ class Speculative:
         rule: AcceptanceRule | None = None,
         proposer: Proposer | None = None,
         draft_length: int = 0,
+        scoring: Scoring | None = None,
     ) -> None:
         validate.whole("draft_length", draft_length)
         draft_length = proposer.own_length or draft_length if proposer else draft_length
@@ -52,13 +58,19 @@ class Speculative:
         self.rule: AcceptanceRule = rule or Exact()
         self.proposer: Proposer = proposer or NoDraft()
         self.draft_length = draft_length
+        self.scoring: Scoring = scoring or Plain()
         check_trees(self.rule, self.proposer)
+        if self.proposer.trees and not self.scoring.trees:
+            raise InputError(
+                f"The scoring {type(self.scoring).__name__} reads chains, but {self.proposer.name} drafts token trees: take a "
+                "drafter of chains."
+            )
         self.batch: type[Batch] = Batch
         self.edge = Edge(self.proposer.name, verifier.name)
 
     @property
     def lossless(self) -> bool:
-        return self.proposer.kind in self.rule.lossless_over
+        return self.scoring.lossless and self.proposer.kind in self.rule.lossless_over
 
     @property
     def models(self) -> list[LanguageModel]:
@@ -68,7 +80,7 @@ class Speculative:
         self.proposer.close()
 
     def max_lookahead(self) -> int:
-        return self.proposer.max_lookahead(self.draft_length) + 1
+        return self.scoring.nodes(self.proposer.max_lookahead(self.draft_length)) + 1
 
     def calibrate(self, trace: Trace) -> bool:
         return False
@@ -206,7 +218,8 @@ class Batch:
         if K:
             state.place_many(draft.tokens, state.length)
         lengths = state.length.tolist()
-        output = method.target.score(state, K, draft.topology)
+        output = method.scoring.score(method.target, state, draft)
+        nodes = method.scoring.nodes(K)
         p = self.law.scored(state, output, lengths, trees=draft.topology)
         # The verdict is the round's only synchronisation. It gives the kept tokens for the stop rule too.
         decided, law = verify(method.rule, draft, p, self.memory, state.sampler, key)
@@ -229,7 +242,9 @@ class Batch:
             if row is not None:
                 proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]
                 tree = decided.trees[index] if decided.trees else None
-                yield from self._verified(index, proposed, kept, tokens, draft.number, tree)
+                yield from self._verified(
+                    index, proposed, kept, tokens, draft.number, tree, nodes if nodes > K else None
+                )
 
     def _begin_round(self) -> Key:
         """Number a new round of the batch, and name its choices."""
@@ -248,13 +263,14 @@ class Batch:
         tokens: list[int],
         draft: int | None,
         tree: VerifiedTree | None = None,
+        read: int | None = None,
     ) -> Iterator[Finished]:
         """Account for a verification of a row that gave `tokens`. Yield the sequence if they end it."""
         row = self.rows[index]
         assert row is not None
         row.finished.target_calls += 1
         emitted = self._emit(index, tokens)
-        self.state.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted, draft, tree)
+        self.state.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted, draft, tree, read)
         row.round += 1
         if row.finished.reason:
             others = self.prefill_seconds - row.prefill_before

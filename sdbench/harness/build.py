@@ -9,7 +9,7 @@ from __future__ import annotations
 import builtins
 import importlib
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_type_hints
 
 from sdbench import validate
@@ -58,6 +58,24 @@ def build(config: Any, models: Mapping[str, LanguageModel], where: str) -> Any:
         raise InputError(f"{where}: {error}") from error
     except TypeError as error:
         raise InputError(f"{where}: a value has the wrong type ({error}).") from error
+
+
+def with_token_ids(config: Any, encode: Callable[[str], list[int]], where: str) -> Any:
+    """Return a config in which token ids stand for the texts that a class names in `texts`.
+
+    Decoders know no tokenizer, so the harness encodes such texts once. encode: from a text to token ids. Raises: InputError.
+    """
+    if isinstance(config, list):
+        return [with_token_ids(item, encode, f"{where}[{i}]") for i, item in enumerate(config)]
+    if not isinstance(config, dict):
+        return config
+    texts = getattr(locate(config["_target_"], where), "texts", ()) if "_target_" in config else ()
+    return {
+        name: encode(value)
+        if name in texts and isinstance(value, str)
+        else with_token_ids(value, encode, f"{where}.{name}")
+        for name, value in config.items()
+    }
 
 
 def locate(path: Any, where: str) -> Any:

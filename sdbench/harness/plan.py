@@ -15,7 +15,7 @@ from sdbench.decoding.base import slots_needed
 from sdbench.device import pin, usable
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm, build_on_stubs
-from sdbench.harness.build import build
+from sdbench.harness.build import build, with_token_ids
 from sdbench.harness.co_tenancy import Use
 from sdbench.harness.gpu_lock import physical
 from sdbench.harness.model_checks import (
@@ -39,7 +39,7 @@ from sdbench.models.weights import check_device, dtype_of
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
 from sdbench.tasks.base import Prompt, Task, prompts_sha256
-from sdbench.tasks.encode import encode
+from sdbench.tasks.encode import encode, encoder
 from sdbench.tasks.stops import StopChecker
 
 if TYPE_CHECKING:
@@ -180,6 +180,11 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
         raise InputError(f"The task {task.name} has no prompts.")
     family = check_family(used)
     check_own_quantization(family, hardware["execution"])
+    encoded_arms = {
+        name: with_token_ids(arm, encoder(family.tokenizer), f"arms.{name}") for name, arm in arm_configs.items()
+    }
+    if encoded_arms != arm_configs:
+        arm_configs, stub_arms = encoded_arms, build_on_stubs(encoded_arms, list(specs))
     check_early_exits(stub_arms, family)
     check_reencoding(stub_arms, family)
     maps = token_maps(family)

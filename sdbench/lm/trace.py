@@ -195,11 +195,13 @@ class Trace:
         emitted: int,
         draft: int | None = None,
         tree: VerifiedTree | None = None,
+        read: int | None = None,
     ) -> None:
         """Record one verification of one row.
 
         draft: the number of the draft (None: the proposer writes no notes). tree: what was verified, if it was no chain. Then
-        `proposed` and `accepted` are depths.
+        `proposed` and `accepted` are depths. read: the tokens that the verifier read behind the decided ones, if they were more
+        than the draft.
         """
         verification = {
             "sequence": self.sequence[row],
@@ -217,6 +219,8 @@ class Trace:
             verification["outcome"] = "correction" if tree.topology.children[tree.end] else "bonus"
             verification["nodes"], verification["end"] = tree.topology.size, tree.end
             verification["parents"], verification["drafted"] = list(tree.topology.parent), tree.tokens
+        if read is not None:
+            verification["read"] = read
         self.rounds.append(verification)
         if draft is not None:
             self._of_draft[edge.proposer, draft, row] = verification

@@ -49,6 +49,8 @@ ROUNDS = {
 #   nodes       drafted tokens of the tree                end       the node at which the kept path ends; 0: nothing kept
 #   parents     list[int]: the node that each drafted token follows (`sdbench.topology`)
 #   drafted     list[int]: the drafted tokens
+# Added if the verifier reads more than the draft (`sdbench.decoding.Reflective`):
+#   read        tokens that it read behind the decided ones
 # Added if a draft model drafts:
 #   rank        the rank (from 1) of the verifier's next token by the draft's probabilities, without the rejected token; null in
 #               a sequence's last round

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdbench.errors import InputError
@@ -55,3 +55,8 @@ def encode(
     if not tokens:
         raise InputError(f"The prompt {prompt.id} has no tokens; a prompt must have at least one.")
     return tokens
+
+
+def encoder(tokenizer: PreTrainedTokenizerFast) -> Callable[[str], list[int]]:
+    """Return the function from a text within a sequence to its token ids: no special tokens are added."""
+    return lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"])

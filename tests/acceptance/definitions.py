@@ -7,6 +7,8 @@ replace(place) the law of the token in its place.
 import math
 
 from sdbench.acceptance import (
+    EARS,
+    EASD,
     BiLD,
     Cactus,
     Cascade,
@@ -20,7 +22,7 @@ from sdbench.acceptance import (
     Typical,
 )
 
-from .enumeration import norm, rest
+from .enumeration import norm, rest, warped
 
 
 def kl(p, q):
@@ -159,6 +161,41 @@ def mixture(w):
     return lambda at: [w * a + (1 - w) * b for a, b in zip(at.p, at.q, strict=True)]
 
 
+def entropy(law):
+    return -sum(a * math.log(a) for a in law if a > 0)
+
+
+def top(law, k):
+    return set(sorted(range(len(law)), key=lambda i: -law[i])[:k])
+
+
+def unsure(h_draft, h_target, k, rho, warped=False):
+    """Where EASD refuses a token."""
+
+    def holds(at):
+        p, q = (at.p, at.q) if warped else (at.plain_p, at.plain_q)
+        return entropy(q) > h_draft and entropy(p) > h_target and len(top(p, k) & top(q, k)) / k >= rho
+
+    return holds
+
+
+def easd(*knobs):
+    refuses = unsure(*knobs)
+
+    def again(at):
+        """The law of the target's second draw, with x forbidden."""
+        return warped([-math.inf if i == at.x else a for i, a in enumerate(at.logits_p)], at.sampling)
+
+    return (
+        lambda at: 0.0 if refuses(at) else ratio(at),
+        lambda at: again(at) if refuses(at) else exact_residual(at),
+    )
+
+
+def ears(beta):
+    return lambda at: min(1.0, at.p[at.x] / at.q[at.x] + beta * (1 - max(at.p)))
+
+
 def _bucketed(divergence, k):
     return lambda p, q: divergence(*buckets(p, q, k))
 
@@ -209,6 +246,11 @@ DEFINITIONS = {
     "bild": (BiLD(1.0), rollback(1.0), verifier, exact_residual),
     "cactus": (Cactus(0.5), *against(lambda at: bent(at, 0.5)), exact_residual),
     "cactus, 0": (Cactus(0.0), ratio, exact_residual, verifier),
+    "easd": (EASD(0.5, 0.6, 2, 0.5), *easd(0.5, 0.6, 2, 0.5), exact_residual),
+    "easd, same candidates": (EASD(0.2, 0.2, 2, 1.0), *easd(0.2, 0.2, 2, 1.0), without_x),
+    "easd, warped": (EASD(0.3, 0.3, 2, 0.5, warped=True), *easd(0.3, 0.3, 2, 0.5, True), exact_residual),
+    "ears": (EARS(0.4), ears(0.4), exact_residual, verifier),
+    "ears, 0": (EARS(0.0), ratio, exact_residual, verifier),
     "ensemble": (Ensemble(0.4), *against(mixture(0.4)), verifier),
     **{
         f"{deferral}, {a}": (Cascade(deferral, a), *against(cascade(deferral, a)), verifier)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdbench.acceptance import Cascade, Consultant, Draft, Forced, Fuzzy, Mentored, ProposalKind, Recorded
+from sdbench.acceptance import Cascade, Consultant, Draft, FLy, Forced, Fuzzy, Mentored, ProposalKind, Recorded
 from sdbench.sampling import Sampling, Scored
 
 from .definitions import DEFINITIONS
@@ -16,6 +16,8 @@ RULES = {
     "consultant": Consultant(1.5),
     "consultant, reset": Consultant(1.5, initial="zero", reset="rejection"),
     "mentored": Mentored(0.1),
+    "fly": FLy(2, 0.1),
+    "fly, 1": FLy(1, 0.0, draws=1),
     "forced": Forced(0.7),
     "recorded": Recorded([2, 0, 5]),
 }

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from sdbench.acceptance import (
+    EARS,
+    EASD,
     BiLD,
     Block,
     Cactus,
@@ -30,7 +32,7 @@ from sdbench.acceptance.base import Memoryless, tokenwise, verify
 from sdbench.keyed_random import Key
 from sdbench.sampling import Sampler, Sampling
 
-from .definitions import cascade, fsd_js, fuzzy, relaxed, rollback
+from .definitions import cascade, fsd_js, fuzzy, relaxed, rollback, unsure
 from .enumeration import WORLDS, Place, tensors
 
 GREEDY = Sampling(temperature=0.0)
@@ -61,6 +63,19 @@ def towards(deferral, a):
     return lambda at: float(at.x == aim(at)), aim
 
 
+refused = unsure(0.5, 0.6, 2, 0.5)
+
+
+def best_allowed(at):
+    """EASD's replacement: the best token, or the best other one where x is refused."""
+    return max((i for i in range(len(at.logits_p)) if not (refused(at) and i == at.x)), key=lambda i: at.logits_p[i])
+
+
+def near(beta):
+    """EARS: a probability near the best one, and the nearer the surer the verifier is."""
+    return lambda at: float(at.plain_p[at.x] >= (1 - beta * (1 - max(at.plain_p))) * max(at.plain_p))
+
+
 # name: (rule, keeps(place), token in place of x)
 FORMS = {
     "exact": (Exact(), is_best, best),
@@ -81,6 +96,9 @@ FORMS = {
     "relaxed top-k": (RelaxedTopK(2, 0.3), relaxed(2, 0.3), best),
     "relaxed top-k, 1": (RelaxedTopK(1, 0.0), is_best, best),
     "bild": (BiLD(1.0), rollback(1.0), best),
+    "easd": (EASD(0.5, 0.6, 2, 0.5), lambda at: float(is_best(at) and not refused(at)), best_allowed),
+    "ears": (EARS(0.8), near(0.8), best),
+    "ears, 0": (EARS(0.0), is_best, best),
     "ensemble": (Ensemble(0.4), lambda at: float(at.x == mixed(at)), mixed),
     **{
         f"{deferral}, {a}": (Cascade(deferral, a), *towards(deferral, a))
@@ -129,7 +147,10 @@ def test_consultant_decoding_is_deterministic():
 
 @pytest.mark.parametrize(
     "rule",
-    [Exact(), Match(), Typical(), Thresholds(), Cactus(), Mentored(), Lenience(1.0), Ensemble(1), Block(), ZhouJoint()],
+    [
+        *(Exact(), Match(), Typical(), Thresholds(), Cactus(), Mentored(), Lenience(1.0), Ensemble(1), EARS(0)),
+        *(Block(), ZhouJoint()),
+    ],
 )
 def test_greedy_rules_follow_the_verifier_over_any_draft(rule):
     """Whatever was drafted, with scores or without: what comes out is the verifier's own greedy continuation."""

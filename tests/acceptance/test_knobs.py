@@ -49,6 +49,15 @@ BAD = [
     ("Cascade", {"deferral": "chow", "alpha": -0.1}, "[0, 1]"),
     ("Cascade", {"deferral": "diff", "alpha": -1.1}, "[-1, 1]"),
     ("Cascade", {"deferral": "opt", "alpha": float("-inf")}, "finite number"),
+    ("EASD", {"draft_entropy": -1}, "draft_entropy"),
+    ("EASD", {"target_entropy": float("inf")}, "target_entropy"),
+    ("EASD", {"top_n": 0}, "top_n"),
+    ("EASD", {"overlap": 1.1}, "overlap"),
+    ("EASD", {"warped": "no"}, "warped"),
+    ("EARS", {"beta": -0.1}, "beta"),
+    ("FLy", {"window": 0}, "window"),
+    ("FLy", {"entropy": -0.3}, "entropy"),
+    ("FLy", {"draws": 0}, "draws"),
     ("Ensemble", {"weight": 0}, "(0, 1]"),
 ]
 

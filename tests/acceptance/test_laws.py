@@ -5,6 +5,7 @@ import pytest
 import torch
 
 from sdbench.acceptance import (
+    EARS,
     Block,
     Cactus,
     Cascade,
@@ -56,6 +57,7 @@ LOSSLESS = {
     "block": Block(),
     "zhou_joint": ZhouJoint(),
     "traversal": Traversal(),
+    "ears": EARS(0),
 }
 
 

@@ -46,6 +46,13 @@ def trees(rounds: pd.DataFrame) -> dict[str, Any] | None:
     }
 
 
+def read_per_round(rounds: pd.DataFrame) -> float | None:
+    """Return the mean number of tokens read behind the decided ones; None if the verifier read nothing but drafts."""
+    if "read" not in rounds or rounds["read"].isna().all():
+        return None
+    return float(rounds["read"].fillna(rounds["proposed"]).mean())
+
+
 def acceptance_by_position(rounds: pd.DataFrame) -> list[float]:
     """Compute P(accepted >= k), k = 1 .. the longest draft, over all the given rounds: unconditional, falling (vLLM's)."""
     accepted = rounds["accepted"].to_numpy()
@@ -62,6 +69,7 @@ def conditional_acceptance_by_position(rounds: pd.DataFrame) -> list[float]:
 def edges(rounds: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Describe each edge: rounds, proposed, accepted, emitted, their rates, both acceptances by position, and histograms.
 
+    trees: of token trees. read_per_round: of a verifier that reads more than the draft.
     histogram[n]: rounds that accepted n tokens. proposed_histogram[n]: rounds that drafted n.
     """
     return {str(edge): _edge(part) for edge, part in rounds.groupby("edge") if part["proposed"].any()}
@@ -78,6 +86,7 @@ def _edge(rounds: pd.DataFrame) -> dict[str, Any]:
         "acceptance_by_position": acceptance_by_position(rounds),
         "conditional_acceptance_by_position": conditional_acceptance_by_position(rounds),
         "trees": trees(rounds),
+        "read_per_round": read_per_round(rounds),
         "histogram": np.bincount(rounds["accepted"]).tolist(),
         "proposed_histogram": np.bincount(rounds["proposed"]).tolist(),
     }
