@@ -90,7 +90,7 @@ class ArmLM(_HF):
             )
         self.plan.take_cores()
         self.models = load(self.plan)
-        (self.arm,) = make(self.plan.arm_configs, self.models)
+        (self.arm,) = make(self.plan.arm_configs, self.models, self.plan.encode)
         self.rows = int(batch_size)
         if self.arm.peer:
             self.arm.peer.check(self.rows, self.plan.sampling, ())
