@@ -7,7 +7,7 @@ n-gram, and these tokens are the newest level. Then the oldest level leaves, and
 
 The n-grams wait in a pool, by their first token. The candidates are the `guesses` newest ones of the last decided token.
 
-The published window begins with random tokens of the prompt. Here these are the last ones, so that a draft is a function of the text.
+The published window begins with random tokens of the prompt. Here these are the last ones. So a draft is a function of the text.
 """
 
 from __future__ import annotations

@@ -120,7 +120,7 @@ class Rest(TextDrafter):
 
     @property
     def files(self) -> list[Path]:
-        """The files that define the drafts beside the config."""
+        """The files that define the drafts, as the config does."""
         return [self.path]
 
     def take_encoder(self, encode: Encode) -> None:
@@ -138,7 +138,9 @@ class Rest(TextDrafter):
         matched, *found = self._corpus.longest(text, self.max_match, self.min_match)
         nodes = Nodes(parents=[])
         assert nodes.parents is not None
-        waiting: list[tuple[int, int, int, int, int, int, int]] = []  # minus the count, order, parent, depth, token, range
+        waiting: list[
+            tuple[int, int, int, int, int, int, int]
+        ] = []  # minus the count, order, parent, depth, token, range
         parent, depth, order, (first, behind) = 0, 0, 0, found
         while matched and len(nodes.tokens) < length:
             if depth < self.depth:

@@ -1,7 +1,7 @@
 """SuffixDecoding (2411.04975; github snowflakedb/ArcticInference): draft by frequency, from the sequence and from earlier answers.
 
-Two suffix structures are searched. One holds the sequence itself, prompt included. The other holds the answers of the same pass over
-the prompts that are finished. For each match of the text's end, the draft grows by the continuation that occurred most often. The
+Two suffix structures are searched. One holds the sequence itself, prompt included. The other holds the finished answers of the same
+pass over the prompts. For each match of the text's end, the draft grows by the continuation that occurred most often. The
 score of a draft is the sum of its nodes' estimated probabilities, and the draft with the highest score wins.
 
 The structures are suffix automata with counts. A state knows how often its texts occurred, so the share of occurrences that a token
@@ -99,9 +99,9 @@ class _Scored:
 class SuffixDecoding(TextDrafter):
     """Draft by the frequencies of continuations.
 
-    per_match, offset: a match of n tokens drafts at most per_match * n + offset tokens. min_prob: the least estimated probability of
-    the path to a drafted token. max_match: tokens of the text's end that are looked up in earlier answers. tree: draft a token tree
-    in place of a chain. memory: "run" drafts from earlier answers too, "sequence" from the sequence alone.
+    per_match, offset: a match of n tokens drafts at most per_match * n + offset tokens. min_prob: the least estimated probability
+    of the path to a drafted token. max_match: tokens of the text's end that are looked up in earlier answers. tree: draft a token
+    tree in place of a chain. memory: "run" drafts from earlier answers too, "sequence" from the sequence alone.
 
     The defaults are those of ArcticInference.
     """

@@ -28,9 +28,10 @@ _PART = 256  # tokens
 class TokenRecycling(TextDrafter):
     """Draft by the matrix of candidates.
 
-    acceptance: by rank, the probability that this candidate is the target's token. Its length is top_k. budget, depth: of the tree,
-    which is the one that keeps most tokens under this acceptance. memory: "run" keeps the matrix between sequences, "sequence" gives
-    each sequence its own. The published implementation keeps it, and takes a hand-made tree of 80 nodes, depth 6 and top_k 8.
+    acceptance: by rank, the probability that this candidate is the target's token. Its length is top_k. budget, depth: of the
+    tree, which is the one that keeps most tokens under this acceptance. memory: "run" keeps the matrix between sequences,
+    "sequence" gives each sequence its own. The published implementation keeps it, and takes a hand-made tree of 80 nodes, depth 6
+    and top_k 8.
     """
 
     name = "token_recycling"

@@ -122,6 +122,7 @@ class ArmLM(_HF):
         encoded = [self._encoded(request, requests, index) for index, request in enumerate(requests)]
         for options, members in asked.items():
             self._check_length(options, [encoded[index] for index in members])
+        self.arm.decoder.begin_pass()
         texts = [""] * len(requests)
         with tqdm(total=len(requests), disable=disable_tqdm, desc=f"decoding with {self.arm.name}") as progress:
             for options, members in asked.items():

@@ -67,7 +67,10 @@ def arms(target, qualifier, draft, corpus):
     yield "suffix_decoding_tree", Speculative(target, Exact(), SuffixDecoding(2.0, tree=True), 6)
     yield "token_recycling", Speculative(target, Exact(), TokenRecycling([0.4, 0.2, 0.1], 6, 3))
     yield "lookahead", Speculative(target, Exact(), Lookahead(3, 3, 2))
-    yield "lookahead_below_a_stage", Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), Lookahead(2, 3), 2), 4)
+    yield (
+        "lookahead_below_a_stage",
+        Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), Lookahead(2, 3), 2), 4),
+    )
     yield "rest", Speculative(target, Exact(), corpus, 6)
 
 

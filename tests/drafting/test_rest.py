@@ -95,7 +95,7 @@ def test_a_corpus_that_cannot_be_read(tmp_path, name, text, said):
 
 
 def test_a_corpus_and_a_tokenizer_are_needed(tmp_path):
-    with pytest.raises(InputError, match="rest needs proposer.corpus"):
+    with pytest.raises(InputError, match=r"rest needs proposer\.corpus"):
         Rest()
     (tmp_path / "corpus.txt").write_text("a", encoding="utf-8")
     with pytest.raises(InputError, match="rest needs a tokenizer"):

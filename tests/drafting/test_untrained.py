@@ -98,7 +98,7 @@ def test_a_false_claim_is_found(drafters, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_below_a_stage_whose_text_is_cut(drafters, name):
-    make, length = drafters[name]
+    make, _ = drafters[name]
     target, qualifier = TabularModel("target", 2, 1), TabularModel("qualifier", 2, 2)
     stage = StagedDrafter(qualifier, Exact(), make(), 1)
     assert distance_from_target(Speculative(target, Exact(), stage, 1), target, 3, PROMPT) < LOSSLESS
@@ -136,7 +136,9 @@ def test_neither_order_nor_batch_matters_without_a_memory(make, temperature):
 def test_order_matters_with_a_memory_but_not_for_greedy_tokens(make):
     decoder = Speculative(TabularModel("target", 3, 1, sharpness=4.0), Exact(), make(), 4)
     first, second = decoded(decoder, [0, 1, 2, 3], 0.0), decoded(decoder, [3, 2, 1, 0], 0.0)
-    assert {name: tokens for name, (tokens, _) in first.items()} == {name: tokens for name, (tokens, _) in second.items()}
+    assert {name: tokens for name, (tokens, _) in first.items()} == {
+        name: tokens for name, (tokens, _) in second.items()
+    }
     assert first != second, "the drafts depend on the order"
     assert decoded(decoder, [0, 1, 2, 3], 0.0) == first, "a pass begins without earlier sequences"
     drawn = [decoded(decoder, order, 1.0) for order in ([0, 1, 2, 3], [3, 2, 1, 0])]

@@ -1,8 +1,8 @@
 """Test whether acceptance rises over the order of the prompts.
 
-A drafter that keeps text of earlier prompts drafts better from prompt to prompt. Its speed then depends on how many prompts a run has,
-in which order, and how alike they are. Where a prompt comes again, its own answer is the draft. A drafter that starts anew with each
-sequence has no such trend.
+A drafter that keeps text of earlier prompts drafts better from prompt to prompt. Its speed then depends on how many prompts a run
+has, in which order, and how alike they are. Where a prompt comes again, its own answer is the draft. A drafter that starts anew with
+each sequence has no such trend.
 
 The statistic is Spearman's rank correlation of the prompt's place in the run and its tokens per target call, within categories. So
 prompts that are sorted by category make no trend. Its variance under random order is exact (the permutation law), and a normal
@@ -27,8 +27,8 @@ ALPHA = 1e-3
 def order_trend(sequences: pd.DataFrame) -> dict[str, Any] | None:
     """Test the sequences of one arm, in the order in which they were decoded.
 
-    Returns rho, the correlation within categories (NaN where acceptance is the same everywhere); p, one-sided, of no rise; and rises,
-    whether p is below ALPHA. None with fewer than ten prompts.
+    Returns rho, the correlation within categories (NaN where acceptance is the same everywhere); p, one-sided, of no rise; and
+    rises, whether p is below ALPHA. None with fewer than ten prompts.
     """
     counts = pd.DataFrame(
         {

@@ -24,8 +24,8 @@ FLAGS = {
     "Q": "its quality is not shown to be non-inferior to the baseline's within the margin",
     "S": "synthetic prompts: acceptance and speed on real prompts may differ much",
     "F": "fixed length: stops were ignored, and the tokens after an answer count",
-    "O": "acceptance rises over the order of the prompts: its drafter learns from earlier prompts, or later prompts are easier; its speed "
-    "belongs to this list of prompts",
+    "O": "acceptance rises over the order of the prompts: its drafter learns from earlier prompts, or later prompts are easier; "
+    "its speed belongs to this list of prompts",
     "N": f"fewer than {FEWEST_PROMPTS} prompts, or blocks of prompts decoded together: the intervals are rough",
     "E": "some of its sequences failed; they are left out together with their blocks",
     "B": "reference forwards were not timed for all its shapes: its model time is a lower bound",
@@ -144,7 +144,7 @@ def flags(arm: Arm) -> list[str]:
 
 
 def footnotes(summary: Summary) -> list[str]:
-    """The meaning of each flag, why an arm is void, how many ties each arm met, its rise over the prompts, and the models' notes."""
+    """The meaning of each flag, why an arm is void, its ties, its rise over the prompts, and the notes on the run's models."""
     raised = {flag for arm in summary["arms"].values() for flag in flags(arm)}
     meanings = [f"{flag}: {meaning}" for flag, meaning in FLAGS.items() if flag in raised]
     reasons = ((name, arm.get(reason)) for name, arm in summary["arms"].items() for reason in ("not_finite", "failure"))
