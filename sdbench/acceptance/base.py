@@ -225,6 +225,7 @@ def verify(
 
     An empty draft under a rule without memory has no law (None): p's own token follows.
     """
+    draft, p = draft.candidates(p)
     if draft.tokens.shape[1] == 0 and memory is None:
         own = p.best if sampler.sampling.greedy else sampler.draw(p[:, 0], key / "next")[:, None]
         (tokens,) = fetched(own)

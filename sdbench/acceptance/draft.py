@@ -40,6 +40,8 @@ class Draft:
     full: the host knows that all K tokens of each row count.
     number: the number of the draft in the proposer's session, from 0; None if the proposer writes no notes (`RoundNote`).
     topology: the tree of each row, of its first tokens; None for chains. q is then the law of each token given its elder siblings.
+    tested: by row, how many first nodes of its tree are candidates. The verifier reads the other nodes too, but does not test
+        them. The proposer wants their logits (lookahead decoding). None: all nodes are candidates.
     """
 
     tokens: Int[Tensor, "B K"]
@@ -49,6 +51,22 @@ class Draft:
     full: bool = False
     number: int | None = None
     topology: list[Topology] | None = None
+    tested: list[int] | None = None
+
+    def candidates(self, p: Scored) -> tuple[Draft, Scored]:
+        """Return the draft and the verifier's scores p, [B, N+1, V], without the nodes that are not tested."""
+        if self.tested is None or self.topology is None:
+            return self, p
+        width = max(self.tested)
+        trees = [Topology.of(tree.parent[:n]) for tree, n in zip(self.topology, self.tested, strict=True)]
+        return replace(
+            self,
+            tokens=self.tokens[:, :width],
+            length=torch.tensor(self.tested, device=self.length.device),
+            q=None if self.q is None else self.q[:, :width],
+            topology=trees if width else None,
+            tested=None,
+        ), p[:, : width + 1]
 
     @property
     def trees(self) -> list[Topology]:

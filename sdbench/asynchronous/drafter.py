@@ -28,6 +28,7 @@ from sdbench.asynchronous.protocol import NEW_TOKENS, Outcome, Speculation
 from sdbench.asynchronous.saguaro import Saguaro
 from sdbench.asynchronous.speculation import SpeculationServer
 from sdbench.device import put, upload, usable
+from sdbench.drafting.base import NeverLearns
 from sdbench.errors import InputError
 from sdbench.keyed_random import HashChoices, Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
@@ -96,7 +97,7 @@ class _Sent:
     answered: float
 
 
-class AsyncDrafter(ABC):
+class AsyncDrafter(NeverLearns, ABC):
     """Draft in a server of its own: what all such proposers have in common.
 
     model: the draft; the server shares its weights. process: whether the server gets a process of its own.

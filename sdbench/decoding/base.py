@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -66,6 +66,13 @@ class Decoder(Protocol):
         """Set what the method derives from measured times. Return whether anything changed; then warm up again.
 
         trace: of a warm-up, closed.
+        """
+        ...
+
+    def begin_pass(self, finished: Iterable[tuple[Sequence[int], Sequence[int]]] = ()) -> None:
+        """Begin a pass over the prompts: forget what earlier sequences taught.
+
+        finished: prompt and answer of each sequence of the pass that is decoded already, in order.
         """
         ...
 

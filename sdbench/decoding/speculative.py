@@ -8,7 +8,7 @@ gives the first token.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from time import perf_counter
 
 import numpy as np
@@ -84,6 +84,11 @@ class Speculative:
 
     def calibrate(self, trace: Trace) -> bool:
         return False
+
+    def begin_pass(self, finished: Iterable[tuple[Sequence[int], Sequence[int]]] = ()) -> None:
+        self.proposer.forget()
+        for prompt, answer in finished:
+            self.proposer.learn(prompt, answer)
 
     def generate(
         self,
@@ -220,6 +225,7 @@ class Batch:
         lengths = state.length.tolist()
         output = method.scoring.score(method.target, state, draft)
         nodes = method.scoring.nodes(K)
+        method.proposer.observe(state, draft, output.logits)
         p = self.law.scored(state, output, lengths, trees=draft.topology)
         # The verdict is the round's only synchronisation. It gives the kept tokens for the stop rule too.
         decided, law = verify(method.rule, draft, p, self.memory, state.sampler, key)
@@ -298,4 +304,5 @@ class Batch:
         self.rows[index] = None
         self.state.active[index] = False
         self.state.length[index] = 1  # the draft of an empty row then always fits the buffer
+        self.method.proposer.learn(row.finished.request.tokens, row.finished.tokens)
         return row.finished

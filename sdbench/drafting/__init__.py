@@ -3,10 +3,14 @@
 from sdbench.drafting.base import Proposer as Proposer
 from sdbench.drafting.dynamic_tree import DynamicTree as DynamicTree
 from sdbench.drafting.lengths import Fixed as Fixed, LengthPolicy as LengthPolicy, StopWhenUnsure as StopWhenUnsure
+from sdbench.drafting.lookahead import Lookahead as Lookahead
 from sdbench.drafting.lookup import PromptLookup as PromptLookup
 from sdbench.drafting.model import EarlyExit as EarlyExit, ModelDrafter as ModelDrafter
 from sdbench.drafting.no_draft import NoDraft as NoDraft
 from sdbench.drafting.reencode import ReencodedDrafter as ReencodedDrafter
+from sdbench.drafting.rest import Rest as Rest
 from sdbench.drafting.staged import StagedDrafter as StagedDrafter
 from sdbench.drafting.suffix import SuffixLookup as SuffixLookup
+from sdbench.drafting.suffix_decoding import SuffixDecoding as SuffixDecoding
+from sdbench.drafting.token_recycling import TokenRecycling as TokenRecycling
 from sdbench.drafting.tree import PlannedTree as PlannedTree, TreeDrafter as TreeDrafter

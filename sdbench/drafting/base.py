@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
+
+from jaxtyping import Float
+from torch import Tensor
 
 from sdbench.acceptance.base import AcceptanceRule
 from sdbench.acceptance.draft import Draft, ProposalKind
@@ -60,11 +64,26 @@ class Proposer(Protocol):
         """
         ...
 
+    def observe(self, state: DecodeState, draft: Draft, logits: Float[Tensor, "B N1 V"]) -> None:
+        """Read the verifier's logits behind the last decided token and behind each token of the last draft.
+
+        They are the verifier's own: no rule of a generation config has changed them. The drafted tokens stand in `state`.
+        """
+        ...
+
     def commit(self, length: Lengths, paths: Paths | None = None) -> None:
         """Keep the first length[b] tokens of row b, and forget everything read or remembered behind them.
 
         paths: by row, the kept nodes of the draft if it was a tree. They are the last of the kept tokens.
         """
+        ...
+
+    def learn(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        """Learn from a finished sequence, if the proposer drafts from earlier ones. The answer is cut behind its end."""
+        ...
+
+    def forget(self) -> None:
+        """Forget all earlier sequences: a new pass over the prompts begins."""
         ...
 
     def record(self) -> ProposerRecord:
@@ -76,7 +95,20 @@ class Proposer(Protocol):
         ...
 
 
-class Local:
+class NeverLearns:
+    """Provide the methods of a proposer that learns nothing from the verifier's logits and from earlier sequences."""
+
+    def observe(self, state: DecodeState, draft: Draft, logits: Float[Tensor, "B N1 V"]) -> None:
+        return None
+
+    def learn(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        return None
+
+    def forget(self) -> None:
+        return None
+
+
+class Local(NeverLearns):
     """Provide the methods of a proposer without a session or a process of its own."""
 
     name: str

@@ -13,6 +13,7 @@ is continued so. In the rounds that do not end there, the next token then has th
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,7 +23,7 @@ from sdbench import validate
 from sdbench.acceptance.base import AcceptanceRule, Law, verify
 from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.device import upload
-from sdbench.drafting.base import Proposer, check_trees
+from sdbench.drafting.base import NeverLearns, Proposer, check_trees
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
@@ -39,7 +40,7 @@ class _Round:
     stop: np.ndarray
 
 
-class StagedDrafter:
+class StagedDrafter(NeverLearns):
     """Propose a chain of verified tokens. verifier: of this stage. rule: its rule. proposer: asked for draft_length tokens."""
 
     def __init__(
@@ -109,6 +110,7 @@ class StagedDrafter:
             here.place_many(draft.tokens, grown)
             K = draft.tokens.shape[1]
             output = self.verifier.score(here, K, draft.topology)
+            self.proposer.observe(here, draft, output.logits)
             p = state.sampler.score(output.logits, output.best)
             decided, law = verify(self.rule, draft, p, self.memory, state.sampler, below)
             accepted = np.array(decided.accepted)
@@ -157,6 +159,12 @@ class StagedDrafter:
         where = upload(stage.length[:, None] + np.arange(K), stage.tokens.device)
         tokens = stage.tokens.gather(1, where).to(device)
         return Draft(tokens, upload(size, device), scores[rows, upload(index, device)], self.kind)
+
+    def learn(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        self.proposer.learn(prompt, answer)
+
+    def forget(self) -> None:
+        self.proposer.forget()
 
     def close(self) -> None:
         self.proposer.close()

@@ -8,13 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-import torch
-
 from sdbench import validate
-from sdbench.acceptance.draft import Draft, ProposalKind
-from sdbench.drafting.base import Local
-from sdbench.keyed_random import Key
-from sdbench.lm.model import LanguageModel, Lengths, Paths
+from sdbench.drafting.text import Nodes, TextDrafter
 from sdbench.lm.state import DecodeState
 
 
@@ -37,6 +32,13 @@ class SuffixAutomaton:
         for token in tokens:
             self.text.append(token)
             self._extend(token)
+
+    def follow(self, text: list[int]) -> bool:
+        """Read what is new of a text that only grows at its end. Return False if the text is another one."""
+        if self.text != text[: len(self.text)]:
+            return False
+        self.read(text[len(self.text) :])
+        return True
 
     def longest(self) -> tuple[int, int]:
         """Return the length of the longest suffix of the text that occurs earlier too, and the position behind that occurrence.
@@ -77,52 +79,29 @@ class SuffixAutomaton:
         return len(self._next) - 1
 
 
-class SuffixLookup(Local):
+class SuffixLookup(TextDrafter):
     """Draft by the longest match. min_match: shorter matches draft nothing. per_match: the most drafted tokens per matched token.
 
     SAM-Decoding takes min_match 5, and asks a neural drafter where the match is shorter.
     """
 
     name = "suffix"
-    kind = ProposalKind.DETERMINISTIC
 
     def __init__(self, min_match: int = 2, per_match: float | None = None) -> None:
         self.min_match = validate.whole("proposer.min_match", min_match, 1)
         self.per_match = None if per_match is None else validate.number("proposer.per_match", per_match, 0)
         self._automata: dict[int, SuffixAutomaton] = {}
 
-    @property
-    def models(self) -> list[LanguageModel]:
-        return []
-
-    def max_lookahead(self, length: int) -> int:
-        return length
-
     def admit(self, state: DecodeState, row: int) -> None:
         self._automata[row] = SuffixAutomaton()
 
-    def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
-        drafted: list[list[int]] = [[] for _ in range(state.rows)]
-        for row, (end, active) in enumerate(zip(state.length.tolist(), state.active.tolist(), strict=True)):
-            if active:
-                drafted[row] = self._continuation(row, state.tokens[row, :end].tolist(), length)
-        width = max(map(len, drafted))
-        padded = [line + [0] * (width - len(line)) for line in drafted]
-        tokens = torch.tensor(padded, dtype=torch.long, device=state.tokens.device).view(state.rows, width)
-        counts = torch.tensor(list(map(len, drafted)), device=state.tokens.device)
-        return Draft(tokens, counts, None, self.kind)
-
-    def commit(self, length: Lengths, paths: Paths | None = None) -> None:
-        return None
-
-    def _continuation(self, row: int, text: list[int], length: int) -> list[int]:
-        """Return the tokens behind the longest match of a row."""
+    def draft_row(self, row: int, text: list[int], length: int) -> Nodes:
         automaton = self._automata[row]
-        if automaton.text != text[: len(automaton.text)]:  # a stage above has cut the text that this one had decided
+        if not automaton.follow(text):  # a stage above has cut the text that this one had decided
             automaton = self._automata[row] = SuffixAutomaton()
-        automaton.read(text[len(automaton.text) :])
+            automaton.read(text)
         matched, behind = automaton.longest()
         if matched < self.min_match:
-            return []
+            return Nodes()
         most = length if self.per_match is None else min(length, int(matched * self.per_match))
-        return text[behind : behind + most]
+        return Nodes(text[behind : behind + most])

@@ -86,6 +86,7 @@ def distance_from_target(
 
     def run(walk: Walk) -> tuple[int, ...]:
         requests = [Request(list(prompt), "prompt")]
+        decoder.begin_pass()  # each path begins with the same drafter
         (finished,) = decoder.generate(requests, sampling or Sampling(1.0), NeverStop(), length, choices=walk)
         return tuple(finished.tokens)
 

@@ -5,8 +5,9 @@ The plan first builds them on stubs, to check the configs before any weight is l
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sdbench import validate
@@ -67,6 +68,17 @@ class Arm:
         return [model.name for stage in drafters for model in stage.models]
 
     @property
+    def files(self) -> list[Path]:
+        """Return the files that its proposers draft from."""
+        return [file for stage, _ in self._proposers for file in getattr(stage, "files", ())]
+
+    def take_encoder(self, encode: Callable[[str], list[int]]) -> None:
+        """Give the proposers that draft from a text the tokenizer of the target."""
+        for stage, _ in self._proposers:
+            if hasattr(stage, "take_encoder"):
+                stage.take_encoder(encode)
+
+    @property
     def async_programs(self) -> list[dict[str, Any]]:
         """Return the program records of the drafts in other processes."""
         return [draft.programs for draft in self.async_drafters if draft.programs]
@@ -107,8 +119,16 @@ class Arm:
         return sum(held.values())
 
 
-def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageModel]) -> list[Arm]:
-    """Make the arms with their decoders. configs: by the arm's name. family: models by role. Raises: InputError."""
+def make(
+    configs: Mapping[str, dict[str, Any]],
+    family: Mapping[str, LanguageModel],
+    encode: Callable[[str], list[int]] | None = None,
+) -> list[Arm]:
+    """Make the arms with their decoders.
+
+    configs: by the arm's name. family: models by role. encode: text to the target's tokens, for proposers that draft from a text.
+    Raises: InputError.
+    """
     if not configs:
         raise InputError("No arm was named: give arms=[NAME,...], such as arms=[ar,sd].")
     arms = []
@@ -120,7 +140,10 @@ def make(configs: Mapping[str, dict[str, Any]], family: Mapping[str, LanguageMod
         decoder = build(knobs, Roles(family, name), f"arms.{name}")
         if not hasattr(decoder, "generate"):
             raise InputError(f"arms.{name}: {config.get('_target_')} is not a decoder.")
-        arms.append(Arm(name, config, decoder, threads))
+        arm = Arm(name, config, decoder, threads)
+        if encode is not None:
+            arm.take_encoder(encode)
+        arms.append(arm)
     return arms
 
 

@@ -35,6 +35,7 @@ from sdbench.models.memory import Fit, fit
 from sdbench.models.spec import ModelSpec, resolve
 from sdbench.models.token_map import MappedIds
 from sdbench.models.vocabulary import ids_digest
+from sdbench.models.weight_files import sha256_of
 from sdbench.models.weights import check_device, dtype_of
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
@@ -89,6 +90,16 @@ class Plan:
     def own_code(self) -> dict[str, str]:
         """Return, by module, the SHA-256 of the user's own Python files."""
         return own_code(self.config)
+
+    @cached_property
+    def drafting_files(self) -> dict[str, str]:
+        """Return, by path, the SHA-256 of the files that proposers draft from."""
+        files = sorted({file for arm in self.stub_arms for file in arm.files})
+        return {str(file): sha256_of(file) for file in files}
+
+    def encode(self, text: str) -> list[int]:
+        """Tokenise a text for a proposer that drafts from it, without special tokens."""
+        return self.family.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     @property
     def rules(self) -> TokenRules | None:

@@ -47,7 +47,7 @@ WARMUP_TOKENS = 24
 
 def folder_of(plan: Plan) -> RunFolder:
     """Claim the run's folder and return it. It may hold blocks of an earlier attempt at the same run."""
-    identity = run_id(plan.config, plan.identities, plan.prompts_sha256, plan.own_code)
+    identity = run_id(plan.config, plan.identities, plan.prompts_sha256, {**plan.own_code, **plan.drafting_files})
     out = plan.config["out"] or Path("results") / "runs" / f"{plan.config['name']}-{identity}"
     return claim(expanded(out), identity)
 
@@ -80,6 +80,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
             "weights": plan.identities,
             "prompts_sha256": plan.prompts_sha256,
             "own_code": plan.own_code,
+            "drafting_files": plan.drafting_files,
             "mode": plan.mode,
             "task": provenance(plan.task),
             "attempt": attempt,
@@ -241,7 +242,7 @@ def _measure(
     models = load(plan)
     for model in models.values():
         model.allocate(plan.batch_size, plan.slots)
-    arms = make(plan.arm_configs, models)
+    arms = make(plan.arm_configs, models, plan.encode)
     if plan.ranks:
         plan.ranks.give(arms)
     for arm in arms:
@@ -270,7 +271,12 @@ def _measure(
         # All ranks belong to one run, so they do not count as co-tenants.
         company = None if plan.ranks else around.enter_context(CoTenants(plan.use))
         progress = around.enter_context(bar)
+        begun = None
         for repeat, block in todo:
+            if repeat != begun:
+                begun, answers = repeat, _answers(plan, folder, repeat, finished)
+                for arm in arms:
+                    arm.decoder.begin_pass(answers.get(arm.name, ()))
             tables: dict[str, list[dict[str, Any]]] = {"sequences": [], "rounds": [], "steps": [], "bare": []}
             for arm in rotated(arms, block + repeat):
                 if arm.failure:
@@ -302,6 +308,22 @@ def _measure(
     if todo and not isinstance(folder, NullRunFolder) and plan.ranks is None:
         folder.add_to_environment(**peak.beside(plan, folder.environment.get("memory") or {}))
     return arms, models
+
+
+def _answers(
+    plan: Plan, folder: RunFolder | NullRunFolder, repeat: int, finished: set[tuple[int, int]]
+) -> dict[str, list[tuple[list[int], list[int]]]]:
+    """Return, by arm, prompt and answer of the sequences of a repeat that an earlier attempt decoded, in their order."""
+    if not any(done == repeat for _, done in finished):
+        return {}
+    found: dict[str, list[tuple[list[int], list[int]]]] = {}
+    if isinstance(folder, RunFolder):
+        prompts = {prompt.id: tokens for prompt, tokens in plan.prompts}
+        sequences = folder.journal.tables()["sequences"]
+        own = sequences[sequences["repeat"] == repeat]
+        for arm, prompt, tokens in zip(own["arm"], own["prompt_id"], own["tokens"], strict=True):
+            found.setdefault(arm, []).append((prompts[prompt], list(map(int, tokens))))
+    return plan.ranks.shared(found) if plan.ranks else found
 
 
 @contextmanager

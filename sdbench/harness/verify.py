@@ -102,7 +102,7 @@ def verify(plan: Plan) -> list[Finding]:
     findings = {name: Finding(name, tv) for name, tv in _oracle(plan).items()}
     with leased(plan), ExitStack() as stack:
         models = load(plan)
-        arms = make(plan.arm_configs, models)
+        arms = make(plan.arm_configs, models, plan.encode)
         for arm in arms:
             stack.callback(arm.decoder.close)
             if arm.peer:
@@ -149,7 +149,8 @@ def shortened(config: Any, length: int = 2) -> Any:
 def _oracle(plan: Plan) -> dict[str, float | None]:
     """Return, by arm, the total variation from the target's law on tabular models; None for a peer."""
     family = {role: TabularModel(role, ORACLE_VOCABULARY, seed) for seed, role in enumerate(plan.specs, start=1)}
-    arms = make({name: shortened(config) for name, config in plan.arm_configs.items()}, dict(family))
+    configs = {name: shortened(config) for name, config in plan.arm_configs.items()}
+    arms = make(configs, dict(family), lambda text: [ord(letter) % ORACLE_VOCABULARY for letter in text])
     return {
         arm.name: None if arm.peer else distance_from_target(arm.decoder, family["target"], ORACLE_TOKENS)
         for arm in arms

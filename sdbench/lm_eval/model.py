@@ -89,7 +89,7 @@ class ArmLM(_HF):
             )
         self.plan.take_cores()
         self.models = load(self.plan)
-        (self.arm,) = make(self.plan.arm_configs, self.models)
+        (self.arm,) = make(self.plan.arm_configs, self.models, self.plan.encode)
         self.rows = int(batch_size)
         if self.arm.peer:
             self.arm.peer.check(self.rows, self.plan.sampling, ())
@@ -121,6 +121,7 @@ class ArmLM(_HF):
         encoded = [self._encoded(request, requests, index) for index, request in enumerate(requests)]
         for options, members in asked.items():
             self._check_length(options, [encoded[index] for index in members])
+        self.arm.decoder.begin_pass()
         texts = [""] * len(requests)
         with tqdm(total=len(requests), disable=disable_tqdm, desc=f"decoding with {self.arm.name}") as progress:
             for options, members in asked.items():

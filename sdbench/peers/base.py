@@ -61,6 +61,10 @@ class Peer(ABC):
         """Return False: a peer derives no setting from measured times."""
         return False
 
+    def begin_pass(self, finished: Iterable[tuple[Sequence[int], Sequence[int]]] = ()) -> None:
+        """Do nothing: a peer drafts from no earlier sequence."""
+        return None
+
     def generate(
         self,
         requests: Iterable[Request],

@@ -131,9 +131,12 @@ def test_every_flag_can_be_raised(summary):
         "shared_device": True,
         "devices": ["cuda:0", "cuda:1"],
         "non_inferior": False,
+        "order_trend": {"rho": 0.5, "p": 1e-4, "rises": True},
     }
     assert comparison_table.flags(arm) == list(comparison_table.FLAGS)
-    assert len(comparison_table.footnotes({"arms": {"fsd": arm}})) == len(comparison_table.FLAGS)
+    *meanings, rise = comparison_table.footnotes({"arms": {"fsd": arm}})
+    assert len(meanings) == len(comparison_table.FLAGS)
+    assert rise == "fsd: tokens per target call against the prompt's place: Spearman's rho 0.50, p 0.0001"
 
 
 def test_missing_metrics_leave_gaps_not_errors(tmp_path):

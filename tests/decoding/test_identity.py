@@ -8,10 +8,14 @@ from sdbench.decoding import Request, Speculative
 from sdbench.drafting import (
     DynamicTree,
     EarlyExit,
+    Lookahead,
     ModelDrafter,
     PromptLookup,
+    Rest,
     StagedDrafter,
     StopWhenUnsure,
+    SuffixDecoding,
+    TokenRecycling,
     TreeDrafter,
 )
 from sdbench.lm.transformer import Transformer
@@ -33,7 +37,17 @@ def generated(raw, prompt: list[int]) -> list[int]:
     return out[0, len(prompt) :].tolist()
 
 
-def arms(target, qualifier, draft):
+@pytest.fixture
+def corpus(tmp_path):
+    """A corpus of the letters a to e, and their codes as tokens."""
+    path = tmp_path / "corpus.txt"
+    path.write_text("abcdeabcaedcba" * 5, encoding="utf-8")
+    rest = Rest(str(path), max_match=3, min_match=1, depth=3)
+    rest.take_encoder(lambda text: [ord(letter) % V for letter in text])
+    return rest
+
+
+def arms(target, qualifier, draft, corpus):
     yield "ar", Speculative(target)
     yield "sd", Speculative(target, Exact(), ModelDrafter(draft), 4)
     yield "sd_self", Speculative(target, Exact(), ModelDrafter(qualifier), 3)
@@ -55,6 +69,15 @@ def arms(target, qualifier, draft):
     yield "block_below_a_stage", Speculative(target, Block(), below, 4)
     yield "traversal", Speculative(target, Traversal(), TreeDrafter(qualifier, [2, 2, 1]))
     yield "spechub", Speculative(target, SpecHub(), TreeDrafter(qualifier, [2, 2, 1], "hub"))
+    yield "suffix_decoding", Speculative(target, Exact(), SuffixDecoding(2.0), 4)
+    yield "suffix_decoding_tree", Speculative(target, Exact(), SuffixDecoding(2.0, tree=True), 6)
+    yield "token_recycling", Speculative(target, Exact(), TokenRecycling([0.4, 0.2, 0.1], 6, 3))
+    yield "lookahead", Speculative(target, Exact(), Lookahead(3, 3, 2))
+    yield (
+        "lookahead_below_a_stage",
+        Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), Lookahead(2, 3), 2), 4),
+    )
+    yield "rest", Speculative(target, Exact(), corpus, 6)
 
 
 IN_BATCHES = ("llama", "qwen3-sliding", "gpt2")  # one of each kind: full attention, sliding windows, learned positions
@@ -67,7 +90,7 @@ IN_BATCHES = ("llama", "qwen3-sliding", "gpt2")  # one of each kind: full attent
         *(pytest.param(3, name, marks=[] if name in IN_BATCHES else pytest.mark.slow) for name in ARCHITECTURES),
     ],
 )
-def test_every_lossless_arm_gives_the_tokens_of_generate(architecture, rows):
+def test_every_lossless_arm_gives_the_tokens_of_generate(architecture, rows, corpus):
     raw = random_model(architecture, seed=0)
     # The qualifier is the target slightly disturbed, so that both rejections and long acceptances occur.
     near = random_model(architecture, seed=0)
@@ -78,7 +101,7 @@ def test_every_lossless_arm_gives_the_tokens_of_generate(architecture, rows):
     draft = Transformer("draft", random_model(architecture, layers=2, seed=0))
     texts = prompts(rows + 2)  # more than rows, so that rows take new sequences
     expected = [generated(raw, text) for text in texts]
-    for name, decoder in arms(target, qualifier, draft):
+    for name, decoder in arms(target, qualifier, draft, corpus):
         assert decoder.lossless
         requests = [Request(text, str(i)) for i, text in enumerate(texts)]
         finished = decoder.generate(requests, Sampling(), NeverStop(), NEW, rows=rows)

@@ -24,6 +24,8 @@ FLAGS = {
     "Q": "its quality is not shown to be non-inferior to the baseline's within the margin",
     "S": "synthetic prompts: acceptance and speed on real prompts may differ much",
     "F": "fixed length: stops were ignored, and the tokens after an answer count",
+    "O": "acceptance rises over the order of the prompts: its drafter learns from earlier prompts, or later prompts are easier; "
+    "its speed belongs to this list of prompts",
     "N": f"fewer than {FEWEST_PROMPTS} prompts, or blocks of prompts decoded together: the intervals are rough",
     "E": "some of its sequences failed; they are left out together with their blocks",
     "B": "reference forwards were not timed for all its shapes: its model time is a lower bound",
@@ -129,6 +131,7 @@ def flags(arm: Arm) -> list[str]:
         "Q": inferior,
         "S": arm["synthetic"],
         "F": arm["mode"] == "fixed",
+        "O": bool((arm.get("order_trend") or {}).get("rises")),
         "N": _units(arm) < FEWEST_PROMPTS,
         "E": arm["failed"] > 0,
         "B": arm["bare_coverage"] is not None and 0 < arm["bare_coverage"] < WHOLE_COVERAGE,
@@ -141,13 +144,19 @@ def flags(arm: Arm) -> list[str]:
 
 
 def footnotes(summary: Summary) -> list[str]:
-    """The meaning of each flag, why an arm is void, how many ties each arm met, and the notes on the run's models."""
+    """The meaning of each flag, why an arm is void, its ties, its rise over the prompts, and the notes on the run's models."""
     raised = {flag for arm in summary["arms"].values() for flag in flags(arm)}
     meanings = [f"{flag}: {meaning}" for flag, meaning in FLAGS.items() if flag in raised]
     reasons = ((name, arm.get(reason)) for name, arm in summary["arms"].items() for reason in ("not_finite", "failure"))
     broken = [f"{name}: {said}" for name, said in reasons if said]
     ties = [f"{name}: {said}" for name, arm in summary["arms"].items() if (said := _ties(arm.get("identity") or {}))]
-    return [*meanings, *broken, *ties, *summary.get("notes", [])]
+    rising = [f"{name}: {_rise(arm['order_trend'])}" for name, arm in summary["arms"].items() if "O" in flags(arm)]
+    return [*meanings, *broken, *ties, *rising, *summary.get("notes", [])]
+
+
+def _rise(trend: Mapping[str, float]) -> str:
+    """Say how acceptance and the order of the prompts go together."""
+    return f"tokens per target call against the prompt's place: Spearman's rho {trend['rho']:.2f}, p {trend['p']:.1g}"
 
 
 def _ties(identity: Mapping[str, int]) -> str:
