@@ -229,7 +229,8 @@ class Batch:
             if row is not None:
                 proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]
                 tree = decided.trees[index] if decided.trees else None
-                yield from self._verified(index, proposed, kept, tokens, draft.number, tree)
+                origins = draft.origins and draft.origins[index]
+                yield from self._verified(index, proposed, kept, tokens, draft.number, tree, origins)
 
     def _begin_round(self) -> Key:
         """Number a new round of the batch, and name its choices."""
@@ -248,13 +249,14 @@ class Batch:
         tokens: list[int],
         draft: int | None,
         tree: VerifiedTree | None = None,
+        origins: list[str] | None = None,
     ) -> Iterator[Finished]:
         """Account for a verification of a row that gave `tokens`. Yield the sequence if they end it."""
         row = self.rows[index]
         assert row is not None
         row.finished.target_calls += 1
         emitted = self._emit(index, tokens)
-        self.state.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted, draft, tree)
+        self.state.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted, draft, tree, origins)
         row.round += 1
         if row.finished.reason:
             others = self.prefill_seconds - row.prefill_before

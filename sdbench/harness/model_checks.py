@@ -13,11 +13,19 @@ from sdbench.sampling import Sampling
 
 
 def check_early_exits(arms: Iterable[Arm], family: Family) -> None:
-    """Refuse an early exit after a layer that the model does not have, or from a model whose first layers cannot run alone."""
+    """Refuse an early exit after a layer that the model does not have, or from a model whose first layers cannot run alone.
+
+    A view reads the cache of its whole model, so the arm must step that model too.
+    """
     for arm in arms:
         for view in arm.views:
             role, _, layers = view.partition("[")
             if layers:
+                if role not in arm.views:
+                    raise InputError(
+                        f"The arm '{arm.name}' steps {view}, which reads the cache of {role}, but not {role} itself: take {role} as "
+                        f"a level too, or a role with derive.layers={layers.rstrip(']')}, which has a cache of its own."
+                    )
                 _check_early_exit(f"The arm '{arm.name}'", family.members[role], int(layers.rstrip("]")))
 
 

@@ -195,11 +195,12 @@ class Trace:
         emitted: int,
         draft: int | None = None,
         tree: VerifiedTree | None = None,
-    ) -> None:
-        """Record one verification of one row.
+        origins: list[str] | None = None,
+    ) -> str:
+        """Record one verification of one row. Return its outcome, `bonus` or `correction`.
 
         draft: the number of the draft (None: the proposer writes no notes). tree: what was verified, if it was no chain. Then
-        `proposed` and `accepted` are depths.
+        `proposed` and `accepted` are depths. origins: the level that each drafted token comes from (`Draft.origins`).
         """
         verification = {
             "sequence": self.sequence[row],
@@ -217,9 +218,12 @@ class Trace:
             verification["outcome"] = "correction" if tree.topology.children[tree.end] else "bonus"
             verification["nodes"], verification["end"] = tree.topology.size, tree.end
             verification["parents"], verification["drafted"] = list(tree.topology.parent), tree.tokens
+        if origins is not None:
+            verification["origins"] = origins[:proposed]
         self.rounds.append(verification)
         if draft is not None:
             self._of_draft[edge.proposer, draft, row] = verification
+        return str(verification["outcome"])
 
     def join(self, record: ProposerRecord) -> None:
         """Add a proposer's columns to the verifications of its drafts, and its steps to the steps."""

@@ -49,6 +49,9 @@ ROUNDS = {
 #   nodes       drafted tokens of the tree                end       the node at which the kept path ends; 0: nothing kept
 #   parents     list[int]: the node that each drafted token follows (`sdbench.topology`)
 #   drafted     list[int]: the drafted tokens
+# Added if a verified pair drafts:
+#   origins     list[str]: the level that each drafted token comes from: the role that drafted it, or a verifier and how it added
+#               the token, such as `qualifier correction`
 # Added if a draft model drafts:
 #   rank        the rank (from 1) of the verifier's next token by the draft's probabilities, without the rejected token; null in
 #               a sequence's last round
