@@ -39,7 +39,8 @@ def hierarchy(
         raise InputError("a hierarchy needs at least one level: a role in levels, or a leaf.")
     if len(lengths) != len(names) - 1:
         raise InputError(
-            f"the levels {', '.join(names)} need {len(names) - 1} lengths, one for each pair of neighbours; there are {len(lengths)}."
+            f"the levels {', '.join(names)} need {len(names) - 1} lengths, one for each pair of neighbours; there are "
+            f"{len(lengths)}."
         )
     verifiers = levels if leaf else levels[:-1]
     proposer = leaf or ModelDrafter(levels[-1])

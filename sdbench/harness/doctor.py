@@ -11,7 +11,7 @@ from sdbench.harness.build import build
 from sdbench.harness.config import members
 from sdbench.hub_access import ask
 from sdbench.models.family import check_family
-from sdbench.models.spec import ModelSpec
+from sdbench.models.spec import family_specs
 from sdbench.runs.environment import environment
 
 
@@ -39,7 +39,7 @@ def examine() -> str:
 
 def _check_family(family: Mapping[str, Any]) -> None:
     """Look for the files of every member. Architectures are not tried, because that takes seconds. Raises: InputError."""
-    check_family({role: ModelSpec(role, **entry) for role, entry in family.items()}, forward=False)
+    check_family(family_specs(family), forward=False)
 
 
 def _check_task(config: dict[str, Any]) -> None:

@@ -25,7 +25,7 @@ from sdbench.models.family import Family, check_family
 from sdbench.models.generation import TokenRules
 from sdbench.models.identity import model_identity
 from sdbench.models.memory import Fit, fit
-from sdbench.models.spec import ModelSpec, resolve
+from sdbench.models.spec import ModelSpec, family_specs, resolve
 from sdbench.models.weights import check_device, dtype_of
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
@@ -143,7 +143,7 @@ class Plan:
 
 def specs_of(config: Mapping[str, Any]) -> dict[str, ModelSpec]:
     """Return, by role, the specification of the model."""
-    return {role: ModelSpec(role, **entry) for role, entry in config["models"].items()}
+    return family_specs(config["models"])
 
 
 def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:

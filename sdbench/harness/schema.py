@@ -22,13 +22,14 @@ Execution = Literal["eager", "compile", "cudagraph"]
 class Model:
     """Describe the model of one role, with the fields of `sdbench.models.spec.ModelSpec`."""
 
-    path: str
+    path: str | None = None
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
     parameters: Count | None = None
     cache_values: Count | None = None
+    derive: Mapping[str, Any] | None = None
 
 
 @dataclass

@@ -259,7 +259,7 @@ class TruncatedTransformer(Transformer):
         return super().score(state, count, trees)
 
     def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
-        """Move the slots of a tree that this view has verified. A view that drafts moves nothing, because its verifier has done it."""
+        """Move the slots of a tree that this view has verified. If it drafted the tree, its verifier has moved them."""
         if self._verifies:
             super()._move(rows, source, target)
 

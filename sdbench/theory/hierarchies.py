@@ -1,7 +1,7 @@
 """Which chain of levels decodes fastest: the planner of hierarchical speculative decoding (HSD, 2510.19705).
 
-Level j asks the level i below it for n tokens and verifies them in one pass. Let l_i be the seconds per token that level i delivers,
-c_j(n) the seconds of a pass over n drafted tokens and the last decided one, and a the acceptance of i's tokens by j. Then
+Level j asks the level i below it for n tokens and verifies them in one pass. Let l_i be the seconds per token that level i
+delivers, c_j(n) the seconds of a pass over n drafted tokens and the last decided one, and a the acceptance of i's tokens by j. Then
 
     l_j = (n l_i + c_j(n)) / E(a, n),      E(a, n) = (1 - a^(n+1)) / (1 - a).
 
@@ -14,15 +14,16 @@ Bellman's recursion is exact:
 
     best_j = min( c_j(0),  min over i < j and n of l_j(best_i, n) ).
 
-The paper's own formula was not found; this cost model is derived from its description. It assumes independent acceptance, and a level
-that delivers exactly the tokens that were asked for. A level delivers in chunks, so the prediction differs by a few percent.
+The paper's own formula was not found; this cost model is derived from its description (FA A.1). It assumes independent acceptance,
+and a level that delivers exactly the tokens that were asked for. A level delivers in chunks, so the prediction differs by a few
+percent.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import numpy as np
 
@@ -105,10 +106,10 @@ def chains(levels: Sequence[Level], edges: Edges, longest: int = LONGEST) -> lis
     for chosen in _subsets(levels[:-1]):
         path = [*chosen, target]
         if all(level.verifies for level in path[1:]) and all(
-            (low.name, high.name) in edges for low, high in zip(path, path[1:], strict=False)
+            (low.name, high.name) in edges for low, high in pairwise(path)
         ):
             seconds, lengths = path[0].seconds(0), []
-            for low, high in zip(path, path[1:], strict=False):
+            for low, high in pairwise(path):
                 edge = edges[low.name, high.name]
                 lengths.insert(0, _best_length(edge, seconds, high, longest))
                 seconds = edge.seconds_per_token(seconds, high, lengths[0])
