@@ -74,8 +74,9 @@ def notes(family: Family, sampling: Sampling) -> list[str]:
     if not sampling.greedy:
         how = f"sampling.temperature={sampling.temperature}, top_k={sampling.top_k}, top_p={sampling.top_p}"
     casts = [
-        f"The weights of {role} are those of {spec.derive.source}, cast to the values of {spec.derive.quantize.upper()} and kept in "
-        f"the model's dtype. So its acceptance is real and its speed is not: `sdbench simulate RUN draft={role}` predicts the speed."
+        f"The weights of {role} are those of {spec.derive.source}, cast to the values of {spec.derive.quantize.upper()} and kept "
+        f"in the model's dtype. So its acceptance is real and its speed is not: `sdbench simulate RUN draft={role}` predicts the "
+        "speed."
         for role, spec in ((role, member.spec) for role, member in family.members.items())
         if spec.derive is not None and spec.derive.quantize is not None
     ]
