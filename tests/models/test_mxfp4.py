@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from fractions import Fraction
 
@@ -39,7 +40,7 @@ def test_every_code_is_its_own_value():
 
 
 def test_every_tie_goes_to_the_even_code():
-    ties = [(low + high) / 2 for low, high in zip(SIZES, SIZES[1:], strict=False)]
+    ties = [(low + high) / 2 for low, high in itertools.pairwise(SIZES)]
     assert to_e2m1(torch.tensor(ties)).tolist() == [0.0, 1.0, 1.0, 2.0, 2.0, 4.0, 4.0]
     above = torch.tensor(ties).nextafter(torch.tensor(math.inf))
     below = torch.tensor(ties).nextafter(torch.tensor(0.0))
