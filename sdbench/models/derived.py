@@ -15,7 +15,7 @@ from torch import nn
 
 from sdbench.errors import InputError
 from sdbench.models.derivation import HEAD, Derivation
-from sdbench.models.mxfp4 import mxfp4
+from sdbench.models.mxfp4 import BITS, mxfp4
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -61,6 +61,28 @@ def _cast(model: Any, role: str, how: Derivation) -> None:
     """Cast the weights of the linear layers, in place."""
     from transformers.pytorch_utils import Conv1D
 
+    for name, part in _cast_layers(model, role, how).items():
+        weight = part.weight
+        if type(weight.data) is not torch.Tensor or not weight.is_floating_point():
+            raise InputError(f"models.{role}.derive.quantize: {name} is quantised already, so it cannot be cast.")
+        values = mxfp4(weight.data, dim=0 if isinstance(part, Conv1D) else 1)
+        part.weight = nn.Parameter(values, requires_grad=False)
+
+
+def stored_share(model: Any, role: str, how: Derivation, item: int) -> float:
+    """Return the bytes of a model's weights in the stored format of its cast, as a share of its bytes without the cast.
+
+    model: the source, with or without storage. item: bytes of a number in the dtype of the model.
+    """
+    whole = item * sum(weight.numel() for weight in model.parameters())
+    numbers = sum(part.weight.numel() for part in _cast_layers(model, role, how).values())
+    return (whole - numbers * (item - BITS / 8)) / whole
+
+
+def _cast_layers(model: Any, role: str, how: Derivation) -> dict[str, Any]:
+    """Return the linear layers that are cast, by name. Errors: InputError."""
+    from transformers.pytorch_utils import Conv1D
+
     head = model.get_output_embeddings()
     linear = {name: part for name, part in model.named_modules() if isinstance(part, nn.Linear | Conv1D)}
     skipped: set[str] = set()
@@ -74,12 +96,7 @@ def _cast(model: Any, role: str, how: Derivation) -> None:
     cast = {name: part for name, part in linear.items() if name not in skipped}
     if not cast:
         raise InputError(f"models.{role}.derive.quantize: {type(model).__name__} has no linear layer to cast.")
-    for name, part in cast.items():
-        weight = part.weight
-        if type(weight.data) is not torch.Tensor or not weight.is_floating_point():
-            raise InputError(f"models.{role}.derive.quantize: {name} is quantised already, so it cannot be cast.")
-        values = mxfp4(weight.data, dim=0 if isinstance(part, Conv1D) else 1)
-        part.weight = nn.Parameter(values, requires_grad=False)
+    return cast
 
 
 def _named(pattern: str, name: str) -> bool:

@@ -1,4 +1,4 @@
-"""The MXFP4 cast against the table of the OCP specification: every code, every tie, every scale, and blocks at the ends of the range."""
+"""The MXFP4 cast against the table of the OCP specification: every code, tie and scale, and blocks at the ends of the range."""
 
 from __future__ import annotations
 
