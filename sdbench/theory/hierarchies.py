@@ -1,7 +1,8 @@
 """Which chain of levels decodes fastest: the planner of hierarchical speculative decoding (HSD, 2510.19705).
 
 Level j asks the level i below it for n tokens and verifies them in one pass. Let l_i be the seconds per token that level i
-delivers, c_j(n) the seconds of a pass over n drafted tokens and the last decided one, and a the acceptance of i's tokens by j. Then
+delivers. Let c_j(n) be the seconds of a pass over n drafted tokens and the last decided one, and a the acceptance of i's tokens by
+j. Then
 
     l_j = (n l_i + c_j(n)) / E(a, n),      E(a, n) = (1 - a^(n+1)) / (1 - a).
 

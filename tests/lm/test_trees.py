@@ -62,7 +62,7 @@ def test_a_node_sees_its_own_path(architecture):
 
 @torch.inference_mode()
 def test_first_layers_that_verify_a_tree_move_its_path():
-    """The whole model has not read this tree, so nobody else moves the keys and values of its first layers."""
+    """The whole model has not read this tree, so the view itself must move the keys and values."""
     raw = random_model("llama")
     whole = Transformer("target", raw)
     view, alone = whole.truncated(2), first_layers(raw, 2, 4)
