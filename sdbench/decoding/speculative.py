@@ -229,7 +229,7 @@ class Batch:
             if row is not None:
                 proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]
                 tree = decided.trees[index] if decided.trees else None
-                origins = draft.origins and draft.origins[index]
+                origins = draft.origins[index] if draft.origins else None
                 yield from self._verified(index, proposed, kept, tokens, draft.number, tree, origins)
 
     def _begin_round(self) -> Key:

@@ -47,6 +47,7 @@ def _take_layers(model: Any, role: str, how: Derivation) -> None:
     chosen = nn.ModuleList([getattr(body, lists[0])[layer] for layer in kept])
     for number, layer in enumerate(chosen):
         for part in layer.modules():
+            part: Any
             if isinstance(getattr(part, "layer_idx", None), int):
                 part.layer_idx = number
     setattr(body, lists[0], chosen)

@@ -84,7 +84,7 @@ def best_chain(levels: Sequence[Level], edges: Edges, longest: int = LONGEST) ->
     """
     best: dict[str, tuple[float, tuple[str, ...], tuple[int, ...]]] = {}
     for number, level in enumerate(levels):
-        options = [(level.seconds(0), (level.name,), ())]
+        options: list[tuple[float, tuple[str, ...], tuple[int, ...]]] = [(level.seconds(0), (level.name,), ())]
         for below in levels[:number] if level.verifies else ():
             edge = edges.get((below.name, level.name))
             if edge is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sdbench.analysis.metrics.summary import summarise
@@ -32,10 +33,11 @@ def test_counted_by_hand():
         verification("qualifier>target", 3, 5, [D, Q, D, D, Q]),  # reached: d q d d; kept: d q d
         verification("qualifier>target", 1, 2, [D, Q]),  # reached: d q; kept: d
     ]
-    found = survival(frame("rounds", given)).set_index(["edge", "origin"])
-    assert found.loc[("draft>qualifier", D)].tolist() == [5, 4, 3]
-    assert found.loc[("qualifier>target", D)].tolist() == [4, 4, 3]
-    assert found.loc[("qualifier>target", Q)].tolist() == [3, 2, 1]
+    counted = survival(frame("rounds", given)).to_numpy().tolist()
+    found = {(edge, origin): numbers for edge, origin, *numbers in counted}
+    assert found["draft>qualifier", D] == [5, 4, 3]
+    assert found["qualifier>target", D] == [4, 4, 3]
+    assert found["qualifier>target", Q] == [3, 2, 1]
 
 
 def test_the_report_has_the_table_only_where_a_pair_drafts(tmp_path):
@@ -47,7 +49,7 @@ def test_the_report_has_the_table_only_where_a_pair_drafts(tmp_path):
                 np.array([D, Q] * count)[:count].tolist() if proposer == "qualifier" else None
                 for proposer, count in zip(rounds["proposer"], rounds["proposed"], strict=True)
             ]
-            tables["rounds"] = rounds.assign(origins=drafted)
+            tables["rounds"] = rounds.assign(origins=pd.Series(drafted, rounds.index))
         folder = claim(tmp_path / name, name)
         folder.describe({"seed": 0}, {"cpu": {"model": "abacus"}, "git": {"sha": "f" * 40, "dirty": True}})
         folder.finish(tables, summarise(tables, "ar", meta(arms)))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import nn
@@ -104,9 +106,9 @@ def test_what_is_skipped():
 
 
 def test_a_tied_head_is_cast_without_the_embedding():
-    model = random_model("gemma3")
+    model: Any = random_model("gemma3")
     assert model.get_output_embeddings().weight is model.get_input_embeddings().weight
-    made = derived(model, "draft", Derivation("target", quantize="mxfp4", skip=()))
+    made: Any = derived(model, "draft", Derivation("target", quantize="mxfp4", skip=()))
     assert made.get_input_embeddings().weight is model.get_input_embeddings().weight
     assert made.get_output_embeddings().weight.equal(mxfp4(model.get_input_embeddings().weight))
 

@@ -29,9 +29,7 @@ def survival(rounds: pd.DataFrame) -> pd.DataFrame:
     proposed, reached, kept = Counter(), Counter(), Counter()
     columns = [chains[name].tolist() for name in ("edge", "proposer", "proposed", "accepted", "origins")]
     for edge, proposer, count, accepted, origins in zip(*columns, strict=True):
-        tokens = (
-            list(origins) if isinstance(origins, (list, tuple)) or hasattr(origins, "tolist") else [proposer] * count
-        )
+        tokens = [proposer] * count if origins is None or isinstance(origins, float) else list(origins)
         for place, origin in enumerate(tokens):
             proposed[edge, origin] += 1
             reached[edge, origin] += place <= accepted
@@ -48,10 +46,10 @@ def origins_table(run: Run) -> Grid | None:
     if "origins" not in rounds or rounds["origins"].isna().all():
         return None
     rows = [
-        (arm, row.edge, row.origin, row.proposed, row.reached, row.kept, ratio(row.kept, row.reached))
+        (arm, edge, origin, proposed, reached, kept, ratio(kept, reached))
         for arm in run.summary["arms"]
         if (own := rounds[rounds["arm"] == arm])["origins"].notna().any()
-        for row in survival(own).itertuples(index=False)
+        for edge, origin, proposed, reached, kept in survival(own).to_numpy().tolist()
     ]
     columns = [
         Column("arm"),
