@@ -21,7 +21,9 @@ from sdbench.errors import InputError
 from sdbench.harness.arms import make
 from sdbench.harness.config import compose
 from sdbench.lm.transformer import Transformer
+from sdbench.models.derived import derived
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
+from sdbench.models.spec import family_specs
 from sdbench.sampling import Sampling
 from sdbench.stopping import StopAtTokens
 
@@ -125,11 +127,15 @@ def _decoder(
     overrides: Sequence[str],
 ) -> Decoder:
     """Make the decoder of an arm over these models."""
-    arms = compose([f"arms=[{method}]", *overrides])["arms"]
+    composed = compose([f"arms=[{method}]", *overrides])
     roles = {"target": model, "qualifier": qualifier, "draft": draft}
     vocab = model.config.get_text_config().vocab_size
     family = {role: Transformer(role, part, vocab) for role, part in roles.items() if part is not None}
-    (arm,) = make({method: arms[method]}, family)
+    for role, spec in family_specs(composed["models"]).items():
+        source = roles.get(spec.derive.source) if spec.derive else None
+        if spec.derive and source is not None and role not in family:
+            family[role] = Transformer(role, derived(source, role, spec.derive), vocab)
+    (arm,) = make({method: composed["arms"][method]}, family)
     rules = GenerationDefaults.of(config).rules
     if rules:
         family["target"].rules = TokenRules(rules, listed_ids(config.eos_token_id))

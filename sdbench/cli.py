@@ -25,7 +25,7 @@ USAGE = """\
   sdbench status DIR ...                   list runs: finished, failed and why, stopped and where, running
   sdbench push DIR ...                     send finished runs to Weights & Biases, each once
   sdbench verify [overrides]               check that each arm is lossless; exit status 0 or 1
-  sdbench simulate DIR [latency=NAME ...]  SIMULATED: the speed of ar, sd, ssd, pearl, amusd and dsi
+  sdbench simulate DIR [latency=NAME ...]  SIMULATED: the speed of ar, sd, ssd, pearl, amusd and dsi; draft=ROLE: of a cast
   sdbench tune [overrides]                 PREDICTED: the fastest method and lengths for a family, task and machine
   sdbench new rule|drafter|task NAME DIR   write a new method: its file, its YAML and its test, ready to run
   sdbench ls [GROUP]                       list the names in a group, such as models, arms or tasks

@@ -42,6 +42,7 @@ class Draft:
     topology: the tree of each row, of its first tokens; None for chains. q is then the law of each token given its elder siblings.
     tested: by row, how many first nodes of its tree are candidates. The verifier reads the other nodes too, but does not test
         them. The proposer wants their logits (lookahead decoding). None: all nodes are candidates.
+    origins: by row, the level of a hierarchy that each token comes from; None if all come from the proposer itself.
     """
 
     tokens: Int[Tensor, "B K"]
@@ -52,6 +53,7 @@ class Draft:
     number: int | None = None
     topology: list[Topology] | None = None
     tested: list[int] | None = None
+    origins: list[list[str]] | None = None
 
     def candidates(self, p: Scored) -> tuple[Draft, Scored]:
         """Return the draft and the verifier's scores p, [B, N+1, V], without the nodes that are not tested."""

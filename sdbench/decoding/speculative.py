@@ -248,9 +248,9 @@ class Batch:
             if row is not None:
                 proposed, kept, tokens = decided.proposed[index], decided.accepted[index], decided.tokens[index]
                 tree = decided.trees[index] if decided.trees else None
-                yield from self._verified(
-                    index, proposed, kept, tokens, draft.number, tree, nodes if nodes > K else None
-                )
+                origins = draft.origins[index] if draft.origins else None
+                read = nodes if nodes > K else None
+                yield from self._verified(index, proposed, kept, tokens, draft.number, tree, read, origins)
 
     def _begin_round(self) -> Key:
         """Number a new round of the batch, and name its choices."""
@@ -270,13 +270,16 @@ class Batch:
         draft: int | None,
         tree: VerifiedTree | None = None,
         read: int | None = None,
+        origins: list[str] | None = None,
     ) -> Iterator[Finished]:
         """Account for a verification of a row that gave `tokens`. Yield the sequence if they end it."""
         row = self.rows[index]
         assert row is not None
         row.finished.target_calls += 1
         emitted = self._emit(index, tokens)
-        self.state.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted, draft, tree, read)
+        self.state.trace.verified(
+            index, self.method.edge, 0, proposed, accepted, emitted, draft, tree, read, origins
+        )
         row.round += 1
         if row.finished.reason:
             others = self.prefill_seconds - row.prefill_before

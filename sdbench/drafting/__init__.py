@@ -2,6 +2,7 @@
 
 from sdbench.drafting.base import Proposer as Proposer
 from sdbench.drafting.dynamic_tree import DynamicTree as DynamicTree
+from sdbench.drafting.hierarchy import hierarchy as hierarchy
 from sdbench.drafting.lengths import Fixed as Fixed, LengthPolicy as LengthPolicy, StopWhenUnsure as StopWhenUnsure
 from sdbench.drafting.lookahead import Lookahead as Lookahead
 from sdbench.drafting.lookup import PromptLookup as PromptLookup

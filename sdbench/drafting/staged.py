@@ -6,9 +6,13 @@ whatever the inner rounds did. An exact rule above then keeps the whole lossless
 a fuzzy inner rule this is PyramidSD (2510.12966) below its last stage.
 
 An inner round ends with a correction or a bonus, so the draft may overshoot. By default all its tokens are returned; `truncate`
-cuts them to the asked number. A lossless inner rule needs no cut, not even a joint one (block verification), which looks at several
-tokens at a time. The tokens of a round, continued by the verifier alone, have the verifier's law. A round that ends behind some tokens
-is continued so. In the rounds that do not end there, the next token then has the verifier's law too.
+cuts them to the asked number. A lossless inner rule needs no cut, not even a joint one (block verification), which looks at
+several tokens at a time. The tokens of a round, continued by the verifier alone, have the verifier's law. A round that ends behind
+some tokens is continued so. In the rounds that do not end there, the next token then has the verifier's law too.
+
+A token that the verifier put in place of a rejected one survives the next level less often than a token that it accepted. So
+`flush_on_mismatch` hands the buffer up after the first correction, however short it is (HiSpec, 2510.01336). The correction is part
+of the buffer. The stop then depends on no token that is dropped, so the output law does not change.
 """
 
 from __future__ import annotations
@@ -41,7 +45,11 @@ class _Round:
 
 
 class StagedDrafter(NeverLearns):
-    """Propose a chain of verified tokens. verifier: of this stage. rule: its rule. proposer: asked for draft_length tokens."""
+    """Propose a chain of verified tokens.
+
+    verifier, rule: of this stage. proposer: asked for draft_length tokens; it may be such a pair too, at any height.
+    truncate: cut the buffer to the asked number. flush_on_mismatch: end the buffer at the first correction.
+    """
 
     def __init__(
         self,
@@ -50,11 +58,13 @@ class StagedDrafter(NeverLearns):
         proposer: Proposer,
         draft_length: int,
         truncate: bool = False,
+        flush_on_mismatch: bool = False,
     ) -> None:
         validate.whole("proposer.draft_length", draft_length, 1)
         check_trees(rule, proposer)
         self.verifier, self.rule, self.proposer = verifier, rule, proposer
         self.draft_length, self.truncate = proposer.own_length or draft_length, truncate
+        self.flush_on_mismatch = flush_on_mismatch
         self.edge = Edge(proposer.name, verifier.name)
         self.memory: torch.Tensor | None = None
         self._rounds: list[_Round] = []
@@ -101,9 +111,11 @@ class StagedDrafter(NeverLearns):
         origin: list[list[int]] = [
             [] for _ in range(state.rows)
         ]  # by row: where `scores` has each token's distribution
+        levels: list[list[str]] = [[] for _ in range(state.rows)]
         width = 0
         self._rounds = []
-        while (short := state.active & (grown - start < length)).any():
+        going = state.active.copy()
+        while (short := going & (grown - start < length)).any():
             here = stage.ahead(grown, short)
             below = key / "inner" / len(self._rounds)
             draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
@@ -125,7 +137,8 @@ class StagedDrafter(NeverLearns):
                 kept = int(accepted[row])
                 places = range(1, kept + 1) if decided.path is None else decided.path[row]
                 origin[row] += [width, *(width + place for place in places)]
-                state.trace.verified(
+                drafted = draft.origins[row] if draft.origins else [self.proposer.name] * kept
+                outcome = state.trace.verified(
                     row,
                     self.edge,
                     len(self._rounds),
@@ -134,7 +147,11 @@ class StagedDrafter(NeverLearns):
                     kept + 1,
                     draft.number,
                     decided.trees[row] if decided.trees else None,
+                    draft.origins[row] if draft.origins else None,
                 )
+                levels[row] += [*drafted[:kept], f"{self.name} {outcome}" if decided.proposed[row] else self.name]
+                if self.flush_on_mismatch and outcome == "correction":
+                    going[row] = False
             self._rounds.append(_Round(law, before, grown))
             # No model has read the verifier's own last token yet.
             paths = decided.path and [path if on else [] for path, on in zip(decided.path, short, strict=True)]
@@ -142,7 +159,9 @@ class StagedDrafter(NeverLearns):
             self.proposer.commit(grown - 1, paths)
             scores.append(p)
             width += K + 1
-        return self._draft(stage, grown - start, length, origin, Scored.cat(scores, 1))
+        draft = self._draft(stage, grown - start, length, origin, Scored.cat(scores, 1))
+        draft.origins = levels
+        return draft
 
     def _draft(
         self, stage: DecodeState, size: np.ndarray, length: int, origin: list[list[int]], scores: Scored

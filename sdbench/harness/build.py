@@ -1,7 +1,7 @@
 """Build objects from a config. Each mapping with a `_target_` becomes a call of that class.
 
-A config gives a parameter of type `LanguageModel` by the name of its role. So a new rule, drafter or decoder needs a class and a
-YAML file. This module needs no change.
+A config gives a parameter of type `LanguageModel` by the name of its role, such as draft. `target[2]` names the first two layers of
+the target and its head. So a new rule, drafter or decoder needs a class and a YAML file. This module needs no change.
 """
 
 from __future__ import annotations
@@ -9,8 +9,9 @@ from __future__ import annotations
 import builtins
 import importlib
 import inspect
+import re
 from collections.abc import Callable, Mapping
-from typing import Any, get_args, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from sdbench import validate
 from sdbench.errors import InputError
@@ -40,6 +41,12 @@ def build(config: Any, models: Mapping[str, LanguageModel], where: str) -> Any:
             if not isinstance(value, str):
                 raise InputError(f"{where}.{name} is {validate.shown(value)}; it must name a role, such as draft.")
             arguments[name] = models[value]
+        elif isinstance(value, list) and _is_model(*get_args(hint)):
+            if not all(isinstance(role, str) for role in value):
+                raise InputError(
+                    f"{where}.{name} is {validate.shown(value)}; it must be a list of roles, such as [qualifier,draft]."
+                )
+            arguments[name] = [models[role] for role in value]
         else:
             arguments[name] = build(value, models, f"{where}.{name}")
             validate.conforms(f"{where}.{name}", arguments[name], hint)
@@ -111,18 +118,27 @@ class _Names(dict[str, Any]):
         return getattr(builtins, name, Any)
 
 
-def _is_model(hint: Any) -> bool:
-    """Say whether a type hint is a language model, or a union with one."""
-    return any(isinstance(one, type) and issubclass(one, LanguageModel) for one in (hint, *get_args(hint)))
+def _is_model(*hints: Any) -> bool:
+    """Say whether one of some type hints is a language model, or a union with one."""
+    named = [one for hint in hints for one in (hint, *(() if get_origin(hint) is list else get_args(hint)))]
+    return any(isinstance(one, type) and issubclass(one, LanguageModel) for one in named)
+
+
+_VIEW = re.compile(r"(\w+)\[([1-9]\d*)\]")
 
 
 class Roles(dict[str, LanguageModel]):
-    """Map roles to the models of a family. A missing role raises InputError, which names the role and the arm."""
+    """Map roles to the models of a family, and ROLE[n] to the first n layers of a model with its head.
+
+    A missing role raises InputError, which names the role and the arm.
+    """
 
     def __init__(self, family: Mapping[str, LanguageModel], arm: str) -> None:
         super().__init__(family)
         self._arm = arm
 
     def __missing__(self, role: str) -> LanguageModel:
+        if view := _VIEW.fullmatch(role):
+            return self[view[1]].truncated(int(view[2]))
         what = f"The arm '{self._arm}' needs a model that this family lacks, in the role"
         raise validate.unknown(what, role, self, "it has")

@@ -12,6 +12,7 @@ from typing import Any
 
 from sdbench import validate
 from sdbench.errors import InputError
+from sdbench.harness.arm_models import bring
 from sdbench.harness.grids import expand_grids
 from sdbench.harness.override_words import as_overrides, quote
 from sdbench.harness.schema import Comparison
@@ -151,6 +152,8 @@ def resolved(
             raise InputError("No arm was named: give arms=[NAME,...], such as arms=[ar,sd].")
         if isinstance(config["arms"], dict):
             config["arms"] = _chosen_arms(config["arms"], chosen.get("arms"), overrides)
+        if isinstance(config["models"], dict) and isinstance(config["arms"], dict):
+            config["models"], config["arms"] = bring(config["models"], config["arms"])
     validate.conforms("", config, schema)
     if schema is Comparison:
         config["arms"] = expand_grids(config["arms"])

@@ -11,7 +11,7 @@ from sdbench.harness.build import build
 from sdbench.harness.config import members
 from sdbench.hub_access import ask
 from sdbench.models.family import check_files
-from sdbench.models.spec import ModelSpec
+from sdbench.models.spec import family_specs
 from sdbench.runs.environment import environment
 
 
@@ -39,8 +39,8 @@ def examine() -> str:
 
 def _check_family(family: Mapping[str, Any]) -> None:
     """Look for the files of every member. They are not read, because that takes seconds. Raises: InputError."""
-    for role, entry in family.items():
-        check_files(ModelSpec(role, **entry))
+    for spec in family_specs(family).values():
+        check_files(spec)
 
 
 def _check_task(config: dict[str, Any]) -> None:

@@ -23,11 +23,19 @@ def check_own_quantization(family: Family, mode: str) -> None:
 
 
 def check_early_exits(arms: Iterable[Arm], family: Family) -> None:
-    """Refuse an early exit after a layer that the model does not have, or from a model whose first layers cannot run alone."""
+    """Refuse an early exit after a layer that the model does not have, or from a model whose first layers cannot run alone.
+
+    A view reads the cache of its whole model, so the arm must step that model too.
+    """
     for arm in arms:
         for view in arm.views:
             role, _, layers = view.partition("[")
             if layers:
+                if role not in arm.views:
+                    raise InputError(
+                        f"The arm '{arm.name}' steps {view}, which reads the cache of {role}, but not {role} itself: take {role} "
+                        f"as a level too, or a role with derive.layers={layers.rstrip(']')}, which has a cache of its own."
+                    )
                 _check_early_exit(f"The arm '{arm.name}'", family.members[role], int(layers.rstrip("]")))
 
 
@@ -98,4 +106,11 @@ def notes(family: Family, sampling: Sampling) -> list[str]:
     how = "greedy decoding (sampling.temperature=0)"
     if not sampling.greedy:
         how = f"sampling.temperature={sampling.temperature}, top_k={sampling.top_k}, top_p={sampling.top_p}"
-    return [*family.defaults.notes(how), *family.notes]
+    casts = [
+        f"The weights of {role} are those of {spec.derive.source}, cast to the values of {spec.derive.quantize.upper()} and kept "
+        f"in the model's dtype. So its acceptance is real and its speed is not: `sdbench simulate RUN draft={role}` predicts the "
+        "speed."
+        for role, spec in ((role, member.spec) for role, member in family.members.items())
+        if spec.derive is not None and spec.derive.quantize is not None
+    ]
+    return [*family.defaults.notes(how), *family.notes, *casts]

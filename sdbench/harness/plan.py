@@ -32,7 +32,7 @@ from sdbench.models.family import Family, check_family
 from sdbench.models.generation import TokenRules
 from sdbench.models.identity import model_identity
 from sdbench.models.memory import Fit, fit
-from sdbench.models.spec import ModelSpec, resolve
+from sdbench.models.spec import ModelSpec, family_specs, resolve
 from sdbench.models.token_map import MappedIds
 from sdbench.models.vocabulary import ids_digest
 from sdbench.models.weight_files import sha256_of
@@ -165,7 +165,7 @@ class Plan:
 
 def specs_of(config: Mapping[str, Any]) -> dict[str, ModelSpec]:
     """Return, by role, the specification of the model."""
-    return {role: ModelSpec(role, **entry) for role, entry in config["models"].items()}
+    return family_specs(config["models"])
 
 
 def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:

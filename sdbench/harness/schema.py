@@ -30,7 +30,7 @@ class Reduced:
 class Model:
     """Describe the model of one role, with the fields of `sdbench.models.spec.ModelSpec`."""
 
-    path: str
+    path: str | None = None
     revision: str | None = None
     device: str | None = None
     dtype: str | None = None
@@ -38,6 +38,7 @@ class Model:
     vocabulary: Literal["intersection", "reencode"] | Reduced | None = None
     parameters: Count | None = None
     cache_values: Count | None = None
+    derive: Mapping[str, Any] | None = None
 
 
 @dataclass

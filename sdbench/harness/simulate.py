@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import yaml
 
 from sdbench.errors import InputError
 from sdbench.harness.config import choices, config_dir
+from sdbench.harness.simulated_cast import as_draft, cast_seconds, draft_role, three_levels
 from sdbench.runs.record import Run, load
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
 from sdbench.simulate.measured import measured
@@ -23,7 +25,8 @@ BUDGETS = (6, 8, 12, 18, 24)
 def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> dict[str, Any]:
     """Simulate ar, sd, ssd, pearl, amusd and dsi over the outcomes of the run in `folder`.
 
-    words: latency=NAME_OR_FILE and latency.KEY=MILLISECONDS; by default, the latencies that the run measured.
+    words: latency=NAME_OR_FILE and latency.KEY=MILLISECONDS; by default, the latencies that the run measured. draft=ROLE: the
+    role whose drafts are simulated (`sdbench.harness.simulated_cast`), by default draft.
     save: write the latencies that the run measured to this latency file.
 
     Raises:
@@ -36,7 +39,9 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
         )
     if run.config["batch_size"] > 1:
         raise InputError(f"{folder} decoded {run.config['batch_size']} prompts at a time; simulate needs batch_size=1.")
-    tables = _tested(run)
+    role, words = draft_role(words, run.config)
+    whole = _tested(run)
+    tables = whole if role == "draft" else as_draft(whole, role)
     arm = _recorded(tables["rounds"])
     recorded = tables["rounds"][tables["rounds"]["arm"] == arm]
     own = measured(tables)
@@ -45,15 +50,19 @@ def simulate(folder: Path, words: Sequence[str], save: Path | None = None) -> di
             save.write_text(yaml.safe_dump(_file(own), sort_keys=False))
         except OSError as error:
             raise InputError(f"--save {save} cannot be written ({error.strerror}).") from error
+    modelled = None if role == "draft" else cast_seconds(run.config, role, own.verify[1])
+    if modelled is not None:
+        own = replace(own, name=f"{own.name}, with {role} by its stored bytes", source="modelled", draft=[modelled])
     latencies = _latencies(words, own)
     simulation = Simulation(places(recorded), latencies, first=first_places(recorded))
+    methods = _methods(simulation, run.summary["arms"][arm]["ranks"])
     return {
         "simulated": True,
         "run": str(folder),
         "outcomes_of": arm,
         "latencies": {"name": latencies.name, "source": latencies.source, "published": latencies.published},
-        "methods": _methods(simulation, run.summary["arms"][arm]["ranks"]),
-        "against_measured": _against(run, tables, arm) if not words else {},
+        "methods": [*methods, *_compared(three_levels(whole, role, simulation.strings, latencies), methods)],
+        "against_measured": _against(run, tables, arm) if not words and role == "draft" else {},
     }
 
 
@@ -97,6 +106,11 @@ def _methods(simulation: Simulation, logged: Mapping[str, Any]) -> list[dict[str
     rows += [{"method": "pearl", "draft_length": g, "tokens_per_second": simulation.pearl(g)} for g in LENGTHS]
     rows += [{"method": "amusd", "draft_length": K, "tokens_per_second": simulation.amusd(K)} for K in LENGTHS]
     return [{**row, "speedup": row["tokens_per_second"] / base} for row in rows]
+
+
+def _compared(rows: list[dict[str, Any]], methods: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the rows with their speedup over ar. methods: begin with ar."""
+    return [{**row, "speedup": row["tokens_per_second"] / methods[0]["tokens_per_second"]} for row in rows]
 
 
 def _against(run: Run, tables: Mapping[str, Any], arm: str) -> dict[str, dict[str, float]]:
@@ -220,12 +234,14 @@ def table(document: Mapping[str, Any]) -> str:
     latencies = document["latencies"]
     marked = " (published figures)" if latencies["published"] else ""
     lines = [f"SIMULATED on the latencies of {latencies['name']}{marked}, outcomes of {document['outcomes_of']}"]
-    for method in ("ar", "sd", "ssd", "pearl", "amusd", "dsi"):
+    for method in ("ar", "sd", "ssd", "pearl", "amusd", "dsi", "pyramid"):
         rows = [row for row in document["methods"] if row["method"] == method]
         if rows:
             best = max(rows, key=lambda row: row["tokens_per_second"])
-            setting = "".join(f" {key}={best[key]}" for key in ("draft_length", "budget") if key in best)
-            lines.append(f"  {method:6s} {best['speedup']:5.2f}x  {best['tokens_per_second']:9.1f} tok/s {setting}")
+            setting = "".join(
+                f" {key}={best[key]}" for key in ("draft_length", "budget", "inner_length") if key in best
+            )
+            lines.append(f"  {method:7s} {best['speedup']:5.2f}x  {best['tokens_per_second']:9.1f} tok/s {setting}")
     if document["against_measured"]:
         lines.append("the run's own arms, simulated against measured (tok/s):")
         for name, row in document["against_measured"].items():

@@ -4,6 +4,9 @@ A short probe run decodes some prompts with one setting of each method. It recor
 records the rank of each target token in the order of each smaller model. From these, `sdbench.simulate.events` PREDICTS the speed
 of every other setting, round by round. `sdbench.harness.lookup_replay` replays each setting of look-up over the target's answers.
 The result names the fastest setting and the command that runs it.
+
+It also names the fastest chain of levels. Its levels are all models of the family, early exits and look-up, and the planner of
+`sdbench.theory.hierarchies` PREDICTS its speed from the times and the acceptance that `sdbench.harness.level_probe` measures.
 """
 
 from __future__ import annotations
@@ -22,6 +25,7 @@ import pandas as pd
 from sdbench.drafting.lookup import PromptLookup
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
+from sdbench.harness.level_probe import command, config_of_all_roles, measure_levels
 from sdbench.harness.lookup_replay import drafted_by_round
 from sdbench.harness.plan import Plan, prepare
 from sdbench.harness.run import run
@@ -29,6 +33,7 @@ from sdbench.runs.record import Run, load
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
 from sdbench.simulate.measured import measured
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
+from sdbench.theory.hierarchies import chains
 from sdbench.theory.ssd import fan_out_of
 
 PROMPTS = 16
@@ -54,7 +59,7 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
     Returns:
         `best`: the fastest setting. `near`: the settings within 2 % of it. `predicted`: every setting, the fastest first.
         `measured`: for each arm of the probe, the measured and the predicted speed. `prompts`: their number.
-        `seconds`: of the call.
+        `chain`: the fastest chain of levels. `chains`: every chain, the fastest first. `seconds`: of the call.
 
     Raises:
         InputError: the overrides choose arms, sampling or batches.
@@ -67,6 +72,7 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
         out, _, _ = run(plan)
         probe = load(out)
     rows = sorted(_predicted(probe, plan), key=lambda row: -row["tokens_per_second"])
+    found = _chains(probe, plan)
     base = next(row["tokens_per_second"] for row in rows if row["arm"] == "ar")
     words = [shlex.quote(word) for word in overrides if not word.startswith("limit=")]
     words += [] if extra is None else ["--config-dir", shlex.quote(str(extra))]
@@ -74,6 +80,7 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
         {**row, "speedup": row["tokens_per_second"] / base, "command": " ".join([row["command"], *words])}
         for row in rows
     ]
+    found = [{**chain, "command": " ".join([chain["command"], *words])} for chain in found]
     best = rows[0]
     return {
         "predicted_only": True,
@@ -81,6 +88,8 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
         "near": [row for row in rows[1:] if row["tokens_per_second"] >= (1 - CLOSE) * best["tokens_per_second"]],
         "predicted": rows,
         "measured": _measured(probe, rows),
+        "chain": found[0],
+        "chains": found,
         "prompts": probe.summary["prompts"],
         "seconds": round(perf_counter() - begun, 1),
     }
@@ -130,11 +139,38 @@ def _predicted(probe: Run, plan: Plan) -> list[Row]:
     return rows
 
 
-def _lookups(tables: Mapping[str, pd.DataFrame], knobs: Mapping[str, Any], plan: Plan) -> list[Row]:
-    """Predict `ar`, and `lookup` for every setting whose longest forward was timed. knobs: the look-up of the probe."""
+def _chains(probe: Run, plan: Plan) -> list[Row]:
+    """Return every chain of levels with its best lengths, the fastest first."""
+    texts = _texts(probe.tables, plan)
+    host = float(np.mean(measured(_arms(probe.tables, {"ar"})).host))
+    drafting = 0.0
+    if "sd" in probe.summary["arms"]:
+        its = _arms(probe.tables, {"ar", "sd"})
+        steps = its["steps"].query("role == 'draft' and kind == 'draft'")["seconds"]
+        drafting = float(np.mean(measured(its).draft)) - float(steps.mean())
+    levels, edges = measure_levels(prepare(config_of_all_roles(plan.config)), texts, host, drafting)
+    return [
+        {
+            "levels": list(chain.levels),
+            "lengths": list(chain.lengths),
+            "tokens_per_second": 1 / chain.seconds,
+            "speedup": chain.speedup,
+            "command": command(chain),
+        }
+        for chain in chains(levels, edges)
+    ]
+
+
+def _texts(tables: Mapping[str, pd.DataFrame], plan: Plan) -> list[tuple[list[int], Any]]:
+    """Return the prompts with the target's greedy answers, in tokens."""
     sequences = _of(tables["sequences"], "ar")
     answers: dict[str, Any] = dict(zip(sequences["prompt_id"], sequences["tokens"], strict=True))
-    texts = [(tokens, answers[prompt.id]) for prompt, tokens in plan.prompts if prompt.id in answers]
+    return [(tokens, answers[prompt.id]) for prompt, tokens in plan.prompts if prompt.id in answers]
+
+
+def _lookups(tables: Mapping[str, pd.DataFrame], knobs: Mapping[str, Any], plan: Plan) -> list[Row]:
+    """Predict `ar`, and `lookup` for every setting whose longest forward was timed. knobs: the look-up of the probe."""
+    texts = _texts(tables, plan)
     tokens = sum(len(answer) - 1 for _, answer in texts)
     ar, own = measured(_arms(tables, {"ar"})), _arms(_as_draft(tables, "lookup", "lookup"), {"lookup"})
     verify = measured(_arms(tables, {"ar", "lookup", "sd", "sd_qualifier"})).verify
@@ -266,5 +302,10 @@ def table(document: Mapping[str, Any]) -> str:
         lines.append(f"  {arm:13s} {row['measured']:8.1f}  {predicted}")
     if document["near"]:
         lines.append(f"{len(document['near'])} further settings have a prediction within {CLOSE:.0%} of the best.")
+    chain = document["chain"]
+    lines.append(
+        f"best chain of {len(document['chains'])}: {' > '.join(chain['levels'])}, lengths {chain['lengths']}, "
+        f"{chain['speedup']:.2f}x predicted: {chain['command']}"
+    )
     lines.append(f"fastest: {document['best']['command']}")
     return "\n".join(lines)

@@ -196,12 +196,13 @@ class Trace:
         draft: int | None = None,
         tree: VerifiedTree | None = None,
         read: int | None = None,
-    ) -> None:
-        """Record one verification of one row.
+        origins: list[str] | None = None,
+    ) -> str:
+        """Record one verification of one row. Return its outcome, `bonus` or `correction`.
 
         draft: the number of the draft (None: the proposer writes no notes). tree: what was verified, if it was no chain. Then
         `proposed` and `accepted` are depths. read: the tokens that the verifier read behind the decided ones, if they were more
-        than the draft.
+        than the draft. origins: the level that each drafted token comes from (`Draft.origins`).
         """
         verification = {
             "sequence": self.sequence[row],
@@ -221,9 +222,12 @@ class Trace:
             verification["parents"], verification["drafted"] = list(tree.topology.parent), tree.tokens
         if read is not None:
             verification["read"] = read
+        if origins is not None:
+            verification["origins"] = origins[:proposed]
         self.rounds.append(verification)
         if draft is not None:
             self._of_draft[edge.proposer, draft, row] = verification
+        return str(verification["outcome"])
 
     def join(self, record: ProposerRecord) -> None:
         """Add a proposer's columns to the verifications of its drafts, and its steps to the steps."""

@@ -5,6 +5,7 @@ The model's own forward runs, with the cache, positions and masks that a step pr
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -30,6 +31,7 @@ from sdbench.lm.state import DecodeState
 from sdbench.models.architecture import FULL, SLIDING, longest_sequence
 from sdbench.models.token_map import SameIds
 from sdbench.sampling import Sampling
+from sdbench.topology import Topology
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -248,13 +250,20 @@ class TruncatedTransformer(Transformer):
         model = first_layers(whole.model, layers, depth)
         super().__init__(f"{whole.name}[{layers}]", model, execution=whole.execution.fresh(), ids=whole.ids)
         self._whole, self.layers = whole, layers
+        self._verifies = False
 
     @property
     def bytes(self) -> int:
         return 0
 
+    def score(self, state: DecodeState, count: int, trees: Sequence[Topology] | None = None) -> StepOutput:
+        self._verifies = True
+        return super().score(state, count, trees)
+
     def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
-        """Move nothing: the whole model has verified the same tree, and has moved the slots of all layers."""
+        """Move the slots of a tree that this view has verified. If it drafted the tree, its verifier has moved them."""
+        if self._verifies:
+            super()._move(rows, source, target)
 
     def allocate(self, rows: int, slots: int) -> None:
         self.pool = self._whole.pool

@@ -45,7 +45,8 @@ def read_config(spec: ModelSpec, source: Source) -> PreTrainedConfig:
     from transformers import AutoConfig
 
     with readable(spec, source, "config"), quiet():
-        return AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+        config = AutoConfig.from_pretrained(place, trust_remote_code=False, **options)
+    return config if spec.derive is None else spec.derive.of_config(spec.role, config)
 
 
 def config_file(spec: ModelSpec, source: Source) -> Path:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import replace
 from pathlib import Path
 
 from sdbench.models.hub import readable
@@ -32,8 +33,11 @@ def model_identity(spec: ModelSpec) -> str:
     """Identify a model: its weights, its config, its generation config, its tokenizer and its chat template.
 
     For local files, returns `sha256:` and a digest. For a .gguf file, this is the SHA-256 of the file, which contains all of these.
-    For a model of the hub, returns the hub id and the commit of its revision. Errors: InputError.
+    For a model of the hub, returns the hub id and the commit of its revision. For a derived model, the recipe follows the identity
+    of its source. Errors: InputError.
     """
+    if spec.derive is not None:
+        return f"{model_identity(replace(spec, derive=None))} {spec.derive.recipe}"
     source = resolve(spec)
     if source.kind == "gguf":
         return f"sha256:{sha256_of(Path(source.location))}"

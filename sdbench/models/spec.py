@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sdbench.errors import InputError
+from sdbench.models.derivation import Derivation
 from sdbench.models.weight_files import refuse_adapter
 from sdbench.paths import expanded
 
@@ -25,7 +26,8 @@ class ModelSpec:
     installed package. revision: of a hub id (None: its main branch). device, dtype: None means those of the hardware profile.
     quantization: see `sdbench.models.quantization`. vocabulary: see `sdbench.models.vocabulary`; None for the tokens of the target.
     parameters, cache_values: the published number of parameters, and of cached numbers (keys and values) per token. They are used
-    only if the model's config is not available.
+    only if the model's config is not available. derive: how the model is made from the one at `path`, which belongs to another
+    role.
     """
 
     role: str
@@ -37,6 +39,42 @@ class ModelSpec:
     vocabulary: str | Mapping[str, Any] | None = None
     parameters: int | None = None
     cache_values: int | None = None
+    derive: Derivation | None = None
+
+
+def family_specs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSpec]:
+    """Return the specs of a family, by role. entries: as in the files of `conf/models/`.
+
+    A derived role has the path and the revision of the role that it comes from, and its device and dtype where it names none.
+    Errors: InputError if a role has no source, or is derived from a role that cannot give its weights.
+    """
+    return {role: _spec(role, entry, entries) for role, entry in entries.items()}
+
+
+def _spec(role: str, entry: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]]) -> ModelSpec:
+    given, path = entry.get("derive"), entry.get("path")
+    if (given is None) == (path is None):
+        what = (
+            "has no source: give path, or derive" if path is None else "has both path and derive: leave one of them out"
+        )
+        raise InputError(f"models.{role} {what}.")
+    if given is None:
+        return ModelSpec(role, **entry)
+    how = Derivation.of(role, given)
+    base = entries.get(how.source)
+    if base is None:
+        raise InputError(
+            f"models.{role}.derive.from is {how.source}, but the family has no such role; it has: {', '.join(entries)}."
+        )
+    if base.get("path") is None:
+        raise InputError(
+            f"models.{role}.derive.from is {how.source}, which is derived itself: name a role with a path."
+        )
+    if how.quantize is not None and entry.get("quantization") is not None:
+        raise InputError(f"models.{role} has quantization and derive.quantize: leave one of them out.")
+    own = {key: value for key, value in entry.items() if value is not None}
+    shared = {key: base.get(key) for key in ("path", "revision", "device", "dtype", "parameters", "cache_values")}
+    return ModelSpec(role, **{**shared, **own, "derive": how})
 
 
 @dataclass(frozen=True)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 
 from sdbench.errors import InputError
 from sdbench.models.architecture import check_architecture
+from sdbench.models.derived import derived
 from sdbench.models.family import check_source
 from sdbench.models.hub import place_of, read_config, readable
 from sdbench.models.quantization import check_quantization, quantization_config
@@ -41,6 +43,8 @@ def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", p
     Errors: InputError if the source is missing, corrupted or not supported. Also if its tensors do not match the model, if a weight
     is not finite, or if this machine lacks the device or the packages of the quantisation.
     """
+    if spec.derive is not None:
+        return derived(load_weights(replace(spec, derive=None), dtype, device, parts), spec.role, spec.derive)
     dtype, device = spec.dtype or dtype, spec.device or device
     check_device(spec.role, device)
     check_quantization(spec.role, spec.quantization, device)

@@ -51,6 +51,9 @@ ROUNDS = {
 #   drafted     list[int]: the drafted tokens
 # Added if the verifier reads more than the draft (`sdbench.decoding.Reflective`):
 #   read        tokens that it read behind the decided ones
+# Added if a verified pair drafts:
+#   origins     list[str]: the level that each drafted token comes from: the role that drafted it, or a verifier and how it added
+#               the token, such as `qualifier correction`
 # Added if a draft model drafts:
 #   rank        the rank (from 1) of the verifier's next token by the draft's probabilities, without the rejected token; null in
 #               a sequence's last round

@@ -15,10 +15,14 @@ from sdbench.drafting import (
     StagedDrafter,
     StopWhenUnsure,
     SuffixDecoding,
+    SuffixLookup,
     TokenRecycling,
     TreeDrafter,
+    hierarchy,
 )
 from sdbench.lm.transformer import Transformer
+from sdbench.models.derivation import Derivation
+from sdbench.models.derived import derived
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 from tests.conftest import ARCHITECTURES, V, random_model
@@ -58,6 +62,13 @@ def arms(target, qualifier, draft, corpus):
     yield "lookup_pyramid", Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), PromptLookup(), 2), 5)
     three = StagedDrafter(qualifier, Exact(), StagedDrafter(draft, Exact(), PromptLookup(), 2), 3)
     yield "three_high", Speculative(target, Exact(), three, 6)
+    four = [target.truncated(3), qualifier, draft]
+    yield "five_levels", Speculative(target, Exact(), hierarchy(four, [4, 3, 2], SuffixLookup(), None, True), 5)
+    exits = StagedDrafter(target.truncated(3), Exact(), EarlyExit(target, 2), 2)
+    yield "early_exits", Speculative(target, Exact(), exits, 4)
+    cast = Transformer("mxfp4", derived(target.model, "mxfp4", Derivation("target", quantize="mxfp4")))
+    yield "ml_specqd", Speculative(target, Exact(), ModelDrafter(cast), 4)
+    yield "ml_specqd_three", Speculative(target, Exact(), StagedDrafter(cast, Exact(), ModelDrafter(draft), 2), 4)
     yield "tree", Speculative(target, Exact(), TreeDrafter(qualifier, [2, 2, 1], "top"))
     yield "tree_early_exit", Speculative(target, Exact(), TreeDrafter(target.truncated(2), [2, 1]))
     yield "dynamic_tree", Speculative(target, Exact(), DynamicTree(qualifier, 3, 3, 7))

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from sdbench.acceptance import Exact, Fuzzy, Match, ProposalKind
-from sdbench.drafting import ModelDrafter, PromptLookup, StagedDrafter
+from sdbench.drafting import ModelDrafter, PromptLookup, StagedDrafter, hierarchy
 from sdbench.errors import InputError
 from sdbench.sampling import Sampling
 from tests.drafting.states import begun, key_of, model, state_of
@@ -69,9 +69,18 @@ def test_inner_rounds_are_numbered_and_end_when_a_row_has_enough():
         assert before_last < 5 <= before_last + rounds[-1]["emitted"]
 
 
+def four(rule=None):
+    """Three levels below the target: the qualifier over a middle model over the draft."""
+    return StagedDrafter(
+        model("qualifier", 2), rule or Exact(), StagedDrafter(model("middle", 4), Exact(), ModelDrafter(model()), 2), 3
+    )
+
+
 @pytest.mark.parametrize("kept", [0, 1, 2, 3])
-@pytest.mark.parametrize("rule", [Exact(), Match()], ids=["exact", "match"])
-def test_after_a_cut_it_drafts_as_if_nothing_had_been_drafted(kept, rule):
+@pytest.mark.parametrize(
+    ("pair", "rule"), [(pair, Exact()), (pair, Match()), (four, Exact())], ids=["exact", "match", "four levels"]
+)
+def test_after_a_cut_it_drafts_as_if_nothing_had_been_drafted(kept, pair, rule):
     """The outer stage keeps some tokens and adds its own. A fresh pair over the same text gives the same next draft."""
     state = state_of(ROWS)
     stage = begun(pair(rule), state, 4)
@@ -80,6 +89,8 @@ def test_after_a_cut_it_drafts_as_if_nothing_had_been_drafted(kept, rule):
     state.place([6] * len(ROWS), state.length + kept)
     state.length[:] += kept + 1
     stage.commit(state.length - 1)
+    for each in stage.models:  # no level holds a token of the buffer that the outer stage refused
+        assert max(held - length for held, length in zip(each.kv_len, state.length.tolist(), strict=True)) < 0
     following = stage.propose(state, 4, key_of(state, 1))
     texts = [state.tokens[row, : int(state.length[row])].tolist() for row in range(len(ROWS))]
     _, fresh = proposed(pair(rule), 4, texts, number=1)
@@ -95,6 +106,57 @@ def test_greedy_tokens_are_the_verifiers_own():
         for place in range(int(draft.length[row])):
             law = stage.verifier.table((*text, *draft.tokens[row, :place].tolist()))  # pyright: ignore[reportAttributeAccessIssue]
             assert int(draft.tokens[row, place]) == int(law.argmax())
+
+
+def test_a_flushed_buffer_ends_with_its_first_correction():
+    state, draft = proposed(pair(flush_on_mismatch=True), 9)
+    whole, longer = proposed(pair(), 9)
+    flushed = 0
+    for row, length in enumerate(draft.length.tolist()):
+        assert draft.tokens[row, :length].equal(longer.tokens[row, :length]), "the same draws, up to the cut"
+        own = [each for each in state.trace.rounds if each["sequence"] == row]
+        assert [each["outcome"] for each in own[:-1]] == ["bonus"] * (len(own) - 1)
+        assert own[-1]["outcome"] == "correction" or length >= 9
+        flushed += length < 9
+    assert flushed
+    assert len(whole.trace.rounds) > len(state.trace.rounds)
+
+
+def test_the_origin_of_each_token():
+    stage = four()
+    state, draft = proposed(stage, 5)
+    assert draft.origins is not None
+    for row in range(len(ROWS)):
+        buffers = {"middle": [], "qualifier": []}
+        for each in (each for each in state.trace.rounds if each["sequence"] == row):
+            below = ["draft"] * each["proposed"] if each["proposer"] == "draft" else buffers["middle"]
+            assert each["proposer"] == "draft" or each["origins"] == below
+            buffers[each["verifier"]] += [*below[: each["accepted"]], f"{each['verifier']} {each['outcome']}"]
+            if each["proposer"] == "middle":
+                buffers["middle"] = []
+        assert draft.origins[row] == buffers["qualifier"]
+    found = {origin for row in draft.origins for origin in row}
+    assert found >= {"draft", "middle correction", "qualifier correction"}
+
+
+def test_a_list_of_levels_is_the_same_nesting():
+    listed = hierarchy([model("qualifier", 2), model("middle", 4), model()], [3, 2])
+    assert proposed(listed, 4)[1].tokens.equal(proposed(four(), 4)[1].tokens)
+    over_lookup = hierarchy([model("qualifier", 2)], [3], PromptLookup(), Match(), True)
+    assert isinstance(over_lookup, StagedDrafter)
+    assert isinstance(over_lookup.rule, Match)
+    assert over_lookup.flush_on_mismatch
+    assert over_lookup.proposer.name == "lookup"
+    assert hierarchy([], [], PromptLookup()).name == "lookup"
+
+
+@pytest.mark.parametrize(
+    ("levels", "lengths", "said"),
+    [([], [], "at least one level"), (["a", "b"], [1, 2], "a, b need 1 lengths.*there are 2")],
+)
+def test_levels_and_lengths_that_do_not_fit_are_refused(levels, lengths, said):
+    with pytest.raises(InputError, match=said):
+        hierarchy([model(name) for name in levels], lengths)
 
 
 def test_a_draft_length_below_1_is_refused():

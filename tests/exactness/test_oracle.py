@@ -9,7 +9,7 @@ from sdbench.acceptance.base import Law, at, normalised, ratio, residual, tokenw
 from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.asynchronous import OnDemandDrafter
 from sdbench.decoding import Pearl, Speculative
-from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter, StopWhenUnsure
+from sdbench.drafting import EarlyExit, ModelDrafter, PromptLookup, StagedDrafter, StopWhenUnsure, hierarchy
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target, output_law, sequence_law, total_variation
 from sdbench.sampling import Sampling, Scored
 
@@ -67,6 +67,14 @@ class LastTokenDropped(StagedDrafter):
 
     def _draft(self, stage, size, length, origin, scores):
         return super()._draft(stage, np.maximum(size - 1, 1), length, origin, scores)
+class CorrectionDropped(StagedDrafter):
+    """Wrong: ends the buffer before the first correction, so the place of the cut depends on the token that is dropped."""
+
+    def propose(self, state, length, key):
+        draft = super().propose(state, length, key)
+        assert draft.origins is not None
+        kept = [len([origin for origin in row if "correction" not in origin]) for row in draft.origins]
+        return Draft(draft.tokens, torch.tensor(kept), draft.q, draft.kind)
 
 
 def lossless(target, qualifier, draft):
@@ -87,6 +95,15 @@ def lossless(target, qualifier, draft):
         "match over a fuzzy stage": Speculative(target, Match(), StagedDrafter(qualifier, Fuzzy(0.2), one, 1), 1),
         "three high": Speculative(
             target, exact, StagedDrafter(qualifier, exact, StagedDrafter(draft, exact, PromptLookup(), 1), 1), 1
+        ),
+        "four levels with an early exit": Speculative(
+            target, exact, hierarchy([target.truncated(1), draft], [1, 1], PromptLookup()), 1
+        ),
+        "flushed on a mismatch": Speculative(
+            target, exact, StagedDrafter(qualifier, exact, one, 1, flush_on_mismatch=True), 2
+        ),
+        "flushed at two stages": Speculative(
+            target, exact, hierarchy([qualifier, draft], [1, 1], PromptLookup(), flush_on_mismatch=True), 2
         ),
         "lenience of 1": Speculative(target, Lenience(1.0), one, 1),
         "cactus of 0": Speculative(target, Cactus(0.0), one, 1),
@@ -122,6 +139,9 @@ def wrong(target, qualifier, draft):
         ),
         "a low token dropped": Speculative(target, LowDrafted(), one, 2),
         "a q that was not drawn from": Speculative(target, exact, NotDrawnFrom(draft), 2),
+        "flushed without the correction": Speculative(
+            target, exact, CorrectionDropped(qualifier, exact, one, 1, flush_on_mismatch=True), 2
+        ),
         "cut by value": Speculative(target, exact, ValueDropped(draft), 2),
         "the last token of a joint stage dropped": Speculative(
             target, exact, LastTokenDropped(qualifier, Block(), one, 2), 1

@@ -1,9 +1,13 @@
 """The probe and what is predicted from it, on small random models; and the pyramid's simulation against counted rounds."""
 
+import shlex
+
 import numpy as np
 import pytest
 
 from sdbench.errors import InputError
+from sdbench.harness.config import compose
+from sdbench.harness.plan import prepare
 from sdbench.harness.tune import tune
 from sdbench.simulate.events import Latencies
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
@@ -50,6 +54,21 @@ def test_the_tiny_family_is_tuned():
         # Two prompts on a machine that may be busy: the order of magnitude, no more.
         assert 0.3 < row["predicted"] / row["measured"] < 3, name
     assert document["best"]["command"].startswith("sdbench run arms=[ar,")
+    chains = document["chains"]
+    assert document["chain"] == chains[0]
+    assert [chain["tokens_per_second"] for chain in chains] == sorted(
+        (chain["tokens_per_second"] for chain in chains), reverse=True
+    )
+    below = {"qualifier", "draft", "lookup", "target[2]", "target[4]"}
+    assert {name for chain in chains for name in chain["levels"]} <= {"target", *below}
+    assert {"qualifier", "draft", "lookup"} <= {name for chain in chains for name in chain["levels"]}
+    assert len({tuple(chain["levels"]) for chain in chains}) == len(chains)
+    # A command gives the chain that it names.
+    deepest = max(chains, key=lambda chain: len(chain["levels"]))
+    (_, arm) = prepare(compose(shlex.split(deepest["command"])[2:])).stub_arms
+    assert [*arm.views, "lookup"] == deepest["levels"]
+    stages = [arm.decoder, *(stage for stage, _ in arm._proposers)]
+    assert [stage.draft_length for stage in stages[:-1]] == deepest["lengths"]
 
 
 def test_a_family_with_only_a_target_gets_a_look_up():
@@ -63,8 +82,6 @@ def test_a_family_with_only_a_target_gets_a_look_up():
 @pytest.mark.slow
 @pytest.mark.timing
 def test_the_choice_is_within_ten_percent_of_the_best_of_a_sweep(tmp_path):
-    from sdbench.harness.config import compose
-    from sdbench.harness.plan import prepare
     from sdbench.harness.run import run
 
     document = tune([])

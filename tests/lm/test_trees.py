@@ -9,6 +9,7 @@ import torch
 from sdbench.acceptance import Exact
 from sdbench.decoding import Speculative
 from sdbench.drafting import DynamicTree, StagedDrafter, TreeDrafter
+from sdbench.lm.early_exit import first_layers
 from sdbench.lm.programs.modes import execution_of
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
@@ -60,6 +61,28 @@ def test_a_node_sees_its_own_path(architecture):
 
 
 @torch.inference_mode()
+def test_first_layers_that_verify_a_tree_move_its_path():
+    """The whole model has not read this tree, so the view itself must move the keys and values."""
+    raw = random_model("llama")
+    whole = Transformer("target", raw)
+    view, alone = whole.truncated(2), first_layers(raw, 2, 4)
+    for model in (whole, view):
+        model.allocate(2, 40)
+    generator = torch.Generator().manual_seed(1)
+    state = state_of(torch.randint(0, V, (2, 40), generator=generator))
+    view.score(state, 6, TREES)
+    paths = [TREES[0].path(5), TREES[1].path(4)]
+    for row, path in enumerate(paths):
+        state.write(row, LENGTHS[row], [int(state.tokens[row, LENGTHS[row] + i - 1]) for i in path] + [7])
+    kept = [length + len(path) for length, path in zip(LENGTHS, paths, strict=True)]
+    view.keep(kept, paths)
+    after = view.read(state, [length + 1 for length in kept], "verify").logits
+    for row, length in enumerate(kept):
+        expected = alone(state.tokens[row : row + 1, : length + 1], use_cache=False).logits[0, -1]
+        torch.testing.assert_close(after[row, -1], expected, atol=2e-5, rtol=1e-4)
+
+
+@torch.inference_mode()
 def test_a_tree_can_be_read_level_by_level():
     raw = random_model("llama")
     whole, stepped = Transformer("target", raw), Transformer("draft", raw)
@@ -95,6 +118,9 @@ ARMS = {
     "dynamic": lambda target, draft: Speculative(target, Exact(), DynamicTree(draft, 3, 3, 6)),
     "below a stage": lambda target, draft: Speculative(
         target, Exact(), StagedDrafter(draft, Exact(), TreeDrafter(draft.truncated(2), [2], "top"), 2), 3
+    ),
+    "below an early exit": lambda target, draft: Speculative(
+        target, Exact(), StagedDrafter(target.truncated(3), Exact(), TreeDrafter(draft, [2], "top"), 2), 3
     ),
 }
 

@@ -10,6 +10,7 @@ from sdbench.analysis.figures.draw import FIGURES
 from sdbench.analysis.report import provenance
 from sdbench.analysis.report.comparison_table import READING, bounds, comparison
 from sdbench.analysis.report.grid import Grid
+from sdbench.analysis.report.origins_table import origins_table
 from sdbench.analysis.report.significance_table import significance
 from sdbench.runs.record import Run
 
@@ -30,6 +31,7 @@ def section(run: Run, folder: Path, figures: Sequence[str]) -> str:
         comparison(run.summary).markdown(notes=True),
         _titled("Significance", significance(run.summary)),
         _titled("Bounds", bounds(run.summary)),
+        _titled("Origins and survival", origins_table(run)),
         *pictures,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
