@@ -40,6 +40,7 @@ class Draft:
     full: the host knows that all K tokens of each row count.
     number: the number of the draft in the proposer's session, from 0; None if the proposer writes no notes (`RoundNote`).
     topology: the tree of each row, of its first tokens; None for chains. q is then the law of each token given its elder siblings.
+    matched: [B], the tokens of the match that a copied draft stands behind; None for drafts that no match gave.
     """
 
     tokens: Int[Tensor, "B K"]
@@ -49,6 +50,7 @@ class Draft:
     full: bool = False
     number: int | None = None
     topology: list[Topology] | None = None
+    matched: Int[Tensor, " B"] | None = None
 
     @property
     def trees(self) -> list[Topology]:

@@ -85,6 +85,7 @@ class SuffixLookup(Local):
 
     name = "suffix"
     kind = ProposalKind.DETERMINISTIC
+    matches = True
 
     def __init__(self, min_match: int = 2, per_match: float | None = None) -> None:
         self.min_match = validate.whole("proposer.min_match", min_match, 1)
@@ -103,26 +104,27 @@ class SuffixLookup(Local):
 
     def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
         drafted: list[list[int]] = [[] for _ in range(state.rows)]
+        matched = [0] * state.rows
         for row, (end, active) in enumerate(zip(state.length.tolist(), state.active.tolist(), strict=True)):
             if active:
-                drafted[row] = self._continuation(row, state.tokens[row, :end].tolist(), length)
+                drafted[row], matched[row] = self._continuation(row, state.tokens[row, :end].tolist(), length)
         width = max(map(len, drafted))
         padded = [line + [0] * (width - len(line)) for line in drafted]
         tokens = torch.tensor(padded, dtype=torch.long, device=state.tokens.device).view(state.rows, width)
         counts = torch.tensor(list(map(len, drafted)), device=state.tokens.device)
-        return Draft(tokens, counts, None, self.kind)
+        return Draft(tokens, counts, None, self.kind, matched=torch.tensor(matched, device=counts.device))
 
     def commit(self, length: Lengths, paths: Paths | None = None) -> None:
         return None
 
-    def _continuation(self, row: int, text: list[int], length: int) -> list[int]:
-        """Return the tokens behind the longest match of a row."""
+    def _continuation(self, row: int, text: list[int], length: int) -> tuple[list[int], int]:
+        """Return the tokens behind the longest match of a row, and the length of the match in tokens."""
         automaton = self._automata[row]
         if automaton.text != text[: len(automaton.text)]:  # a stage above has cut the text that this one had decided
             automaton = self._automata[row] = SuffixAutomaton()
         automaton.read(text[len(automaton.text) :])
         matched, behind = automaton.longest()
         if matched < self.min_match:
-            return []
+            return [], matched
         most = length if self.per_match is None else min(length, int(matched * self.per_match))
-        return text[behind : behind + most]
+        return text[behind : behind + most], matched

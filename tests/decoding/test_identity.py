@@ -39,7 +39,7 @@ def arms(target, qualifier, draft):
     yield "sd_self", Speculative(target, Exact(), ModelDrafter(qualifier), 3)
     yield "lookup", Speculative(target, Exact(), PromptLookup(), 5)
     yield "early_exit", Speculative(target, Exact(), EarlyExit(target, 2), 3)
-    yield "unsure", Speculative(target, Exact(), ModelDrafter(draft, StopWhenUnsure(0.2)), 5)
+    yield "unsure", Speculative(target, Exact(), ModelDrafter(draft), 5, StopWhenUnsure(0.2))
     yield "pyramid", Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), ModelDrafter(draft), 2), 5)
     yield "lookup_pyramid", Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), PromptLookup(), 2), 5)
     three = StagedDrafter(qualifier, Exact(), StagedDrafter(draft, Exact(), PromptLookup(), 2), 3)

@@ -70,7 +70,7 @@ def lossless(target, qualifier, draft):
         "lookup, last match": Speculative(target, exact, PromptLookup(match="last"), 2),
         "lookup, by the match": Speculative(target, exact, PromptLookup(max_ngram=10, per_match=1), 2),
         "early exit": Speculative(target, exact, EarlyExit(target, 1), 2),
-        "stop when unsure": Speculative(target, exact, ModelDrafter(draft, StopWhenUnsure(0.5)), 2),
+        "stop when unsure": Speculative(target, exact, one, 2, StopWhenUnsure(0.5)),
         "pyramid": Speculative(target, exact, StagedDrafter(qualifier, exact, one, 1), 2),
         "pyramid, truncated": Speculative(target, exact, StagedDrafter(qualifier, exact, one, 1, truncate=True), 2),
         "pyramid, matched": Speculative(target, exact, StagedDrafter(qualifier, Match(), one, 1), 1),
