@@ -162,9 +162,7 @@ class SpeculationServer(DraftServer):
             return
         asked, most = self._lengths.lengths(active), speculation.length
         if self.policy.reads_q:
-            most = self._lengths.stopped(
-                speculation.tokens, self.state.sampler.score(speculation.logits)
-            ).tolist()
+            most = self._lengths.stopped(speculation.tokens, self.state.sampler.score(speculation.logits)).tolist()
         speculation.length = [min(each) for each in zip(asked, most, speculation.length, strict=True)]
 
     def work(self, caller: Caller | None = None) -> None:

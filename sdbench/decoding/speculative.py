@@ -36,7 +36,7 @@ from sdbench.topology import VerifiedTree
 class Speculative:
     """Decode by speculation.
 
-    verifier: the target. rule: None is exact. proposer: asked for draft_length tokens a round, or for fewer by the policy `lengths`.
+    verifier: the target. rule: None is exact. proposer: asked for draft_length tokens a round, or for fewer by `lengths`.
     """
 
     def __init__(

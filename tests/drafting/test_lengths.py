@@ -24,7 +24,7 @@ from sdbench.drafting import (
     TreeDrafter,
     Window,
 )
-from sdbench.drafting.lengths import limited
+from sdbench.drafting.lengths import Limited, limited
 from sdbench.drafting.lengths.times import StageTimes, stage_times
 from sdbench.errors import InputError
 from sdbench.exactness import TabularModel
@@ -183,7 +183,12 @@ def test_goodput_ends_the_draft():
     assert policy.worth([(0.9, 0.9), (0.9, 0.0)], memory) == 2
     assert policy.worth([(0.9, 0.1), (0.9, 1.0)], memory) == 1
     assert sv(verify_seconds=[1.0, 1.0]).worth([(0.3, 0.3)] * 6, memory) == 6, "a verification that costs nothing"
-    assert sv().worth([(0.1, 0.1)] * 4, memory) == 4, "without times all is verified"
+    # Without times every length has its turn, so that a warm-up measures them.
+    fresh, unmeasured = sv(), []
+    for _ in range(5):
+        unmeasured.append(fresh.worth([(0.1, 0.1)] * 4, memory))
+        memory = fresh.learn(memory, 4, 0, 4)
+    assert unmeasured == [1, 2, 3, 4, 1]
 
 
 def test_acceptance_is_counted_by_overlap_and_ratio():
@@ -199,8 +204,10 @@ def test_acceptance_is_counted_by_overlap_and_ratio():
 
 def test_measured_times_are_taken_once():
     policy = sv()
-    assert policy.calibrate(StageTimes({1: 1.0, 5: 1.4}, drafting=0.5, drafted=4.0))
-    assert policy.verify_seconds == pytest.approx([1.0, 1.1, 1.2, 1.3, 1.4, 1.5])
+    assert not policy.calibrate(StageTimes({5: 1.0}, drafting=0.5, drafted=4.0)), "one length shows no difference"
+    assert policy.calibrate(StageTimes({2: 1.1, 3: 1.2, 5: 1.4}, drafting=0.5, drafted=4.0))
+    assert policy.verify_seconds == pytest.approx([1.0, 1.1])
+    assert policy._seconds(5) == pytest.approx(0.5 + 1.4)
     assert policy.draft_seconds == 0.5
     assert not policy.calibrate(StageTimes({1: 9.0}, drafting=0.5, drafted=4.0))
 
@@ -351,7 +358,7 @@ class OldPolicy:
         (lambda t, q, d: Speculative(t, None, AMUSDDrafter(d), 4, Heuristic()), "AMUSDDrafter takes no length policy"),
         (lambda t, q, d: Speculative(t, None, OnDemandDrafter(d), 4, Heuristic()), "takes no length policy"),
         (lambda t, q, d: Speculative(t, lengths=Heuristic()), "has no proposer"),
-        (lambda t, q, d: Speculative(t, None, ModelDrafter(d), 4, OldPolicy()), "must be a sdbench"),
+        (lambda t, q, d: Speculative(t, None, ModelDrafter(d), 4, OldPolicy()), "must be a sdbench"),  # pyright: ignore
         (lambda t, q, d: Speculative(t, None, ModelDrafter(d), 4, SpeculativeVerification(d)), "drafts in this arm"),
         (lambda t, q, d: Speculative(t, None, ModelDrafter(d), 4, SpeculativeVerification(t)), "verifies in this arm"),
         (lambda t, q, d: StopWhenUnsure(1.1), "lengths.threshold"),
@@ -377,5 +384,6 @@ def test_a_finished_draft_without_tokens_is_left_alone():
     proposer = begun(under(Heuristic(), PromptLookup(), 4), state, 4)
     assert proposer.propose(state, 4, key_of(state)).tokens.shape == empty.shape
     proposer.commit(np.array([3]))
+    assert isinstance(proposer, Limited)
     assert proposer._rows.memory == [5], "an empty draft teaches nothing"
     assert LengthPolicy().cut(Draft(empty, empty.sum(1), None, ProposalKind.DETERMINISTIC), [None]) is None

@@ -1,4 +1,4 @@
-"""Length policies through the oracle: each composition keeps the target's law, and a policy that looks at a dropped token does not."""
+"""Length policies through the oracle: each keeps the target's law, and one that looks at a dropped token does not."""
 
 import pytest
 
@@ -56,6 +56,7 @@ class UnsureDropped(LengthPolicy):
     """Wrong: drops the first token to which the draft gave a low probability."""
 
     def cut(self, draft, memory):
+        assert draft.q is not None
         own = draft.q.plain.gather(-1, draft.tokens[..., None])[..., 0]
         return (own >= 0.5).long().cumprod(-1).sum(-1)
 

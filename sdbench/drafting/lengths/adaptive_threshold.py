@@ -31,7 +31,7 @@ class AdaptiveThreshold(LengthPolicy):
         wanted = threshold + step if kept < aim, else threshold - step (unchanged if the draft had K tokens)
         threshold = momentum threshold + (1 - momentum) wanted
 
-    threshold: the first one; the authors' code has 0.8 for greedy decoding and 0.5 for sampling. The authors draft at most 8 tokens.
+    threshold: the first one. The authors' code has 0.8 for greedy decoding and 0.5 for sampling, and drafts at most 8 tokens.
     """
 
     def __init__(

@@ -1,7 +1,7 @@
 """The interface of a length policy, which says how far to draft.
 
-A policy sees what a stage has verified before, the draft's own distributions, and the tokens that it keeps. It never reads the value
-of a token that it then drops. Dropping a token because of its value changes the law of the verified tokens
+A policy sees what a stage has verified before, the draft's own distributions, and the tokens that it keeps. It never reads the
+value of a token that it then drops. Dropping a token because of its value changes the law of the verified tokens
 (docs/references/families.md, FA B.1).
 
 A policy object holds its knobs only. What it remembers belongs to one sequence, so that a seed gives the same tokens at every batch
@@ -95,9 +95,8 @@ class PolicyRows:
 
     def stopped(self, tokens: Int[Tensor, "B K"], q: Scored) -> Int[Tensor, " B"]:
         """Return where the policy stops in a draft that is finished already, as the number of tokens that it keeps."""
-        rows, K = tokens.shape
         going, counts = torch.ones_like(tokens[:, 0], dtype=torch.bool), torch.ones_like(tokens[:, 0])
-        for depth in range(K - 1):
+        for depth in range(tokens.shape[1] - 1):
             on = self.policy.go_on(q[:, depth], tokens[:, depth], depth, self.memory)
             going = going if on is None else going & on
             counts = counts + going

@@ -5,8 +5,8 @@ The companion, a model of the draft's size, reads the finished draft in one forw
     S_i = sum_v min(q_i(v), c_i(v))      how far draft and companion agree before x_i is known,
     A_i = min(1, c_i(x_i) / q_i(x_i))    whether the companion would keep x_i.
 
-The policy counts how often the verifier kept tokens with the same S and A, and so knows P(accept | S, A) and P(accept | S). The
-draft grows by one token as long as the goodput grows, that is, the expected tokens per second of the round:
+The policy counts how often the verifier kept tokens with the same S and A, and so knows P(accept | S, A) and P(accept | S).
+The draft grows by one token as long as the goodput grows, that is, the expected tokens per second of the round:
 
     goodput(n) = (1 + sum_{i <= n} a_1 ... a_i) / (drafting + verify(n + 1)).
 
@@ -18,8 +18,9 @@ paper take A of that token too. Then a token is dropped because of its value, an
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+import numpy as np
 import torch
 
 from sdbench import validate
@@ -38,10 +39,12 @@ Bin = tuple[int, int | None]  # of S and A; None: any A
 
 @dataclass
 class _Memory:
-    """counts: by bin, how many tokens were kept and how many were verified. signals: S and A of the tokens in verification."""
+    """counts: by bin, how many tokens were kept and how many were verified. signals: S and A of the tokens in verification.
+    rounds: verifications so far."""
 
     counts: dict[Bin, tuple[int, int]] = field(default_factory=dict)
     signals: list[tuple[float, float]] = field(default_factory=list)
+    rounds: int = 0
 
 
 class _Companioned(Limited):
@@ -73,13 +76,15 @@ class _Companioned(Limited):
         c, q = here.sampler.score(output.logits).plain.to(draft.q.plain.device), draft.q.plain
         overlap = torch.minimum(q, c).sum(-1)
         of_token = (c / q).gather(-1, draft.tokens[..., None])[..., 0].clamp(max=1)
-        counts = draft.length.tolist()
+        counts, drafted = draft.length.tolist(), draft.length.tolist()
         for row, on in enumerate(state.active.tolist()):
             if on:
                 signals = list(zip(overlap[row].tolist(), of_token[row].tolist(), strict=True))[: counts[row]]
                 memory = self._rows.memory[row]
                 counts[row] = policy.worth(signals, memory)
                 memory.signals = signals[: counts[row]]
+        if counts != drafted:  # the drafter's notes would take a dropped token for a rejected one
+            draft = replace(draft, number=None)
         return shortened(draft, torch.tensor(counts, device=draft.length.device), state.active)
 
 
@@ -91,7 +96,8 @@ class SpeculativeVerification(LengthPolicy):
     prior: the weight of the first guess in each bin, in tokens. It is A, or S where A is not looked at: what the exact rule would
         keep if the companion were the verifier.
     verify_seconds: of a verification that reads 1, 2, ... tokens, in any unit; the last difference goes on beyond the list. None:
-        the warm-up measures it, so the verified tokens depend on timing. draft_seconds: of the rest of a round, in the same unit.
+        the warm-up measures it, so the verified tokens depend on timing. Before that the policy verifies 1, 2, ... tokens in turn.
+    draft_seconds: of the rest of a round, in the same unit.
     """
 
     applied_by = _Companioned
@@ -109,10 +115,11 @@ class SpeculativeVerification(LengthPolicy):
         self.prior = validate.number("lengths.prior", prior, 0, bounds="(]")
         self.draft_seconds = validate.number("lengths.draft_seconds", draft_seconds, 0)
         if verify_seconds is not None and len(verify_seconds) < 2:
-            raise InputError("lengths.verify_seconds needs at least the times of one token and of two, such as [1, 1.1].")
+            raise InputError(
+                "lengths.verify_seconds needs at least the times of one token and of two, such as [1, 1.1]."
+            )
         for seconds in verify_seconds or ():
             validate.number("lengths.verify_seconds", seconds, 0, bounds="(]")
-        self.given = verify_seconds is not None
         self.verify_seconds = list(verify_seconds or ())
 
     @property
@@ -136,8 +143,8 @@ class SpeculativeVerification(LengthPolicy):
 
     def worth(self, signals: Sequence[tuple[float, float]], memory: _Memory) -> int:
         """Return how many tokens to verify. signals: S and A of each drafted token."""
-        if not signals or not self.verify_seconds:
-            return len(signals)
+        if not self.verify_seconds:
+            return min(memory.rounds % max(len(signals), 1) + 1, len(signals))
         chain = expected = 1.0
         best = 0.0
         for count, (overlap, of_token) in enumerate(signals):
@@ -162,15 +169,15 @@ class SpeculativeVerification(LengthPolicy):
             for place in (self._bin(overlap, of_token), self._bin(overlap, None)):
                 kept, verified = counts.get(place, (0, 0))
                 counts[place] = kept + (index < accepted), verified + 1
-        return _Memory(counts)
+        return _Memory(counts, rounds=memory.rounds + 1)
 
     def calibrate(self, times: StageTimes) -> bool:
-        if self.given or self.verify_seconds or len(times.verify) < 1:
+        if self.verify_seconds or len(times.verify) < 2:
             return False
-        tokens = sorted(times.verify)
-        seconds = [times.verify[count] for count in tokens]
-        slope = (seconds[-1] - seconds[0]) / max(tokens[-1] - tokens[0], 1)
-        self.verify_seconds = [max(seconds[0] + slope * (count - tokens[0]), 0.0) for count in range(1, tokens[-1] + 2)]
+        slope, first = np.polyfit(list(times.verify), list(times.verify.values()), 1)
+        if slope <= 0:  # a longer verification costs nothing here
+            slope, first = 0.0, np.mean(list(times.verify.values()))
+        self.verify_seconds = [float(first + slope), float(first + 2 * slope)]
         self.draft_seconds = times.drafting
         return True
 

@@ -15,8 +15,8 @@ from sdbench.lm.trace import Trace
 class StageTimes:
     """Hold the seconds of a stage.
 
-    verify: seconds of a verification, by the number of tokens that the verifier reads. drafting: seconds of the proposer's steps for
-    one verification. drafted: tokens of a draft, on average.
+    verify: seconds of a verification, by the number of tokens that the verifier reads. drafting: seconds of the proposer's steps
+    for one verification. drafted: tokens of a draft, on average.
     """
 
     verify: dict[int, float]
