@@ -316,4 +316,4 @@ def test_rounds_that_ended_too_early_for_the_oracle_are_counted():
     found = of_arm(frames({"sequences": [sequence(tokens=7, seconds=20.0)], "rounds": rounds, "steps": []}), "sd")
     assert speed.open_rounds(found["rounds"], 4) == pytest.approx(2 / 4)
     assert speed.open_rounds(found["rounds"], 2) == pytest.approx(1 / 4)
-    assert np.isnan(speed.open_rounds(found["rounds"], None))
+    assert math.isnan(speed.open_rounds(found["rounds"], None))

@@ -10,8 +10,8 @@ The draft grows by one token as long as the goodput grows, that is, the expected
 
     goodput(n) = (1 + sum_{i <= n} a_1 ... a_i) / (drafting + verify(n + 1)).
 
-Here a_i is P(accept | S_i, A_i) for the tokens that the draft keeps, and P(accept | S_i) for the token in question. The notes on the
-paper take A of that token too. Then a token is dropped because of its value, and the output is no longer the target's (FA B.1):
+Here a_i is P(accept | S_i, A_i) for the tokens that the draft keeps, and P(accept | S_i) for the token in question. The notes on
+the paper take A of that token too. Then a token is dropped because of its value, and the output is no longer the target's (FA B.1):
 `tests/drafting/test_lengths_exact.py` shows the distance. S_i depends on the earlier tokens only, so this form is lossless.
 """
 
