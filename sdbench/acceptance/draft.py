@@ -43,6 +43,7 @@ class Draft:
     tested: by row, how many first nodes of its tree are candidates. The verifier reads the other nodes too, but does not test
         them. The proposer wants their logits (lookahead decoding). None: all nodes are candidates.
     origins: by row, the level of a hierarchy that each token comes from; None if all come from the proposer itself.
+    matched: [B], the tokens of the match that a copied draft stands behind; None for drafts that no match gave.
     """
 
     tokens: Int[Tensor, "B K"]
@@ -54,6 +55,7 @@ class Draft:
     topology: list[Topology] | None = None
     tested: list[int] | None = None
     origins: list[list[str]] | None = None
+    matched: Int[Tensor, " B"] | None = None
 
     def candidates(self, p: Scored) -> tuple[Draft, Scored]:
         """Return the draft and the verifier's scores p, [B, N+1, V], without the nodes that are not tested."""

@@ -10,10 +10,11 @@ import sys
 import warnings
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol, Self, TypeVar
 
 import numpy as np
 import torch
@@ -29,6 +30,7 @@ from sdbench.asynchronous.saguaro import Saguaro
 from sdbench.asynchronous.speculation import SpeculationServer
 from sdbench.device import put, upload, usable
 from sdbench.drafting.base import NeverLearns
+from sdbench.drafting.lengths import LengthPolicy
 from sdbench.errors import InputError
 from sdbench.keyed_random import HashChoices, Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
@@ -137,6 +139,12 @@ class AsyncDrafter(NeverLearns, ABC):
         self.launch: Launch = ServerProcess
         self._running: ServerHandle | None = None
         self._server: _Server | None = None
+
+    def limited(self, policy: LengthPolicy) -> Self:
+        """Return the proposer under a length policy, which its server applies. Raises: InputError."""
+        raise InputError(
+            f"{type(self).__name__} takes no length policy: its server sets the length. Leave lengths at fixed, or take SSDDrafter."
+        )
 
     @property
     def name(self) -> str:
@@ -322,6 +330,7 @@ class SSDDrafter(AsyncDrafter):
     """Draft by SSD. fan_out, backup, saguaro: how the server speculates. The other arguments are those of `AsyncDrafter`."""
 
     caches = True
+    policy: LengthPolicy | None = None
 
     def __init__(
         self,
@@ -349,7 +358,14 @@ class SSDDrafter(AsyncDrafter):
         return branch_slots(self.fan_out, length, sys.maxsize)
 
     def _factory(self) -> Callable[[LanguageModel], DraftServer]:
-        return partial(SpeculationServer, fan_out=self.fan_out, backup=self.backup, saguaro=self.saguaro)
+        return partial(
+            SpeculationServer, fan_out=self.fan_out, backup=self.backup, saguaro=self.saguaro, policy=self.policy
+        )
+
+    def limited(self, policy: LengthPolicy) -> Self:
+        under = copy(self)
+        under.policy = policy
+        return under
 
 
 class OnDemandDrafter(AsyncDrafter):

@@ -37,6 +37,7 @@ from sdbench.asynchronous.protocol import Caller, Outcome, Speculation
 from sdbench.asynchronous.saguaro import Saguaro
 from sdbench.device import upload
 from sdbench.drafting.draft_tokens import drafting_key
+from sdbench.drafting.lengths import Fixed, LengthPolicy, PolicyRows
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
 from sdbench.sampling import Sampler
@@ -77,7 +78,10 @@ class SpeculationCache:
 
 
 class SpeculationServer(DraftServer):
-    """Draft ahead for likely outcomes. model: the draft. fan_out, backup, saguaro: see their modules."""
+    """Draft ahead for likely outcomes. model: the draft. fan_out, backup, saguaro: see their modules.
+
+    policy: how many tokens of a speculation to send. All branches are drafted to their end, because their outcome is not known.
+    """
 
     def __init__(
         self,
@@ -85,11 +89,13 @@ class SpeculationServer(DraftServer):
         fan_out: FanOut | None = None,
         backup: Backup | None = None,
         saguaro: Saguaro | None = None,
+        policy: LengthPolicy | None = None,
     ) -> None:
         super().__init__(model)
         self.fan_out: FanOut = fan_out or Geometric()
         self.backup: Backup = backup or Neural()
         self.saguaro = saguaro or Saguaro()
+        self.policy = policy or Fixed()
 
     def branch_slots(self, length: int) -> int:
         return branch_slots(self.fan_out, length, self.model.vocab)
@@ -107,6 +113,7 @@ class SpeculationServer(DraftServer):
         self._glue: Tensor | None = None  # [B, K + 1, V], the draft's logits behind each number of accepted tokens
         self._verified: list[list[int]] = []  # the speculation that belongs to `_glue`, by row
         self.cache = SpeculationCache(rows)
+        self._lengths = PolicyRows(self.policy, rows, length)
         self._branches = Branches(self.model, self.saguaro, length)
         self._ranks = OutcomeRanks(self.fan_out)
 
@@ -114,6 +121,7 @@ class SpeculationServer(DraftServer):
         super().admit(row, tokens, stream)
         self._drafted[row], self._hit[row], self._latest[row], self._ends[row] = 0, False, False, None
         self.cache.branches[row] = {}
+        self._lengths.admit(row)
 
     def speculate_first_token(self, caller: Caller | None = None) -> None:
         """Draft for the likely first tokens behind the prompt. With several rows the others' speculations would be lost."""
@@ -126,6 +134,9 @@ class SpeculationServer(DraftServer):
         received = self._begin()
         self._apply_pending()
         self._ends = self._ended(outcome)
+        for row, end in enumerate(self._ends):
+            if end is not None:
+                self._lengths.learn(row, end.drafted, end.kept)
         self._branch = self.cache.find(self._ends)
         hit = [branch >= 0 for branch in self._branch]
         if self.backup.whole_batch and hit != outcome.active:
@@ -134,14 +145,25 @@ class SpeculationServer(DraftServer):
             # The answer goes out first. The server applies the outcome when the verifier is busy again.
             tokens, logits, self._own = self.cache.drafted.of(self._branch)
             speculation = Speculation(hit, [self.length if held else 0 for held in hit], tokens, logits)
+            self._limit(outcome.active, speculation)
             self._pending = outcome, speculation
         else:
             self._apply(outcome)
             speculation = self._backed_up(np.array(hit), np.array(outcome.active) & ~np.array(hit))
+            self._limit(outcome.active, speculation)
             self.state.place_many(speculation.tokens, self.state.length)
         self._drafted, self._hit, self._latest = [*speculation.length], hit, [*outcome.active]
         self._log(hit, received)
         return speculation
+
+    def _limit(self, active: list[bool], speculation: Speculation) -> None:
+        """Shorten a speculation as the policy says."""
+        if isinstance(self.policy, Fixed):
+            return
+        asked, most = self._lengths.lengths(active), speculation.length
+        if self.policy.reads_q:
+            most = self._lengths.stopped(speculation.tokens, self.state.sampler.score(speculation.logits)).tolist()
+        speculation.length = [min(each) for each in zip(asked, most, speculation.length, strict=True)]
 
     def work(self, caller: Caller | None = None) -> None:
         """Build the cache for the outcomes of the last speculation.

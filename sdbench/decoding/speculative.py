@@ -22,6 +22,7 @@ from sdbench.decoding.scoring import Plain, Scoring
 from sdbench.decoding.target_law import TargetLaw
 from sdbench.device import synchronise
 from sdbench.drafting.base import Proposer, check_trees
+from sdbench.drafting.lengths import LengthPolicy, calibrated, limited
 from sdbench.drafting.no_draft import NoDraft
 from sdbench.errors import InputError
 from sdbench.keyed_random import Choices, Key, stream
@@ -36,8 +37,8 @@ from sdbench.topology import VerifiedTree
 class Speculative:
     """Decode by speculation.
 
-    verifier: the target. rule: None is exact. proposer: asked for draft_length tokens a round. scoring: how the target scores a
-    draft; None is one reading of it.
+    verifier: the target. rule: None is exact. proposer: asked for draft_length tokens a round, or for fewer by `lengths`. scoring:
+    how the target scores a draft; None is one reading of it.
     """
 
     def __init__(
@@ -46,6 +47,7 @@ class Speculative:
         rule: AcceptanceRule | None = None,
         proposer: Proposer | None = None,
         draft_length: int = 0,
+        lengths: LengthPolicy | None = None,
         scoring: Scoring | None = None,
     ) -> None:
         validate.whole("draft_length", draft_length)
@@ -54,9 +56,11 @@ class Speculative:
             raise InputError(f"draft_length is {draft_length}; a speculative arm must draft at least 1 token.")
         if draft_length > 0 and proposer is None:
             raise InputError(f"draft_length is {draft_length}, but the arm has no proposer: leave it out, or give one.")
+        if lengths is not None and proposer is None:
+            raise InputError("lengths is given, but the arm has no proposer: leave it out, or give one.")
         self.target = verifier
         self.rule: AcceptanceRule = rule or Exact()
-        self.proposer: Proposer = proposer or NoDraft()
+        self.proposer: Proposer = limited(proposer, lengths, draft_length, verifier) if proposer else NoDraft()
         self.draft_length = draft_length
         self.scoring: Scoring = scoring or Plain()
         check_trees(self.rule, self.proposer)
@@ -83,7 +87,7 @@ class Speculative:
         return self.scoring.nodes(self.proposer.max_lookahead(self.draft_length)) + 1
 
     def calibrate(self, trace: Trace) -> bool:
-        return False
+        return calibrated(self.proposer, self.target.name, trace)
 
     def begin_pass(self, finished: Iterable[tuple[Sequence[int], Sequence[int]]] = ()) -> None:
         self.proposer.forget()

@@ -3,7 +3,16 @@
 from sdbench.drafting.base import Proposer as Proposer
 from sdbench.drafting.dynamic_tree import DynamicTree as DynamicTree
 from sdbench.drafting.hierarchy import hierarchy as hierarchy
-from sdbench.drafting.lengths import Fixed as Fixed, LengthPolicy as LengthPolicy, StopWhenUnsure as StopWhenUnsure
+from sdbench.drafting.lengths import (
+    AdaptiveThreshold as AdaptiveThreshold,
+    Fixed as Fixed,
+    Heuristic as Heuristic,
+    LengthPolicy as LengthPolicy,
+    MatchLength as MatchLength,
+    SpeculativeVerification as SpeculativeVerification,
+    StopWhenUnsure as StopWhenUnsure,
+    Window as Window,
+)
 from sdbench.drafting.lookahead import Lookahead as Lookahead
 from sdbench.drafting.lookup import PromptLookup as PromptLookup
 from sdbench.drafting.model import EarlyExit as EarlyExit, ModelDrafter as ModelDrafter

@@ -109,10 +109,16 @@ class NeverLearns:
 
 
 class Local(NeverLearns):
-    """Provide the methods of a proposer without a session or a process of its own."""
+    """Provide the methods of a proposer without a session or a process of its own.
+
+    stops: it drafts token by token, so `propose` takes `go_on` too and ends the draft of a row where that says so
+    (`sdbench.drafting.draft_tokens.GoOn`). matches: it copies behind a match, whose length its drafts state.
+    """
 
     name: str
     trees = False
+    stops = False
+    matches = False
 
     @property
     def own_length(self) -> int | None:

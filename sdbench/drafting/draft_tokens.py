@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -19,7 +20,8 @@ from sdbench.lm.state import DecodeState
 from sdbench.sampling import Scored
 
 Modify = Callable[[Tensor, int], Tensor]  # (logits [..., V], depth) -> logits to draw from
-GoOn = Callable[[Scored, Tensor], "Tensor | None"]  # (scores [B, V], token [B]) -> rows that go on [B]; None: all
+# (scores [B, V], token [B], drafted tokens before it: of all rows or [B]) -> rows that go on [B]; None: all
+GoOn = Callable[[Scored, Tensor, "int | np.ndarray"], "Tensor | None"]
 
 
 @dataclass(frozen=True)
@@ -84,7 +86,7 @@ def draft_tokens(
         if depth + 1 == length:
             break
         here.place(token, end)
-        on = None if go_on is None else go_on(scored, token)
+        on = None if go_on is None else go_on(scored, token, depth)
         if on is not None:
             going = on if going is None else going & on
             # Off the CPU this question would stall the device. There a row that stopped drafts on, and its tokens do not count.

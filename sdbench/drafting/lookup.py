@@ -36,6 +36,7 @@ class PromptLookup(Local):
 
     name = "lookup"
     kind = ProposalKind.DETERMINISTIC
+    matches = True
 
     def __init__(
         self, max_ngram: int = 3, min_ngram: int = 1, match: str = "first", per_match: float | None = None
@@ -73,7 +74,7 @@ class PromptLookup(Local):
         width = int(drafted[upload(state.active, drafted.device)].max())
         where = (source[:, None] + torch.arange(width, device=tokens.device)).clamp(max=tokens.shape[1] - 1)
         copied = tokens.gather(1, where)
-        return Draft(copied, drafted.clamp(max=width), None, self.kind)
+        return Draft(copied, drafted.clamp(max=width), None, self.kind, matched=matched)
 
     def _longest(
         self, tokens: Int[Tensor, "B L"], ends: Int[Tensor, " B"]

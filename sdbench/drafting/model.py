@@ -11,8 +11,7 @@ from torch import Tensor
 from sdbench import validate
 from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.drafting.base import Local
-from sdbench.drafting.draft_tokens import draft_tokens
-from sdbench.drafting.lengths import Fixed, LengthPolicy
+from sdbench.drafting.draft_tokens import GoOn, draft_tokens
 from sdbench.drafting.rank_log import RankLog
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
@@ -21,16 +20,13 @@ from sdbench.lm.trace import ProposerRecord
 
 
 class ModelDrafter(Local):
-    """Draw tokens from a language model, one after the other (Leviathan et al., 2211.17192).
-
-    policy: how far to draft (None: as far as asked).
-    """
+    """Draw tokens from a language model, one after the other (Leviathan et al., 2211.17192)."""
 
     kind = ProposalKind.SAMPLED
+    stops = True
 
-    def __init__(self, model: LanguageModel, policy: LengthPolicy | None = None) -> None:
+    def __init__(self, model: LanguageModel) -> None:
         self.model, self.name = model, model.name
-        self.policy = policy or Fixed()
         self._ranks = RankLog()
 
     @property
@@ -49,10 +45,9 @@ class ModelDrafter(Local):
         behind = self.model.read(state, state.length - 1, "prefill", row=row).logits
         self._ranks.admitted(state, row, behind[0, -1])
 
-    def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
+    def propose(self, state: DecodeState, length: int, key: Key, go_on: GoOn | None = None) -> Draft:
         # If a row kept its whole last draft, the first step also gives the logits behind it. They rank the bonus token.
         whole = self._ranks.whole(state)
-        go_on = None if isinstance(self.policy, Fixed) else self.policy.go_on
         drafted = draft_tokens(self.model, state, length, "draft", key, num_logits=2 if whole else 1, go_on=go_on)
         full, made = drafted.length is None, drafted.tokens
         count = _all(state.rows, made.shape[1], made.device) if drafted.length is None else drafted.length
@@ -77,6 +72,6 @@ def _all(rows: int, length: int, device: torch.device) -> Int[Tensor, " B"]:
 class EarlyExit(ModelDrafter):
     """Draft with the verifier's own first `layers` layers and its head (LayerSkip, 2404.16710). Works on any model."""
 
-    def __init__(self, model: LanguageModel, layers: int, policy: LengthPolicy | None = None) -> None:
+    def __init__(self, model: LanguageModel, layers: int) -> None:
         validate.whole("proposer.layers", layers, 1)
-        super().__init__(model.truncated(layers), policy)
+        super().__init__(model.truncated(layers))

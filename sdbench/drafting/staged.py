@@ -24,10 +24,12 @@ import numpy as np
 import torch
 
 from sdbench import validate
-from sdbench.acceptance.base import AcceptanceRule, Law, verify
+from sdbench.acceptance.base import AcceptanceRule, Decided, Law, verify
 from sdbench.acceptance.draft import Draft, ProposalKind
 from sdbench.device import upload
 from sdbench.drafting.base import NeverLearns, Proposer, check_trees
+from sdbench.drafting.draft_tokens import GoOn
+from sdbench.drafting.lengths import LengthPolicy, limited
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
@@ -47,9 +49,12 @@ class _Round:
 class StagedDrafter(NeverLearns):
     """Propose a chain of verified tokens.
 
-    verifier, rule: of this stage. proposer: asked for draft_length tokens; it may be such a pair too, at any height.
-    truncate: cut the buffer to the asked number. flush_on_mismatch: end the buffer at the first correction.
+    verifier, rule: of this stage. proposer: asked for draft_length tokens, or for fewer by the policy `lengths`; it may be such a
+    pair too, at any height. truncate: cut the buffer to the asked number. flush_on_mismatch: end the buffer at the first
+    correction.
     """
+
+    stops = True
 
     def __init__(
         self,
@@ -59,12 +64,14 @@ class StagedDrafter(NeverLearns):
         draft_length: int,
         truncate: bool = False,
         flush_on_mismatch: bool = False,
+        lengths: LengthPolicy | None = None,
     ) -> None:
         validate.whole("proposer.draft_length", draft_length, 1)
         check_trees(rule, proposer)
-        self.verifier, self.rule, self.proposer = verifier, rule, proposer
+        self.verifier, self.rule = verifier, rule
         self.draft_length, self.truncate = proposer.own_length or draft_length, truncate
         self.flush_on_mismatch = flush_on_mismatch
+        self.proposer = limited(proposer, lengths, self.draft_length, verifier)
         self.edge = Edge(proposer.name, verifier.name)
         self.memory: torch.Tensor | None = None
         self._rounds: list[_Round] = []
@@ -104,8 +111,9 @@ class StagedDrafter(NeverLearns):
                 self.memory = fresh
             self.memory[row] = fresh[row]
 
-    def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
+    def propose(self, state: DecodeState, length: int, key: Key, go_on: GoOn | None = None) -> Draft:
         stage, start = state.copy(), state.length
+        ends = np.where(state.active, length, 0)  # where the draft of each row ends, or overshoots from
         grown = start.copy()
         scores: list[Scored] = []
         origin: list[list[int]] = [
@@ -115,7 +123,7 @@ class StagedDrafter(NeverLearns):
         width = 0
         self._rounds = []
         going = state.active.copy()
-        while (short := going & (grown - start < length)).any():
+        while (short := going & (grown - start < ends)).any():
             here = stage.ahead(grown, short)
             below = key / "inner" / len(self._rounds)
             draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
@@ -152,6 +160,8 @@ class StagedDrafter(NeverLearns):
                 levels[row] += [*drafted[:kept], f"{self.name} {outcome}" if decided.proposed[row] else self.name]
                 if self.flush_on_mismatch and outcome == "correction":
                     going[row] = False
+            if go_on is not None:
+                ends = _ends(ends, go_on, p, decided, before - start, short)
             self._rounds.append(_Round(law, before, grown))
             # No model has read the verifier's own last token yet.
             paths = decided.path and [path if on else [] for path, on in zip(decided.path, short, strict=True)]
@@ -159,16 +169,13 @@ class StagedDrafter(NeverLearns):
             self.proposer.commit(grown - 1, paths)
             scores.append(p)
             width += K + 1
-        draft = self._draft(stage, grown - start, length, origin, Scored.cat(scores, 1))
+        size = np.minimum(grown - start, ends) if self.truncate else grown - start
+        draft = self._draft(stage, size, origin, Scored.cat(scores, 1))
         draft.origins = levels
         return draft
 
-    def _draft(
-        self, stage: DecodeState, size: np.ndarray, length: int, origin: list[list[int]], scores: Scored
-    ) -> Draft:
+    def _draft(self, stage: DecodeState, size: np.ndarray, origin: list[list[int]], scores: Scored) -> Draft:
         """Gather the verified tokens and the verifier's scores of each. size: [B] tokens of each row."""
-        if self.truncate:
-            size = np.minimum(size, length)
         K = int(size.max())
         index = np.zeros((stage.rows, K), np.int64)
         for row, places in enumerate(origin):
@@ -209,3 +216,25 @@ class StagedDrafter(NeverLearns):
         n = upload(np.minimum(accepted, law.accepted.shape[1] - 1), device)
         kept = upload(rows, device)[:, None]
         self.memory = torch.where(kept, law.memory(n), self.memory.to(device))
+
+
+def _ends(
+    ends: np.ndarray, go_on: GoOn, p: Scored, decided: Decided, before: np.ndarray, rows: np.ndarray
+) -> np.ndarray:
+    """Return where the draft of each row ends, after `go_on` has seen the tokens of an inner round.
+
+    before: [B] tokens that the draft had before the round. rows: [B] the rows that took part in it.
+    """
+    ends, gained = ends.copy(), [tokens if on else [] for tokens, on in zip(decided.tokens, rows, strict=True)]
+    every = torch.arange(len(gained), device=p.logits.device)
+    for place in range(max(map(len, gained))):
+        has = np.array([place < len(tokens) for tokens in gained])
+        token = torch.tensor([tokens[place] if on else 0 for tokens, on in zip(gained, has, strict=True)])
+        # The distribution of a token is behind the node before it. A chain's nodes are its places.
+        paths = decided.path or [list(range(1, place + 1))] * len(gained)
+        nodes = [path[place - 1] if place and on else 0 for path, on in zip(paths, has, strict=True)]
+        depth = before + place
+        on = go_on(p[every, torch.tensor(nodes, device=every.device)], token.to(every.device), depth)
+        if on is not None:
+            ends = np.where(has & ~on.cpu().numpy(), np.minimum(ends, depth + 1), ends)
+    return ends

@@ -86,6 +86,7 @@ class SuffixLookup(TextDrafter):
     """
 
     name = "suffix"
+    matches = True
 
     def __init__(self, min_match: int = 2, per_match: float | None = None) -> None:
         self.min_match = validate.whole("proposer.min_match", min_match, 1)
@@ -102,6 +103,6 @@ class SuffixLookup(TextDrafter):
             automaton.read(text)
         matched, behind = automaton.longest()
         if matched < self.min_match:
-            return Nodes()
+            return Nodes(matched=matched)
         most = length if self.per_match is None else min(length, int(matched * self.per_match))
-        return Nodes(text[behind : behind + most])
+        return Nodes(text[behind : behind + most], matched=matched)

@@ -22,12 +22,14 @@ from sdbench.topology import Topology
 class Nodes:
     """Hold the drafted tokens of one row. parents: the node that each token follows; None for a chain.
 
-    untested: the last nodes that are no candidates; the verifier only reads them.
+    untested: the last nodes that are no candidates; the verifier only reads them. matched: the tokens of the match that the draft
+    stands behind (`Draft.matched`).
     """
 
     tokens: list[int] = field(default_factory=list)
     parents: list[int] | None = None
     untested: int = 0
+    matched: int = 0
 
 
 class TextDrafter(Local, ABC):
@@ -62,7 +64,8 @@ class TextDrafter(Local, ABC):
         tokens = torch.tensor(padded, dtype=torch.long, device=device).view(state.rows, width)
         counts = torch.tensor([len(nodes.tokens) for nodes in rows], device=device)
         if not self.trees or not width:
-            return Draft(tokens, counts, None, self.kind)
+            matched = torch.tensor([nodes.matched for nodes in rows], device=device) if self.matches else None
+            return Draft(tokens, counts, None, self.kind, matched=matched)
         trees = [Topology.of(nodes.parents or ()) for nodes in rows]
         tested = None
         if any(nodes.untested for nodes in rows):

@@ -25,6 +25,7 @@ GROUPS = {
     "models": "family of models",
     "arms": "arm",
     "acceptance": "acceptance rule",
+    "lengths": "length policy",
     "tasks": "task",
     "hardware": "hardware profile",
     "tracker": "tracker",
@@ -170,7 +171,7 @@ def _chosen_arms(arms: Mapping[str, Any], chosen: Any, overrides: Sequence[str])
         arm: knobs for arm, knobs in arms.items() if arm in names or not isinstance(knobs, dict) or "_target_" in knobs
     }
     for word in overrides:
-        named = re.match(r"\+*arms\.([^.=]+)\.|acceptance@arms\.([^.=]+)\.", word)
+        named = re.match(r"\+*arms\.([^.=]+)\.|\w+@arms\.([^.=]+)\.", word)
         arm = named and (named[1] or named[2])
         if arm and arm not in kept:
             raise validate.unknown(f"'{word}' sets a knob of an arm that does not run:", arm, kept, "the arms are")

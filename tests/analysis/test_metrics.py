@@ -304,3 +304,16 @@ def test_the_oracle_length_saves_what_was_rejected():
     # The oracle drafts nothing in round 1. It saves four draft steps, and verifies 1 token instead of 5.
     found = speed.oracle_length_tokens_per_second(of_arm(tables, "sd"), model_time.verify_seconds(tables["steps"]))
     assert found == pytest.approx(6 / (20 - 4 - 2))
+
+
+def test_rounds_that_ended_too_early_for_the_oracle_are_counted():
+    rounds = [
+        verification(4, 4),  # a whole draft of K tokens: nothing longer is within K
+        verification(2, 2, round=1),  # a policy ended it, and all was kept
+        verification(2, 1, round=2),
+        verification(0, 0, round=3),  # nothing was drafted, which an oracle might
+    ]
+    found = of_arm(frames({"sequences": [sequence(tokens=7, seconds=20.0)], "rounds": rounds, "steps": []}), "sd")
+    assert speed.open_rounds(found["rounds"], 4) == pytest.approx(2 / 4)
+    assert speed.open_rounds(found["rounds"], 2) == pytest.approx(1 / 4)
+    assert math.isnan(speed.open_rounds(found["rounds"], None))

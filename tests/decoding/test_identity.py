@@ -6,18 +6,23 @@ import torch
 from sdbench.acceptance import Block, Exact, SpecHub, Traversal, ZhouJoint
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import (
+    AdaptiveThreshold,
     DynamicTree,
     EarlyExit,
+    Heuristic,
     Lookahead,
+    MatchLength,
     ModelDrafter,
     PromptLookup,
     Rest,
+    SpeculativeVerification,
     StagedDrafter,
     StopWhenUnsure,
     SuffixDecoding,
     SuffixLookup,
     TokenRecycling,
     TreeDrafter,
+    Window,
     hierarchy,
 )
 from sdbench.lm.transformer import Transformer
@@ -57,7 +62,15 @@ def arms(target, qualifier, draft, corpus):
     yield "sd_self", Speculative(target, Exact(), ModelDrafter(qualifier), 3)
     yield "lookup", Speculative(target, Exact(), PromptLookup(), 5)
     yield "early_exit", Speculative(target, Exact(), EarlyExit(target, 2), 3)
-    yield "unsure", Speculative(target, Exact(), ModelDrafter(draft, StopWhenUnsure(0.2)), 5)
+    yield "unsure", Speculative(target, Exact(), ModelDrafter(draft), 5, StopWhenUnsure(0.2))
+    yield "heuristic", Speculative(target, Exact(), ModelDrafter(qualifier), 6, Heuristic(2))
+    yield "adaptive_threshold", Speculative(target, Exact(), EarlyExit(target, 2), 4, AdaptiveThreshold(0.3, step=0.1))
+    yield "window", Speculative(target, Exact(), ModelDrafter(draft), 5, Window(2))
+    yield "match_length", Speculative(target, Exact(), PromptLookup(), 5, MatchLength(2))
+    verified = SpeculativeVerification(qualifier, verify_seconds=[1.0, 1.3])
+    yield "speculative_verification", Speculative(target, Exact(), ModelDrafter(draft), 5, verified)
+    inner = StagedDrafter(qualifier, Exact(), ModelDrafter(draft), 3, lengths=Heuristic(1))
+    yield "pyramid_of_policies", Speculative(target, Exact(), inner, 5, StopWhenUnsure(0.2))
     yield "pyramid", Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), ModelDrafter(draft), 2), 5)
     yield "lookup_pyramid", Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), PromptLookup(), 2), 5)
     three = StagedDrafter(qualifier, Exact(), StagedDrafter(draft, Exact(), PromptLookup(), 2), 3)

@@ -35,9 +35,10 @@ SAMPLINGS = {"greedy": Sampling(), "sampled": Sampling(1.0)}
 RULES = {"exact": Exact(), "typical": Typical()}
 DRAFTERS = {
     "model": lambda draft: ModelDrafter(draft),
-    "unsure": lambda draft: ModelDrafter(draft, StopWhenUnsure(0.3)),  # drafts of different lengths in a batch
+    "unsure": lambda draft: ModelDrafter(draft),  # drafts of different lengths in a batch
     "lookup": lambda draft: PromptLookup(1),  # and empty ones
 }
+LENGTHS = {"unsure": StopWhenUnsure(0.3)}
 
 
 @torch.inference_mode()
@@ -101,11 +102,11 @@ def test_at_alpha_0_the_tokens_are_those_of_the_rule_alone(sampling, drafter, in
     target, draft = models("llama", None, 2)
     rule = RULES[inner]
     for rows in (1, 3):
-        wanted, _ = decode(Speculative(target, rule, DRAFTERS[drafter](draft), 4), SAMPLINGS[sampling], rows)
-        arm = Speculative(target, rule, DRAFTERS[drafter](draft), 4, Reflective(PROMPT, 0))
+        wanted, _ = decode(Speculative(target, rule, DRAFTERS[drafter](draft), 4, LENGTHS.get(drafter)), SAMPLINGS[sampling], rows)
+        arm = Speculative(target, rule, DRAFTERS[drafter](draft), 4, LENGTHS.get(drafter), Reflective(PROMPT, 0))
         assert decode(arm, SAMPLINGS[sampling], rows)[0] == wanted
         assert arm.lossless == (isinstance(rule, Exact))
-    changed = Speculative(target, rule, DRAFTERS[drafter](draft), 4, Reflective(PROMPT, 0.9))
+    changed = Speculative(target, rule, DRAFTERS[drafter](draft), 4, LENGTHS.get(drafter), Reflective(PROMPT, 0.9))
     assert not changed.lossless
     assert decode(changed, SAMPLINGS[sampling], 3)[0] != wanted, "the second reading is not mixed in"
 
@@ -116,14 +117,14 @@ def test_the_rules_of_the_targets_generation_config_apply_to_the_mixed_logits():
     target.rules = TokenRules({"repetition_penalty": 1.8}, ())
     wanted, _ = decode(Speculative(target, Exact(), ModelDrafter(draft), 4), Sampling(), 3)
     assert wanted != plain
-    arm = Speculative(target, Exact(), ModelDrafter(draft), 4, Reflective(PROMPT, 0))
+    arm = Speculative(target, Exact(), ModelDrafter(draft), 4, scoring=Reflective(PROMPT, 0))
     assert decode(arm, Sampling(), 3)[0] == wanted
 
 
 @pytest.mark.parametrize("drafter", [pytest.param("model", marks=pytest.mark.slow), "unsure", "lookup"])
 def test_the_batch_does_not_matter(drafter):
     target, draft = models("llama", None, 2)
-    arm = Speculative(target, Exact(), DRAFTERS[drafter](draft), 4, Reflective(PROMPT, 0.5))
+    arm = Speculative(target, Exact(), DRAFTERS[drafter](draft), 4, LENGTHS.get(drafter), Reflective(PROMPT, 0.5))
     alone, three = (decode(arm, SAMPLINGS["sampled"], rows)[0] for rows in (1, 3))
     assert alone == three
 
@@ -139,7 +140,7 @@ def test_the_batch_does_not_matter(drafter):
 )
 def test_the_fast_modes_give_the_tokens_of_the_eager_one(mode, architecture, rows):
     def arm(target, draft):
-        return Speculative(target, Exact(), ModelDrafter(draft), 3, Reflective(PROMPT, 0.5))
+        return Speculative(target, Exact(), ModelDrafter(draft), 3, scoring=Reflective(PROMPT, 0.5))
 
     wanted, _ = decode(arm(*models(architecture, None)), SAMPLINGS["sampled"], rows)
     got, trace = decode(arm(*models(architecture, mode)), SAMPLINGS["sampled"], rows)
@@ -151,7 +152,7 @@ def test_the_fast_modes_give_the_tokens_of_the_eager_one(mode, architecture, row
 def test_compiled(tmp_path, monkeypatch):
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
     target, draft = models("llama", None, 2)
-    arm = Speculative(target, Exact(), ModelDrafter(draft), 3, Reflective(PROMPT, 0.5))
+    arm = Speculative(target, Exact(), ModelDrafter(draft), 3, scoring=Reflective(PROMPT, 0.5))
     wanted, _ = decode(arm, SAMPLINGS["sampled"], 1)
     target.execution, draft.execution = execution_of("compile"), execution_of("compile")
     got, trace = decode(arm, SAMPLINGS["sampled"], 1)
@@ -167,7 +168,7 @@ def tabular():
 def test_the_oracle(length):
     target, draft = tabular()
     for alpha in (0, 0.5):
-        arm = Speculative(target, Exact(), ModelDrafter(draft), length, Reflective([7, 8], alpha, 2))
+        arm = Speculative(target, Exact(), ModelDrafter(draft), length, scoring=Reflective([7, 8], alpha, 2))
         found = distance_from_target(arm, target, 3)
         assert found < LOSSLESS if alpha == 0 else found > 1e-3
 
@@ -201,7 +202,7 @@ def by_hand(target, draft, alpha, tokens, prompt, prefix, copied=True):
 
 def test_the_law_is_that_of_the_mixed_logits():
     target, draft = tabular()
-    arm = Speculative(target, Exact(), ModelDrafter(draft), 1, Reflective([7, 8], 0.4, 2))
+    arm = Speculative(target, Exact(), ModelDrafter(draft), 1, scoring=Reflective([7, 8], 0.4, 2))
 
     def run(walk):
         (done,) = arm.generate([Request([0], "prompt")], Sampling(1.0), NeverStop(), 4, choices=walk)
@@ -220,7 +221,7 @@ def test_the_law_is_that_of_the_mixed_logits():
 
 def test_the_cost_is_recorded():
     target, draft = models("llama", None, 2)
-    _, trace = decode(Speculative(target, Exact(), ModelDrafter(draft), 3, Reflective(PROMPT, 0.5, 2)), Sampling(), 1)
+    _, trace = decode(Speculative(target, Exact(), ModelDrafter(draft), 3, scoring=Reflective(PROMPT, 0.5, 2)), Sampling(), 1)
     read = 3 + len(PROMPT) + 2 + 3
     assert {row["read"] for row in trace.rounds} == {read}
     assert {row["proposed"] for row in trace.rounds} == {3}
@@ -241,7 +242,7 @@ def test_what_is_refused():
         Reflective(PROMPT, 1.5)
     with pytest.raises(InputError, match="position_prefix"):
         Reflective(PROMPT, 0.5, 0)
-    arm = Speculative(target, Exact(), ModelDrafter(draft), 1, Reflective("Correct this:"))
+    arm = Speculative(target, Exact(), ModelDrafter(draft), 1, scoring=Reflective("Correct this:"))
     with pytest.raises(InputError, match="knows no tokenizer"):
         list(arm.generate([Request([0], "prompt")], Sampling(), NeverStop(), 2))
 

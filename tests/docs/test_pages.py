@@ -139,10 +139,8 @@ def test_names_in_configs(page):
                 for name in value.strip("[]").split(","):
                     known = name in choices(group) or name in own.get(group, ()) or name.startswith("lm_eval/")
                     assert known or not name, f"{where}: {group}={name}"
-        for arm, rule in re.findall(r"acceptance@arms\.(\w+)\.[\w.]*rule=(\w+)", code):
-            assert rule in choices("acceptance") or rule in own.get("acceptance", ()) or rule.isupper(), (
-                f"{where}: {rule}"
-            )
+        for group, arm, name in re.findall(r"(acceptance|lengths)@arms\.(\w+)\.[\w.]*=(\w+)", code):
+            assert name in choices(group) or name in own.get(group, ()) or name.isupper(), f"{where}: {group}, {name}"
             assert arm in choices("arms") or arm in own.get("arms", ()) or arm.isupper(), f"{where}: {arm}"
         for arm in re.findall(r"(?<![\w@.])arms\.(\w+)\.\w", code):
             assert arm in choices("arms") or arm in own.get("arms", ()) or arm.isupper(), f"{where}: {arm}"

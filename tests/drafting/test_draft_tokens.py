@@ -66,7 +66,7 @@ def test_a_change_of_the_logits_is_drawn_from_and_stated():
 def test_drafting_ends_where_no_row_goes_on():
     asked = []
 
-    def go_on(scored, token):
+    def go_on(scored, token, depth):
         asked.append(token.tolist())
         return torch.tensor([len(asked) < 3, len(asked) < 2])
 

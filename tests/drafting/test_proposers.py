@@ -7,6 +7,7 @@ import torch
 from sdbench.acceptance import Exact, Match, ProposalKind
 from sdbench.asynchronous import AMUSDDrafter, OnDemandDrafter, SSDDrafter, Uniform
 from sdbench.drafting import EarlyExit, ModelDrafter, NoDraft, PromptLookup, StagedDrafter, StopWhenUnsure
+from sdbench.drafting.lengths import limited
 from sdbench.sampling import Sampling
 from tests.drafting.states import V, begun, key_of, model, state_of
 
@@ -14,7 +15,7 @@ ROWS = [[1, 2, 3, 1, 2], [4, 0, 4, 0, 4, 0], [5, 5]]
 
 PROPOSERS = {
     "model": lambda: ModelDrafter(model()),
-    "model, stops when unsure": lambda: ModelDrafter(model(), StopWhenUnsure(0.3)),
+    "model, stops when unsure": lambda: limited(ModelDrafter(model()), StopWhenUnsure(0.3), 3, model("target")),
     "early exit": lambda: EarlyExit(model("target"), 1),
     "lookup": PromptLookup,
     "none": NoDraft,

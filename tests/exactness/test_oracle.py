@@ -65,8 +65,8 @@ class ValueDropped(ModelDrafter):
 class LastTokenDropped(StagedDrafter):
     """Wrong: hands up no token that ends a round, so a token's existence depends on its value."""
 
-    def _draft(self, stage, size, length, origin, scores):
-        return super()._draft(stage, np.maximum(size - 1, 1), length, origin, scores)
+    def _draft(self, stage, size, origin, scores):
+        return super()._draft(stage, np.maximum(size - 1, 1), origin, scores)
 class CorrectionDropped(StagedDrafter):
     """Wrong: ends the buffer before the first correction, so the place of the cut depends on the token that is dropped."""
 
@@ -87,7 +87,7 @@ def lossless(target, qualifier, draft):
         "lookup, last match": Speculative(target, exact, PromptLookup(match="last"), 2),
         "lookup, by the match": Speculative(target, exact, PromptLookup(max_ngram=10, per_match=1), 2),
         "early exit": Speculative(target, exact, EarlyExit(target, 1), 2),
-        "stop when unsure": Speculative(target, exact, ModelDrafter(draft, StopWhenUnsure(0.5)), 2),
+        "stop when unsure": Speculative(target, exact, one, 2, StopWhenUnsure(0.5)),
         "pyramid": Speculative(target, exact, StagedDrafter(qualifier, exact, one, 1), 2),
         "pyramid, truncated": Speculative(target, exact, StagedDrafter(qualifier, exact, one, 1, truncate=True), 2),
         "pyramid, matched": Speculative(target, exact, StagedDrafter(qualifier, Match(), one, 1), 1),
@@ -108,7 +108,7 @@ def lossless(target, qualifier, draft):
         "lenience of 1": Speculative(target, Lenience(1.0), one, 1),
         "cactus of 0": Speculative(target, Cactus(0.0), one, 1),
         "block": Speculative(target, Block(), one, 2),
-        "block, stop when unsure": Speculative(target, Block(), ModelDrafter(draft, StopWhenUnsure(0.5)), 2),
+        "block, stop when unsure": Speculative(target, Block(), one, 2, StopWhenUnsure(0.5)),
         "block over look-up": Speculative(target, Block(), PromptLookup(), 2),
         "zhou_joint": Speculative(target, ZhouJoint(), one, 2),
         "pearl with block": Pearl(target, OnDemandDrafter(draft, process=False), Block(), 2),

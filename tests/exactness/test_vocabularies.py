@@ -48,7 +48,7 @@ LARGE = [("sd", "two shared"), ("sd", "three shared"), ("sd", "reduced"), ("ssd"
     ("name", "shared"),
     [
         pytest.param(name, shared, marks=pytest.mark.slow if (name, shared) in LARGE else [])
-        for name in lossless(*[TabularModel("name", 3, 0)] * 2)
+        for name in lossless(TabularModel("name", 3, 0), TabularModel("name", 3, 0))
         for shared in MAPS
     ],
 )

@@ -99,7 +99,7 @@ def test_drafts_that_the_host_steers_are_made_step_by_step():
 
     target, draft = models("llama", Interpreted)
     sampled = SAMPLINGS["sampled"]
-    unsure = Speculative(target, Exact(), ModelDrafter(draft, StopWhenUnsure(0.2)), 3)
+    unsure = Speculative(target, Exact(), ModelDrafter(draft), 3, StopWhenUnsure(0.2))
     bent = Speculative(target, Exact(), SSDDrafter(draft, Uniform(2), saguaro=Saguaro(0.5), process=False), 3)
     for decoder, choices in ((unsure, None), (bent, None), (ARMS["sd"](target, draft), Foreign())):
         assert not any("loop" in step for step in decode(decoder, sampled, 1, choices)[1].steps)

@@ -156,7 +156,7 @@ def oracle_length_tokens_per_second(arm: Tables, verify: pd.Series) -> float:
             `ar` gives the time of a single token).
 
     Returns:
-        NaN where nothing was drafted, or where no target forward was timed.
+        NaN where nothing was drafted, or where no target forward was timed. `open_rounds` tells how many rounds were too short.
     """
     rounds = target_rounds(arm["rounds"])
     if not rounds["proposed"].any() or verify.empty:
@@ -170,6 +170,18 @@ def oracle_length_tokens_per_second(arm: Tables, verify: pd.Series) -> float:
     shorter = interpolate(proposed + 1, tokens, seconds) - interpolate(accepted + 1, tokens, seconds)
     saved = drafting * (proposed - accepted).sum() + np.maximum(shorter, 0.0).sum()
     return _rate(decode_tokens(arm["sequences"]).sum(), decode_seconds(arm["sequences"]) - float(saved))
+
+
+def open_rounds(rounds: pd.DataFrame, length: int | None) -> float:
+    """Compute the share of the target's rounds that kept their whole draft although it was shorter than the draft length.
+
+    A longer draft might have kept more there, which the log cannot know. So the oracle-length bound may be too low by that much.
+    length: K of the outermost stage. NaN where it is unknown, or where nothing was drafted.
+    """
+    outer = target_rounds(rounds)
+    if length is None or not outer["proposed"].any():
+        return float("nan")
+    return mean((outer["accepted"] == outer["proposed"]) & (outer["proposed"] < length))
 
 
 def _rate(tokens: float, seconds: float) -> float:

@@ -180,7 +180,7 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "agreement": None if simulated else quality.agreement(sequences, common.reference),
         "degenerate_rate": repetition_rate,
         "degenerate": repetition_rate >= repetition.FLAGGED_RATE,
-        **_time(arm, common.verify_seconds, knobs.get("threads")),
+        **_time(arm, common.verify_seconds, knobs.get("threads"), configured_lengths(knobs, rounds).get("target")),
         "predicted_tokens_per_second": predicted,
         "hit_rate": None if cache is None else cache["hit_rate"],
         "speculation": cache,
@@ -253,7 +253,7 @@ def _adjust(arms: dict[str, dict[str, Any]], baseline: str) -> None:
             arm[f"{test}_holm"] = adjusted.get(name)
 
 
-def _time(arm: Tables, verify_seconds: pd.Series, threads: int | None) -> dict[str, Any]:
+def _time(arm: Tables, verify_seconds: pd.Series, threads: int | None, length: int | None) -> dict[str, Any]:
     if threads is not None:
         # Reference forwards run with the hardware's threads, so they do not fit an arm with another number of threads.
         arm = {**arm, "bare": arm["bare"].iloc[:0]}
@@ -266,6 +266,7 @@ def _time(arm: Tables, verify_seconds: pd.Series, threads: int | None) -> dict[s
         "uncompiled_steps": model_time.uncompiled_steps(arm["steps"]),
         "seconds_per_round": model_time.seconds_per_round(arm),
         "oracle_length_tokens_per_second": speed.oracle_length_tokens_per_second(arm, verify_seconds),
+        "oracle_length_open_rounds": speed.open_rounds(arm["rounds"], length),
     }
 
 

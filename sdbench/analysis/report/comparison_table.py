@@ -66,6 +66,7 @@ _METRICS = (
     "model_time_fraction",
     "predicted_tokens_per_second",
     "oracle_length_tokens_per_second",
+    "oracle_length_open_rounds",
     "memory_bytes",
     "mode",
     "lossless",
@@ -182,6 +183,11 @@ def bounds(summary: Summary) -> Grid | None:
         [Column("arm"), *(Column(head, ".1f") for head in heads)],
         [(name, *(arm.get(key) for key in keys)) for name, arm in arms.items()],
         notes=[
+            f"{name}: {share:.0%} of the rounds kept a whole draft below draft_length, so an oracle might gain more"
+            for name, arm in arms.items()
+            if (share := arm.get("oracle_length_open_rounds"))
+        ]
+        + [
             f"{name} over {row['over']}: {row['low']:.2f}× to {row['high']:.2f}× by corollary 9, measured "
             f"{row['measured']:.2f}× (ratio of totals)"
             for name, arm in arms.items()

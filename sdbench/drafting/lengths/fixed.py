@@ -1,15 +1,9 @@
-"""A fixed length: draft as many tokens as the decoder asks for."""
+"""A fixed length: draft as many tokens as the stage's draft length."""
 
 from __future__ import annotations
 
-from jaxtyping import Int
-from torch import Tensor
-
-from sdbench.sampling import Scored
+from sdbench.drafting.lengths.base import LengthPolicy
 
 
-class Fixed:
-    """Go on until the asked number of tokens is drafted."""
-
-    def go_on(self, scored: Scored, token: Int[Tensor, " B"]) -> None:
-        return None
+class Fixed(LengthPolicy):
+    """Draft `draft_length` tokens in every round."""
