@@ -7,8 +7,8 @@ a fuzzy inner rule this is PyramidSD (2510.12966) below its last stage.
 
 An inner round ends with a correction or a bonus, so the draft may overshoot. By default all its tokens are returned; `truncate`
 cuts them to the asked number. A lossless inner rule needs no cut, not even a joint one (block verification), which looks at several
-tokens at a time. The tokens of a round, continued by the verifier alone, have the verifier's law. A round that ends behind some tokens
-is continued so. In the rounds that do not end there, the next token then has the verifier's law too.
+tokens at a time. The tokens of a round, continued by the verifier alone, have the verifier's law. A round that ends behind some
+tokens is continued so. In the rounds that do not end there, the next token then has the verifier's law too.
 """
 
 from __future__ import annotations

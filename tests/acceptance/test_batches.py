@@ -6,7 +6,18 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdbench.acceptance import Cascade, Consultant, Draft, Forced, Fuzzy, Mentored, ProposalKind, Recorded
+from sdbench.acceptance import (
+    Block,
+    Cascade,
+    Consultant,
+    Draft,
+    Forced,
+    Fuzzy,
+    Mentored,
+    ProposalKind,
+    Recorded,
+    ZhouJoint,
+)
 from sdbench.sampling import Sampling, Scored
 
 from .definitions import DEFINITIONS
@@ -16,6 +27,8 @@ RULES = {
     "consultant": Consultant(1.5),
     "consultant, reset": Consultant(1.5, initial="zero", reset="rejection"),
     "mentored": Mentored(0.1),
+    "block": Block(),
+    "zhou_joint": ZhouJoint(),
     "forced": Forced(0.7),
     "recorded": Recorded([2, 0, 5]),
 }
