@@ -65,8 +65,8 @@ def backward(draft: Draft, p: Scored, q: Scored, shares: Float[Tensor, "B K1"], 
     """Return the law of a rule that goes back from the end of a draft until it stops.
 
     p, q: [B, K+1, V] and [B, K, V], the scores of verifier and proposer. shares: P_0 .. P_K.
-    stops: the probability of a stop at n = 0 .. K - 1, given that the rule gets there. At 0 it always stops. At the end of the draft
-        the probability is the share.
+    stops: the probability of a stop at n = 0 .. K - 1, given that the rule gets there. At 0 it always stops. At the end
+        of the draft the probability is the share.
     """
     places = torch.arange(shares.shape[1], device=shares.device)
     length = draft.length[:, None]

@@ -29,7 +29,7 @@ class ZhouJoint(Block):
 
     def shares(self, p: Float[Tensor, "B K"], q: Float[Tensor, "B K"]) -> Float[Tensor, "B K1"]:
         """Return rho_0 .. rho_K, from sums of logarithms, because a product of ratios can overflow."""
-        ratios = torch.cat([torch.zeros_like(p[:, :1]), (p / q).log().cumsum(1)], 1)  # ln r_0 = 0
+        ratios = torch.cat([p.new_zeros(len(p), 1), (p / q).log().cumsum(1)], 1)  # ln r_0 = 0
         return (ratios - ratios.cummax(1).values).exp().nan_to_num(nan=0.0)
 
     def stops(

@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from sdbench.acceptance import Cascade, Consultant, Draft, FLy, Forced, Fuzzy, Mentored, ProposalKind, Recorded
+from sdbench.acceptance import (
+    Block,
+    Cascade,
+    Consultant,
+    Draft,
+    FLy,
+    Forced,
+    Fuzzy,
+    Mentored,
+    ProposalKind,
+    Recorded,
+    ZhouJoint,
+)
 from sdbench.sampling import Sampling, Scored
 
 from .definitions import DEFINITIONS
@@ -18,6 +30,8 @@ RULES = {
     "mentored": Mentored(0.1),
     "fly": FLy(2, 0.1),
     "fly, 1": FLy(1, 0.0, draws=1),
+    "block": Block(),
+    "zhou_joint": ZhouJoint(),
     "forced": Forced(0.7),
     "recorded": Recorded([2, 0, 5]),
 }
