@@ -151,11 +151,14 @@ def test_the_fast_modes_give_the_tokens_of_the_eager_one(mode, architecture, row
 @pytest.mark.slow
 def test_compiled(tmp_path, monkeypatch):
     monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
+
+    def arm(target, draft):
+        return Speculative(target, Exact(), ModelDrafter(draft), 3, scoring=Reflective(PROMPT, 0.5))
+
+    wanted, _ = decode(arm(*models("llama", None, 2)), SAMPLINGS["sampled"], 1)
     target, draft = models("llama", None, 2)
-    arm = Speculative(target, Exact(), ModelDrafter(draft), 3, scoring=Reflective(PROMPT, 0.5))
-    wanted, _ = decode(arm, SAMPLINGS["sampled"], 1)
     target.execution, draft.execution = execution_of("compile"), execution_of("compile")
-    got, trace = decode(arm, SAMPLINGS["sampled"], 1)
+    got, trace = decode(arm(target, draft), SAMPLINGS["sampled"], 1)
     assert got == wanted
     assert not any(step.get("missed") for step in trace.steps)
 
