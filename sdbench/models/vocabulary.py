@@ -1,8 +1,8 @@
 """Say how a draft with another vocabulary joins a family, and match its tokens with those of the target.
 
-With `intersection` the draft proposes the tokens that both tokenizers have, matched by their bytes (TLI of Timor et al., 2502.05202).
-A reduced head computes only the most frequent tokens of the target (FR-Spec, 2502.14856). With `reencode` the draft writes text of its
-own, and the target's tokenizer encodes it (`sdbench.models.text_bridge`).
+With `intersection` the draft proposes the tokens that both tokenizers have, matched by their bytes (TLI of Timor et al.,
+2502.05202). A reduced head computes only the most frequent tokens of the target (FR-Spec, 2502.14856). With `reencode` the draft
+writes text of its own, and the target's tokenizer encodes it (`sdbench.models.text_bridge`).
 """
 
 from __future__ import annotations
