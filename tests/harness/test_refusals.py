@@ -87,9 +87,9 @@ CASES = {
     "no such folder": (["models.draft.path=/no/such/folder"], "/no/such/folder"),
     "a path that is a number": (
         ["models.target.path=1000"],
-        "it must be a text (as a text it is written 'models.target.path=\"1000\"')",
+        "it must be a text, or null (as a text it is written 'models.target.path=\"1000\"')",
     ),
-    "a path that is null": (["models.target.path=null"], "models.target.path is null; it must be a text."),
+    "a path that is null": (["models.target.path=null"], "models.target has no source: give path, or derive."),
     "a path that is a switch": (["models.target.path=true"], "models.target.path is true; it must be a text"),
     "a revision of a folder": (["models.target.revision=main"], "a folder has no revisions"),
     "no such device": (["hardware.device=cuda"], "CUDA"),
