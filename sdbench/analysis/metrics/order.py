@@ -1,8 +1,8 @@
 """Test whether acceptance rises over the order of the prompts.
 
-A drafter that keeps text of earlier prompts drafts better from prompt to prompt. Its speed then depends on how many prompts a run
-has, in which order, and how alike they are. Where a prompt comes again, its own answer is the draft. A drafter that starts anew with
-each sequence has no such trend.
+A drafter that keeps text of earlier prompts drafts better from prompt to prompt. Its speed then depends on the number,
+the order and the likeness of the prompts. Where a prompt comes again, its own answer is the draft. A drafter that
+starts anew with each sequence has no such trend.
 
 The statistic is Spearman's rank correlation of the prompt's place in the run and its tokens per target call, within categories. So
 prompts that are sorted by category make no trend. Its variance under random order is exact (the permutation law), and a normal
