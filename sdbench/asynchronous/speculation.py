@@ -223,7 +223,7 @@ class SpeculationServer(DraftServer):
         if rows and held is not None:
             first = [int(self.state.length[row]) - 1 for row in rows]
             slots = [
-                [held.base + self._branch[row] + depth * held.width for depth in range(held.depth)] for row in rows
+                [held.base[row] + self._branch[row] + depth * held.width for depth in range(held.depth)] for row in rows
             ]
             self.model.move(rows, slots, first)
         self._branch = [-1] * self.state.rows
@@ -251,10 +251,10 @@ class SpeculationServer(DraftServer):
 
     def _fork(
         self, glue: Float[Tensor, "B K1 V"]
-    ) -> tuple[list[list[tuple[int, int]]], Int[Tensor, "B M"], Int[Tensor, "B M"]]:
+    ) -> tuple[list[list[tuple[int, int]]], list[list[int]], Int[Tensor, "B M"]]:
         """Choose the outcomes to speculate for: behind each k, the F_k tokens that the draft finds most likely.
 
-        Returns the outcomes (k, t) of each row; k and t again as tensors, 0 where a row has fewer outcomes than others.
+        Returns the outcomes (k, t) of each row; k and t again apart, 0 where a row has fewer outcomes than others.
         """
         state, K = self.state, glue.shape[1] - 1
         counts = [
@@ -273,10 +273,8 @@ class SpeculationServer(DraftServer):
             outcomes.append([(k, token) for k, count in enumerate(row) for token in possible[k][:count]])
         width = max(map(len, outcomes))
         padded = [[*row, *[(0, 0)] * (width - len(row))] for row in outcomes]
-        behind, roots = (
-            upload(np.array([[pair[part] for pair in row] for row in padded], np.int64), self.device) for part in (0, 1)
-        )
-        return outcomes, behind, roots
+        behind, roots = ([[pair[part] for pair in row] for row in padded] for part in (0, 1))
+        return outcomes, behind, upload(np.array(roots, np.int64), self.device)
 
     def _rank_ends(self) -> None:
         """Note how the last outcome ended the speculation before it, so that its rank can be found."""

@@ -211,14 +211,8 @@ class LanguageModel(ABC):
         mark = state.trace.begin(self.device)
         tokens, positions, slots, mask = self._tree_laid(state, trees, nodes)
         count, end = nodes[1] - nodes[0] + 1, mask.shape[-1]
-        output = self.step(
-            upload(tokens, self.device),
-            upload(positions, self.device),
-            upload(slots, self.device),
-            upload(mask, self.device),
-            num_logits=count,
-            attend_len=end,
-        )
+        placed = (upload(part, self.device) for part in (positions, slots, mask))
+        output = self.step(tokens, *placed, num_logits=count, attend_len=end)
         going = state.active.tolist()
         if nodes[0] == 0:
             self._kv_len = [
@@ -232,7 +226,7 @@ class LanguageModel(ABC):
 
     def _tree_laid(
         self, state: DecodeState, trees: Sequence[Topology], nodes: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[Int[Tensor, "B T"], np.ndarray, np.ndarray, np.ndarray]:
         """Arrange the tokens of `read_tree`. Returns tokens, positions and slots [B, T], and the mask [B, T, E]."""
         length, active = state.length, state.active
         held = np.minimum(self._kv_len, length - 1) if nodes[0] == 0 else length
@@ -247,6 +241,7 @@ class LanguageModel(ABC):
             own = tree.depth[first : nodes[1] + 1]
             depth[row, : len(own)] = own
         positions = np.concatenate([decided, length[:, None] + depth - 1], 1)
+        positions = positions.clip(max=self.max_positions - 1)  # no token is decided beyond the model's last position
         end = int(length[active].max()) + nodes[1]
         every = np.arange(end)
         mask = np.zeros((len(length), slots.shape[1], end), bool)
@@ -258,7 +253,7 @@ class LanguageModel(ABC):
             mask[row, unread : unread + len(own), stop : stop + own.shape[1]] = own
         padding = (slots < held[:, None]) | ~active[:, None]
         padding[:, unread:] |= chosen > sizes
-        tokens = state.tokens.gather(1, upload(np.where(padding, 0, slots), state.tokens.device)).cpu().numpy()
+        tokens = state.tokens.gather(1, upload(np.where(padding, 0, slots), state.tokens.device)).to(self.device)
         return tokens, np.where(padding, FAR, positions), np.where(padding, self.slots, slots), mask
 
     def move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
