@@ -10,4 +10,5 @@ from sdbench.asynchronous.fan_out import (
     Uniform as Uniform,
 )
 from sdbench.asynchronous.saguaro import Saguaro as Saguaro
+from sdbench.asynchronous.specbranch import SpecBranchDrafter as SpecBranchDrafter
 from sdbench.asynchronous.speculation import SpeculationServer as SpeculationServer

@@ -256,11 +256,7 @@ class SpeculationServer(DraftServer):
 
         Returns the outcomes (k, t) of each row; k and t again apart, 0 where a row has fewer outcomes than others.
         """
-        state, K = self.state, glue.shape[1] - 1
-        counts = [
-            self._counts(drafted, hit) if active else ()
-            for drafted, hit, active in zip(self._drafted, self._hit, state.active.tolist(), strict=True)
-        ]
+        state, K, counts = self.state, glue.shape[1] - 1, self._fan_outs(glue)
         most = max((count for row in counts for count in row), default=0)
         likely = glue.topk(min(most + 1, glue.shape[-1]), dim=-1).indices.tolist()
         at = state.length[:, None] + np.arange(K)
@@ -275,6 +271,11 @@ class SpeculationServer(DraftServer):
         padded = [[*row, *[(0, 0)] * (width - len(row))] for row in outcomes]
         behind, roots = ([[pair[part] for pair in row] for row in padded] for part in (0, 1))
         return outcomes, behind, upload(np.array(roots, np.int64), self.device)
+
+    def _fan_outs(self, glue: Float[Tensor, "B K1 V"]) -> list[tuple[int, ...]]:
+        """Return F_0 .. F_n of each row with n drafted tokens; () for a row that is not active."""
+        rows = zip(self._drafted, self._hit, self.state.active.tolist(), strict=True)
+        return [self._counts(drafted, hit) if active else () for drafted, hit, active in rows]
 
     def _rank_ends(self) -> None:
         """Note how the last outcome ended the speculation before it, so that its rank can be found."""
