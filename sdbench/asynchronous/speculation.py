@@ -119,7 +119,7 @@ class SpeculationServer(DraftServer):
         """Draft for the likely first tokens behind the prompt. With several rows the others' speculations would be lost."""
         if self.state.rows == 1:
             self._glue, self._latest = self._behind_prompt, [True]
-            self._grow(self._glue, caller)
+            self._grow(caller)
 
     def serve(self, outcome: Outcome) -> Speculation:
         """Return the speculation for an outcome, from the cache or from the back-up."""
@@ -148,10 +148,8 @@ class SpeculationServer(DraftServer):
 
         caller: an outcome that arrives ends the work, or leaves only its own branch to be drafted.
         """
-        self._apply_pending()
-        self._rank_ends()
-        self._glue = self._read_speculation()
-        self._grow(self._glue, caller)
+        self._read_ahead()
+        self._grow(caller)
         self.served[-1]["built"] = perf_counter()
 
     def measured(self) -> dict[str, Any]:
@@ -204,6 +202,12 @@ class SpeculationServer(DraftServer):
         counts, sampling = self._counts(self.length, hit=False), self.state.sampler.sampling
         return lambda logits, depth: self.saguaro.modify(logits, counts[depth], sampling)
 
+    def _read_ahead(self) -> None:
+        """Apply the last outcome and read the speculation for it, so that branches can grow behind it."""
+        self._apply_pending()
+        self._rank_ends()
+        self._glue = self._read_speculation()
+
     def _read_speculation(self) -> Float[Tensor, "B K1 V"]:
         """Return the draft's logits behind the outcome's token and behind each token of the speculation: GLUE.
 
@@ -228,9 +232,9 @@ class SpeculationServer(DraftServer):
             self.model.move(rows, slots, first)
         self._branch = [-1] * self.state.rows
 
-    def _grow(self, glue: Float[Tensor, "B K1 V"], caller: Caller | None) -> None:
-        """Draft for the likely outcomes behind each number of accepted tokens: FORK and TREE."""
-        outcomes, behind, roots = self._fork(glue)
+    def _grow(self, caller: Caller | None, likely: list[list[list[int]]] | None = None) -> None:
+        """Draft for the likely outcomes behind each number of accepted tokens: FORK and TREE. likely: see `_fork`."""
+        outcomes, behind, roots = self._fork(likely)
         self.cache.clear()
         if not any(outcomes):
             return
@@ -250,15 +254,20 @@ class SpeculationServer(DraftServer):
         return None if outcome is None else branches_of(self._ended(outcome), branches)
 
     def _fork(
-        self, glue: Float[Tensor, "B K1 V"]
+        self, likely: list[list[list[int]]] | None
     ) -> tuple[list[list[tuple[int, int]]], list[list[int]], Int[Tensor, "B M"]]:
-        """Choose the outcomes to speculate for: behind each k, the F_k tokens that the draft finds most likely.
+        """Choose the outcomes to speculate for: the first F_k likely tokens behind each k.
+
+        likely: of each row, the likely tokens behind each number of accepted ones. None: those that the draft finds most likely.
 
         Returns the outcomes (k, t) of each row; k and t again apart, 0 where a row has fewer outcomes than others.
         """
-        state, K, counts = self.state, glue.shape[1] - 1, self._fan_outs(glue)
-        most = max((count for row in counts for count in row), default=0)
-        likely = glue.topk(min(most + 1, glue.shape[-1]), dim=-1).indices.tolist()
+        state, glue = self.state, self._glue
+        assert glue is not None
+        K, counts = glue.shape[1] - 1, self._fan_outs(glue)
+        if likely is None:
+            most = max((count for row in counts for count in row), default=0)
+            likely = glue.topk(min(most + 1, glue.shape[-1]), dim=-1).indices.tolist()
         at = state.length[:, None] + np.arange(K)
         self._verified = state.tokens.gather(1, upload(at, self.device)).tolist()
         outcomes: list[list[tuple[int, int]]] = []

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
@@ -31,6 +31,9 @@ from sdbench.topology import Topology
 
 Lengths = np.ndarray | list[int]  # [B]
 Paths = list[list[int]]  # by row, the kept nodes of a token tree
+Exit = Callable[
+    [Tensor, slice], None
+]  # gets the logits [b, R, V] of an early exit, and the rows of the batch that they belong to
 FAR = 1 << 30  # the position of a padding query; no real token reaches it
 
 
@@ -52,6 +55,7 @@ class LanguageModel(ABC):
         self.rows = self.slots = 0
         self._kv_len: list[int] = []
         self._nodes_read = 0  # of the tree that was read last
+        self._exit: tuple[int, Exit] | None = None
 
     @property
     @abstractmethod
@@ -146,6 +150,13 @@ class LanguageModel(ABC):
     @abstractmethod
     def truncated(self, layers: int) -> LanguageModel:
         """Return a view on the first `layers` layers and the head. It shares weights and cache (early exit)."""
+
+    def exit_once(self, layers: int, receive: Exit) -> None:
+        """Give `receive` the logits behind the first `layers` layers in the middle of the next step (early exit).
+
+        The step then goes on, and computes nothing twice. Only an eager step has a middle. R is the step's number of logits.
+        """
+        self._exit = layers, receive
 
     @property
     @abstractmethod
@@ -389,4 +400,5 @@ class LanguageModel(ABC):
     def _allocated(self, rows: int, slots: int) -> None:
         self.rows, self.slots = rows, slots
         self._kv_len = [0] * rows
+        self._exit = None
         self._positions = torch.arange(slots + 1, device=self.device)

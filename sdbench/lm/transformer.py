@@ -5,6 +5,8 @@ The model's own forward runs, with the cache, positions and masks that a step pr
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -16,8 +18,8 @@ from torch.nn.functional import pad
 from sdbench.device import put, upload
 from sdbench.errors import InputError
 from sdbench.keyed_random import Key
-from sdbench.lm.early_exit import first_layers
-from sdbench.lm.forward import forward
+from sdbench.lm.early_exit import first_layers, hook_exit
+from sdbench.lm.forward import forward, widened
 from sdbench.lm.kv_cache import KVCache
 from sdbench.lm.masks import MaskForm, additive_masks, aligned, chain_masks
 from sdbench.lm.model import FAR, LanguageModel, Lengths
@@ -126,12 +128,29 @@ class Transformer(LanguageModel):
         self.pool.select(rows, slots, stop - width, read)
         count = num_logits if isinstance(num_logits, int) else width
         kinds, widths = self.mask_form.kinds, (self.vocab, self.embedded)
-        logits = forward(self.model, tokens, positions, self.pool, kinds, masks, count, *widths)
+        with self._exiting(count, rows):
+            logits = forward(self.model, tokens, positions, self.pool, kinds, masks, count, *widths)
         if self.cached is None:
             self.cached = tuple(sorted(set(self.pool.touched)))
         if not isinstance(num_logits, int):
             logits = logits.gather(1, num_logits[:, :, None].expand(-1, -1, self.vocab))
         return StepOutput(logits, missed=missed)
+
+    @contextmanager
+    def _exiting(self, count: int, rows: slice) -> Iterator[None]:
+        """Give the logits of an early exit to whoever asked for them, in the middle of a forward."""
+        asked, self._exit = self._exit, None
+        if asked is None:
+            yield
+            return
+        layers, receive = asked
+        hook = hook_exit(
+            self.model, layers, self.layers, count, lambda logits: receive(widened(logits, self.vocab), rows)
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def chain(
         self,
