@@ -80,7 +80,7 @@ class MirrorDrafter(SSDDrafter):
                 f"{verifier.execution.name} has none: set hardware.execution=eager."
             )
         super().__init__(model, Uniform(width), backup, None, process, timeout_seconds, on_fault, core, threads)
-        verifier.truncated(layers)  # refuses a number of layers that the verifier has not
+        self.exit = verifier.truncated(layers).name  # refuses a number of layers that the verifier has not
         self.verifier, self.layers, self.width = verifier, layers, width
 
     def receive(self, state: DecodeState, length: int) -> Draft:

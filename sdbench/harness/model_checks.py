@@ -15,7 +15,7 @@ from sdbench.sampling import Sampling
 def check_early_exits(arms: Iterable[Arm], family: Family) -> None:
     """Refuse an early exit after a layer that the model does not have, or from a model whose first layers cannot run alone."""
     for arm in arms:
-        for view in arm.views:
+        for view in (*arm.views, *arm.exits):
             role, _, layers = view.partition("[")
             if layers:
                 _check_early_exit(f"The arm '{arm.name}'", family.members[role], int(layers.rstrip("]")))
