@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdbench.acceptance.exact import Exact
-from sdbench.asynchronous import SpecBranchDrafter
+from sdbench.asynchronous import MirrorDrafter, SpecBranchDrafter
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import (
     DynamicTree,
@@ -51,6 +51,7 @@ def arms(target, qualifier, draft):
     staged = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2, 2]), 2)
     yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)
     yield "specbranch", Speculative(target, Exact(), SpecBranchDrafter(qualifier, 3, 0.3, process=False), 4)
+    yield "mirror", Speculative(target, Exact(), MirrorDrafter(qualifier, target, 2, 2, process=False), 3)
 
 
 IN_BATCHES = ("llama", "qwen3-sliding", "gpt2")  # one of each kind: full attention, sliding windows, learned positions
