@@ -56,6 +56,15 @@ class Topology:
         return _made(tuple(parent))
 
     @staticmethod
+    def branches(length: int, behind: Sequence[int], depth: int) -> Topology:
+        """Return a chain of `length` tokens, and a chain of `depth` more tokens behind its node behind[m], for each branch m.
+
+        The nodes behind the first chain are numbered depth by depth: token d of branch m is node length + d M + m + 1.
+        """
+        first = length + 1
+        return _made((*range(length), *behind, *range(first, first + len(behind) * (depth - 1))))
+
+    @staticmethod
     def from_paths(paths: Iterable[Sequence[int]]) -> Topology:
         """Return the tree of Medusa's `choices`: each path names a node by the ranks of its ancestors and itself, from 0.
 

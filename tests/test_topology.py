@@ -34,6 +34,14 @@ def test_ancestors():
     ]
 
 
+def test_the_branches_of_a_speculation():
+    tree = Topology.branches(2, [0, 2], 2)
+    assert tree.parent == (0, 1, 0, 2, 3, 4)
+    assert tree.path(5) == [3, 5], "behind no token of the speculation"
+    assert tree.path(6) == [1, 2, 4, 6], "behind all of it"
+    assert Topology.branches(2, [], 3) == Topology.chain(2)
+
+
 def test_the_choices_of_medusa():
     tree = Topology.from_paths([[0], [0, 0], [1], [0, 1], [0, 0, 0]])
     assert tree.parent == (0, 0, 1, 1, 3)

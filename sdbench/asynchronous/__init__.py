@@ -9,5 +9,7 @@ from sdbench.asynchronous.fan_out import (
     Listed as Listed,
     Uniform as Uniform,
 )
+from sdbench.asynchronous.mirror import MirrorDrafter as MirrorDrafter
 from sdbench.asynchronous.saguaro import Saguaro as Saguaro
+from sdbench.asynchronous.specbranch import SpecBranchDrafter as SpecBranchDrafter
 from sdbench.asynchronous.speculation import SpeculationServer as SpeculationServer

@@ -1,8 +1,8 @@
 """The branches of a speculation server: K tokens behind every likely outcome of every row, with one forward for each depth.
 
-Branch (k, t) sees its row's tokens up to the first k of the speculation. Behind them it sees its own tokens: t, and the tokens
-drafted behind t. The keys and values of the branches are scratch, behind all tokens that the rows hold. M branches of depth d
-take M slots from base + d M on.
+The speculation and its branches are one token tree (`Topology.branches`). Its first K nodes are the speculation. Branch (k, t)
+begins with the token t, which follows node k. The keys and values of the branches are scratch, behind those of the speculation.
+M branches of depth d take M slots from base + d M on.
 
 An outcome that arrives before the branches are grown ends most of the work. If no branch is for it, nothing is left to do. With one
 row the server otherwise drafts on for that branch alone.
@@ -11,18 +11,20 @@ row the server otherwise drafts on for that branch alone.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor
+from torch.nn.functional import pad
 
 from sdbench.asynchronous.saguaro import Saguaro
 from sdbench.device import upload
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.state import DecodeState
+from sdbench.topology import Topology
 
 Arrived = Callable[[], "list[int] | None"]
 
@@ -31,12 +33,12 @@ Arrived = Callable[[], "list[int] | None"]
 class DraftedBranches:
     """Hold D tokens behind each of M branches. D is K, unless the server stopped early.
 
-    base: the slot where the scratch begins. The lists have an entry for each depth:
+    base: [B] the slot where the scratch begins. The lists have an entry for each depth:
     tokens: [B, M]. logits: [B, M, V], what the tokens were drawn from. own: [B, M, V], the draft's own logits there.
     only: the branch that was drafted alone from some depth on, where M is 1; None if all were.
     """
 
-    base: int
+    base: list[int]
     tokens: list[Int[Tensor, "B _"]]
     logits: list[Float[Tensor, "B _ V"]]
     own: list[Float[Tensor, "B _ V"]]
@@ -76,7 +78,7 @@ class DraftedBranches:
 class DraftedAtOnce:
     """Hold K tokens behind each of M branches, as one program returns them. See `DraftedBranches`."""
 
-    base: int
+    base: list[int]
     tokens: Int[Tensor, "B M K"]
     logits: Float[Tensor, "B K M V"]
     only = None
@@ -109,12 +111,11 @@ class Branches:
 
     def __init__(self, model: LanguageModel, saguaro: Saguaro, length: int) -> None:
         self.model, self.saguaro, self.length = model, saguaro, length
-        self._last = model.max_positions - 1
 
     def grow(
         self,
         state: DecodeState,
-        behind: Int[Tensor, "B M"],
+        behind: list[list[int]],
         roots: Int[Tensor, "B M"],
         key: Key,
         fan_out: tuple[int, ...],
@@ -123,77 +124,61 @@ class Branches:
         """Draft K tokens behind each branch.
 
         Args:
-            behind, roots: branch m of row b starts with token roots[b, m], behind the first behind[b, m] tokens of the speculation.
+            behind, roots: branch m of row b starts with token roots[b, m], behind the first behind[b][m] tokens of the speculation.
             key: of the rows' draws, the same in all branches of a row.
             fan_out: the number of outcomes that will be cached behind each drafted token.
             arrived: asked between two depths. It returns the branch of each row whose outcome has arrived, -1 for no branch, and
                 None while no outcome is there.
         """
-        device, K, (rows, width) = roots.device, self.length, roots.shape
-        # The scratch begins behind the speculation of every row, and behind the cache of rows that are inactive now.
-        lengths, active = state.length.tolist(), state.active.tolist()
-        longest = max(length for length, on in zip(lengths, active, strict=True) if on)
-        base = max(longest + K, *self.model.kv_len)
+        K, width = self.length, roots.shape[1]
         if not state.sampler.sampling.greedy:  # greedy draws need no choices
             key = Key(np.repeat(key.streams, width), np.repeat(key.rounds, width), key.path)
-        drafted = self._at_once(state, roots, behind, lengths, base, key)
+        drafted = self._at_once(state, behind, roots, key)
         if drafted is not None:
             return drafted
-        first = behind + upload(state.length, device)[:, None]
-        positions = first[:, None] + torch.arange(K, device=device)[:, None]
-        # A branch sees its prefix, and its own token at each depth. A step does not attend over deeper tokens.
-        prefix = torch.arange(base, device=device) < first[:, :, None]
-        own = torch.eye(width, dtype=torch.bool, device=device).repeat(1, K).expand(rows, -1, -1)
-        seen = torch.cat([prefix, own], -1)
-        if max(lengths) + 2 * K > self._last:
-            positions = positions.clamp(max=self._last)  # no token is decided beyond the model's last position
-        return DraftedBranches(base, *self._step_by_step(state, roots, positions, seen, key, fan_out, arrived))
+        trees = [Topology.branches(K, line, K) for line in behind]
+        here = replace(state, tokens=pad(state.tokens, (0, K * width)), host=None)
+        base = [length + K for length in state.length.tolist()]
+        return DraftedBranches(base, *self._step_by_step(here, trees, roots, key, fan_out, arrived))
 
     def _at_once(
-        self,
-        state: DecodeState,
-        roots: Int[Tensor, "B M"],
-        behind: Int[Tensor, "B M"],
-        lengths: list[int],
-        base: int,
-        key: Key,
+        self, state: DecodeState, behind: list[list[int]], roots: Int[Tensor, "B M"], key: Key
     ) -> DraftedAtOnce | None:
         """Grow all depths in one program, if there is one. A query never sees deeper tokens: they are written later."""
-        K, width = self.length, roots.shape[1]
+        K, (rows, width) = self.length, roots.shape
         if self.model.execution.name == "eager" or not self.saguaro.plain:
             return None
         uniform = state.sampler.uniforms(key, K)
         if uniform is None:
             return None
+        # The scratch begins behind the speculation of every row, and behind the cache of rows that are inactive now.
+        lengths, active = state.length.tolist(), state.active.tolist()
+        base = max(K + max(length for length, on in zip(lengths, active, strict=True) if on), *self.model.kv_len)
+        kept = upload(np.array(behind), roots.device)
         mark = state.trace.begin(roots.device)
-        drawn = self.model.tree(roots, behind, lengths, base, state.sampler.sampling, uniform)
+        drawn = self.model.tree(roots, kept, lengths, base, state.sampler.sampling, uniform)
         if drawn is None:
             return None
-        active = sum(state.active.tolist())
-        state.trace.end(mark, self.model.name, "tree", active, width, base + width, steps=K, width=width)
-        return DraftedAtOnce(base, *drawn)
+        state.trace.end(mark, self.model.name, "tree", sum(active), width, base + width, steps=K, width=width)
+        return DraftedAtOnce([base] * rows, *drawn)
 
     def _step_by_step(
         self,
         state: DecodeState,
+        trees: list[Topology],
         roots: Int[Tensor, "B M"],
-        positions: Int[Tensor, "B K M"],
-        mask: Bool[Tensor, "B M E"],
         key: Key,
         fan_out: tuple[int, ...],
         arrived: Arrived | None,
     ) -> tuple[list[Tensor], list[Tensor], list[Tensor], int | None]:
         """Grow one depth after the other. Return the fields of `DraftedBranches` behind `base`."""
         K, (rows, width), sampler, tokens = self.length, roots.shape, state.sampler, roots
-        base, active = mask.shape[2] - K * width, sum(state.active.tolist())
         only, kind = None, "tree"
         drafted, scores, own = [], [], []
         for depth in range(K):
-            mark = state.trace.begin(roots.device)
-            # A branch alone keeps its slot among the others.
-            extent, new = base + depth * width + (width if only is None else only + 1), tokens.shape[1]
-            output = self.model.step(tokens, positions[:, depth], None, mask, num_logits=new, attend_len=extent)
-            state.trace.end(mark, self.model.name, kind, active, new, extent, output.missed)
+            first, new = K + 1 + depth * width + (only or 0), tokens.shape[1]
+            state.place_many(tokens, np.where(state.active, state.length + first - 1, 0))
+            output = self.model.read_tree(state, trees, (first, first + new - 1), kind)
             own.append(output.logits)
             logits = self.saguaro.modify(output.logits, fan_out[depth], sampler.sampling)
             tokens = sampler.draw(sampler.score(logits.flatten(0, 1)), key / depth).view(rows, new)
@@ -207,6 +192,6 @@ class Branches:
             if rows == 1 < width:
                 only, kind = branch[0], "branch"
                 part = slice(only, only + 1)
-                tokens, positions, mask = tokens[:, part], positions[..., part], mask[:, part]
+                tokens = tokens[:, part]
                 key = Key(key.streams[part], key.rounds[part], key.path)
         return drafted, own if self.saguaro.plain else scores, own, only

@@ -88,6 +88,8 @@ def _serve(pipe: Any, server: DraftServer, transport: Transport) -> None:
             server.admit(*words)
             pipe.send_bytes(done())
             server.speculate_first_token(inbox)
+        elif command == "early_exit":
+            server.early_exit(words[0], inbox)
         else:
             # The session ends. The servers of other arms share this core, so this one stops polling.
             pipe.send_bytes(done(server.measured()))

@@ -99,6 +99,10 @@ class ServerHandle(ABC):
         self.serial += 1
         self._post(self._outcome.pack(self.serial, outcome))
 
+    def send_early_exit(self, likely: list[list[list[int]]]) -> None:
+        """Send likely next tokens in the middle of a verification (`DraftServer.early_exit`). There is no answer."""
+        self._post(pickle.dumps(("early_exit", likely)))
+
     def receive_draft(self) -> Speculation:
         """Wait for the speculation behind the last outcome, and return it. Errors: ServerFaultError."""
         try:

@@ -7,6 +7,7 @@ A server is a state machine. Whoever carries its calls (a child process, a rank,
     speculate_first_token   work while the verifier reads the prompt;
     serve                   an outcome comes, and the server answers with a speculation;
     work                    work while the verifier verifies;
+    early_exit              likely next tokens come from the middle of the verification (Mirror-SD only);
     measured                the session ends.
 """
 
@@ -86,6 +87,13 @@ class DraftServer:
 
     def work(self, caller: Caller | None = None) -> None:
         """Work while the verifier verifies the last speculation. caller: a message that arrives ends the work."""
+        return None
+
+    def early_exit(self, likely: list[list[list[int]]], caller: Caller | None = None) -> None:
+        """Work on likely next tokens that the verifier's early exit names while it verifies the last speculation.
+
+        likely: of each row, tokens behind each number of accepted ones, the likeliest first; [] for a row that is not active.
+        """
         return None
 
     def measured(self) -> dict[str, Any]:

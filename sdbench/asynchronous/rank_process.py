@@ -90,6 +90,9 @@ class Follower(ServerHandle):
     def wait_admitted(self) -> None:
         return None
 
+    def send_early_exit(self, likely: list[list[list[int]]]) -> None:
+        return None
+
     def send_outcome(self, outcome: Outcome) -> None:
         self.serial += 1
         self.sent = fingerprint(outcome)

@@ -127,7 +127,7 @@ class SpeculationServer(DraftServer):
         """Draft for the likely first tokens behind the prompt. With several rows the others' speculations would be lost."""
         if self.state.rows == 1:
             self._glue, self._latest = self._behind_prompt, [True]
-            self._grow(self._glue, caller)
+            self._grow(caller)
 
     def serve(self, outcome: Outcome) -> Speculation:
         """Return the speculation for an outcome, from the cache or from the back-up."""
@@ -170,10 +170,8 @@ class SpeculationServer(DraftServer):
 
         caller: an outcome that arrives ends the work, or leaves only its own branch to be drafted.
         """
-        self._apply_pending()
-        self._rank_ends()
-        self._glue = self._read_speculation()
-        self._grow(self._glue, caller)
+        self._read_ahead()
+        self._grow(caller)
         self.served[-1]["built"] = perf_counter()
 
     def measured(self) -> dict[str, Any]:
@@ -226,6 +224,12 @@ class SpeculationServer(DraftServer):
         counts, sampling = self._counts(self.length, hit=False), self.state.sampler.sampling
         return lambda logits, depth: self.saguaro.modify(logits, counts[depth], sampling)
 
+    def _read_ahead(self) -> None:
+        """Apply the last outcome and read the speculation for it, so that branches can grow behind it."""
+        self._apply_pending()
+        self._rank_ends()
+        self._glue = self._read_speculation()
+
     def _read_speculation(self) -> Float[Tensor, "B K1 V"]:
         """Return the draft's logits behind the outcome's token and behind each token of the speculation: GLUE.
 
@@ -245,14 +249,14 @@ class SpeculationServer(DraftServer):
         if rows and held is not None:
             first = [int(self.state.length[row]) - 1 for row in rows]
             slots = [
-                [held.base + self._branch[row] + depth * held.width for depth in range(held.depth)] for row in rows
+                [held.base[row] + self._branch[row] + depth * held.width for depth in range(held.depth)] for row in rows
             ]
             self.model.move(rows, slots, first)
         self._branch = [-1] * self.state.rows
 
-    def _grow(self, glue: Float[Tensor, "B K1 V"], caller: Caller | None) -> None:
-        """Draft for the likely outcomes behind each number of accepted tokens: FORK and TREE."""
-        outcomes, behind, roots = self._fork(glue)
+    def _grow(self, caller: Caller | None, likely: list[list[list[int]]] | None = None) -> None:
+        """Draft for the likely outcomes behind each number of accepted tokens: FORK and TREE. likely: see `_fork`."""
+        outcomes, behind, roots = self._fork(likely)
         self.cache.clear()
         if not any(outcomes):
             return
@@ -272,19 +276,20 @@ class SpeculationServer(DraftServer):
         return None if outcome is None else branches_of(self._ended(outcome), branches)
 
     def _fork(
-        self, glue: Float[Tensor, "B K1 V"]
-    ) -> tuple[list[list[tuple[int, int]]], Int[Tensor, "B M"], Int[Tensor, "B M"]]:
-        """Choose the outcomes to speculate for: behind each k, the F_k tokens that the draft finds most likely.
+        self, likely: list[list[list[int]]] | None
+    ) -> tuple[list[list[tuple[int, int]]], list[list[int]], Int[Tensor, "B M"]]:
+        """Choose the outcomes to speculate for: the first F_k likely tokens behind each k.
 
-        Returns the outcomes (k, t) of each row; k and t again as tensors, 0 where a row has fewer outcomes than others.
+        likely: of each row, the likely tokens behind each number of accepted ones. None: those that the draft finds most likely.
+
+        Returns the outcomes (k, t) of each row; k and t again apart, 0 where a row has fewer outcomes than others.
         """
-        state, K = self.state, glue.shape[1] - 1
-        counts = [
-            self._counts(drafted, hit) if active else ()
-            for drafted, hit, active in zip(self._drafted, self._hit, state.active.tolist(), strict=True)
-        ]
-        most = max((count for row in counts for count in row), default=0)
-        likely = glue.topk(min(most + 1, glue.shape[-1]), dim=-1).indices.tolist()
+        state, glue = self.state, self._glue
+        assert glue is not None
+        K, counts = glue.shape[1] - 1, self._fan_outs(glue)
+        if likely is None:
+            most = max((count for row in counts for count in row), default=0)
+            likely = glue.topk(min(most + 1, glue.shape[-1]), dim=-1).indices.tolist()
         at = state.length[:, None] + np.arange(K)
         self._verified = state.tokens.gather(1, upload(at, self.device)).tolist()
         outcomes: list[list[tuple[int, int]]] = []
@@ -295,10 +300,13 @@ class SpeculationServer(DraftServer):
             outcomes.append([(k, token) for k, count in enumerate(row) for token in possible[k][:count]])
         width = max(map(len, outcomes))
         padded = [[*row, *[(0, 0)] * (width - len(row))] for row in outcomes]
-        behind, roots = (
-            upload(np.array([[pair[part] for pair in row] for row in padded], np.int64), self.device) for part in (0, 1)
-        )
-        return outcomes, behind, roots
+        behind, roots = ([[pair[part] for pair in row] for row in padded] for part in (0, 1))
+        return outcomes, behind, upload(np.array(roots, np.int64), self.device)
+
+    def _fan_outs(self, glue: Float[Tensor, "B K1 V"]) -> list[tuple[int, ...]]:
+        """Return F_0 .. F_n of each row with n drafted tokens; () for a row that is not active."""
+        rows = zip(self._drafted, self._hit, self.state.active.tolist(), strict=True)
+        return [self._counts(drafted, hit) if active else () for drafted, hit, active in rows]
 
     def _rank_ends(self) -> None:
         """Note how the last outcome ended the speculation before it, so that its rank can be found."""

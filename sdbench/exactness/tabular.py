@@ -84,6 +84,8 @@ class TabularModel(LanguageModel):
         if isinstance(wanted, int):
             wanted = torch.arange(tokens.shape[1] - wanted, tokens.shape[1]).expand(len(tokens), -1)
         logits = torch.empty(*wanted.shape, self.vocab, dtype=torch.float64)
+        asked, self._exit = self._exit, None
+        exits, early = self.truncated(asked[0] if asked else 1), torch.empty_like(logits)
         held, position = self.held[rows].tolist(), self.position[rows].tolist()  # lists: the tensors are tiny
         for row, queries in enumerate(wanted.tolist()):
             for query, at in enumerate(queries):
@@ -92,7 +94,12 @@ class TabularModel(LanguageModel):
                     [slot <= last for slot in range(self.slots + 1)] if mask is None else mask[row, at, :stop].tolist()
                 )
                 visible = sorted(itertools.compress(zip(position[row], held[row], strict=True), seen))
-                logits[row, query] = self.table(tuple(token for _, token in visible)).log()
+                context = tuple(token for _, token in visible)
+                logits[row, query] = self.table(context).log()
+                if asked:
+                    early[row, query] = exits.table(context).log()
+        if asked:
+            asked[1](early, rows)
         return StepOutput(logits)
 
 

@@ -17,6 +17,7 @@ from sdbench.errors import InputError
 from sdbench.exactness.tabular import TabularModel
 from sdbench.harness.build import Roles, build
 from sdbench.lm.model import LanguageModel
+from sdbench.lm.programs.modes import execution_of
 from sdbench.peers.base import Peer
 
 
@@ -110,6 +111,11 @@ class Arm:
         return {name.partition("[")[0] for name in self.views}
 
     @property
+    def exits(self) -> list[str]:
+        """Return the names of early exits that a proposer reads in the middle of its verifier's steps, such as target[2]."""
+        return [stage.exit for stage, _ in self._proposers if hasattr(stage, "exit")]
+
+    @property
     def memory_bytes(self) -> int | None:
         """Return the bytes of weights, slots and speculations. None for a peer, which allocates its own caches."""
         if self.peer:
@@ -147,6 +153,12 @@ def make(
     return arms
 
 
-def build_on_stubs(configs: Mapping[str, dict[str, Any]], roles: list[str]) -> list[Arm]:
-    """Make the arms with stubs in place of the models. This checks every knob before any weight is loaded. Raises: InputError."""
-    return make(configs, {role: TabularModel(role, 2, 0) for role in roles})
+def build_on_stubs(configs: Mapping[str, dict[str, Any]], roles: list[str], execution: str = "eager") -> list[Arm]:
+    """Make the arms with stubs in place of the models. This checks every knob before any weight is loaded. Raises: InputError.
+
+    execution: the mode of the models' steps, which some arms ask for.
+    """
+    stubs = {role: TabularModel(role, 2, 0) for role in roles}
+    for stub in stubs.values():
+        stub.execution = execution_of(execution)
+    return make(configs, stubs)

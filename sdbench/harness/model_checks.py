@@ -28,7 +28,7 @@ def check_early_exits(arms: Iterable[Arm], family: Family) -> None:
     A view reads the cache of its whole model, so the arm must step that model too.
     """
     for arm in arms:
-        for view in arm.views:
+        for view in (*arm.views, *arm.exits):
             role, _, layers = view.partition("[")
             if layers:
                 if role not in arm.views:

@@ -175,7 +175,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     sampling = Sampling(**config["sampling"])
     specs = specs_of(config)
     arm_configs = config["arms"]
-    stub_arms = build_on_stubs(arm_configs, list(specs))
+    stub_arms = build_on_stubs(arm_configs, list(specs), config["hardware"]["execution"])
     baseline = _baseline(config["baseline"], arm_configs)
     task: Task = build(config["tasks"], {}, "tasks")
     build(config["tracker"], {}, "tracker")

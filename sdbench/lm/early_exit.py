@@ -1,11 +1,14 @@
-"""The first layers of a `transformers` model and its head, as a model of its own (early exit; LayerSkip, 2404.16710)."""
+"""The first layers of a `transformers` model and its head (early exit; LayerSkip, 2404.16710): as a model, or during a step."""
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from sdbench.errors import InputError
 
@@ -19,13 +22,43 @@ def first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedM
     Raises:
         InputError: the list of decoder layers was not found.
     """
+    body, name = _layers_of(model, depth)
+    cut = _shallow(body)
+    cut._modules[name] = nn.ModuleList(list(body._modules[name])[:layers])
+    return _with_body(model, body, cut)
+
+
+def hook_exit(
+    model: PreTrainedModel, layers: int, depth: int, count: int, receive: Callable[[Float[Tensor, "B R W"]], None]
+) -> RemovableHandle:
+    """Give `receive` the head's logits of the last `count` tokens once the first `layers` of `depth` layers have run.
+
+    The forward goes on behind it, so no layer runs twice. A scaling of the logits behind the head is left out. Remove the handle
+    behind the forward.
+
+    Raises:
+        InputError: the list of decoder layers, or the norm behind it, was not found.
+    """
+    body, name = _layers_of(model, depth)
+    norms = [child for child in body.children() if "norm" in type(child).__name__.lower()]
+    head = model.get_output_embeddings()
+    if not norms or head is None:
+        raise InputError(f"{type(model).__name__}: its last norm or its head was not found, so it has no early exit.")
+
+    def leave(layer: nn.Module, given: Any, output: Any) -> None:
+        hidden = output[0] if isinstance(output, tuple) else output
+        receive(head(norms[-1](hidden[:, -count:])))
+
+    return body._modules[name][layers - 1].register_forward_hook(leave)
+
+
+def _layers_of(model: PreTrainedModel, depth: int) -> tuple[Any, str]:
+    """Return the module that holds the list of decoder layers, and the name of the list there."""
     body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
     lists = [name for name, child in body.named_children() if isinstance(child, nn.ModuleList) and len(child) == depth]
     if not lists:
         raise InputError(f"{type(model).__name__}: its list of decoder layers was not found, so it has no early exit.")
-    cut = _shallow(body)
-    cut._modules[lists[0]] = nn.ModuleList(list(body._modules[lists[0]])[:layers])
-    return _with_body(model, body, cut)
+    return body, lists[0]
 
 
 def _with_body(module: Any, body: nn.Module, cut: nn.Module) -> Any:

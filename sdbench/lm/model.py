@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Self
 
 import numpy as np
@@ -32,6 +32,9 @@ from sdbench.topology import Topology
 
 Lengths = np.ndarray | list[int]  # [B]
 Paths = list[list[int]]  # by row, the kept nodes of a token tree
+Exit = Callable[
+    [Tensor, slice], None
+]  # gets the logits [b, R, V] of an early exit, and the rows of the batch that they belong to
 FAR = 1 << 30  # the position of a padding query; no real token reaches it
 
 
@@ -55,6 +58,7 @@ class LanguageModel(ABC):
         self.rows = self.slots = 0
         self._kv_len: list[int] = []
         self._nodes_read = 0  # of the tree that was read last
+        self._exit: tuple[int, Exit] | None = None
 
     @property
     @abstractmethod
@@ -150,6 +154,13 @@ class LanguageModel(ABC):
     def truncated(self, layers: int) -> LanguageModel:
         """Return a view on the first `layers` layers and the head. It shares weights and cache (early exit)."""
 
+    def exit_once(self, layers: int, receive: Exit) -> None:
+        """Give `receive` the logits behind the first `layers` layers in the middle of the next step (early exit).
+
+        The step then goes on, and computes nothing twice. Only an eager step has a middle. R is the step's number of logits.
+        """
+        self._exit = layers, receive
+
     @property
     @abstractmethod
     def bytes(self) -> int:
@@ -214,14 +225,8 @@ class LanguageModel(ABC):
         mark = state.trace.begin(self.device)
         tokens, positions, slots, mask = self._tree_laid(state, trees, nodes)
         count, end = nodes[1] - nodes[0] + 1, mask.shape[-1]
-        output = self.step(
-            upload(tokens, self.device),
-            upload(positions, self.device),
-            upload(slots, self.device),
-            upload(mask, self.device),
-            num_logits=count,
-            attend_len=end,
-        )
+        placed = (upload(part, self.device) for part in (positions, slots, mask))
+        output = self.step(tokens, *placed, num_logits=count, attend_len=end)
         going = state.active.tolist()
         if nodes[0] == 0:
             self._kv_len = [
@@ -235,7 +240,7 @@ class LanguageModel(ABC):
 
     def _tree_laid(
         self, state: DecodeState, trees: Sequence[Topology], nodes: tuple[int, int]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    ) -> tuple[Int[Tensor, "B T"], np.ndarray, np.ndarray, np.ndarray]:
         """Arrange the tokens of `read_tree`. Returns tokens, positions and slots [B, T], and the mask [B, T, E]."""
         length, active = state.length, state.active
         held = np.minimum(self._kv_len, length - 1) if nodes[0] == 0 else length
@@ -250,6 +255,7 @@ class LanguageModel(ABC):
             own = tree.depth[first : nodes[1] + 1]
             depth[row, : len(own)] = own
         positions = np.concatenate([decided, length[:, None] + depth - 1], 1)
+        positions = positions.clip(max=self.max_positions - 1)  # no token is decided beyond the model's last position
         end = int(length[active].max()) + nodes[1]
         every = np.arange(end)
         mask = np.zeros((len(length), slots.shape[1], end), bool)
@@ -261,7 +267,7 @@ class LanguageModel(ABC):
             mask[row, unread : unread + len(own), stop : stop + own.shape[1]] = own
         padding = (slots < held[:, None]) | ~active[:, None]
         padding[:, unread:] |= chosen > sizes
-        tokens = state.tokens.gather(1, upload(np.where(padding, 0, slots), state.tokens.device)).cpu().numpy()
+        tokens = state.tokens.gather(1, upload(np.where(padding, 0, slots), state.tokens.device)).to(self.device)
         return tokens, np.where(padding, FAR, positions), np.where(padding, self.slots, slots), mask
 
     def move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
@@ -397,4 +403,5 @@ class LanguageModel(ABC):
     def _allocated(self, rows: int, slots: int) -> None:
         self.rows, self.slots = rows, slots
         self._kv_len = [0] * rows
+        self._exit = None
         self._positions = torch.arange(slots + 1, device=self.device)

@@ -5,7 +5,8 @@ The model's own forward runs, with the cache, positions and masks that a step pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -17,7 +18,7 @@ from torch.nn.functional import pad
 from sdbench.device import put, upload
 from sdbench.errors import InputError
 from sdbench.keyed_random import Key
-from sdbench.lm.early_exit import first_layers
+from sdbench.lm.early_exit import first_layers, hook_exit
 from sdbench.lm.forward import forward
 from sdbench.lm.kv_cache import KVCache
 from sdbench.lm.masks import MaskForm, additive_masks, aligned, chain_masks
@@ -130,12 +131,29 @@ class Transformer(LanguageModel):
             missed = True
         self.pool.select(rows, slots, stop - width, read)
         count = num_logits if isinstance(num_logits, int) else width
-        logits = forward(self.model, tokens, positions, self.pool, self.mask_form.kinds, masks, count, self.ids)
+        with self._exiting(count, rows):
+            logits = forward(self.model, tokens, positions, self.pool, self.mask_form.kinds, masks, count, self.ids)
         if self.cached is None:
             self.cached = tuple(sorted(set(self.pool.touched)))
         if not isinstance(num_logits, int):
             logits = logits.gather(1, num_logits[:, :, None].expand(-1, -1, self.vocab))
         return StepOutput(logits, missed=missed)
+
+    @contextmanager
+    def _exiting(self, count: int, rows: slice) -> Iterator[None]:
+        """Give the logits of an early exit to whoever asked for them, in the middle of a forward."""
+        asked, self._exit = self._exit, None
+        if asked is None:
+            yield
+            return
+        layers, receive = asked
+        hook = hook_exit(
+            self.model, layers, self.layers, count, lambda logits: receive(self.ids.widen(logits), rows)
+        )
+        try:
+            yield
+        finally:
+            hook.remove()
 
     def chain(
         self,

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from sdbench.acceptance import Block, Exact, SpecHub, Traversal, ZhouJoint
+from sdbench.asynchronous import MirrorDrafter, SpecBranchDrafter
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import (
     AdaptiveThreshold,
@@ -102,6 +103,8 @@ def arms(target, qualifier, draft, corpus):
         Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), Lookahead(2, 3), 2), 4),
     )
     yield "rest", Speculative(target, Exact(), corpus, 6)
+    yield "specbranch", Speculative(target, Exact(), SpecBranchDrafter(qualifier, 3, 0.3, process=False), 4)
+    yield "mirror", Speculative(target, Exact(), MirrorDrafter(qualifier, target, 2, 2, process=False), 3)
 
 
 IN_BATCHES = ("llama", "qwen3-sliding", "gpt2")  # one of each kind: full attention, sliding windows, learned positions

@@ -82,6 +82,8 @@ CASES = {
     "a role that is missing": (["arms=[sd]", "arms.sd.proposer.model=nosuch"], "role 'nosuch'"),
     "a role that is a number": (["arms=[sd]", "arms.sd.proposer.model=3"], "must name a role"),
     "early exit too deep": (["arms=[early_exit]", "arms.early_exit.proposer.layers=9"], "choose 1 to 2"),
+    "Mirror-SD's exit too deep": (["arms=[mirror]", "arms.mirror.proposer.layers=9"], "choose 1 to 2"),
+    "Mirror-SD on compiled steps": (["arms=[mirror]", "hardware.execution=compile"], "execution=eager"),
     "no such class": (["arms=[sd]", "arms.sd.rule._target_=sdbench.acceptance.NoSuch"], "NoSuch"),
     "a class that is a number": (["arms=[sd]", "arms.sd.rule._target_=3"], "dotted path"),
     "no such folder": (["models.draft.path=/no/such/folder"], "/no/such/folder"),
