@@ -45,7 +45,7 @@ def arms(target, qualifier, draft):
     three = StagedDrafter(qualifier, Exact(), StagedDrafter(draft, Exact(), PromptLookup(), 2), 3)
     yield "three_high", Speculative(target, Exact(), three, 6)
     yield "tree", Speculative(target, Exact(), TreeDrafter(qualifier, [2, 2, 1], "top"))
-    yield "tree_early_exit", Speculative(target, Exact(), TreeDrafter(target.truncated(2), [2, 1]))
+    yield "tree_early_exit", Speculative(target, Exact(), TreeDrafter(target, [2, 1], layers=2))
     yield "dynamic_tree", Speculative(target, Exact(), DynamicTree(qualifier, 3, 3, 7))
     staged = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2, 2]), 2)
     yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)

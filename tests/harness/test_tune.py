@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from sdbench.errors import InputError
-from sdbench.harness.tune import tune
+from sdbench.harness.config import compose
+from sdbench.harness.tune import table, tune
 from sdbench.simulate.events import Latencies
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
 
@@ -44,12 +45,19 @@ def test_the_tiny_family_is_tuned():
     assert speeds == sorted(speeds, reverse=True)
     assert document["best"] == document["predicted"][0]
     arms = {row["arm"] for row in document["predicted"]}
-    assert arms == {"ar", "lookup", "sd", "sd_qualifier", "pyramid"}
+    assert arms == {"ar", "lookup", "sd", "sequoia", "sd_qualifier", "pyramid"}
     for name, row in document["measured"].items():
         assert row["predicted"] is not None, name
         # Two prompts on a machine that may be busy: the order of magnitude, no more.
         assert 0.3 < row["predicted"] / row["measured"] < 3, name
     assert document["best"]["command"].startswith("sdbench run arms=[ar,")
+    trees = [row for row in document["predicted"] if row["arm"] == "sequoia"]
+    config = compose(trees[0]["command"].removeprefix("sdbench run ").split())  # its overrides are those of the arm
+    proposer = config["arms"]["sequoia"]["proposer"]
+    assert {f"proposer.{knob}": value for knob, value in proposer.items()}.items() >= trees[0]["setting"].items()
+    assert "arms.sequoia.proposer.acceptance=[" in trees[0]["command"]
+    assert trees[0]["command"].split("acceptance=")[1].split("]")[0] in table(document)
+    assert len({row["setting"]["proposer.budget"] for row in trees}) > 5
 
 
 def test_a_family_with_only_a_target_gets_a_look_up():
@@ -63,7 +71,6 @@ def test_a_family_with_only_a_target_gets_a_look_up():
 @pytest.mark.slow
 @pytest.mark.timing
 def test_the_choice_is_within_ten_percent_of_the_best_of_a_sweep(tmp_path):
-    from sdbench.harness.config import compose
     from sdbench.harness.plan import prepare
     from sdbench.harness.run import run
 
