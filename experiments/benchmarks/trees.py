@@ -35,14 +35,15 @@ from sdbench.topology import Topology
 
 ASSETS = "pkg://sdbench/assets/"
 MOST = 64  # nodes
-COMPILED = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 48, 64)  # each size needs a program of its own
+COMPILED = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # each size needs a program of its own
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 16)  # nodes of a depth
+COMPILED_LEVELS = (0, 1, 2, 4, 8)
 PROBED = 12  # tokens of the probe's chains
 
 
 @dataclass(frozen=True)
 class Options:
-    """What to measure. sizes: of all modes; () is every size in eager mode and COMPILED in the others."""
+    """What to measure. sizes: of all modes; () is every size in eager mode, and COMPILED in the others."""
 
     modes: Sequence[str]
     dtypes: Sequence[str]
@@ -68,7 +69,10 @@ class Options:
             f"arms.early_exit.proposer.layers={self.layers}",
         ]
 
-    def sizes_of(self, mode: str) -> Sequence[int]:
+    def sizes_of(self, mode: str, levels: bool) -> Sequence[int]:
+        """Return the sizes of a curve: of the steps that draft a depth, or of verifications."""
+        if levels:
+            return LEVELS if mode == "eager" else COMPILED_LEVELS
         return self.sizes or (range(1, MOST + 1) if mode == "eager" else COMPILED)
 
 
@@ -118,7 +122,8 @@ def time_curves(plans: dict[tuple[str, str], Plan], options: Options) -> dict[An
             weights = "target" if options.layers is not None else role
             if (dtype, weights) not in loaded:
                 loaded[dtype, weights] = load_role(plan, weights)
-            levels, own = role == "draft", LEVELS if role == "draft" else options.sizes_of(mode)
+            levels = role == "draft"
+            own = options.sizes_of(mode, levels)
             key = dtype, mode, role
             layers = options.layers if levels else None
             clocks[key] = TreeClock(loaded[dtype, weights], options.context, max(own), mode, layers, levels)

@@ -11,6 +11,7 @@ from sdbench.drafting import (
     ModelDrafter,
     PromptLookup,
     StagedDrafter,
+    StagedTree,
     StopWhenUnsure,
     TreeDrafter,
 )
@@ -49,6 +50,10 @@ def arms(target, qualifier, draft):
     yield "dynamic_tree", Speculative(target, Exact(), DynamicTree(qualifier, 3, 3, 7))
     staged = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2, 2]), 2)
     yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)
+    handed_up = StagedTree(qualifier, Exact(), TreeDrafter(draft, [2, 1]), 2, 10)
+    yield "tree_from_a_stage", Speculative(target, Exact(), handed_up)
+    dynamic = StagedTree(draft, Exact(), DynamicTree(draft.truncated(2), 2, 2, 4), 2, 6)
+    yield "tree_from_two_stages", Speculative(target, Exact(), StagedTree(qualifier, Exact(), dynamic, 2, 8))
 
 
 IN_BATCHES = ("llama", "qwen3-sliding", "gpt2")  # one of each kind: full attention, sliding windows, learned positions

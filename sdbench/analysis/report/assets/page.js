@@ -187,7 +187,7 @@ function tokensOf(data, ids, code, leaves) {
 // ---- token trees: each depth is a column; the kept path is thick
 
 const SVG = "http://www.w3.org/2000/svg";
-const [COLUMN, ROW, MARGIN] = [88, 24, 12];
+const [COLUMN, ROW, MARGIN] = [88, 24, 20];
 
 function drawn(tag, attributes, ...children) {
   const made = document.createElementNS(SVG, tag);
