@@ -12,6 +12,7 @@ from sdbench.acceptance.exact import Exact
 from sdbench.acceptance.fuzzy import Fuzzy
 from sdbench.acceptance.kseq import KSeq
 from sdbench.acceptance.lenience import Lenience
+from sdbench.acceptance.longest import LongestPath
 from sdbench.acceptance.match import Match
 from sdbench.acceptance.mentored import Mentored
 from sdbench.acceptance.recorded import Recorded
@@ -38,6 +39,7 @@ __all__ = [
     "KSeq",
     "Law",
     "Lenience",
+    "LongestPath",
     "Match",
     "Memoryless",
     "Mentored",

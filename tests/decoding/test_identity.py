@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from sdbench.acceptance.exact import Exact
-from sdbench.decoding import Request, Speculative
+from sdbench.decoding import DynaSD, Request, Speculative
 from sdbench.drafting import (
     DynamicTree,
     EarlyExit,
@@ -50,9 +50,10 @@ def arms(target, qualifier, draft):
     yield "dynamic_tree", Speculative(target, Exact(), DynamicTree(qualifier, 3, 3, 7))
     staged = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2, 2]), 2)
     yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)
+    yield "fork", DynaSD(target, draft, 2, 3, "exact")
     handed_up = StagedTree(qualifier, Exact(), TreeDrafter(draft, [2, 1]), 2, 10)
     yield "tree_from_a_stage", Speculative(target, Exact(), handed_up)
-    dynamic = StagedTree(draft, Exact(), DynamicTree(draft.truncated(2), 2, 2, 4), 2, 6)
+    dynamic = StagedTree(draft, Exact(), DynamicTree(draft.truncated(1), 2, 2, 4), 2, 6)
     yield "tree_from_two_stages", Speculative(target, Exact(), StagedTree(qualifier, Exact(), dynamic, 2, 8))
 
 
