@@ -2,7 +2,8 @@
 
 Each node of a tree is tested by itself: x passes with probability min(1, p(x) / q(x)), whatever became of its siblings. Of all
 paths whose nodes pass, the rule keeps the longest, the first among equals. The token behind it has the law p, and not what the
-refused siblings leave of p. With F_n(k) the probability that no path behind node n has more than k passing nodes, and a_c that child c passes,
+refused siblings leave of p. With F_n(k) the probability that no path behind node n has more than k passing nodes, and a_c that
+child c passes,
 
     F_n(k) = product over the children c of  (1 - a_c + a_c F_c(k - 1)),
 

@@ -1,4 +1,4 @@
-"""DynaSD (Improving Multi-candidate Speculative Decoding, 2409.10644; github JackZeng0208/DynaSD): a fork behind the target's roots.
+"""DynaSD (Improving MCSD, 2409.10644; github JackZeng0208/DynaSD): a fork of chains behind the target's roots.
 
 A round of other decoders ends with a token of the target. Here the decoder draws `width` tokens from the target's law behind the
 kept tokens, without replacement: the roots of the next tree. The draft continues each root by a chain of its own (a fork). Three
