@@ -92,7 +92,7 @@ class Curve:
 
     def interval(self, nodes: int) -> tuple[float, float]:
         """Return the 95 % interval of the median, from order statistics; NaN with too few samples."""
-        found = quantile_test(self.samples[nodes], q=0.0, p=0.5).confidence_interval(0.95)
+        found = quantile_test(self.samples[nodes], q=0, p=0.5).confidence_interval(0.95)
         return float(found.low), float(found.high)
 
     def __call__(self, nodes: int) -> float:
