@@ -131,6 +131,13 @@ bench-rounds: setup  ## Measure the parts of a round's time, eager and compiled,
 	done
 	$(BIN)/python -m experiments.benchmarks.rounds results/runs/rounds-eager results/runs/rounds-compile
 
+TREE_OPTIONS ?= --repeats 21
+TREE_TASK ?= wordproblems
+bench-trees: setup  ## Measure T_v(n) and try the tree that it recommends, into results/bench/trees (SMOLLM2=FOLDER or .gguf)
+	$(BIN)/python -m experiments.benchmarks.trees results/bench/trees/tiny.json $(TREE_OPTIONS) limit=40 $(OVERRIDES)
+	$(BIN)/python -m experiments.benchmarks.trees results/bench/trees/smollm2.json $(TREE_OPTIONS) --layers 15 \
+	  models=smollm2 models.target.path=$(SMOLLM2) tasks=$(TREE_TASK) limit=6 max_new_tokens=64 $(OVERRIDES)
+
 results-verify: setup  ## Check each method by the oracle and by greedy identity, into results/verify
 	mkdir -p results/verify
 	$(BIN)/sdbench verify limit=100 'arms=[ar,sd,sd_qualifier,lookup,early_exit,pyramid,psd_fuzzy]' \
@@ -169,4 +176,4 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-gpu bench-rounds bench-scaling clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-records results-smollm2 results-ssd results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-records results-smollm2 results-ssd results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check

@@ -16,6 +16,7 @@ from sdbench.acceptance.fly import FLy
 from sdbench.acceptance.fuzzy import Fuzzy
 from sdbench.acceptance.kseq import KSeq
 from sdbench.acceptance.lenience import Lenience
+from sdbench.acceptance.longest import LongestPath
 from sdbench.acceptance.match import Match
 from sdbench.acceptance.mentored import Mentored
 from sdbench.acceptance.recorded import Recorded
@@ -49,6 +50,7 @@ __all__ = [
     "KSeq",
     "Law",
     "Lenience",
+    "LongestPath",
     "Match",
     "Memoryless",
     "Mentored",

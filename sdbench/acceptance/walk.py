@@ -98,20 +98,30 @@ class TokenRule(SiblingRule):
         return torch.stack(chosen, 1), left
 
 
-def walk(draft: Draft, p: Scored, siblings: Siblings) -> Law:
-    """Return the law of a rule that decides on the children of each node.
+def decide(draft: Draft, p: Scored, siblings: Siblings) -> tuple[Float[Tensor, "B N1"], Float[Tensor, "B N1 V"]]:
+    """Decide on the children of each node.
 
     p: [B, N+1, V], the verifier's scores behind each node. siblings: as `SiblingRule.siblings`.
+
+    Returns the probability that each node is kept once its parent is (0 at node 0), and the law of the token behind each node if
+    no child of it is kept.
     """
     q, trees, device = draft.scored(p), draft.trees, p.logits.device
     left = p.probs.clone()
-    chosen = torch.zeros(left.shape[:2], dtype=wide(p.logits), device=device)  # given that the path reached the parent
+    chosen = torch.zeros(left.shape[:2], dtype=wide(p.logits), device=device)
     for row, node, children in _families(trees):
         rows, nodes, kids = (upload(part, device) for part in (row, node, children))
         each = rows[:, None]
         kept, rest = siblings(p[rows, nodes], q[each, kids - 1], draft.tokens[each, kids - 1])
         chosen[each, kids] = kept.to(chosen.dtype)
         left[rows, nodes] = rest
+    return chosen, left
+
+
+def walk(draft: Draft, p: Scored, siblings: Siblings) -> Law:
+    """Return the law of a rule that decides on the children of each node. The arguments are those of `decide`."""
+    trees, device = draft.trees, p.logits.device
+    chosen, left = decide(draft, p, siblings)
     reach, stays = torch.zeros_like(chosen), torch.ones_like(chosen)
     reach[:, 0] = 1
     for row, node, above in _levels(trees):

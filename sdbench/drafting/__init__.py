@@ -20,6 +20,7 @@ from sdbench.drafting.no_draft import NoDraft as NoDraft
 from sdbench.drafting.reencode import ReencodedDrafter as ReencodedDrafter
 from sdbench.drafting.rest import Rest as Rest
 from sdbench.drafting.staged import StagedDrafter as StagedDrafter
+from sdbench.drafting.staged_tree import StagedTree as StagedTree
 from sdbench.drafting.suffix import SuffixLookup as SuffixLookup
 from sdbench.drafting.suffix_decoding import SuffixDecoding as SuffixDecoding
 from sdbench.drafting.token_recycling import TokenRecycling as TokenRecycling

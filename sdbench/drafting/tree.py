@@ -38,7 +38,9 @@ class ModelTree(Local):
 
     trees = True
 
-    def __init__(self, model: LanguageModel) -> None:
+    def __init__(self, model: LanguageModel, layers: int | None = None) -> None:
+        if layers is not None:
+            model = model.truncated(validate.whole("proposer.layers", layers, 1))
         self.model, self.name = model, model.name
 
     @property
@@ -57,7 +59,7 @@ class TreeDrafter(ModelTree):
     """Draft a token tree of a fixed shape.
 
     widths: each node of depth d has widths[d] children. paths: any other shape, as Medusa's `choices` (`Topology.from_paths`).
-    siblings: how the children of a node are chosen.
+    siblings: how the children of a node are chosen. layers: draft with the first layers of `model` and its head (early exit).
     """
 
     def __init__(
@@ -66,13 +68,14 @@ class TreeDrafter(ModelTree):
         widths: Sequence[int] | None = None,
         siblings: str = "without",
         paths: Sequence[Sequence[int]] | None = None,
+        layers: int | None = None,
     ) -> None:
         if bool(widths) == bool(paths):
             raise InputError("A token tree needs either proposer.widths, such as [4, 2, 1], or proposer.paths.")
         for width in widths or ():
             validate.whole("proposer.widths", width, 1)
         self.siblings = validate.choice("proposer.siblings", siblings, SIBLINGS)
-        super().__init__(model)
+        super().__init__(model, layers)
         self.topology = Topology.branching(widths) if widths else Topology.from_paths(paths or ())
         widest = max(map(len, self.topology.children))
         if siblings == "hub" and widest > 2:
@@ -143,10 +146,12 @@ class PlannedTree(TreeDrafter):
     """Draft the tree that keeps most tokens, without replacement: Sequoia's planner (2402.12374).
 
     acceptance: by rank, the probability that this child is kept once its parent is. A run's record has it.
-    budget: tokens that are verified. depth: of the tree.
+    budget: tokens that are verified. depth: of the tree. layers: as in `TreeDrafter`. `sdbench tune` chooses all but the last.
     """
 
-    def __init__(self, model: LanguageModel, acceptance: Sequence[float], budget: int, depth: int) -> None:
+    def __init__(
+        self, model: LanguageModel, acceptance: Sequence[float], budget: int, depth: int, layers: int | None = None
+    ) -> None:
         shares = [validate.number("proposer.acceptance", share, 0, 1) for share in acceptance]
         if not shares or not 0 < sum(shares) <= 1:
             raise InputError(
@@ -154,4 +159,4 @@ class PlannedTree(TreeDrafter):
             )
         validate.whole("proposer.budget", budget, 1)
         validate.whole("proposer.depth", depth, 1)
-        super().__init__(model, paths=best_tree(shares, budget, depth)[1])
+        super().__init__(model, paths=best_tree(shares, budget, depth)[1], layers=layers)

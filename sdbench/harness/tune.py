@@ -3,7 +3,8 @@
 A short probe run decodes some prompts with one setting of each method. It records the times of the forwards of every model. It also
 records the rank of each target token in the order of each smaller model. From these, `sdbench.simulate.events` PREDICTS the speed
 of every other setting, round by round. `sdbench.harness.lookup_replay` replays each setting of look-up over the target's answers.
-The result names the fastest setting and the command that runs it.
+For token trees, the steps over n nodes are timed, and each tree of Sequoia's planner is replayed over the recorded ranks. The
+result names the fastest setting and the command that runs it.
 
 It also names the fastest chain of levels. Its levels are all models of the family, early exits and look-up, and the planner of
 `sdbench.theory.hierarchies` PREDICTS its speed from the times and the acceptance that `sdbench.harness.level_probe` measures.
@@ -27,11 +28,12 @@ from sdbench.errors import InputError
 from sdbench.harness.config import compose
 from sdbench.harness.level_probe import command, config_of_all_roles, measure_levels
 from sdbench.harness.lookup_replay import drafted_by_round
-from sdbench.harness.plan import Plan, prepare
+from sdbench.harness.plan import Plan, load_role, prepare
 from sdbench.harness.run import run
+from sdbench.harness.tree_plan import DEPTH, TreeClock, measured_acceptance, predictor, time_in_turn
 from sdbench.runs.record import Run, load
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
-from sdbench.simulate.measured import measured
+from sdbench.simulate.measured import host_seconds, measured
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
 from sdbench.theory.hierarchies import chains
 from sdbench.theory.ssd import fan_out_of
@@ -44,6 +46,8 @@ BUDGETS = (6, 8, 12, 18)
 COPIED = (2, 4, 6, 10)  # draft lengths of prompt look-up
 MATCHES = (1, 2, 3)  # its shortest match, min_ngram
 PER_MATCH = (1, 2, None)  # its drafted tokens per matched token
+NODES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # budgets of a token tree
+TREE_REPEATS = 7  # timings of each step over a tree
 CLOSE = 0.02  # the result lists settings within this fraction of the best prediction
 
 Row = dict[str, Any]
@@ -111,7 +115,7 @@ def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     # This look-up drafts behind every match, as many tokens as match. So the probe times forwards of every length.
     arms, words = ["ar", "lookup"], ["arms.lookup.proposer.min_ngram=1", "arms.lookup.proposer.per_match=1"]
     if "draft" in roles:
-        arms, words = [*arms, "sd"], [*words, f"arms.sd.draft_length={LONGEST}"]
+        arms, words = [*arms, "sd", "sequoia"], [*words, f"arms.sd.draft_length={LONGEST}"]
         if config["hardware"].get("pin"):
             arms.append("ssd")
     if "qualifier" in roles:
@@ -132,6 +136,8 @@ def _predicted(probe: Run, plan: Plan) -> list[Row]:
             own = _as_draft(tables, arm, role)
             simulation = Simulation(places(_of(own["rounds"], arm)), measured(own))
             rows += [_row(arm, {"draft_length": K}, simulation.sd(K)) for K in range(1, LONGEST + 1)]
+    if "sequoia" in arms:
+        rows += _trees(tables, arms["sequoia"]["config"]["proposer"], plan)
     if "pyramid" in arms:
         rows += _pyramids(tables)
     if "ssd" in arms:
@@ -205,6 +211,30 @@ def _ssd(tables: Mapping[str, pd.DataFrame], logged: Mapping[str, Any]) -> list[
     ]
 
 
+def _trees(tables: Mapping[str, pd.DataFrame], knobs: Mapping[str, Any], plan: Plan) -> list[Row]:
+    """Predict the trees of Sequoia's planner for every budget and depth, and the tree of the probe. knobs: of the probe."""
+    strings = [string.tolist() for string in places(_of(tables["rounds"], "sd"))]
+    sequences = _of(tables["sequences"], "ar")
+    context = int((sequences["prompt_tokens"] + sequences["tokens"].map(len) // 2).median())
+    plan.take_cores()
+    clocks = {
+        role: TreeClock(model, min(context, model.max_positions - NODES[-1]), NODES[-1], levels=role == "draft")
+        for role in ("target", "draft")
+        for model in [load_role(plan, role)]
+    }
+    curves = time_in_turn(clocks, dict.fromkeys(clocks, (0, *NODES)), TREE_REPEATS)
+    host = host_seconds(_arms(tables, {"sequoia"}), {"sequoia"})
+    predict = predictor(strings, curves["draft"], curves["target"], host)
+    acceptance = measured_acceptance(strings)
+    settings = [predict(list(knobs["acceptance"]), knobs["budget"], knobs["depth"])]
+    settings += [
+        predict(acceptance, budget, depth)
+        for budget in (NODES if acceptance else ())
+        for depth in range(1, min(budget, DEPTH) + 1)
+    ]
+    return [_row("sequoia", setting.knobs, setting.tokens_per_second) for setting in settings]
+
+
 def _pyramids(tables: Mapping[str, pd.DataFrame]) -> list[Row]:
     """Predict pyramids for every inner and outer length.
 
@@ -264,9 +294,16 @@ def _is(config: Mapping[str, Any], setting: Mapping[str, Any]) -> bool:
 
 def _row(arm: str, setting: Mapping[str, Any], speed: float) -> Row:
     """Return a prediction with the command that runs its setting. speed: in tokens per second."""
-    words = [f"arms.{arm}.{knob}={'null' if value is None else value}" for knob, value in setting.items()]
+    words = [f"arms.{arm}.{knob}={_written(value)}" for knob, value in setting.items()]
     command = " ".join(["sdbench run", f"arms=[ar,{arm}]" if arm != "ar" else "arms=[ar]", *words])
     return {"arm": arm, "setting": dict(setting), "tokens_per_second": float(speed), "command": command}
+
+
+def _written(value: Any) -> str:
+    """Write a value as an override holds it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(str, value))}]"
+    return "null" if value is None else str(value)
 
 
 def _of(table: pd.DataFrame, arm: str) -> pd.DataFrame:
@@ -294,7 +331,7 @@ def table(document: Mapping[str, Any]) -> str:
     lines = [f"PREDICTED from {document['prompts']} prompts in {document['seconds']:.0f} s"]
     for arm in dict.fromkeys(row["arm"] for row in document["predicted"]):
         best = next(row for row in document["predicted"] if row["arm"] == arm)
-        setting = " ".join(f"{knob}={value}" for knob, value in best["setting"].items())
+        setting = " ".join(f"{knob}={_written(value)}" for knob, value in best["setting"].items())
         lines.append(f"  {arm:13s} {best['speedup']:5.2f}x  {best['tokens_per_second']:8.1f} tok/s  {setting}")
     lines.append("the probe's own settings, measured and predicted (tok/s):")
     for arm, row in document["measured"].items():

@@ -15,7 +15,7 @@ from sdbench.analysis.report.comparison_table import comparison
 from sdbench.analysis.report.grid import Column, Grid
 from sdbench.analysis.results import Results, read
 from sdbench.models.memory import GB
-from sdbench.papers import FOLDER, benchmark_tables, claims, figures, page, paper, sections, tables
+from sdbench.papers import FOLDER, benchmark_tables, claims, figures, page, paper, sections, tables, tree_tables
 from sdbench.papers.paper_results import PaperResults
 
 FIGURES, TABLES = "figures", "tables"
@@ -37,6 +37,7 @@ class Docs:
         for name in paper.names():
             self._page(name, paper.find(name).title, self._paper(paper.Paper(name)))
         self._page("engine", "The engine", self._engine())
+        self._page("trees", "Token trees on a machine", self._trees())
         self._page("verification", "Losslessness", self._verification())
         self._page("tiny-family", "The tiny family, trained again", self._tiny_family())
         self._write("index.md", "Results", self._index())
@@ -149,6 +150,27 @@ class Docs:
             words = f"`{' '.join(found['overrides'])}`; {before} before, {after} after; {found['machine']}."
             parts += [f"### {file.stem}", words, benchmark_tables.change_table(found).markdown()]
         return parts if files else []
+
+    def _trees(self) -> list[str]:
+        parts = [
+            "T_v(n) is the target's time for a verification of n nodes. `make bench-trees` measures it for each precision and "
+            "execution mode, all sizes in turn. Bands are 95 % intervals of the medians. A ring marks the tree of least predicted "
+            "time per token. The same target then decodes with this tree. The table compares the prediction with that run."
+        ]
+        files = sorted((self.results / "bench" / "trees").glob("*.json"))
+        for file in files:
+            found = _json(file)
+            with style.context():
+                style.save(tree_tables.curves_figure(found), self.out / FIGURES / "trees", file.stem)
+            parts += [
+                f"## {file.stem}",
+                f"Target {found['target']}; draft {found['draft']}; {found['prompts']} prompts of {found['task']}; "
+                f"{found['context']} tokens of context; {found['repeats']} timings of each size; {found['machine']}, "
+                f"{found['threads']} thread(s); torch {found['torch']}; revision {str(found['revision'])[:8]}.",
+                f"![The time of a verification]({FIGURES}/trees/{file.stem}.svg)",
+                tree_tables.trees_table(found).markdown(),
+            ]
+        return parts if files else [*parts, "Not measured yet."]
 
     def _verification(self) -> list[str]:
         parts = [

@@ -30,14 +30,16 @@ def measured(tables: Mapping[str, pd.DataFrame], name: str = "this run's machine
     alone = set(on_target.loc[on_target["proposer"] == "", "arm"])
     steps = tables["steps"][tables["steps"]["kind"] != "prefill"]
     verify = steps[(steps["role"] == "target") & (steps["kind"] == "verify")]
-    host = _host(tables, alone) if alone else _host(tables, drafting)
+    host = host_seconds(tables, alone) if alone else host_seconds(tables, drafting)
     own = rounds[rounds["arm"].isin(drafting)]
-    more = max(0.0, _host(tables, drafting) - host) / max(float(own["proposed"].mean()), 1.0) if len(own) else 0.0
+    more = (
+        max(0.0, host_seconds(tables, drafting) - host) / max(float(own["proposed"].mean()), 1.0) if len(own) else 0.0
+    )
     draft = [value + more for value in steps.loc[(steps["role"] == "draft") & (steps["kind"] == "draft"), "seconds"]]
     concurrent: dict[str, Any] = {}
     if overlapping:
         concurrent = _concurrent(rounds, steps)
-        concurrent["host_concurrent"] = [_host(tables, overlapping)]
+        concurrent["host_concurrent"] = [host_seconds(tables, overlapping)]
         draft = draft or concurrent["draft_concurrent"]
     apart = verify["arm"].isin(overlapping)
     return Latencies(
@@ -111,7 +113,7 @@ def _by_tokens(steps: pd.DataFrame) -> dict[int, list[float]]:
     return {int(n): part["seconds"].tolist() for n, part in steps.groupby("tokens")}  # pyright: ignore
 
 
-def _host(tables: Mapping[str, pd.DataFrame], arms: set[str]) -> float:
+def host_seconds(tables: Mapping[str, pd.DataFrame], arms: set[str]) -> float:
     """Return the mean seconds of a round of these arms outside any forward and any wait."""
     of = {name: table[table["arm"].isin(arms)] for name, table in tables.items() if name != "bare"}
     wall = float(of["sequences"].drop_duplicates(["arm", "block", "repeat"])["block_decode_seconds"].sum())

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sdbench.analysis.metrics.summary import summarise
-from sdbench.runs.record import claim
+from sdbench.runs.record import Run, claim
 from sdbench.runs.tables import frames
 from tests.runs.made import Arm, meta, rows
 
@@ -34,6 +34,10 @@ WORDS = [
     "at",
     "be",
 ]
+
+
+PARENTS = [0, 0, 1, 3]  # of the tree of `with_trees`
+UNSEEN = 999_999  # an id that no sequence emitted
 
 
 def record(
@@ -73,3 +77,16 @@ def record(
     )
     folder.finish(tables, summarise(tables, arms[0].name, meta(arms)))
     return folder.path
+
+
+def with_trees(run: Run, arm: str) -> Run:
+    """Give the target's rounds of one arm token trees: of four nodes, whose kept path ends at the round's number modulo 5."""
+    rounds, sequences = run.rounds, run.sequences
+    emitted = {row.prompt_id: list(row.tokens) for row in sequences[sequences["arm"] == arm].itertuples()}
+    own = (rounds["arm"] == arm) & (rounds["verifier"] == "target")
+    rounds["nodes"] = np.where(own, len(PARENTS), np.nan)
+    rounds["end"] = np.where(own, rounds["round"] % (len(PARENTS) + 1), np.nan)
+    rounds["parents"] = [PARENTS if its else None for its in own]
+    drafted = [[UNSEEN, *emitted[prompt][: len(PARENTS) - 1]] for prompt in rounds["prompt_id"]]
+    rounds["drafted"] = [tokens if its else None for tokens, its in zip(drafted, own, strict=True)]
+    return run

@@ -6,9 +6,11 @@ import re
 
 import pytest
 
+from sdbench.analysis.report.page import page as html_page
 from sdbench.analysis.report.write import report
+from sdbench.runs.record import load
 from tests.analysis.chromium import Browser, chromium
-from tests.analysis.recorded import CATEGORIES, HOSTILE, record
+from tests.analysis.recorded import CATEGORIES, HOSTILE, PARENTS, UNSEEN, record, with_trees
 from tests.runs.made import AR, FSD, PSD_FUZZY, PYRAMID, SD, Arm
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::sdbench.analysis.stats.intervals.FewPrompts")]
@@ -196,3 +198,24 @@ def test_twenty_arms_and_two_hundred_prompts(started, tmp_path):
     assert started.run("document.querySelectorAll('.pick-prompt option').length") == 200
     # The processor time of all of the browser's processes: wall time depends on the load of the machine.
     assert min(loads) < SLOWEST
+
+
+def test_a_round_shows_its_token_tree(started, tmp_path):
+    run = with_trees(load(record(tmp_path / "trees", [AR, SD])), "sd")
+    file = tmp_path / "report.html"
+    file.write_text(html_page([run], [run.path]), encoding="utf-8")
+    started.open(file)
+    article = "article[data-arm=sd]"
+    assert started.run("document.querySelectorAll('article[data-arm=ar] .trees').length") == 0
+    assert started.run(f"document.querySelector('{article} .trees').open") is False
+    started.run(f"document.querySelector('{article} .token:last-child').click()")
+    (said,) = started.texts(f"{article} .trees .note")
+    rounds = int(run.rounds.loc[run.rounds["arm"] == "sd"].groupby("prompt_id")["round"].max()["p0"])
+    end = rounds % (len(PARENTS) + 1)
+    kept = {0: 0, 1: 1, 2: 1, 3: 2, 4: 3}[end]
+    assert said == f"Round {rounds + 1}: {len(PARENTS)} nodes, {kept} kept"
+    assert started.run(f"document.querySelectorAll('{article} .tree .node').length") == len(PARENTS) + 1
+    assert started.run(f"document.querySelectorAll('{article} .tree path.kept').length") == kept
+    assert started.run(f"document.querySelectorAll('{article} .tree .node.kept').length") == kept + 1
+    assert started.texts(f"{article} .tree .node:nth-of-type(2) text") == [f"#{UNSEEN}"]
+    assert started.complaints() == []

@@ -5,7 +5,7 @@ import torch
 
 from sdbench.acceptance import Block, Exact, SpecHub, Traversal, ZhouJoint
 from sdbench.asynchronous import MirrorDrafter, SpecBranchDrafter
-from sdbench.decoding import Request, Speculative
+from sdbench.decoding import DynaSD, Request, Speculative
 from sdbench.drafting import (
     AdaptiveThreshold,
     DynamicTree,
@@ -18,6 +18,7 @@ from sdbench.drafting import (
     Rest,
     SpeculativeVerification,
     StagedDrafter,
+    StagedTree,
     StopWhenUnsure,
     SuffixDecoding,
     SuffixLookup,
@@ -84,7 +85,7 @@ def arms(target, qualifier, draft, corpus):
     yield "ml_specqd", Speculative(target, Exact(), ModelDrafter(cast), 4)
     yield "ml_specqd_three", Speculative(target, Exact(), StagedDrafter(cast, Exact(), ModelDrafter(draft), 2), 4)
     yield "tree", Speculative(target, Exact(), TreeDrafter(qualifier, [2, 2, 1], "top"))
-    yield "tree_early_exit", Speculative(target, Exact(), TreeDrafter(target.truncated(2), [2, 1]))
+    yield "tree_early_exit", Speculative(target, Exact(), TreeDrafter(target, [2, 1], layers=2))
     yield "dynamic_tree", Speculative(target, Exact(), DynamicTree(qualifier, 3, 3, 7))
     staged = StagedDrafter(qualifier, Exact(), TreeDrafter(draft, [2, 2]), 2)
     yield "tree_below_a_stage", Speculative(target, Exact(), staged, 4)
@@ -105,6 +106,11 @@ def arms(target, qualifier, draft, corpus):
     yield "rest", Speculative(target, Exact(), corpus, 6)
     yield "specbranch", Speculative(target, Exact(), SpecBranchDrafter(qualifier, 3, 0.3, process=False), 4)
     yield "mirror", Speculative(target, Exact(), MirrorDrafter(qualifier, target, 2, 2, process=False), 3)
+    yield "fork", DynaSD(target, draft, 2, 3, "exact")
+    handed_up = StagedTree(qualifier, Exact(), TreeDrafter(draft, [2, 1]), 2, 10)
+    yield "tree_from_a_stage", Speculative(target, Exact(), handed_up)
+    dynamic = StagedTree(draft, Exact(), DynamicTree(draft.truncated(1), 2, 2, 4), 2, 6)
+    yield "tree_from_two_stages", Speculative(target, Exact(), StagedTree(qualifier, Exact(), dynamic, 2, 8))
 
 
 IN_BATCHES = ("llama", "qwen3-sliding", "gpt2")  # one of each kind: full attention, sliding windows, learned positions

@@ -8,7 +8,7 @@ import pytest
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
 from sdbench.harness.plan import prepare
-from sdbench.harness.tune import tune
+from sdbench.harness.tune import table, tune
 from sdbench.simulate.events import Latencies
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
 
@@ -48,7 +48,7 @@ def test_the_tiny_family_is_tuned():
     assert speeds == sorted(speeds, reverse=True)
     assert document["best"] == document["predicted"][0]
     arms = {row["arm"] for row in document["predicted"]}
-    assert arms == {"ar", "lookup", "sd", "sd_qualifier", "pyramid"}
+    assert arms == {"ar", "lookup", "sd", "sequoia", "sd_qualifier", "pyramid"}
     for name, row in document["measured"].items():
         assert row["predicted"] is not None, name
         # Two prompts on a machine that may be busy: the order of magnitude, no more.
@@ -69,6 +69,13 @@ def test_the_tiny_family_is_tuned():
     assert [*arm.views, "lookup"] == deepest["levels"]
     stages = [arm.decoder, *(stage for stage, _ in arm._proposers)]
     assert [stage.draft_length for stage in stages[:-1]] == deepest["lengths"]
+    trees = [row for row in document["predicted"] if row["arm"] == "sequoia"]
+    config = compose(trees[0]["command"].removeprefix("sdbench run ").split())  # its overrides are those of the arm
+    proposer = config["arms"]["sequoia"]["proposer"]
+    assert {f"proposer.{knob}": value for knob, value in proposer.items()}.items() >= trees[0]["setting"].items()
+    assert "arms.sequoia.proposer.acceptance=[" in trees[0]["command"]
+    assert trees[0]["command"].split("acceptance=")[1].split("]")[0] in table(document)
+    assert len({row["setting"]["proposer.budget"] for row in trees}) > 5
 
 
 def test_a_family_with_only_a_target_gets_a_look_up():

@@ -1,4 +1,4 @@
-"""The page's data on single prompts: each arm's numbers, and the arms' texts, token by token, with their origins.
+"""The page's data on single prompts: each arm's numbers, the arms' texts, token by token, with their origins, and token trees.
 
 The data is packed to keep the page small. The texts of tokens are numbered, arms with the same tokens share them, and
 origins are run-length coded. Every prompt has its numbers. Texts are added prompt by prompt, in the run's order, while
@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.metrics.speed import log_ratios, unit_column
-from sdbench.analysis.report import token_origins
+from sdbench.analysis.report import round_trees, token_origins
 from sdbench.analysis.tables import by_arm, decode_tokens, emitted_tokens, usable
 from sdbench.runs.record import Run
 
@@ -32,9 +32,10 @@ def drilldown(run: Run, room: int = ROOM) -> dict[str, Any]:
     """Collect the page's data of one run, JSON-safe. room: bytes for texts.
 
     Returns:
-        `arms`, `baseline`, `categories`, `pieces` (the texts of tokens) and `prompts`. A prompt has `id`, `category` (an
-        index) and `numbers` (NUMBERS per arm, null for an arm without them). While there is room it also has `prompt`,
-        `reference`, `texts` (lists of indices into `pieces`) and `arms` (per arm the index of its text and its origins).
+        `arms`, `baseline`, `categories`, `pieces` (the texts of tokens), `shapes` (the parents of token trees) and `prompts`.
+        A prompt has `id`, `category` (an index) and `numbers` (NUMBERS per arm, null for an arm without them). While there is
+        room it also has `prompt`, `reference`, `texts` (lists of indices into `pieces`) and `arms` (per arm the index of its
+        text, its origins and, of an arm that drafts token trees, the tree of each round: `round_trees.packed`).
     """
     arms = list(run.summary["arms"])
     categories = list(dict.fromkeys(run.sequences["category"]))
@@ -44,7 +45,9 @@ def drilldown(run: Run, room: int = ROOM) -> dict[str, Any]:
     for row in first.to_dict("records"):
         by_prompt.setdefault(row["prompt_id"], {})[row["arm"]] = row
     coded = {key: encode(rounds) for key, rounds in token_origins.by_sequence(run.rounds)}
+    trees = round_trees.by_sequence(run.rounds, run.sequences)
     vocabulary: dict[str, int] = {}
+    shapes: dict[tuple[int, ...], int] = {}
     prompts = []
     for prompt in dict.fromkeys(run.sequences["prompt_id"]):
         part = by_prompt[prompt]
@@ -54,9 +57,13 @@ def drilldown(run: Run, room: int = ROOM) -> dict[str, Any]:
             "numbers": [numbers.get((arm, prompt)) for arm in arms],
         }
         if room > 0:
-            before = len(vocabulary)
+            before = len(vocabulary), len(shapes)
             texts = _texts(part, arms, prompt, coded, vocabulary) | _question(run.prompts.get(prompt, {}))
-            room -= _size(texts) + sum(_size(piece) for piece in list(vocabulary)[before:])
+            for given, arm in zip(texts["arms"], arms, strict=True):
+                if given is not None and (found := trees.get((arm, prompt, part[arm]["repeat"]))):
+                    given.append(round_trees.packed(found, shapes, vocabulary))
+            room -= _size(texts) + sum(_size(piece) for piece in list(vocabulary)[before[0] :])
+            room -= sum(_size(shape) for shape in list(shapes)[before[1] :])
             shown |= texts
         prompts.append(shown)
     return {
@@ -64,6 +71,7 @@ def drilldown(run: Run, room: int = ROOM) -> dict[str, Any]:
         "baseline": run.summary["baseline"],
         "categories": categories,
         "pieces": list(vocabulary),
+        "shapes": [list(shape) for shape in shapes],
         "prompts": prompts,
     }
 

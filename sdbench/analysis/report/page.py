@@ -88,6 +88,7 @@ def _section(run: Run, folder: Path, prefix: str, room: int) -> dict[str, Any]:
         "breakdowns": [(grid.title, grid.html(swatches)) for grid in category_tables(run)],
         "prompts": len(data["prompts"]),
         "with_texts": sum("texts" in prompt for prompt in data["prompts"]),
+        "with_trees": bool(data["shapes"]),
         "with_pieces": "pieces" in run.sequences,
         "data": Markup(drilldown.embed(data)),
     }

@@ -2,7 +2,8 @@
 
 The rows of a sequence are in the order of its verifications, inner ones first. So the functions replay each verifier: it kept
 `accepted` tokens of its proposer and added one token of its own. An inner verifier adds a token of the qualifier. The
-outermost adds a bonus or a correction, or, where nothing was drafted, a token of the target alone.
+outermost adds a bonus or a correction, or, where nothing was drafted, a token of the target alone. In a token tree that a stage
+hands up, the qualifier has drawn every token.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Verification = tuple[str, str, int, int, int, str]  # as _COLUMNS
 
 def by_sequence(rounds: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], list[str]]]:
     """Yield (arm, prompt_id, repeat) and the origins of its tokens by round (`of_rounds`), for every sequence."""
-    ordered = rounds.sort_values(_SEQUENCE, kind="stable")
+    ordered = _without_stages_below_trees(rounds).sort_values(_SEQUENCE, kind="stable")
     columns = [ordered[name].tolist() for name in [*_SEQUENCE, *_COLUMNS]]
     current: tuple[str, str, int] | None = None
     verifications: list[Verification] = []
@@ -44,6 +45,15 @@ def by_sequence(rounds: pd.DataFrame) -> Iterator[tuple[tuple[str, str, int], li
         verifications.append(tuple(verification))
     if current is not None:
         yield current, of_rounds(verifications)
+
+
+def _without_stages_below_trees(rounds: pd.DataFrame) -> pd.DataFrame:
+    """Leave out the inner verifications of the arms whose stage hands up token trees."""
+    if "nodes" not in rounds:
+        return rounds
+    outer = rounds["verifier"] == TARGET
+    handed_up = outer & rounds["nodes"].notna() & rounds["proposer"].isin(rounds.loc[~outer, "verifier"])
+    return rounds[outer | ~rounds["arm"].isin(rounds.loc[handed_up, "arm"])]
 
 
 def of_rounds(verifications: Iterable[Verification]) -> list[str]:

@@ -176,11 +176,89 @@ function tokensOf(data, ids, code, leaves) {
     const { letter, round } = origins[place];
     const token = element("span", { className: `token o-${letter}`, textContent: data.pieces[id] });
     if (place === leaves) token.classList.add("leaves");
+    token.dataset.round = round;
     const when = letter === "u" ? "" : round ? `, round ${round}` : "";
     token.dataset.tip = letter === "u" ? ORIGINS.u ?? "origin not recorded" : `token ${place + 1}${when}: ${ORIGINS[letter]}`;
     text.append(token);
   });
   return text;
+}
+
+// ---- token trees: each depth is a column; the kept path is thick
+
+const SVG = "http://www.w3.org/2000/svg";
+const [COLUMN, ROW, MARGIN] = [88, 24, 20];
+
+function drawn(tag, attributes, ...children) {
+  const made = document.createElementNS(SVG, tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+}
+
+// Where each node stands, node 0 first: its depth, and its row; a parent stands between its first and its last child.
+function placed(parents) {
+  const children = [[], ...parents.map(() => [])];
+  parents.forEach((parent, index) => children[parent].push(index + 1));
+  const depth = [0];
+  parents.forEach((parent) => depth.push(depth[parent] + 1));
+  const row = [];
+  let rows = 0;
+  const descend = (node) => {
+    children[node].forEach(descend);
+    const below = children[node];
+    row[node] = below.length ? (row[below[0]] + row[below.at(-1)]) / 2 : rows++;
+  };
+  descend(0);
+  return { depth, row, rows };
+}
+
+function drawTree(data, [round, end, shape, labels]) {
+  const parents = data.shapes[shape];
+  const { depth, row, rows } = placed(parents);
+  const kept = new Set([0]);
+  for (let node = end; node; node = parents[node - 1]) kept.add(node);
+  const [x, y] = [(node) => MARGIN + depth[node] * COLUMN, (node) => MARGIN + row[node] * ROW];
+  const width = MARGIN + (Math.max(...depth) + 1) * COLUMN;
+  const accepted = kept.size - 1;
+  const said = `Round ${round + 1}: ${parents.length} nodes, ${accepted} kept`;
+  const svg = drawn("svg", {
+    width, height: 2 * MARGIN + (rows - 1) * ROW, class: "tree", tabindex: 0, role: "group", "aria-label": said,
+  });
+  parents.forEach((parent, index) => {
+    const node = index + 1;
+    const line = `M${x(parent)},${y(parent)}C${x(parent) + 24},${y(parent)},${x(node) - 24},${y(node)},${x(node)},${y(node)}`;
+    svg.append(drawn("path", { d: line, class: kept.has(node) ? "kept" : "" }));
+  });
+  for (let node = 0; node <= parents.length; node++) {
+    const text = node ? data.pieces[labels[node - 1]] : "";
+    const short = [...text.replaceAll("\n", "↵").replaceAll(" ", "␣")];
+    const group = drawn("g", { class: kept.has(node) ? "node kept" : "node" }, drawn("circle", { cx: x(node), cy: y(node), r: 4 }));
+    if (node) {
+      group.append(drawn("text", { x: x(node) + 7, y: y(node) - 5 }, short.length > 9 ? `${short.slice(0, 8).join("")}…` : short.join("")));
+    }
+    group.dataset.tip = node ? `node ${node} behind ${parents[node - 1]}: ${JSON.stringify(text)}${kept.has(node) ? ", kept" : ""}` : "the last decided token";
+    svg.append(group);
+  }
+  readByArrows(svg, () => all(".node", svg));
+  return [element("p", { className: "note", textContent: said }), element("div", { className: "scroll" }, svg)];
+}
+
+function treesOf(data, trees) {
+  const shown = element("div");
+  const pick = element("select", {}, ...trees.map(([round], index) => element("option", { value: index, textContent: round + 1 })));
+  const show = () => shown.replaceChildren(...drawTree(data, trees[Number(pick.value)]));
+  pick.addEventListener("change", show);
+  const details = element("details", { className: "trees" }, element("summary", { textContent: "Token trees" }));
+  details.append(element("label", {}, "Round ", pick), shown);
+  details.addEventListener("toggle", () => details.open && show());
+  return { details, jump: (round) => {
+    const index = trees.findIndex((tree) => tree[0] + 1 === round);
+    if (index < 0) return;
+    pick.value = String(index);
+    details.open = true;
+    show();
+  } };
 }
 
 function prepareRun(section) {
@@ -213,7 +291,13 @@ function prepareRun(section) {
         leaves == null ? ` · same tokens as ${data.baseline}` : ` · leaves ${data.baseline} at token ${leaves + 1}`,
       );
     }
-    article.append(tokensOf(data, ids, given[1], leaves));
+    const text = tokensOf(data, ids, given[1], leaves);
+    article.append(text);
+    if (given[2]) {
+      const { details, jump } = treesOf(data, given[2]);
+      text.addEventListener("click", (event) => jump(Number(event.target.dataset.round)));
+      article.append(details);
+    }
     return article;
   }
 
