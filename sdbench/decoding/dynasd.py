@@ -8,8 +8,9 @@ parts can be switched one by one:
     the longest path wins      keep=longest: a chain behind a younger root may win (`sdbench.acceptance.longest`). Lossy.
     early stop                 `policy` ends the fork at a depth where it ends every chain; it never drops a drawn token
 
-The paper's policy is a small trained network (a threshold of 0.4 on predicted acceptance). The released script leaves it off. Any
-length policy can take its place. The published fork has width 6 and depth 7, the one of the released script width 2 and depth 5.
+The paper's policy is a small trained network (a threshold of 0.4 on predicted acceptance). The released script leaves it off. A
+length policy that looks at each drafted token alone, such as `confidence`, can take its place. The published fork has width 6 and
+depth 7, the one of the released script width 2 and depth 5.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from sdbench.decoding.speculative import Batch, Speculative
 from sdbench.drafting.draft_tokens import drafting_key
 from sdbench.drafting.lengths import LengthPolicy
 from sdbench.drafting.tree import ModelTree
+from sdbench.errors import InputError
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.state import DecodeState
@@ -52,6 +54,13 @@ class ForkDrafter(ModelTree):
         super().__init__(model)
         self.width = validate.whole("width", width, 1)
         self.depth = validate.whole("depth", depth, 1)
+        kind = type(policy)
+        if policy is not None and any(
+            getattr(kind, name) is not getattr(LengthPolicy, name) for name in ("length", "cut", "learn")
+        ):
+            raise InputError(
+                f"policy is {kind.__name__}, which looks at more than the token that was just drafted: take one such as confidence."
+            )
         self.policy = policy
 
     @property
@@ -77,7 +86,10 @@ class ForkDrafter(ModelTree):
             scores.append(scored)
             depths += going.numpy()
             if self.policy is not None:
-                wishes = [self.policy.go_on(scored[:, chain], token) for chain, token in enumerate(drawn)]
+                wishes = [
+                    self.policy.go_on(scored[:, chain], token, depth, [None] * state.rows)
+                    for chain, token in enumerate(drawn)
+                ]
                 if all(wish is not None for wish in wishes):
                     going &= torch.stack([wish for wish in wishes if wish is not None]).any(0).cpu()
                 if not going[torch.from_numpy(state.active)].any():

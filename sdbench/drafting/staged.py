@@ -155,7 +155,7 @@ class StagedDrafter(NeverLearns):
                     kept + 1,
                     draft.number,
                     decided.trees[row] if decided.trees else None,
-                    draft.origins[row] if draft.origins else None,
+                    origins=draft.origins[row] if draft.origins else None,
                 )
                 levels[row] += [*drafted[:kept], f"{self.name} {outcome}" if decided.proposed[row] else self.name]
                 if self.flush_on_mismatch and outcome == "correction":

@@ -10,7 +10,8 @@ import pytest
 from sdbench.acceptance import Exact, LongestPath
 from sdbench.acceptance.longest import ends
 from sdbench.decoding import DynaSD, Request, Speculative
-from sdbench.drafting import ModelDrafter, StopWhenUnsure, TreeDrafter
+from sdbench.drafting import Heuristic, ModelDrafter, StopWhenUnsure, TreeDrafter
+from sdbench.errors import InputError
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
@@ -123,3 +124,8 @@ def test_a_fork_keeps_no_fewer_tokens_than_a_chain():
     assert abs(rounds(DynaSD(target, draft, 1, 4, "exact")) - rounds(chain)) <= 12, (
         "one round of a sequence more or less"
     )
+
+
+def test_a_policy_that_learns_is_refused():
+    with pytest.raises(InputError, match=r"policy is Heuristic, .* take one such as confidence"):
+        DynaSD(*family(), 2, 2, "exact", Heuristic())
