@@ -281,9 +281,7 @@ class Batch:
         assert row is not None
         row.finished.target_calls += 1
         emitted = self._emit(index, tokens)
-        self.state.trace.verified(
-            index, self.method.edge, 0, proposed, accepted, emitted, draft, tree, read, origins
-        )
+        self.state.trace.verified(index, self.method.edge, 0, proposed, accepted, emitted, draft, tree, read, origins)
         row.round += 1
         if row.finished.reason:
             others = self.prefill_seconds - row.prefill_before

@@ -147,9 +147,7 @@ class Transformer(LanguageModel):
             yield
             return
         layers, receive = asked
-        hook = hook_exit(
-            self.model, layers, self.layers, count, lambda logits: receive(self.ids.widen(logits), rows)
-        )
+        hook = hook_exit(self.model, layers, self.layers, count, lambda logits: receive(self.ids.widen(logits), rows))
         try:
             yield
         finally:

@@ -102,7 +102,9 @@ def test_at_alpha_0_the_tokens_are_those_of_the_rule_alone(sampling, drafter, in
     target, draft = models("llama", None, 2)
     rule = RULES[inner]
     for rows in (1, 3):
-        wanted, _ = decode(Speculative(target, rule, DRAFTERS[drafter](draft), 4, LENGTHS.get(drafter)), SAMPLINGS[sampling], rows)
+        wanted, _ = decode(
+            Speculative(target, rule, DRAFTERS[drafter](draft), 4, LENGTHS.get(drafter)), SAMPLINGS[sampling], rows
+        )
         arm = Speculative(target, rule, DRAFTERS[drafter](draft), 4, LENGTHS.get(drafter), Reflective(PROMPT, 0))
         assert decode(arm, SAMPLINGS[sampling], rows)[0] == wanted
         assert arm.lossless == (isinstance(rule, Exact))
@@ -224,7 +226,9 @@ def test_the_law_is_that_of_the_mixed_logits():
 
 def test_the_cost_is_recorded():
     target, draft = models("llama", None, 2)
-    _, trace = decode(Speculative(target, Exact(), ModelDrafter(draft), 3, scoring=Reflective(PROMPT, 0.5, 2)), Sampling(), 1)
+    _, trace = decode(
+        Speculative(target, Exact(), ModelDrafter(draft), 3, scoring=Reflective(PROMPT, 0.5, 2)), Sampling(), 1
+    )
     read = 3 + len(PROMPT) + 2 + 3
     assert {row["read"] for row in trace.rounds} == {read}
     assert {row["proposed"] for row in trace.rounds} == {3}

@@ -67,6 +67,8 @@ class LastTokenDropped(StagedDrafter):
 
     def _draft(self, stage, size, origin, scores):
         return super()._draft(stage, np.maximum(size - 1, 1), origin, scores)
+
+
 class CorrectionDropped(StagedDrafter):
     """Wrong: ends the buffer before the first correction, so the place of the cut depends on the token that is dropped."""
 
