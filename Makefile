@@ -61,7 +61,7 @@ models: setup  ## Train the tiny family again (90 minutes on two cores; resumabl
 RUN     = $(BIN)/sdbench run
 ARCHIVE = $(BIN)/python -m sdbench.papers archive
 
-results: results-default results-front results-ssd results-records results-smollm2 results-verify docs-results  ## Measure all reference results again
+results: results-default results-front results-ssd results-untrained results-smollm2 results-verify docs-results  ## Measure all reference results again
 
 results-default: setup  ## Run the default comparison on 100 prompts, into results/default
 	$(RUN) name=default limit=100 out=results/runs/default
@@ -86,14 +86,17 @@ results-ssd: setup  ## Measure asynchronous drafting on two cores, into results/
 	  $(RUN) experiment=ssd/$$part out=results/runs/ssd-$$part && $(ARCHIVE) results/runs/ssd-$$part ssd-$$part || exit; \
 	done
 
-results-records: setup  ## Measure a task whose answers repeat the prompt, into results/records
-	$(RUN) name=records tasks=records limit=60 'arms=[ar,sd,lookup,early_exit]' out=results/runs/records
-	$(ARCHIVE) results/runs/records records
+results-untrained: setup  ## Compare chains, trees and drafters without training on three tasks, into results/untrained/ (15 minutes)
+	for task in wordproblems stories records; do \
+	  $(RUN) experiment=untrained tasks=$$task name=untrained-$$task out=results/runs/untrained-$$task && \
+	  $(ARCHIVE) results/runs/untrained-$$task untrained/$$task || exit; \
+	done
 
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
+SMOLLM2_OPTIONS ?=
 results-smollm2: setup  ## Measure SmolLM2 on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
-	for task in spec_bench gsm8k humaneval commonsense_qa; do \
-	  $(RUN) experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task \
+	for task in spec_bench gsm8k humaneval; do \
+	  $(RUN) experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task $(SMOLLM2_OPTIONS) \
 	    out=results/runs/smollm2-$$task && \
 	  $(ARCHIVE) results/runs/smollm2-$$task smollm2-$$task || exit; \
 	done
@@ -176,4 +179,4 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-records results-smollm2 results-ssd results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
