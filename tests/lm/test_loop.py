@@ -84,8 +84,10 @@ def test_drafting_in_one_program_equals_drafting_step_by_step(mode, architecture
     assert not any("loop" in step for step in plain.steps)
     assert not any(step.get("missed") for step in trace.steps)
     shape = ["kind", "rows", "tokens", "context"]
-    drafted = [[step[key] for key in shape] for step in trace.steps]
-    assert drafted == [[step[key] for key in shape] for step in plain.steps], "each of its steps is a row of the trace"
+    for made, step in zip(trace.steps, plain.steps, strict=True):  # each of its steps is a row of the trace
+        assert [made[key] for key in shape[:3]] == [step[key] for key in shape[:3]]
+        # A program puts the branches of all rows behind the longest row, finished rows included.
+        assert made["context"] == step["context"] or (made["kind"] == "tree" and made["context"] > step["context"])
 
 
 def test_drafts_that_the_host_steers_are_made_step_by_step():
