@@ -95,8 +95,9 @@ results-untrained: setup  ## Compare chains, trees and drafters without training
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 SMOLLM2_OPTIONS ?=
 results-smollm2: setup  ## Measure SmolLM2 on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
-	for task in spec_bench gsm8k humaneval; do \
-	  $(RUN) experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$task name=smollm2-$$task $(SMOLLM2_OPTIONS) \
+	for words in spec_bench gsm8k 'humaneval ignore_eos=true'; do \
+	  task=$${words%% *}; \
+	  $(RUN) experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$words name=smollm2-$$task $(SMOLLM2_OPTIONS) \
 	    out=results/runs/smollm2-$$task && \
 	  $(ARCHIVE) results/runs/smollm2-$$task smollm2-$$task || exit; \
 	done
