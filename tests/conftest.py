@@ -22,6 +22,14 @@ CORE = {"acceptance", "decoding", "drafting", "exactness", "test_sampling.py", "
 
 
 @pytest.hookimpl(tryfirst=True)
+def pytest_ignore_collect(collection_path: Path, config: pytest.Config) -> bool | None:
+    """Import the core's files only, if `-m core` asks for nothing else: the others take some seconds."""
+    root = Path(__file__).parent
+    if config.option.markexpr != "core" or not collection_path.is_relative_to(root) or collection_path == root:
+        return None
+    return True if collection_path.relative_to(root).parts[0] not in CORE else None
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark the fast tests of the core, which `pytest -m core` runs."""
     root = Path(__file__).parent

@@ -259,7 +259,7 @@ def stages(name, policy):
 @pytest.mark.parametrize(
     ("where", "policy"),
     [
-        (where, policy)
+        pytest.param(where, policy, marks=[] if where in ("sd", "both", "ssd") else pytest.mark.slow)
         for where in ("sd", "outer", "outer, truncated", "inner", "both", "tree below", "ssd")
         for policy in POLICIES
         if (where, policy) != ("ssd", "speculative verification")

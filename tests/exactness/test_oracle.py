@@ -152,9 +152,12 @@ def wrong(target, qualifier, draft):
 
 
 NAMES = [TabularModel(name, V, 0) for name in ("target", "qualifier", "draft")]
+LARGE = ("pyramid, truncated", "block below, truncated", "block at both stages", "flushed at two stages")
 
 
-@pytest.mark.parametrize("name", lossless(*NAMES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else []) for name in lossless(*NAMES)]
+)
 def test_lossless(models, name):
     decoder = lossless(*models)[name]
     assert decoder.lossless
