@@ -74,7 +74,7 @@ def test_each_lossless_part_is_lossless(width, depth, policy, tokens):
     assert distance(decoder, tokens) < LOSSLESS
 
 
-@pytest.mark.parametrize("width", [1, 2])
+@pytest.mark.parametrize("width", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_the_longest_path_is_lossy(width):
     decoder = DynaSD(*family(3 if width == 1 else 2), width, 2, "longest")
     assert not decoder.lossless

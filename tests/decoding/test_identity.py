@@ -128,14 +128,19 @@ READINGS = (
 
 
 FULL = [("llama", 1), ("qwen3-sliding", 3)]  # full attention; sliding windows in batches
+READ = [
+    ("gpt2", 3),
+    ("gemma3", 1),
+    ("phi3", 1),
+]  # learned positions in batches; layers of two kinds; joined projections
 
 
 @pytest.mark.parametrize(
     ("architecture", "rows"),
     [
-        *((name, 1) for name in ARCHITECTURES if (name, 1) not in FULL),
-        pytest.param("gpt2", 3),  # learned positions, in a batch
-        *(pytest.param(name, 3, marks=pytest.mark.slow) for name in ARCHITECTURES if name != "gpt2"),
+        pytest.param(name, rows, marks=[] if (name, rows) in READ else pytest.mark.slow)
+        for name in ARCHITECTURES
+        for rows in (1, 3)
     ],
 )
 def test_every_way_to_read_a_model_gives_the_tokens_of_generate(architecture, rows, corpus):
@@ -186,12 +191,12 @@ def test_tokens_do_not_depend_on_batch_size_when_sampling():
         Speculative(target, Exact(), StagedDrafter(qualifier, Exact(), ModelDrafter(draft), 2), 4),
     ):
         outputs = []
-        for rows in (1, 3, 4):
+        for rows in (1, 4):
             finished = decoder.generate(
                 requests, Sampling(0.8, top_k=20, top_p=0.95), NeverStop(), 10, seed=11, rows=rows
             )
             outputs.append({item.request.name: item.tokens for item in finished})
-        assert outputs[0] == outputs[1] == outputs[2]
+        assert outputs[0] == outputs[1]
         other_seed = decoder.generate(requests, Sampling(0.8, top_k=20, top_p=0.95), NeverStop(), 10, seed=12)
         assert {item.request.name: item.tokens for item in other_seed} != outputs[0]
 

@@ -70,7 +70,7 @@ def arms(target, draft):
 
 
 @pytest.mark.parametrize("rows", [1, pytest.param(3, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("kind", ["same tokens", "intersection", "reduced"])
+@pytest.mark.parametrize("kind", [pytest.param("same tokens", marks=pytest.mark.slow), "intersection", "reduced"])
 def test_every_arm_over_a_map_gives_the_tokens_of_generate(kind, rows):
     raw = random_model("llama")
     target = Transformer("target", raw)

@@ -25,7 +25,12 @@ def decoders(target, qualifier, draft):
 NAMES = [TabularModel(name, 2, seed) for name, seed in (("target", 1), ("qualifier", 2), ("draft", 3))]
 
 
-@pytest.mark.parametrize("name", decoders(*NAMES))
+LARGE = ("pyramid", "ssd")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in LARGE else []) for name in decoders(*NAMES)]
+)
 def test_the_second_sequence(name):
     decoder = decoders(*NAMES)[name]
     requests = [Request([0], "one"), Request([1], "two")]

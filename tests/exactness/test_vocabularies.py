@@ -41,7 +41,14 @@ def lossless(target, draft):
     }
 
 
-LARGE = [("sd", "two shared"), ("sd", "three shared"), ("sd", "reduced"), ("ssd", "three shared")]
+LARGE = [
+    ("pyramid", "two shared"),
+    ("pyramid", "reduced"),
+    ("sd", "two shared"),
+    ("sd", "three shared"),
+    ("sd", "reduced"),
+    ("ssd", "three shared"),
+]
 
 
 @pytest.mark.parametrize(
