@@ -152,7 +152,7 @@ def wrong(target, qualifier, draft):
 
 
 NAMES = [TabularModel(name, V, 0) for name in ("target", "qualifier", "draft")]
-LARGE = ("pyramid, truncated", "block below, truncated", "block at both stages", "flushed at two stages")
+LARGE = ("pyramid, truncated", "block below", "block below, truncated", "block at both stages", "flushed at two stages")
 
 
 @pytest.mark.parametrize(
