@@ -46,7 +46,47 @@ class _Round:
     stop: np.ndarray
 
 
-class StagedDrafter(NeverLearns):
+class Stage(NeverLearns):
+    """A verifier over another proposer, whatever it hands up."""
+
+    verifier: LanguageModel
+    rule: AcceptanceRule
+    proposer: Proposer
+
+    @property
+    def name(self) -> str:
+        return self.verifier.name
+
+    @property
+    def kind(self) -> ProposalKind:
+        return ProposalKind.SAMPLED if self.proposer.kind in self.rule.lossless_over else ProposalKind.RELABELLED
+
+    @property
+    def models(self) -> list[LanguageModel]:
+        return [self.verifier, *self.proposer.models]
+
+    def prompt(self, state: DecodeState, row: int, key: Key) -> None:
+        self.proposer.prompt(state, row, key)
+
+    def admit(self, state: DecodeState, row: int) -> None:
+        self.verifier.reset(row)
+        self.verifier.read(state, state.length - 1, "prefill", row=row)
+        self.proposer.admit(state, row)
+
+    def learn(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
+        self.proposer.learn(prompt, answer)
+
+    def forget(self) -> None:
+        self.proposer.forget()
+
+    def close(self) -> None:
+        self.proposer.close()
+
+    def record(self) -> ProposerRecord:
+        return self.proposer.record()
+
+
+class StagedDrafter(Stage):
     """Propose a chain of verified tokens.
 
     verifier, rule: of this stage. proposer: asked for draft_length tokens, or for fewer by the policy `lengths`; it may be such a
@@ -79,18 +119,6 @@ class StagedDrafter(NeverLearns):
     own_length: int | None = None
     trees = False
 
-    @property
-    def name(self) -> str:
-        return self.verifier.name
-
-    @property
-    def kind(self) -> ProposalKind:
-        return ProposalKind.SAMPLED if self.proposer.kind in self.rule.lossless_over else ProposalKind.RELABELLED
-
-    @property
-    def models(self) -> list[LanguageModel]:
-        return [self.verifier, *self.proposer.models]
-
     def max_lookahead(self, length: int) -> int:
         # The last inner round begins before `length` tokens. A row that has them already is drafted for all the same.
         return length + 2 * self.proposer.max_lookahead(self.draft_length)
@@ -98,13 +126,8 @@ class StagedDrafter(NeverLearns):
     def open(self, state: DecodeState, length: int) -> None:
         self.proposer.open(state, self.draft_length)
 
-    def prompt(self, state: DecodeState, row: int, key: Key) -> None:
-        self.proposer.prompt(state, row, key)
-
     def admit(self, state: DecodeState, row: int) -> None:
-        self.verifier.reset(row)
-        self.verifier.read(state, state.length - 1, "prefill", row=row)
-        self.proposer.admit(state, row)
+        super().admit(state, row)
         fresh = self.rule.start(state.rows)
         if fresh is not None:
             if self.memory is None or len(self.memory) != state.rows:
@@ -122,8 +145,7 @@ class StagedDrafter(NeverLearns):
         levels: list[list[str]] = [[] for _ in range(state.rows)]
         width = 0
         self._rounds = []
-        going = state.active.copy()
-        while (short := going & (grown - start < ends)).any():
+        while (short := grown - start < ends).any():
             here = stage.ahead(grown, short)
             below = key / "inner" / len(self._rounds)
             draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
@@ -159,7 +181,7 @@ class StagedDrafter(NeverLearns):
                 )
                 levels[row] += [*drafted[:kept], f"{self.name} {outcome}" if decided.proposed[row] else self.name]
                 if self.flush_on_mismatch and outcome == "correction":
-                    going[row] = False
+                    ends[row] = min(ends[row], grown[row] - start[row])
             if go_on is not None:
                 ends = _ends(ends, go_on, p, decided, before - start, short)
             self._rounds.append(_Round(law, before, grown))
@@ -185,18 +207,6 @@ class StagedDrafter(NeverLearns):
         where = upload(stage.length[:, None] + np.arange(K), stage.tokens.device)
         tokens = stage.tokens.gather(1, where).to(device)
         return Draft(tokens, upload(size, device), scores[rows, upload(index, device)], self.kind)
-
-    def learn(self, prompt: Sequence[int], answer: Sequence[int]) -> None:
-        self.proposer.learn(prompt, answer)
-
-    def forget(self) -> None:
-        self.proposer.forget()
-
-    def close(self) -> None:
-        self.proposer.close()
-
-    def record(self) -> ProposerRecord:
-        return self.proposer.record()
 
     def commit(self, length: Lengths, paths: Paths | None = None) -> None:
         length = np.asarray(length)

@@ -27,15 +27,16 @@ from torch import Tensor
 
 from sdbench import validate
 from sdbench.acceptance.base import at, one_hot
-from sdbench.acceptance.draft import Draft, ProposalKind
+from sdbench.acceptance.draft import Draft
 from sdbench.acceptance.walk import SiblingRule, decide
 from sdbench.device import upload
-from sdbench.drafting.base import Local, Proposer
+from sdbench.drafting.base import Proposer
+from sdbench.drafting.staged import Stage
 from sdbench.errors import InputError
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
-from sdbench.lm.trace import Edge, ProposerRecord
+from sdbench.lm.trace import Edge
 from sdbench.sampling import Scored
 from sdbench.topology import Topology, VerifiedTree
 
@@ -77,7 +78,7 @@ class _Row:
         return path
 
 
-class StagedTree(Local):
+class StagedTree(Stage):
     """Propose a tree of verified tokens.
 
     verifier: of this stage. rule: its rule. proposer: drafts the trees that the verifier reads. siblings: children of each node.
@@ -102,21 +103,14 @@ class StagedTree(Local):
                 "match, typical or kseq."
             )
         self.verifier, self.rule, self.proposer = verifier, rule, proposer
-        self.draft_length, self.name = proposer.own_length, verifier.name
+        self.tested = rule  # the same rule, known to state a law of siblings
+        self.draft_length = proposer.own_length
         self.edge = Edge(proposer.name, verifier.name)
         self._rows: list[_Row] | None = None
 
     @property
     def own_length(self) -> int | None:
         return self.draft_length + 1
-
-    @property
-    def kind(self) -> ProposalKind:
-        return ProposalKind.SAMPLED if self.proposer.kind in self.rule.lossless_over else ProposalKind.RELABELLED
-
-    @property
-    def models(self) -> list[LanguageModel]:
-        return [self.verifier, *self.proposer.models]
 
     def max_lookahead(self, length: int) -> int:
         return max(self.budget, self.proposer.max_lookahead(self.draft_length))
@@ -128,19 +122,12 @@ class StagedTree(Local):
             )
         self.proposer.open(state, self.draft_length)
 
-    def prompt(self, state: DecodeState, row: int, key: Key) -> None:
-        self.proposer.prompt(state, row, key)
-
-    def admit(self, state: DecodeState, row: int) -> None:
-        self.verifier.reset(row)
-        self.verifier.read(state, state.length - 1, "prefill", row=row)
-        self.proposer.admit(state, row)
-
     def propose(self, state: DecodeState, length: int, key: Key) -> Draft:
         here, below = state.copy(), key / "inner" / 0
         draft = self.proposer.propose(here, self.draft_length, below).to(self.verifier.device)
         here.place_many(draft.tokens, here.length)
         output = self.verifier.score(here, draft.tokens.shape[1], draft.topology)
+        self.proposer.observe(here, draft, output.logits)
         p = state.sampler.score(output.logits, output.best)
         self._rows = [
             _Row(tree, tokens, waiting=[(0.0, 0)] if on else [])
@@ -154,7 +141,7 @@ class StagedTree(Local):
         """Draw the tree of each row. Returns the logits of the law of each node, in the order of the nodes."""
         assert self._rows is not None
         device, greedy = p.logits.device, state.sampler.sampling.greedy
-        kept, rest = (None, None) if greedy else decide(draft, p, self.rule.siblings)
+        kept, rest = (None, None) if greedy else decide(draft, p, self.tested.siblings)
         laws: list[Tensor] = []
         for step in range(self.budget // self.siblings):
             grown = [heapq.heappop(row.waiting) if row.waiting else None for row in self._rows]
@@ -232,9 +219,3 @@ class StagedTree(Local):
         self._rows = None
         self.verifier.keep(length, paths)
         self.proposer.commit(length, paths)
-
-    def record(self) -> ProposerRecord:
-        return self.proposer.record()
-
-    def close(self) -> None:
-        self.proposer.close()
