@@ -14,7 +14,7 @@ from tests.conftest import random_model
 
 
 class Noting(TreeDrafter):
-    """Note what it is told."""
+    """Keep a list of the calls that the stage makes."""
 
     def __init__(self, model, widths):
         super().__init__(model, widths)
