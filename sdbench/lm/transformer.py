@@ -70,6 +70,7 @@ class Transformer(LanguageModel):
         self.cached: tuple[int, ...] | None = None
         self.mask_form = _mask_form(name, model)
         self.pool = KVCache(0, 0, self.device)
+        _pack_input(model.get_output_embeddings())
 
     @property
     def max_positions(self) -> int:
@@ -304,6 +305,20 @@ class TruncatedTransformer(Transformer):
             self.cached = tuple(range(self.layers))  # one cache layer for each layer of the model
         seen = zip(self._kv_len, self._whole.kv_len, state.length.tolist(), strict=True)
         self._kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
+
+
+def _pack_input(head: Any) -> None:
+    """Give a head inputs with plain strides.
+
+    The last of several tokens keeps the stride of all of them. For such an input torch takes a batched product, and copies the whole
+    weight for it.
+    """
+    if head is not None and _packed not in head._forward_pre_hooks.values():
+        head.register_forward_pre_hook(_packed)
+
+
+def _packed(head: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return given[0].contiguous().view(-1).view(given[0].shape), *given[1:]  # a view with the strides of its shape
 
 
 def _stored(weight: Any) -> list[Tensor]:
