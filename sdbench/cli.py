@@ -30,7 +30,7 @@ USAGE = """\
   sdbench new rule|drafter|task NAME DIR   write a new method: its file, its YAML and its test, ready to run
   sdbench ls [GROUP]                       list the names in a group, such as models, arms or tasks
   sdbench doctor                           list this machine's hardware, and the families and tasks that can run
-  sdbench train [overrides]                train the tiny family again
+  sdbench train recipe=NAME [overrides]    train a draft, a head or a family
 
 overrides are Hydra's:  models=NAME arms=[NAME,...] tasks=NAME hardware=NAME tracker=NAME limit=N repeats=R seed=S
   max_new_tokens=M ignore_eos=BOOL batch_size=B sampling.temperature=T out=DIR  arms.NAME.KNOB=VALUE
@@ -106,7 +106,7 @@ def _parser() -> argparse.ArgumentParser:
     for name, function, help in (
         ("run", _run, "make a comparison"),
         ("verify", _verify, "check that each arm is lossless"),
-        ("train", _train, "train the tiny family again"),
+        ("train", _train, "train a draft, a head or a family"),
     ):
         sub = verb(name, function, help)
         sub.add_argument("--config-dir", type=expanded, help="another folder of configs: your own arms, rules, tasks")
@@ -323,22 +323,16 @@ def _doctor(options: argparse.Namespace, overrides: list[str]) -> int:
 
 
 def _train(options: argparse.Namespace, overrides: list[str]) -> int:
-    config = _config(options, overrides, "train")
+    from sdbench.harness.train import recipe_words, train
+
+    config = _config(options, recipe_words(overrides), "train")
     if config is None:
         return OK
-    from sdbench.training.recipe import TrainRecipe
-    from sdbench.training.recipes.tiny_family import train_family
-
-    out = expanded(config["out"] or "results/runs/train/family")
-    try:
-        recipe = TrainRecipe.from_mapping(config["train"])
-    except (TypeError, KeyError) as error:
-        raise InputError(f"The training recipe cannot be read: {error}.") from error
-    ladder = train_family(recipe, expanded(config["work"] or out.parent / "work"), out)
-    for fault in ladder.faults():
+    document = train(config)
+    for fault in document["faults"]:
         print(f"not held: {fault}")
-    _print_document({"out": str(out), "ladder": ladder.as_dict()})
-    return FAILED if ladder.faults() else OK
+    _print_document(document)
+    return FAILED if document["faults"] else OK
 
 
 if __name__ == "__main__":

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from importlib import resources
 from pathlib import Path
+
+from sdbench.errors import InputError
+
+PACKAGED = "pkg://"
 
 
 def expanded(path: str | Path) -> Path:
@@ -12,3 +17,17 @@ def expanded(path: str | Path) -> Path:
         return path.expanduser()
     except RuntimeError:
         return path
+
+
+def packaged(path: str, knob: str) -> Path | None:
+    """Return the folder that `pkg://PACKAGE/FOLDER` names; None for any other path. knob: for messages. Errors: InputError."""
+    if not path.startswith(PACKAGED):
+        return None
+    package, _, inside = path.removeprefix(PACKAGED).partition("/")
+    try:
+        folder = Path(str(resources.files(package))) / inside
+    except ModuleNotFoundError as error:
+        raise InputError(f"{knob}: there is no installed package '{package}'.") from error
+    if not folder.is_dir():
+        raise InputError(f"{knob}: the package {package} lacks {inside}; install it again.")
+    return folder

@@ -32,7 +32,7 @@ GROUPS = {
     "experiment": "experiment",
     "latency": "machine's latencies",
 }  # config group: what one member of the group is called
-_CALLED = {**GROUPS, "hydra/launcher": "launcher", "train": "training recipe"}
+_CALLED = {**GROUPS, "hydra/launcher": "launcher", "train": "training recipe", "data": "source of training data"}
 
 
 def config_dir() -> Path:

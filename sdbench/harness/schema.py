@@ -100,6 +100,13 @@ class Comparison:
 class Training:
     """Describe the config that `conf/train.yaml` composes. The recipe's own class checks the recipe."""
 
-    train: Mapping[str, Any]
+    models: Mapping[str, Model]
+    hardware: Hardware
+    tracker: Mapping[str, Any]
+    recipe: Mapping[str, Any]
+    name: str
     out: str | None
     work: str | None
+    evaluation: str | list[str] | None
+    seed: Whole
+    rows: Count

@@ -10,8 +10,8 @@ from typing import Any
 from sdbench.errors import InputError
 from sdbench.models.family import Family
 from sdbench.models.token_map import MappedIds
-from sdbench.models.vocabulary import intersection, most_frequent, reduced
-from sdbench.paths import expanded
+from sdbench.models.vocabulary import intersection, listed, most_frequent, reduced
+from sdbench.paths import expanded, packaged
 from sdbench.runs.record import load
 
 
@@ -24,6 +24,10 @@ def token_maps(family: Family) -> dict[str, MappedIds]:
             continue
         if asked.kind == "intersection":
             maps[role] = intersection(tokenizer, member.tokenizer, family.vocab, member.width, role)
+        elif asked.ids:
+            knob, width = f"models.{role}.vocabulary.ids", min(family.vocab, member.width)
+            ids = listed(packaged(asked.ids, knob) or expanded(asked.ids), width, knob)
+            maps[role] = reduced(ids, family.vocab, member.width)
         else:
             sequences = _sequences(asked.text, tokenizer, f"models.{role}.vocabulary.text")
             width = min(family.vocab, member.width)

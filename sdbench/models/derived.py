@@ -30,6 +30,8 @@ def derived(model: PreTrainedModel, role: str, how: Derivation) -> PreTrainedMod
     made: Any = copy.deepcopy(model, {id(weight): weight for weight in weights})
     if how.layers is not None:
         _take_layers(made, role, how)
+    if how.weights is not None:
+        _take_weights(made, role, how)
     if how.quantize is not None:
         _cast(made, role, how)
     return made
@@ -56,6 +58,27 @@ def _take_layers(model: Any, role: str, how: Derivation) -> None:
     for part in (model, body):
         own = part.config.get_text_config()
         own.__dict__.update({key: value for key, value in fewer.__dict__.items() if key in own.__dict__})
+
+
+def _take_weights(model: Any, role: str, how: Derivation) -> None:
+    """Put trained weights in the place of those of the same name. Errors: InputError if the model has no such weight."""
+    from safetensors.torch import load_file
+
+    assert how.weights is not None
+    named = dict(model.named_parameters())
+    for name, trained in load_file(how.weights).items():
+        held = named.get(name)
+        if held is None or held.shape != trained.shape:
+            what = "no such weight" if held is None else f"it as {'x'.join(map(str, held.shape))}"
+            raise InputError(
+                f"models.{role}.derive.weights: {how.weights.parent} holds {name} as {'x'.join(map(str, trained.shape))}, and "
+                f"{how.source} has {what}: it was trained from another model."
+            )
+        *path, last = name.split(".")
+        part = model
+        for step in path:
+            part = getattr(part, step)
+        setattr(part, last, nn.Parameter(trained.to(held.device, held.dtype), requires_grad=False))
 
 
 def _cast(model: Any, role: str, how: Derivation) -> None:

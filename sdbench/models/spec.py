@@ -5,16 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
 from sdbench.errors import InputError
 from sdbench.models.derivation import Derivation
 from sdbench.models.weight_files import refuse_adapter
-from sdbench.paths import expanded
+from sdbench.paths import expanded, packaged
 
-PACKAGED = "pkg://"
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[\w.-]+")
 
 
@@ -91,10 +89,10 @@ class Source:
 
 def resolve(spec: ModelSpec) -> Source:
     """Find the source that a spec's path refers to. Errors: InputError if there is none."""
-    if spec.path.startswith(PACKAGED):
-        return Source("folder", str(_packaged(spec)), packaged=True)
-    path = expanded(spec.path)
     knob = f"models.{spec.role}.path"
+    if (folder := packaged(spec.path, knob)) is not None:
+        return Source("folder", str(_with_config(spec, folder)), packaged=True)
+    path = expanded(spec.path)
     if path.is_dir():
         return Source("folder", str(_with_config(spec, path)))
     if path.suffix == ".gguf":
@@ -106,17 +104,6 @@ def resolve(spec: ModelSpec) -> Source:
     if not _HUB_ID.fullmatch(spec.path):
         raise InputError(f"{knob}: there is no folder {spec.path}, and it is not a hub id (OWNER/NAME).")
     return Source("hub", spec.path)
-
-
-def _packaged(spec: ModelSpec) -> Path:
-    package, _, inside = spec.path.removeprefix(PACKAGED).partition("/")
-    try:
-        folder = Path(str(resources.files(package))) / inside
-    except ModuleNotFoundError as error:
-        raise InputError(f"models.{spec.role}.path: there is no installed package '{package}'.") from error
-    if not folder.is_dir():
-        raise InputError(f"models.{spec.role}.path: the package {package} lacks {inside}; install it again.")
-    return _with_config(spec, folder)
 
 
 def _with_config(spec: ModelSpec, folder: Path) -> Path:

@@ -13,6 +13,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from sdbench.errors import InputError
@@ -24,17 +25,22 @@ if TYPE_CHECKING:
     from sdbench.models.spec import ModelSpec
 
 KINDS = ("intersection", "reencode")
+IDS_FILE = "vocabulary.json"  # the ids that a trained draft proposes
 _FEWEST_SHARED = 2
 _BYTE = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """How a model joins the vocabulary of the target. size, text: of a reduced one; the number of tokens, and what is counted."""
+    """How a model joins the vocabulary of the target.
+
+    Of a reduced one: size and text, the number of tokens and what is counted; or ids, the folder that holds the list of them.
+    """
 
     kind: Literal["intersection", "reduced", "reencode"]
     size: int = 0
     text: str = ""
+    ids: str = ""
 
 
 def vocabulary_of(spec: ModelSpec) -> Vocabulary | None:
@@ -46,11 +52,13 @@ def vocabulary_of(spec: ModelSpec) -> Vocabulary | None:
         size, text = asked["size"], asked["text"]
         if isinstance(size, int) and not isinstance(size, bool) and size >= _FEWEST_SHARED and isinstance(text, str):
             return Vocabulary("reduced", size, text)
+    elif isinstance(asked, Mapping) and asked.keys() == {"ids"} and isinstance(asked["ids"], str):
+        return Vocabulary("reduced", ids=asked["ids"])
     elif asked in KINDS:
         return Vocabulary(asked)
     raise InputError(
         f"models.{spec.role}.vocabulary is {asked!r}; it must be null, intersection, reencode, or "
-        "{size:TOKENS,text:PATH} with at least 2 tokens."
+        "{size:TOKENS,text:PATH} with at least 2 tokens, or {ids:FOLDER}."
     )
 
 
@@ -145,6 +153,24 @@ def most_frequent(
         raise InputError(f"models.{role}.vocabulary.text: its tokens are not those of a vocabulary of {vocab} tokens.")
     kept = sorted(range(vocab), key=lambda token: (token not in always, -counts[token], token))[:size]
     return sorted(kept)
+
+
+def listed(folder: Path, vocab: int, knob: str) -> list[int]:
+    """Return the ids that a trained draft proposes, ascending. vocab: the number of ids. Errors: InputError."""
+    file = folder / IDS_FILE
+    if not file.is_file():
+        raise InputError(f"{knob}: the folder {folder} holds no {IDS_FILE}; `sdbench train` writes one.")
+    try:
+        ids = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{knob}: {file} is no JSON ({error}): train the draft again.") from error
+    if (
+        not isinstance(ids, list)
+        or len(ids) < _FEWEST_SHARED
+        or not all(type(one) is int and 0 <= one < vocab for one in ids)
+    ):
+        raise InputError(f"{knob}: {file} does not list ids of a vocabulary of {vocab} tokens.")
+    return sorted(set(ids))
 
 
 def reduced(ids: Sequence[int], vocab: int, width: int) -> MappedIds:

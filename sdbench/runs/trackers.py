@@ -43,6 +43,10 @@ class Tracker(Protocol):
         """Send the summary, one row per sequence, and the figures (PNG files)."""
         ...
 
+    def curve(self, row: Mapping[str, Any]) -> None:
+        """Send a row of a training's log."""
+        ...
+
     def close(self) -> None:
         """Close the mirror. A caller may call this at any time, and more than once."""
         ...
@@ -57,6 +61,9 @@ class NoTracker:
         """Do nothing."""
 
     def finish(self, summary: Mapping[str, Any], sequences: pd.DataFrame, figures: Sequence[Path]) -> None:
+        """Do nothing."""
+
+    def curve(self, row: Mapping[str, Any]) -> None:
         """Do nothing."""
 
     def close(self) -> None:
@@ -115,6 +122,12 @@ class WandbTracker:
         if self._run is not None:
             self._run.send(summary, sequences, figures)
             self._sent = True
+
+    @_never_fatal
+    def curve(self, row: Mapping[str, Any]) -> None:
+        """Send a row of a training's log; its `step` is the step of the curve."""
+        if self._run is not None:
+            self._run.curve(row)
 
     @_never_fatal
     def close(self) -> None:

@@ -105,6 +105,10 @@ class WandbRun:
         pictures = {f"figures/{path.stem}": wandb.Image(str(path)) for path in figures if path.suffix == ".png"}
         self.run.log({**{name: _table(frame) for name, frame in tables.items()}, **pictures})
 
+    def curve(self, row: Mapping[str, Any]) -> None:
+        """Send a row of a training's log."""
+        self.run.log(dict(row), step=int(row["step"]))
+
     def close(self, exit_code: int = 0) -> None:
         """Finish the run. Without this, the next `wandb.init` of the process would continue it."""
         self.run.finish(exit_code=exit_code)

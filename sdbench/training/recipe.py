@@ -62,12 +62,3 @@ class TrainRecipe:
         models = {role: ModelRecipe(**dict(values["models"][role])) for role in values["models"]}
         mixtures = {name: dict(values[name]) for name in ("mixture", "late_mixture")}
         return cls(**{**dict(values), "models": models, **mixtures})
-
-
-@dataclass(frozen=True)
-class Training:
-    """The config of `conf/train.yaml`. train: the recipe. out: folder of the trained family. work: folder of the checkpoints."""
-
-    train: TrainRecipe
-    out: str | None = None
-    work: str | None = None

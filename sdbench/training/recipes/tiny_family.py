@@ -16,6 +16,7 @@ from sdbench.child_process import die_with_parent
 from sdbench.errors import InputError
 from sdbench.training.card import model_card
 from sdbench.training.fit import Trainer
+from sdbench.training.job import Job
 from sdbench.training.ladder import Ladder, measure
 from sdbench.training.package import write_checksums, write_log, write_model
 from sdbench.training.recipe import ROLES, TrainRecipe
@@ -95,3 +96,18 @@ def train_family(recipe: TrainRecipe, work_dir: Path, out_dir: Path, resume: boo
             model.result()
     trainers = {role: train_role(recipe, role, work_dir / role) for role in ROLES}
     return package_family(recipe, trainers, family_tokenizer(recipe), out_dir)
+
+
+class TinyFamily:
+    """Train the tiny family, as a recipe of `sdbench train`. values: the fields of `sdbench.training.recipe.TrainRecipe`."""
+
+    def __init__(self, **values: Any) -> None:
+        try:
+            self._recipe = TrainRecipe.from_mapping(values)
+        except (TypeError, KeyError) as error:
+            raise InputError(f"The training recipe cannot be read: {error}.") from error
+
+    def run(self, job: Job) -> dict[str, Any]:
+        """Train the family into the job's folder. It needs no target."""
+        ladder = train_family(self._recipe, job.work, job.out)
+        return {"ladder": ladder.as_dict(), "faults": ladder.faults()}

@@ -1,0 +1,41 @@
+"""Run a training recipe from a config."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sdbench.errors import InputError
+from sdbench.harness.build import build
+from sdbench.paths import expanded
+
+_PLACES = {"recipe": "train@recipe", "data": "data@recipe.data"}
+
+
+def recipe_words(overrides: Sequence[str]) -> list[str]:
+    """Return the overrides with `recipe=NAME` and `data=NAME` written as Hydra reads them: members of a group, in a place."""
+    parted = [word.partition("=") for word in overrides]
+    return [f"{_PLACES.get(key, key)}{sign}{value}" for key, sign, value in parted]
+
+
+def train(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Train what a config of `conf/train.yaml` describes.
+
+    Returns `out`, the folder of the result; `card`, what was measured; and `faults`, one sentence for each requirement that the
+    result misses. Raises: InputError, before any work is done, if the config cannot be followed.
+    """
+    from sdbench.training.job import Recipe, job_of
+
+    recipe = build(config["recipe"], {}, "recipe")
+    if not callable(getattr(recipe, "run", None)):
+        raise InputError(
+            f"recipe._target_ is {config['recipe'].get('_target_')}, which is no training recipe: it has no run(job)."
+        )
+    made: Recipe = recipe
+    job = job_of(config)
+    job.tracker.start(config, config["name"], expanded(config["out"] or f"results/runs/{config['name']}"))
+    try:
+        card = made.run(job)
+    finally:
+        job.tracker.close()
+    return {"out": str(job.out), "card": card, "faults": list(card.pop("faults", ()))}

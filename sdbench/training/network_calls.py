@@ -1,0 +1,24 @@
+"""Call a model in training: its hidden states, and the type of its matrix products."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from sdbench.training.precision import product_dtype
+
+
+def hidden_behind(model: Any, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+    """Return the hidden states behind the last norm. Rows are padded on the right, so the causal mask already hides the padding."""
+    body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
+    return body(input_ids=tokens, use_cache=False).last_hidden_state
+
+
+def product_mode(model: Any) -> AbstractContextManager[Any]:
+    """Compute matrix products in bfloat16 where the processor has instructions for it. A model on a GPU keeps its own type."""
+    on = model.device.type == "cpu" and product_dtype() == torch.bfloat16 and model.dtype == torch.float32
+    return torch.autocast("cpu", torch.bfloat16, enabled=on)

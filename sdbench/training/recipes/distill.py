@@ -1,0 +1,259 @@
+"""Distil the target into a draft made of some of its layers (DistillSpec, 2310.08461).
+
+DATA is the source of the sequences, and with `on_policy` the draft's own texts. DIVERGENCE and TOKEN MASK say what a token teaches.
+UPDATE is offline: the weights serve after the training. `sdbench.training.recipes.online` has the other way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from sdbench import validate
+from sdbench.errors import InputError
+from sdbench.models.vocabulary import most_frequent
+from sdbench.sampling import Sampling
+from sdbench.training.batches import padded, passes
+from sdbench.training.corpus import Corpus, Sample
+from sdbench.training.divergences import DIVERGENCES, Compared, compare, divergence, streak
+from sdbench.training.job import Job
+from sdbench.training.network_calls import product_mode
+from sdbench.training.optimise import Loss, Optimiser, Schedule
+from sdbench.training.sources.base import Source
+from sdbench.training.student import Student
+from sdbench.training.teacher import Teacher
+from sdbench.training.token_masks import loss_gap, rejected
+from sdbench.training.writer import Writer
+
+MASKS = ("every", "rejected", "loss_gap")
+NORMALISERS = ("all", "kept")
+STREAK = "streak"
+_LEAST = -30.0  # of a log probability in a loss
+WATCHED = 48  # held-out sequences that are measured for each row of the log
+
+
+class Distill:
+    """Train some layers of the target as a draft.
+
+    layers: numbers of the target's layers. data: the source of the sequences. data_tokens: answer tokens to collect.
+    tokens, batch_tokens, learning_rate, warmup, weight_decay: see `sdbench.training.optimise.Schedule`.
+    divergence: see `sdbench.training.divergences`, or streak. streak_length: the longest streak.
+    vocabulary: the number of tokens that the draft proposes, the most frequent ones of the corpus; None: all.
+    top: tokens of the target's law that are kept for each position. start: a folder with weights of an earlier training.
+    mask: `every` token; those that are `rejected` with a probability of at least `least_rejected`; or `loss_gap` (AdaSPEC,
+    2510.19779): the `share` of the tokens on which the draft is furthest behind a reference draft. The reference is distilled
+    first, from the same start, with `reference_share` of the budget. So a training with another mask and the same budget has read
+    as many tokens. (The paper compares epochs, which are not the same compute.) normaliser: the sum of the counted losses is
+    divided by the number of `all` tokens, as in AdaSPEC's code, or of the `kept` ones, as in its text.
+    on_policy: the share of the batches that hold texts of the draft itself (on-policy data). refresh: batches until the draft, as
+    it then is, writes new ones.
+    """
+
+    def __init__(
+        self,
+        layers: Sequence[int],
+        data: Source,
+        data_tokens: int = 1_000_000,
+        tokens: int = 2_000_000,
+        batch_tokens: int = 2048,
+        learning_rate: float = 3e-4,
+        warmup: float = 0.05,
+        weight_decay: float = 0.01,
+        divergence: str = "kl_div",
+        streak_length: int = 8,
+        vocabulary: int | None = 8192,
+        top: int = 64,
+        start: str | None = None,
+        mask: str = "every",
+        least_rejected: float = 0.1,
+        share: float = 0.4,
+        reference_share: float = 0.5,
+        normaliser: str = "all",
+        on_policy: float = 0.0,
+        refresh: int = 100,
+    ) -> None:
+        self.layers, self.data, self.data_tokens = (
+            list(layers),
+            data,
+            validate.whole("recipe.data_tokens", data_tokens, 1),
+        )
+        tokens = validate.whole("recipe.tokens", tokens, 1)
+        self.schedule = Schedule(tokens, batch_tokens, learning_rate, warmup, weight_decay)
+        self.divergence = validate.choice("recipe.divergence", divergence, (*DIVERGENCES, STREAK))
+        self.streak_length = validate.whole("recipe.streak_length", streak_length, 1)
+        self.vocabulary, self.top, self.start = vocabulary, validate.whole("recipe.top", top, 1), start
+        self.mask = validate.choice("recipe.mask", mask, MASKS)
+        self.least_rejected = validate.number("recipe.least_rejected", least_rejected, 0, 1)
+        self.share = validate.number("recipe.share", share, 0, 1, "(]")
+        self.reference_share = validate.number("recipe.reference_share", reference_share, 0, 1, "()")
+        self.normaliser = validate.choice("recipe.normaliser", normaliser, NORMALISERS)
+        self.on_policy = validate.number("recipe.on_policy", on_policy, 0, 1)
+        self.refresh = validate.whole("recipe.refresh", refresh, 1)
+        if divergence == STREAK and mask != "every":
+            raise InputError(
+                f"recipe.divergence=streak is a loss of whole texts, so recipe.mask={mask} cannot choose tokens: take every."
+            )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """Return the settings, for the card."""
+        own = {name: value for name, value in vars(self).items() if name not in ("data", "schedule")}
+        return {**own, **vars(self.schedule), "data": type(self.data).__name__}
+
+    def run(self, job: Job) -> dict[str, Any]:
+        corpus = job.corpus(self.data, self.data_tokens)
+        lesson = Lesson(job, corpus, job.teacher(corpus, self.top))
+        student = self.student(job, corpus)
+        log: list[dict[str, Any]] = []
+        schedule, reference = self.schedule, None
+        if self.mask == "loss_gap":
+            first = replace(schedule, tokens=int(schedule.tokens * self.reference_share))
+            schedule, reference = replace(schedule, tokens=schedule.tokens - first.tokens), student.copy()
+            log += [{**row, "stage": "reference"} for row in self._train(job, lesson, reference, "reference", first)]
+        log += _behind(log, self._train(job, lesson, student, "draft", schedule, reference))
+        student.write(job.out)
+        return job.finish("A draft distilled from its target", self.settings, lesson.held_out(student), log)
+
+    def student(self, job: Job, corpus: Corpus) -> Student:
+        """Return the untrained draft, or the one of `start`."""
+        ids = None
+        if self.vocabulary is not None:
+            sequences = (sample.tokens for sample in corpus.samples)
+            ids = most_frequent(sequences, self.vocabulary, job.family.eos, job.family.vocab, "draft")
+        student = Student(job.target, self.layers, ids)
+        if self.start is not None:
+            student.load_folder(self.start)
+        return student
+
+    def _train(
+        self,
+        job: Job,
+        lesson: Lesson,
+        student: Student,
+        name: str,
+        schedule: Schedule,
+        reference: Student | None = None,
+    ) -> list[dict[str, Any]]:
+        """Train a draft up to the budget of a schedule. Returns the log."""
+        optimiser = Optimiser(student.weights, schedule, job.out.parent / "checkpoints" / name, job.tracker.curve)
+
+        def batches(number: int) -> Iterable[tuple[Lesson, list[int]]]:
+            order = passes(lesson.corpus.samples, lesson.training, schedule.batch_tokens, job.seed, number)
+            if not self.on_policy:
+                return ((lesson, places) for places in order)
+            return self._with_own(job, lesson, student, order, number)
+
+        optimiser.run(
+            batches, lambda batch: self._loss(batch[0], batch[1], student, reference), lambda: lesson.held_out(student)
+        )
+        return optimiser.log
+
+    def _with_own(
+        self, job: Job, lesson: Lesson, student: Student, order: Sequence[list[int]], number: int
+    ) -> Iterator[tuple[Lesson, list[int]]]:
+        """Yield batches of the corpus, and in place of some of them batches that the draft has answered itself."""
+        own, written = lesson, []
+        for place, batch in enumerate(order):
+            if place % self.refresh == 0:
+                taken = order[place : place + round(self.refresh * self.on_policy)]
+                own = own_texts(job, lesson, student, [one for part in taken for one in part], f"{number}-{place}")
+                written = passes(own.corpus.samples, own.training, self.schedule.batch_tokens, job.seed, number)
+            turn = place % self.refresh
+            mine = int((turn + 1) * self.on_policy) > int(turn * self.on_policy)
+            yield (own, written.pop()) if mine and written else (lesson, batch)
+
+    def _loss(self, lesson: Lesson, places: Sequence[int], student: Student, reference: Student | None) -> Loss:
+        """Return the loss of a batch."""
+        one = lesson.compared(student, places)
+        notes = {"alpha": float(one.alpha.detach().mean())}
+        if self.divergence == STREAK:
+            counted = padded(lesson.samples(places))[1][:, 1:]
+            log_token = torch.full(counted.shape, -torch.inf).masked_scatter(counted, one.log_token.clamp(min=_LEAST))
+            return Loss(streak(log_token, counted, self.streak_length), int(counted.sum()), notes)
+        losses = divergence(self.divergence)(one)
+        if reference is not None:
+            with torch.inference_mode():
+                known = divergence(self.divergence)(lesson.compared(reference, places))
+            kept = loss_gap(losses, known, self.share)
+        elif self.mask == "rejected":
+            kept = rejected(one.alpha, self.least_rejected)
+        else:
+            kept = torch.ones_like(losses, dtype=torch.bool)
+        count = len(losses) if reference is not None and self.normaliser == "all" else max(int(kept.sum()), 1)
+        return Loss(losses[kept].sum() / count, len(losses), {**notes, "kept": float(kept.float().mean())})
+
+
+def _behind(before: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return the log of a stage, with tokens and seconds counted from the start of the first stage."""
+    if not before:
+        return [dict(row) for row in rows]
+    last = before[-1]
+    return [
+        {
+            **row,
+            "stage": "draft",
+            "tokens": row["tokens"] + last["tokens"],
+            "seconds": round(row["seconds"] + last["seconds"], 1),
+        }
+        for row in rows
+    ]
+
+
+def own_texts(job: Job, lesson: Lesson, student: Student, places: Sequence[int], name: str) -> Lesson:
+    """Let a draft answer the prompts of some sequences, and the target say what it would have written (on-policy data).
+
+    The texts are kept, so a training that was killed goes on with the same ones. name: of their folder.
+    """
+    folder = job.out.parent / "own_texts" / name
+    corpus = Corpus(folder / "corpus.jsonl")
+    if not len(corpus):
+        asked = lesson.samples(places)
+        prompts, names = [one.tokens[: one.prompt] for one in asked], [one.source for one in asked]
+        writer = Writer(student.deployed(), job.tokenizer, job.family.eos)
+        longest = max(len(one.answer) for one in asked)
+        answers = writer.write(prompts, names, Sampling(1.0), longest, job.seed)
+        corpus.add(
+            Sample([*prompt, *answer], len(prompt), source)
+            for prompt, answer, source in zip(prompts, answers, names, strict=True)
+        )
+    teacher = Teacher(job.target, corpus, lesson.teacher.top, folder / "laws")
+    teacher.read_all()
+    return Lesson(job, corpus, teacher, range(len(corpus)))
+
+
+class Lesson:
+    """A corpus with what the target says about it. training: the sequences to train on; None: all but the held-out ones."""
+
+    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, training: Sequence[int] | None = None) -> None:
+        self.corpus, self.teacher = corpus, teacher
+        self.training, held_out = (training, []) if training is not None else job.split(corpus)
+        self.watched = held_out[:WATCHED]
+
+    def samples(self, places: Sequence[int]) -> list[Sample]:
+        """Return sequences by their numbers."""
+        return [self.corpus.samples[place] for place in places]
+
+    def compared(self, student: Student, places: Sequence[int]) -> Compared:
+        """Compare a draft with the target on the answers of some sequences, one behind the other."""
+        tokens, answer = padded(self.samples(places))
+        wanted = answer[:, 1:]
+        with product_mode(student.model):
+            logits = student.logits(tokens[:, :-1], wanted)
+        return compare(logits, self.teacher.laws(places), tokens[:, 1:][wanted], student.own)
+
+    @torch.inference_mode()
+    def held_out(self, student: Student) -> Mapping[str, float]:
+        """Measure a draft on held-out sequences.
+
+        Returns `alpha`, the mean probability that the exact rule accepts a drafted token at temperature 1, and `greedy`, the share
+        of positions at which draft and target have the same most likely token.
+        """
+        alpha, best = [], []
+        for first in range(0, len(self.watched), 4):
+            one = self.compared(student, self.watched[first : first + 4])
+            alpha.append(one.alpha)
+            best.append(one.best.float())
+        return {"alpha": float(torch.cat(alpha).mean()), "greedy": float(torch.cat(best).mean())}

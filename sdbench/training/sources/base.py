@@ -1,0 +1,23 @@
+"""The interface of a source of training data."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Protocol
+
+from sdbench.training.corpus import Sample
+from sdbench.training.writer import Writer
+
+
+class Source(Protocol):
+    """Give sequences for training."""
+
+    def chunks(self, writer: Writer, have: Sequence[Sample], seed: int) -> Iterator[list[Sample]]:
+        """Yield sequences, some at a time, so that each chunk can be kept before the next one is made.
+
+        Args:
+            writer: writes with the target, for sources that let it write.
+            have: the sequences that are there already. The source goes on behind them.
+            seed: of the random choices.
+        """
+        ...

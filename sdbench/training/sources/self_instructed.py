@@ -1,0 +1,94 @@
+"""Let an instruct model write both turns of a conversation (Magpie, 2406.08464).
+
+The model gets the opening of its chat template, up to the place where a user would write. It has seen many user turns there, so it
+writes one. Then the template closes the turn, and the model answers. No data set is needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sdbench import validate
+from sdbench.errors import InputError
+from sdbench.sampling import Sampling
+from sdbench.tasks.encode import FIXED_DATE
+from sdbench.training.corpus import Sample
+from sdbench.training.writer import Writer
+
+CHUNK = 256  # conversations that are written together
+SHORTEST = 4  # tokens of a user turn; shorter ones ask nothing
+_PLACE = "\x00"  # stands for the user's turn in a rendered template
+
+
+class SelfInstructed:
+    """Write conversations with the target.
+
+    temperature, top_k: of the user's turns. answer_temperatures: of the answers, in turn: 0 is greedy.
+    longest_question, longest_answer: in tokens. A question that does not end within its limit is dropped.
+    """
+
+    def __init__(
+        self,
+        temperature: float = 1.0,
+        top_k: int = 50,
+        answer_temperatures: Sequence[float] = (0.0, 1.0),
+        longest_question: int = 160,
+        longest_answer: int = 320,
+    ) -> None:
+        validate.whole("recipe.data.longest_question", longest_question, SHORTEST)
+        validate.whole("recipe.data.longest_answer", longest_answer, 1)
+        if not answer_temperatures:
+            raise InputError("recipe.data.answer_temperatures is empty; give at least one, such as [0.0].")
+        self._asking = Sampling(temperature, top_k)
+        self._answering = [Sampling(one) for one in answer_temperatures]
+        self._longest_question, self._longest_answer = longest_question, longest_answer
+
+    def chunks(self, writer: Writer, have: Sequence[Sample], seed: int) -> Iterator[list[Sample]]:
+        opening, closing = template_parts(writer)
+        chunk = 1 + max((int(sample.source.split("/")[1]) for sample in have), default=-1)
+        while True:
+            names = [f"self/{chunk}/{number}" for number in range(CHUNK)]
+            questions = writer.write([opening] * CHUNK, names, self._asking, self._longest_question, seed)
+            kept = [
+                (name, [*opening, *question[:-1], *closing])
+                for name, question in zip(names, questions, strict=True)
+                if question[-1] in writer.ends and len(question) > SHORTEST
+            ]
+            yield self._answered(writer, kept, seed)
+            chunk += 1
+
+    def _answered(self, writer: Writer, asked: Sequence[tuple[str, list[int]]], seed: int) -> list[Sample]:
+        """Let the target answer. The temperatures take turns by the number of the conversation."""
+        found: dict[str, Sample] = {}
+        for place, sampling in enumerate(self._answering):
+            mine = [(name, tokens) for name, tokens in asked if _number(name) % len(self._answering) == place]
+            names = [name for name, _ in mine]
+            answers = writer.write([tokens for _, tokens in mine], names, sampling, self._longest_answer, seed)
+            for (name, tokens), answer in zip(mine, answers, strict=True):
+                found[name] = Sample([*tokens, *answer], len(tokens), f"{name} t={sampling.temperature}")
+        return [found[name] for name, _ in asked]
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition("/")[2])
+
+
+def template_parts(writer: Writer) -> tuple[list[int], list[int]]:
+    """Return the tokens of the chat template before the user's turn, and those behind it up to the start of the answer.
+
+    Errors: InputError if the tokenizer has no chat template, or one that changes the text of a turn.
+    """
+    tokenizer = writer.tokenizer
+    if not tokenizer.chat_template:
+        raise InputError(
+            "recipe.data is SelfInstructed, but the target's tokenizer has no chat template: take Answers or TextFile."
+        )
+    turns = [{"role": "user", "content": _PLACE}]
+    text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True, date_string=FIXED_DATE))
+    before, place, behind = text.partition(_PLACE)
+    if not place:
+        raise InputError(
+            "recipe.data is SelfInstructed, but the chat template changes the text of a user's turn: take Answers."
+        )
+    opening, closing = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (before, behind))
+    return list(opening), list(closing)

@@ -1,0 +1,122 @@
+"""A draft model made from layers of the target. It trains these layers, and borrows the target's embedding and head.
+
+The weights that it writes are those that differ from the target's. So a draft of two layers of SmolLM2-135M takes 14 MB, and
+`derive.weights` of a role in `conf/models/` puts them back (`sdbench.models.derivation`).
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from sdbench.errors import InputError
+from sdbench.lm.transformer import Transformer
+from sdbench.models.derivation import LAYERS_FILE, WEIGHTS_FILE, Derivation
+from sdbench.models.derived import derived
+from sdbench.models.token_map import keep_head_rows
+from sdbench.models.vocabulary import IDS_FILE, reduced
+from sdbench.training.network_calls import hidden_behind
+
+
+class Student:
+    """Some layers of a model, with its embedding and the rows of its head for the tokens that the draft may propose.
+
+    target: stays as it is. layers: numbers of the layers, ascending. ids: [R] the target's ids that the draft proposes, ascending;
+    None: all.
+    """
+
+    def __init__(self, target: Any, layers: Sequence[int], ids: Sequence[int] | None = None) -> None:
+        how = Derivation.of("draft", {"from": "target", "layers": list(layers)})
+        self.model: Any = derived(target, "draft", how)
+        self.layers, self.ids = list(layers), None if ids is None else list(ids)
+        shared = {
+            id(weight)
+            for part in (target.get_input_embeddings(), target.get_output_embeddings())
+            for weight in part.parameters()
+        }
+        for name, weight in list(self.model.named_parameters()):
+            if id(weight) not in shared:
+                _set(self.model, name, nn.Parameter(weight.detach().clone().float()))
+        self.names = [name for name, weight in self.model.named_parameters() if id(weight) not in shared]
+        head = self._whole_head = target.get_output_embeddings().weight.detach()
+        self._head = head if ids is None else head[torch.tensor(self.ids)]
+        self.own: Int[Tensor, " V"] | None = None  # by the target's id, the draft's
+        if self.ids is not None:
+            self.own = torch.full((len(head),), -1)
+            self.own[torch.tensor(self.ids)] = torch.arange(len(self.ids))
+
+    @property
+    def weights(self) -> dict[str, nn.Parameter]:
+        """Return the weights that are trained, by name."""
+        named = dict(self.model.named_parameters())
+        return {name: named[name] for name in self.names}
+
+    def logits(self, tokens: Int[Tensor, "B T"], wanted: Tensor) -> Float[Tensor, "N R"]:
+        """Return the logits behind the wanted positions. tokens: padded on the right. wanted: [B, T] boolean."""
+        return hidden_behind(self.model, tokens)[wanted] @ self._head.T
+
+    def deployed(self) -> Transformer:
+        """Return the draft as it serves: its weights in the target's type, and a head of R rows."""
+        model = copy.deepcopy(
+            self.model, {id(weight): weight for weight in (*self.model.parameters(), *self.model.buffers())}
+        )
+        dtype = self.model.get_input_embeddings().weight.dtype
+        for name, weight in self.weights.items():
+            _set(model, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
+        maps = None
+        if self.ids is not None:
+            maps = reduced(self.ids, len(self._whole_head), len(self._whole_head))
+            keep_head_rows("draft", model, maps.rows)
+        return Transformer("draft", model.eval(), ids=maps)
+
+    def copy(self) -> Student:
+        """Return a second student with the same weights. Embedding and head stay shared."""
+        other = copy.copy(self)
+        kept = {id(weight): weight for name, weight in self.model.named_parameters() if name not in self.names}
+        other.model = copy.deepcopy(self.model, kept)
+        return other
+
+    def write(self, folder: Path) -> None:
+        """Write the weights in bfloat16, and the ids that the draft proposes."""
+        folder.mkdir(parents=True, exist_ok=True)
+        save_file(
+            {name: weight.detach().to(torch.bfloat16).contiguous() for name, weight in self.weights.items()},
+            folder / WEIGHTS_FILE,
+            metadata={"format": "pt"},
+        )
+        (folder / LAYERS_FILE).write_text(json.dumps(self.layers) + "\n")
+        (folder / WEIGHTS_FILE).chmod(0o644)
+        if self.ids is not None:
+            (folder / IDS_FILE).write_text(json.dumps(self.ids) + "\n")
+
+    def load_folder(self, folder: str) -> None:
+        """Take over the weights of an earlier training. Errors: InputError if they are not of these layers."""
+        how = Derivation.of("draft", {"from": "target", "weights": folder})
+        assert how.weights is not None
+        held = load_file(how.weights)
+        if how.layers != tuple(self.layers) or held.keys() != self.weights.keys():
+            raise InputError(
+                f"recipe.start: {folder} holds the layers {how.layers}, and recipe.layers is {self.layers}."
+            )  # pyright: ignore
+        self.load(held)
+
+    def load(self, weights: Mapping[str, Tensor]) -> None:
+        """Take over trained weights, by name."""
+        with torch.no_grad():
+            for name, weight in self.weights.items():
+                weight.copy_(weights[name])
+
+
+def _set(model: Any, name: str, weight: nn.Parameter) -> None:
+    *path, last = name.split(".")
+    for part in path:
+        model = getattr(model, part)
+    setattr(model, last, weight)
