@@ -19,8 +19,8 @@ from sdbench.harness.level_probe import LONGEST, LevelProbe
 from sdbench.simulate.chain_replay import LOOKUP, TARGET, ChainReplay, Pass
 from sdbench.theory.hierarchies import Chain, Edge, Level, chains
 
-STEPS = (-3, -2, -1, 1, 2, 3)  # changes of one length that the search tries
-SWEEPS = 4  # over the lengths of a chain, at most
+STEPS = (-2, -1, 1, 2)  # changes of one length that the search tries
+SWEEPS = 3  # over the lengths of a chain, at most
 PLAIN = ("ar", "lookup", "sd", "sd_qualifier", "pyramid")  # the probe's arms whose steps read chains
 
 

@@ -37,7 +37,7 @@ WIDTHS = (
     LONGEST + 1,
     2 * LONGEST + 1,
 )  # tokens of the timed passes; a level may hand up more than was asked
-REPEATS = 9
+REPEATS = 15
 
 Texts = Sequence[tuple[Sequence[int], Sequence[int]]]  # prompt and the target's answer, in tokens
 
@@ -113,14 +113,14 @@ def _choices(model: LanguageModel, prompt: Sequence[int], answer: Sequence[int])
 
 
 def _times(models: Sequence[LanguageModel], texts: Texts) -> dict[str, dict[int, float]]:
-    """Return the mean seconds of each model's passes, by their number of new tokens.
+    """Return the median seconds of each model's passes, by their number of new tokens.
 
     The passes start behind the middle of the longest text. The models take turns, as in decoding. So a busy machine slows all of
     them, and no model finds its weights in a cache that it would not find there.
     """
     prompt, answer = max(texts, key=lambda text: len(text[0]) + len(text[1]))
     text = [*prompt, *answer]
-    middle = len(prompt) + len(answer) // 2
+    middle = min(len(prompt) + len(answer) // 2, *(model.max_positions - WIDTHS[-1] for model in models))
     states = {model.name: _state(text, model.slots, model.device, middle) for model in models}
     for model in models:
         model.reset(0)
@@ -137,7 +137,7 @@ def _times(models: Sequence[LanguageModel], texts: Texts) -> dict[str, dict[int,
         seconds = [step["seconds"] for step in state.trace.steps if step["kind"] == "verify"]
         # The first round warms up.
         found[name] = {
-            width: float(np.mean(seconds[len(WIDTHS) + place :: len(WIDTHS)])) for place, width in enumerate(WIDTHS)
+            width: float(np.median(seconds[len(WIDTHS) + place :: len(WIDTHS)])) for place, width in enumerate(WIDTHS)
         }
     return found
 

@@ -179,8 +179,7 @@ def _twice(found: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
         }
         for chain in found
         for row in rows
-        if chain["levels"] == ["target", *(role for role, arm in arms.items() if arm == row["arm"])]
-        and row["setting"] == {"draft_length": chain["lengths"][0]}
+        if arms.get(chain["levels"][-1]) == row["arm"] and chain["lengths"] == [row["setting"]["draft_length"]]
     ]
 
 

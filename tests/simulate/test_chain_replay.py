@@ -18,7 +18,7 @@ from sdbench.sampling import Sampling
 from sdbench.simulate.chain_replay import Answers, ChainReplay
 from sdbench.stopping import NeverStop
 
-VOCAB, NEW = 12, 40
+VOCAB, NEW = 24, 14
 PROMPTS = [[(3 * token + 1) % VOCAB, token, (5 * token + 2) % VOCAB, token] for token in range(VOCAB)]
 CHAINS = [
     (("target", "draft"), (4,)),
@@ -45,7 +45,7 @@ class Alike(TabularModel):
 def family(seen):
     """Return a target and models that agree with it more or less often."""
     models = {}
-    for seed, (name, share) in enumerate({"target": 0.0, "qualifier": 0.8, "middle": 0.7, "draft": 0.6}.items()):
+    for seed, (name, share) in enumerate({"target": 0.0, "qualifier": 0.9, "middle": 0.9, "draft": 0.8}.items()):
         models[name] = Alike(name, VOCAB, seed)
         models[name].seen, models[name].share = seen, share
     return models
@@ -102,7 +102,7 @@ def test_the_passes_are_those_of_decoding(case, levels, lengths):
     else:
         for level in levels:
             ours, theirs = (sum(n for (name, *_), n in one.items() if name == level) for one in (passes, real))
-            assert ours == pytest.approx(theirs, rel=0.06), level
+            assert ours == pytest.approx(theirs, rel=0.1), level
     widths = {width for level, _, width in real if level == "draft"}
     assert max(widths) == len(levels), "a draft also reads what the levels above it added"
 
@@ -124,6 +124,7 @@ def test_a_level_that_delivered_what_was_asked_would_take_other_passes(case):
     assert max(widths) > 7
 
 
+@pytest.mark.slow
 @torch.inference_mode()
 def test_the_tiny_family(monkeypatch):
     """Exact with two levels, also for an early exit; within 10 % with more of them."""
