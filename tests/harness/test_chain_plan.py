@@ -9,6 +9,7 @@ import pytest
 from sdbench.harness.chain_plan import Clock, Host, anchored, host_times, planned, replayed
 from sdbench.harness.level_probe import LevelProbe
 from sdbench.simulate.chain_replay import Answers, ChainReplay
+from sdbench.simulate.events import Latencies, Simulation
 
 ALONE, VERDICT, DRAFTED, INNER, SEARCH = 1.0, 0.5, 0.25, 2.0, 4.0
 # By arm: rounds of the target, drafted tokens a round, the proposer, inner verifications a round.
@@ -83,6 +84,21 @@ def made(size=400, seed=0):
     )
     times = {"draft": {1: 1.0, 9: 1.5}, "qualifier": {1: 3.0, 9: 4.0}, "target": {1: 10.0, 9: 13.0, 17: 16.0}}
     return LevelProbe(times, answers, 0.2), Clock(times, Host(0.1, 0.1, 0.1, 0.3, 0.2))
+
+
+@pytest.mark.parametrize("length", [1, 4, 9])
+def test_a_draft_below_the_target_is_as_fast_as_sd_is_predicted(length):
+    """Two programs, one setting: the chain's replay, and the simulation of `sd` over ranks."""
+    probe, clock = made()
+    answers, replay = probe.answers, ChainReplay(probe.answers)
+    agrees = np.array(answers.choices["draft"]) == np.array(answers.tokens)
+    strings = [np.where(part[1:], 1, 2) for part in np.split(agrees, answers.starts[1:])]
+    verify = clock.forward("target", length + 1)
+    latencies = Latencies("", "", {length + 1: (verify,)}, draft=(clock(("draft", "draft", 1)),), host=(0.2,))
+    flat = Clock({**probe.times, "draft": {1: 1.0, 2: 1.0}}, clock.host)  # `sd` has one time for a drafted token
+    passes = replay.passes(("target", "draft"), (length,))
+    speed = replay.decoded / sum(count * flat(one) for one, count in passes.items())
+    assert speed == pytest.approx(Simulation(strings, latencies).sd(length))
 
 
 def test_the_lengths_are_close_to_the_best_of_all():
