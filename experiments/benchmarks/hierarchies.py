@@ -1,9 +1,9 @@
-"""Measure the chain of levels that the planner chose against the chains that it rejected.
+"""Measure the chain of levels that `sdbench tune` chose against the chains that it rejected.
 
     python -m experiments.benchmarks.hierarchies [models=NAME tasks=NAME hardware=NAME limit=N ...] [--top N] [--out DIR]
 
 `sdbench tune` predicts every chain of the family's models, early exits and look-up. This program then runs these chains as
-arms of one run, each with the lengths that the planner gave it, and compares prediction with measurement. The words are
+arms of one run, each with the lengths that `tune` gave it, and compares prediction with measurement. The words are
 overrides of `sdbench run`. The run is kept, with its report; `chains.json` in its folder has the table. `--top N` runs only
 the N chains with the best predictions.
 """
@@ -43,6 +43,7 @@ def compared(chains: Sequence[dict[str, Any]], summary: dict[str, Any]) -> dict[
         {
             "chain": name,
             "predicted_speedup": chain["speedup"],
+            "planned": chain["planned"],
             "speedup": summary["arms"][name]["speedup"],
             "speedup_ci95": summary["arms"][name]["speedup_ci95"],
             "lossless": summary["arms"][name]["lossless"],

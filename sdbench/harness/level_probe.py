@@ -1,14 +1,14 @@
-"""Measure what the planner of hierarchies needs: the times of each level, and the acceptance between each pair of levels.
+"""Measure what the choice of a chain of levels needs: the times of each level, and what it picks along the target's answers.
 
 The levels are the models of a family, two early exits of the target, and prompt look-up. Every model reads the target's greedy
-answers once. The share of positions at which two models have the same first choice is the acceptance of one by the other, in greedy
-decoding. Look-up drafts one token at each position. It has an acceptance, and a share of positions at which it drafts at all.
+answers once, which gives its first choice at each place. Look-up copies tokens at each place, or none.
 """
 
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from time import perf_counter
 from typing import Any
 
@@ -22,12 +22,22 @@ from sdbench.lm.model import LanguageModel
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
 from sdbench.sampling import Sampler, Sampling
-from sdbench.theory.hierarchies import LONGEST, Chain, Edge, Level
+from sdbench.simulate.chain_replay import TARGET, Answers
+from sdbench.theory.hierarchies import Chain
 
 LOOKUP = {"max_ngram": 10, "min_ngram": 2, "match": "first", "per_match": 2}  # as in conf/arms/lookup.yaml
 EXITS = (4, 2)  # an early exit after the depth over each of these
-WIDTHS = (1, 2, 3, 5, 9, LONGEST + 1)  # tokens of the timed passes
-REPEATS = 9
+LONGEST = 16  # the most tokens that a level asks of the next one
+WIDTHS = (
+    1,
+    2,
+    3,
+    5,
+    9,
+    LONGEST + 1,
+    2 * LONGEST + 1,
+)  # tokens of the timed passes; a level may hand up more than was asked
+REPEATS = 15
 
 Texts = Sequence[tuple[Sequence[int], Sequence[int]]]  # prompt and the target's answer, in tokens
 
@@ -42,57 +52,48 @@ def config_of_all_roles(config: Mapping[str, Any]) -> dict[str, Any]:
     return {**config, "arms": {"levels": arm}, "baseline": None}
 
 
-def measure_levels(
-    plan: Plan, texts: Texts, host: float, drafting: float = 0.0
-) -> tuple[list[Level], dict[tuple[str, str], Edge]]:
-    """Return the levels, the fastest first and the target last, and the edges between them.
+@dataclass(frozen=True)
+class LevelProbe:
+    """Hold what was measured of the levels.
 
-    plan: of `config_of_all_roles`. texts: the target's greedy answers. host: seconds of a verification outside any forward.
-    drafting: seconds of a drafted token outside its forward.
+    times: by level, the seconds of a pass by its new tokens; the fastest level first, the target last. answers: the target's, with
+    what each level picks along them. search: the seconds of a look-up.
+    """
+
+    times: dict[str, dict[int, float]]
+    answers: Answers
+    search: float
+
+
+def measure_levels(plan: Plan, texts: Texts) -> LevelProbe:
+    """Measure the levels that are faster than the target.
+
+    plan: of `config_of_all_roles`. texts: the target's greedy answers.
     """
     family = load(plan)
-    target = family["target"]
+    target = family[TARGET]
     depths = dict.fromkeys(target.layers // share for share in EXITS if target.layers // share > 0)
-    models: list[LanguageModel] = [
-        *(model for role, model in family.items() if role != "target"),
-        *(target.truncated(depth) for depth in depths if depth < target.layers),
-    ]
-    longest = max(len(prompt) + len(answer) for prompt, answer in texts) + LONGEST + 1
+    views: list[LanguageModel] = [target.truncated(depth) for depth in depths if depth < target.layers]
+    models: list[LanguageModel] = [*(model for role, model in family.items() if role != TARGET), *views]
+    longest = max(len(prompt) + len(answer) for prompt, answer in texts) + WIDTHS[-1]
     target.allocate(1, longest)
     for model in models:
         model.allocate(1, longest)
     with torch.inference_mode():
         # An early exit takes over what the target has read, so the target reads nothing before this is done.
-        picked = {model.name: [_choices(model, *text) for text in texts] for model in models}
+        picked = {model.name: [token for text in texts for token in _choices(model, *text)] for model in models}
         times = _times([*models, target], texts)
-    picked["target"] = [np.array(answer) for _, answer in texts]
-    models.sort(key=lambda model: times[model.name][1])
-    ordered = [model.name for model in models if times[model.name][1] < times["target"][1]]
-    levels = [_level(name, times[name], host, host if name == "target" else drafting) for name in (*ordered, "target")]
-    flat = {name: np.concatenate(picked[name]) for name in (*ordered, "target")}
-    edges = {
-        (low.name, high.name): Edge(float(np.mean(flat[low.name] == flat[high.name])))
-        for place, high in enumerate(levels)
-        for low in levels[:place]
-    }
-    copied, seconds = _copied(texts)
-    drafted = copied >= 0
-    if drafted.any():
-        edges |= {
-            ("lookup", level.name): Edge(float(np.mean((copied == flat[level.name])[drafted])), float(drafted.mean()))
-            for level in levels
-        }
-        levels.insert(0, Level("lookup", lambda n: seconds, verifies=False))
-    return levels, edges
-
-
-def _level(name: str, times: Mapping[int, float], host: float, alone: float) -> Level:
-    """Describe a level. times: seconds by the tokens of a pass. host: around a pass that verifies; alone: around another."""
-    known = sorted(times)
-    return Level(
-        name,
-        lambda n: float(np.interp(n + 1, known, [times[width] for width in known])) + (host if n else alone),
+    ordered = sorted((name for name in picked if times[name][1] < times[TARGET][1]), key=lambda name: times[name][1])
+    copied, search = _copied(texts)
+    answers = Answers(
+        tokens=[int(token) for _, answer in texts for token in answer],
+        before=[int(token) for prompt, answer in texts for token in (prompt[-1], *answer[:-1])],
+        starts=[0, *np.cumsum([len(answer) for _, answer in texts])[:-1].tolist()],
+        choices={name: picked[name] for name in ordered},
+        copied=copied,
+        views=frozenset(model.name for model in views),
     )
+    return LevelProbe({name: times[name] for name in (*ordered, TARGET)}, answers, search)
 
 
 def _state(text: Sequence[int], slots: int, device: torch.device, length: int) -> DecodeState:
@@ -102,24 +103,24 @@ def _state(text: Sequence[int], slots: int, device: torch.device, length: int) -
     return DecodeState(tokens, np.array([length]), np.ones(1, bool), Sampler(Sampling()), trace)
 
 
-def _choices(model: LanguageModel, prompt: Sequence[int], answer: Sequence[int]) -> np.ndarray:
-    """Return the model's first choice at each position of the answer."""
+def _choices(model: LanguageModel, prompt: Sequence[int], answer: Sequence[int]) -> list[int]:
+    """Return the model's first choice at each place of the answer."""
     text = [*prompt, *answer]
     model.reset(0)
     state = _state(text, model.slots, model.device, len(text))
     logits = model.read(state, [len(text) - 1], "prefill", num_logits=len(answer), row=0).logits
-    return logits[0].argmax(-1).cpu().numpy()
+    return logits[0].argmax(-1).tolist()
 
 
 def _times(models: Sequence[LanguageModel], texts: Texts) -> dict[str, dict[int, float]]:
-    """Return the mean seconds of each model's passes, by their number of new tokens.
+    """Return the median seconds of each model's passes, by their number of new tokens.
 
     The passes start behind the middle of the longest text. The models take turns, as in decoding. So a busy machine slows all of
     them, and no model finds its weights in a cache that it would not find there.
     """
     prompt, answer = max(texts, key=lambda text: len(text[0]) + len(text[1]))
     text = [*prompt, *answer]
-    middle = len(prompt) + len(answer) // 2
+    middle = min(len(prompt) + len(answer) // 2, *(model.max_positions - WIDTHS[-1] for model in models))
     states = {model.name: _state(text, model.slots, model.device, middle) for model in models}
     for model in models:
         model.reset(0)
@@ -136,23 +137,23 @@ def _times(models: Sequence[LanguageModel], texts: Texts) -> dict[str, dict[int,
         seconds = [step["seconds"] for step in state.trace.steps if step["kind"] == "verify"]
         # The first round warms up.
         found[name] = {
-            width: float(np.mean(seconds[len(WIDTHS) + place :: len(WIDTHS)])) for place, width in enumerate(WIDTHS)
+            width: float(np.median(seconds[len(WIDTHS) + place :: len(WIDTHS)])) for place, width in enumerate(WIDTHS)
         }
     return found
 
 
-def _copied(texts: Texts) -> tuple[np.ndarray, float]:
-    """Return the token that look-up drafts at each position of the answers (-1: none), and the seconds of a search."""
+def _copied(texts: Texts) -> tuple[list[list[int]], float]:
+    """Return the tokens that look-up copies at each place of the answers, and the seconds of a search."""
     proposer, found, spent = PromptLookup(**LOOKUP), [], 0.0
     for prompt, answer in texts:
         line = torch.tensor([*prompt, *answer])
         for end in range(len(prompt), len(line)):
             state = DecodeState(line[None], np.array([end]), np.ones(1, bool), Sampler(Sampling()), Trace())
             begun = perf_counter()
-            draft = proposer.propose(state, 1, Key(np.zeros(1, np.uint64), [0]))
+            draft = proposer.propose(state, LONGEST, Key(np.zeros(1, np.uint64), [0]))
             spent += perf_counter() - begun
-            found.append(int(draft.tokens[0, 0]) if int(draft.length[0]) else -1)
-    return np.array(found), spent / max(len(found), 1)
+            found.append(draft.tokens[0, : int(draft.length[0])].tolist())
+    return found, spent / max(len(found), 1)
 
 
 def command(chain: Chain) -> str:

@@ -6,8 +6,9 @@ of every other setting, round by round. `sdbench.harness.lookup_replay` replays 
 For token trees, the steps over n nodes are timed, and each tree of Sequoia's planner is replayed over the recorded ranks. The
 result names the fastest setting and the command that runs it.
 
-It also names the fastest chain of levels. Its levels are all models of the family, early exits and look-up, and the planner of
-`sdbench.theory.hierarchies` PREDICTS its speed from the times and the acceptance that `sdbench.harness.level_probe` measures.
+It also names the fastest chain of levels. Its levels are all models of the family, early exits and look-up.
+`sdbench.harness.level_probe` measures their times and what they pick along the target's answers. From these,
+`sdbench.harness.chain_plan` replays each chain and PREDICTS its speed.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import pandas as pd
 
 from sdbench.drafting.lookup import PromptLookup
 from sdbench.errors import InputError
+from sdbench.harness.chain_plan import Clock, anchored, host_times, planned, replayed
 from sdbench.harness.config import compose
 from sdbench.harness.level_probe import command, config_of_all_roles, measure_levels
 from sdbench.harness.lookup_replay import drafted_by_round
@@ -32,10 +34,10 @@ from sdbench.harness.plan import Plan, load_role, prepare
 from sdbench.harness.run import run
 from sdbench.harness.tree_plan import DEPTH, TreeClock, measured_acceptance, predictor, time_in_turn
 from sdbench.runs.record import Run, load
+from sdbench.simulate.chain_replay import ChainReplay
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
 from sdbench.simulate.measured import host_seconds, measured
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
-from sdbench.theory.hierarchies import chains
 from sdbench.theory.ssd import fan_out_of
 
 PROMPTS = 16
@@ -63,7 +65,8 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
     Returns:
         `best`: the fastest setting. `near`: the settings within 2 % of it. `predicted`: every setting, the fastest first.
         `measured`: for each arm of the probe, the measured and the predicted speed. `prompts`: their number.
-        `chain`: the fastest chain of levels. `chains`: every chain, the fastest first. `seconds`: of the call.
+        `chain`: the fastest chain of levels. `chains`: every chain, the fastest first. `planned` has a chain's lengths and speed-up
+        by the planner. `twice`: the settings that are both a chain and a setting of `predicted`. `seconds`: of the call.
 
     Raises:
         InputError: the overrides choose arms, sampling or batches.
@@ -94,6 +97,7 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
         "measured": _measured(probe, rows),
         "chain": found[0],
         "chains": found,
+        "twice": _twice(found, rows),
         "prompts": probe.summary["prompts"],
         "seconds": round(perf_counter() - begun, 1),
     }
@@ -147,23 +151,35 @@ def _predicted(probe: Run, plan: Plan) -> list[Row]:
 
 def _chains(probe: Run, plan: Plan) -> list[Row]:
     """Return every chain of levels with its best lengths, the fastest first."""
-    texts = _texts(probe.tables, plan)
-    host = float(np.mean(measured(_arms(probe.tables, {"ar"})).host))
-    drafting = 0.0
-    if "sd" in probe.summary["arms"]:
-        its = _arms(probe.tables, {"ar", "sd"})
-        steps = its["steps"].query("role == 'draft' and kind == 'draft'")["seconds"]
-        drafting = float(np.mean(measured(its).draft)) - float(steps.mean())
-    levels, edges = measure_levels(prepare(config_of_all_roles(plan.config)), texts, host, drafting)
+    levels = measure_levels(prepare(config_of_all_roles(plan.config)), _texts(probe.tables, plan))
+    times = anchored(levels.times, probe.tables["steps"], levels.answers.views)
+    clock = Clock(times, host_times(probe.tables, levels.search))
     return [
         {
             "levels": list(chain.levels),
             "lengths": list(chain.lengths),
             "tokens_per_second": 1 / chain.seconds,
             "speedup": chain.speedup,
+            "planned": {"lengths": list(first.lengths), "speedup": first.speedup},
             "command": command(chain),
         }
-        for chain in chains(levels, edges)
+        for chain, first in replayed(planned(levels, clock), ChainReplay(levels.answers), clock)
+    ]
+
+
+def _twice(found: Sequence[Row], rows: Sequence[Row]) -> list[Row]:
+    """Return the chains of a target and one model that are also a setting of `sd` or `sd_qualifier`, with both predictions."""
+    arms = {"draft": "sd", "qualifier": "sd_qualifier"}
+    return [
+        {
+            "chain": f"{' > '.join(chain['levels'])} {chain['lengths']}",
+            "arm": row["arm"],
+            "chain_speedup": chain["speedup"],
+            "speedup": row["speedup"],
+        }
+        for chain in found
+        for row in rows
+        if arms.get(chain["levels"][-1]) == row["arm"] and chain["lengths"] == [row["setting"]["draft_length"]]
     ]
 
 
@@ -344,5 +360,9 @@ def table(document: Mapping[str, Any]) -> str:
         f"best chain of {len(document['chains'])}: {' > '.join(chain['levels'])}, lengths {chain['lengths']}, "
         f"{chain['speedup']:.2f}x predicted: {chain['command']}"
     )
+    lines += [
+        f"  {same['chain']} is {same['chain_speedup']:.2f}x as a chain, and {same['speedup']:.2f}x as a setting of {same['arm']}"
+        for same in document["twice"]
+    ]
     lines.append(f"fastest: {document['best']['command']}")
     return "\n".join(lines)

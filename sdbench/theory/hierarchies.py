@@ -16,8 +16,8 @@ Bellman's recursion is exact:
     best_j = min( c_j(0),  min over i < j and n of l_j(best_i, n) ).
 
 The paper's own formula was not found; this cost model is derived from its description (FA A.1). It assumes independent acceptance,
-and a level that delivers exactly the tokens that were asked for. A level delivers in chunks, so the prediction differs by a few
-percent.
+and a level that delivers exactly the tokens that were asked for. `sdbench tune` takes chains and lengths from it, and predicts
+their speed by a replay that assumes neither (`sdbench.simulate.chain_replay`).
 """
 
 from __future__ import annotations

@@ -7,10 +7,17 @@ CHAINS = [
         "levels": ["target", "target[2]", "draft"],
         "lengths": [6, 3],
         "speedup": 2.0,
+        "planned": {"lengths": [6, 2], "speedup": 2.2},
         "command": "sdbench run arms=[ar,hierarchy] arms.hierarchy.draft_length=6 "
         "\"arms.hierarchy.proposer.levels=['target[2]',draft]\" arms.hierarchy.proposer.lengths=[3]",
     },
-    {"levels": ["target"], "lengths": [], "speedup": 1.0, "command": "sdbench run arms=[ar]"},
+    {
+        "levels": ["target"],
+        "lengths": [],
+        "speedup": 1.0,
+        "planned": {"lengths": [], "speedup": 1.0},
+        "command": "sdbench run arms=[ar]",
+    },
 ]
 
 

@@ -1,6 +1,5 @@
-"""The acceptance between levels, counted by hand, and the commands of chains."""
+"""What the levels pick along answers, and the commands of chains."""
 
-import numpy as np
 import pytest
 import torch
 
@@ -14,34 +13,28 @@ TEXTS = [(list(range(5, 25)), [3, 4, 5, 6, 7, 8]), (list(range(30, 40)), [9, 30,
 
 
 @torch.inference_mode()
-def test_the_acceptance_of_each_pair(monkeypatch):
+def test_what_each_level_picks(monkeypatch):
     monkeypatch.setattr(level_probe, "REPEATS", 1)
     words = ["arms=[ar]", "limit=1", "+models.cast.derive={from: target, quantize: mxfp4}", "max_new_tokens=8"]
     plan = prepare(config_of_all_roles(compose(words)))
-    levels, edges = measure_levels(plan, TEXTS, host=10.0, drafting=0.5)
-    assert levels[-1].name == "target"
-    times = [level.seconds(0) for level in levels if level.verifies]
-    assert times[:-1] == sorted(times[:-1])
-    assert times[-1] > 10
+    probe = measure_levels(plan, TEXTS)
+    assert list(probe.times)[-1] == "target"
+    times = [seconds[1] for seconds in probe.times.values()]
+    assert times == sorted(times)
+    answers = probe.answers
+    assert answers.tokens == [token for _, answer in TEXTS for token in answer]
+    assert answers.before == [24, 3, 4, 5, 6, 7, 39, 9, 30, 31]
+    assert answers.starts == [0, 6]
     models = {role: model.model for role, model in load(plan).items()}
-    answers = [token for _, answer in TEXTS for token in answer]
-    first = {
-        role: np.concatenate(
-            [
-                model(torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].argmax(-1).numpy()
-                for prompt, answer in TEXTS
-            ]
-        )
-        for role, model in models.items()
-    }
-    first["target"] = np.array(answers)
-    for (low, high), edge in edges.items():
-        if low in first and high in first:
-            assert edge.acceptance == pytest.approx(np.mean(first[low] == first[high]))
-            assert edge.offered == 1
-    # Look-up has a match of two tokens behind `5 6` and `6 7` of the first text, and behind `30 31` of the second.
-    copied, _ = level_probe._copied(TEXTS)
-    assert copied.tolist() == [-1, -1, -1, -1, 7, 8, -1, -1, -1, 32]
+    for role in models.keys() & answers.choices.keys():
+        first = [
+            models[role](torch.tensor([[*prompt, *answer]])).logits[0, len(prompt) - 1 : -1].argmax(-1).tolist()
+            for prompt, answer in TEXTS
+        ]
+        assert answers.choices[role] == [token for own in first for token in own]
+    # Look-up has a match of two tokens behind `5 6` and `6 7` of the first text, and behind `30 31` of the second. It copies two
+    # tokens for each matched one.
+    assert answers.copied == [[], [], [], [], [7, 8, 9, 10], [8, 9, 10, 11, 12, 13], [], [], [], [32, 33, 34, 35]]
 
 
 @pytest.mark.parametrize(

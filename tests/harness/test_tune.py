@@ -63,6 +63,8 @@ def test_the_tiny_family_is_tuned():
     assert {name for chain in chains for name in chain["levels"]} <= {"target", *below}
     assert {"qualifier", "draft", "lookup"} <= {name for chain in chains for name in chain["levels"]}
     assert len({tuple(chain["levels"]) for chain in chains}) == len(chains)
+    assert all(0.5 < same["chain_speedup"] / same["speedup"] < 2 for same in document["twice"])
+    assert all(same["chain"] in table(document) for same in document["twice"])
     # A command gives the chain that it names.
     deepest = max(chains, key=lambda chain: len(chain["levels"]))
     (_, arm) = prepare(compose(shlex.split(deepest["command"])[2:])).stub_arms
