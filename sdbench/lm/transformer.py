@@ -310,8 +310,8 @@ class TruncatedTransformer(Transformer):
 def _pack_input(head: Any) -> None:
     """Give a head inputs with plain strides.
 
-    The last of several tokens keeps the stride of all of them. For such an input torch takes a batched product, and copies the whole
-    weight for it.
+    The last of several tokens keeps the stride of all of them. For such an input torch takes a batched product, and copies the
+    whole weight for it.
     """
     if head is not None and _packed not in head._forward_pre_hooks.values():
         head.register_forward_pre_hook(_packed)

@@ -9,8 +9,8 @@
     lk_hybrid  w KL(p || q) + (1 - w) TV with w = exp(-3 alpha): KL while the acceptance alpha is low, TV later (2602.23881)
 
 p is known on its `k` most likely tokens (`sdbench.training.teacher`). All other tokens together are one event, the rest. A token
-that the drafter cannot propose belongs to neither law: what q cannot reach teaches nothing. So the two laws compared are p restricted
-to the drafter's vocabulary and renormalised, and q.
+that the drafter cannot propose belongs to neither law, because what q cannot reach teaches nothing. So the two laws compared are
+p restricted to the drafter's vocabulary and renormalised, and q.
 """
 
 from __future__ import annotations

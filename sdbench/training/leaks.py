@@ -1,7 +1,7 @@
 """Keep evaluation data out of the training data.
 
-A sequence is dropped if it shares 13 words in a row with an evaluation text, or if it holds half of the runs of five words of one
-(a near duplicate). Words are compared in lower case, without punctuation.
+A sequence is dropped if it shares 13 words in a row with an evaluation text. It is a near duplicate, and dropped too, if it holds
+half of the runs of five words of such a text. Words are compared in lower case, without punctuation.
 """
 
 from __future__ import annotations
