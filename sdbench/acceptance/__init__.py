@@ -24,6 +24,7 @@ from sdbench.acceptance.relaxed_topk import RelaxedTopK
 from sdbench.acceptance.simulated_acceptance import Forced
 from sdbench.acceptance.spechub import SpecHub
 from sdbench.acceptance.thresholds import Thresholds
+from sdbench.acceptance.top_beta import TopBeta
 from sdbench.acceptance.traversal import Traversal
 from sdbench.acceptance.typical import Typical
 from sdbench.acceptance.walk import SiblingRule, TokenRule, TreeRule, walk
@@ -61,6 +62,7 @@ __all__ = [
     "SpecHub",
     "Thresholds",
     "TokenRule",
+    "TopBeta",
     "Traversal",
     "TreeRule",
     "Typical",

@@ -19,6 +19,7 @@ from sdbench.acceptance import (
     Match,
     RelaxedTopK,
     Thresholds,
+    TopBeta,
     Typical,
 )
 
@@ -106,6 +107,15 @@ def relaxed(k, delta):
         p = at.plain_p
         top = sorted(range(len(p)), key=lambda i: -p[i])[:k]
         return float(at.x in top and p[at.x] >= max(p) - delta)
+
+    return passes
+
+
+def top_beta(beta, tau):
+    def passes(at):
+        p = at.plain_p
+        top = sorted(range(len(p)), key=lambda i: -p[i])[:beta]
+        return float(at.x in top and math.log(p[at.x] or 1e-300) >= math.log(max(p)) - tau)
 
     return passes
 
@@ -241,6 +251,8 @@ DEFINITIONS = {
     "typical, stricter": (Typical(0.4, 0.9), typical(0.4, 0.9), verifier, exact_residual),
     "relaxed top-k": (RelaxedTopK(2, 0.3), relaxed(2, 0.3), verifier, exact_residual),
     "relaxed top-k, 1": (RelaxedTopK(1, 0.0), relaxed(1, 0.0), verifier, exact_residual),
+    "top beta": (TopBeta(2, 0.8), top_beta(2, 0.8), verifier, exact_residual),
+    "top beta, 1": (TopBeta(1, 0.0), relaxed(1, 0.0), verifier, exact_residual),
     "thresholds": (Thresholds(0.6, 0.7), two_thresholds(0.6, 0.7), without_x, verifier),
     "thresholds, off": (Thresholds(), two_thresholds(1.0, 1.0), without_x, verifier),
     "bild": (BiLD(1.0), rollback(1.0), verifier, exact_residual),

@@ -23,6 +23,7 @@ from sdbench.acceptance import (
     RelaxedTopK,
     SpecHub,
     Thresholds,
+    TopBeta,
     Traversal,
     Typical,
     ZhouJoint,
@@ -32,7 +33,7 @@ from sdbench.acceptance.base import Memoryless, tokenwise, verify
 from sdbench.keyed_random import Key
 from sdbench.sampling import Sampler, Sampling
 
-from .definitions import cascade, fsd_js, fuzzy, relaxed, rollback, unsure
+from .definitions import cascade, fsd_js, fuzzy, relaxed, rollback, top_beta, unsure
 from .enumeration import WORLDS, Place, tensors
 
 GREEDY = Sampling(temperature=0.0)
@@ -95,6 +96,8 @@ FORMS = {
     "lenience, 1": (Lenience(1.0), is_best, best),
     "relaxed top-k": (RelaxedTopK(2, 0.3), relaxed(2, 0.3), best),
     "relaxed top-k, 1": (RelaxedTopK(1, 0.0), is_best, best),
+    "top beta": (TopBeta(2, 0.8), top_beta(2, 0.8), best),
+    "top beta, 1": (TopBeta(1, 0.0), is_best, best),
     "bild": (BiLD(1.0), rollback(1.0), best),
     "easd": (EASD(0.5, 0.6, 2, 0.5), lambda at: float(is_best(at) and not refused(at)), best_allowed),
     "ears": (EARS(0.8), near(0.8), best),

@@ -38,6 +38,8 @@ BAD = [
     ("RelaxedTopK", {"relaxed_topk": 0}, "relaxed_topk"),
     ("RelaxedTopK", {"relaxed_topk": None}, "relaxed_topk"),
     ("RelaxedTopK", {"relaxed_delta": 2}, "relaxed_delta"),
+    ("TopBeta", {"beta": 0}, "beta"),
+    ("TopBeta", {"tau": -1}, "tau"),
     ("Thresholds", {"threshold_single": -0.1}, "threshold_single"),
     ("Thresholds", {"threshold_acc": 1.1}, "threshold_acc"),
     ("BiLD", {"rollback_threshold": -5}, "rollback_threshold"),
