@@ -113,9 +113,9 @@ class FeatureHead(Transformer):
     def read(
         self, state: DecodeState, stop: Lengths, kind: str, num_logits: int = 1, row: int | None = None
     ) -> StepOutput:
+        for ends in self._parents_first(state, stop, row):
+            self.read(state, ends, kind, row=row)
         known = self._follow(state, stop, num_logits, row)
-        for ends in self._parents_first(state, stop, known, row):
-            super().read(state, ends, kind, row=row)
         output = super().read(state, stop, kind, num_logits, row)
         self._note(stop, known)
         return output
@@ -125,9 +125,9 @@ class FeatureHead(Transformer):
     ) -> tuple[Int[Tensor, "B K"], Float[Tensor, "B K V"], Float[Tensor, "B R V"] | None] | None:
         if self.execution.name == "eager":
             return None
+        for ends in self._parents_first(state, state.length):
+            self.read(state, ends, kind)
         known = self._follow(state, state.length, num_logits)
-        for ends in self._parents_first(state, state.length, known):
-            super().read(state, ends, kind)
         drafted = super().draft(state, depth, kind, key, num_logits)
         if drafted is not None:
             self._note(state.length, known)
@@ -141,17 +141,16 @@ class FeatureHead(Transformer):
     def _follow(self, state: DecodeState, stop: Lengths, num_logits: int, row: int | None = None) -> dict[int, int]:
         """Copy the features of the parents of all tokens that the next step reads, where the target has them.
 
+        A step overwrites the features of the tokens that it reads. So those of tokens that are read again are copied again.
+
         Returns, for each row that the step reads, the number of its first tokens with features of the target.
         """
-        held, known = self.target.kv_len, {}
+        known = self._known(state, row)
         rows: list[int] = []
         slots: list[int] = []
-        for one in range(state.rows) if row is None else (row,):
-            if not state.active[one]:
-                continue
+        for one, features in known.items():
             end = int(stop[one])
-            known[one] = min(held[one], int(state.length[one]))
-            parents = range(max(min(self._kv_len[one], end - num_logits) - 1, 0), min(known[one], end - 1))
+            parents = range(max(min(self._kv_len[one], end - num_logits) - 1, 0), min(features, end - 1))
             rows += [one] * len(parents)
             slots += parents
         if not rows and FEATURES in self.pool.keys:
@@ -162,15 +161,19 @@ class FeatureHead(Transformer):
         self.pool.place(FEATURES, *(upload(part, self.device) for part in at), features)
         return known
 
-    def _parents_first(
-        self, state: DecodeState, stop: Lengths, known: dict[int, int], row: int | None = None
-    ) -> list[np.ndarray]:
+    def _known(self, state: DecodeState, row: int | None) -> dict[int, int]:
+        """Return, for each active row (or for `row`), the number of its first tokens with features of the target."""
+        held = self.target.kv_len
+        rows = np.flatnonzero(state.active).tolist() if row is None else [row]
+        return {one: min(held[one], int(state.length[one])) for one in rows}
+
+    def _parents_first(self, state: DecodeState, stop: Lengths, row: int | None = None) -> list[np.ndarray]:
         """Return where steps must end so that each token's parent is read before it, if the target has no feature of the parent.
 
         There are none if the target is the verifier of the head. Below a stage in between, decided tokens run ahead of it.
         """
         ends, first = np.array(stop), np.array(stop)
-        for one, features in known.items():
+        for one, features in self._known(state, row).items():
             first[one] = min(max(self._kv_len[one], features) + 1, ends[one])
         late = int((ends - first).max())
         return [np.maximum(ends - back, first) for back in range(late, 0, -1)]
