@@ -64,13 +64,13 @@ def write_head(
 ) -> None:
     """Write a head as a folder that sdbench, vLLM and speculators read: model.safetensors and config.json.
 
-    The embedding is left out if it is frozen, because it is then the target's. target: the hub id or the name of the target.
+    An embedding that is the target's is left out. target: the hub id or the name of the target.
     layers: of the target that the head reads; by default those of `config`.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    own = module.embed_tokens.weight.requires_grad
+    own = module.own_embedding
     tensors = {
         name: t.detach().cpu().contiguous() for name, t in module.state_dict().items() if own or name != EMBEDDING
     }

@@ -153,9 +153,17 @@ def _head(spec: ModelSpec, whole: Mapping[str, Member]) -> Member:
     return Member(spec, source, head.layer, base.tokenizer, base.width, None, base.eos, "", base.defaults, head)
 
 
+def _names_a_head(spec: ModelSpec, source: Source) -> bool:
+    """Tell whether the config.json is that of a head. One that cannot be read is refused later, with advice."""
+    try:
+        return is_head(config_document(spec, source))
+    except InputError:
+        return False
+
+
 def _member(spec: ModelSpec) -> Member:
     source = resolve(spec)
-    if source.kind != "gguf" and is_head(config_document(spec, source)):
+    if source.kind != "gguf" and _names_a_head(spec, source):
         raise InputError(
             f"{spec.path} ({spec.role}) is a head, which drafts from the hidden states of a model: set models.{spec.role}.head_of, "
             "such as target."
