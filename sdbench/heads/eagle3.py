@@ -36,6 +36,7 @@ class Eagle3(nn.Module):
     def __init__(self, config: HeadConfig, embedding: nn.Parameter | None = None) -> None:
         super().__init__()
         layer: Any = copy.deepcopy(config.layer)
+        self.layers: Any
         # What the code of a program depends on belongs into the config that identifies it.
         layer.norm_before_residual, layer.target_width = config.norm_before_residual, config.target_width
         self.config, self.head_config, self.own_embedding = layer, config, embedding is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
@@ -14,13 +14,17 @@ from sdbench.errors import InputError
 from sdbench.heads.config import HeadConfig
 from sdbench.heads.eagle3 import Eagle3
 
+T = TypeVar("T")
 EMBEDDING = "embed_tokens.weight"
 _UNUSED = ("verifier_lm_head.", "verifier_norm.", "rotary_emb.")  # copies of the target's weights, and what is computed
 _MAPS = ("d2t", "t2d")
 
 
-def named(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return the tensors of a checkpoint under the names of `Eagle3`. SafeAILab/EAGLE calls the layer `midlayer`."""
+def named(tensors: Mapping[str, T]) -> dict[str, T]:
+    """Return the tensors of a checkpoint, or what is known of them, under the names of `Eagle3`.
+
+    SafeAILab/EAGLE calls the layer `midlayer`. Copies of the target's weights are left out.
+    """
     renamed = {name.removeprefix("model.").replace("midlayer.", "layers.0.", 1): t for name, t in tensors.items()}
     return {name: tensor for name, tensor in renamed.items() if not name.startswith(_UNUSED)}
 

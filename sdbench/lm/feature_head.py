@@ -26,11 +26,11 @@ from sdbench.errors import InputError
 from sdbench.heads.eagle3 import Eagle3
 from sdbench.keyed_random import Key
 from sdbench.lm.kv_cache import FEATURES
-from sdbench.lm.model import LanguageModel, Lengths, Paths
+from sdbench.lm.model import Lengths, Paths
 from sdbench.lm.output import StepOutput
 from sdbench.lm.programs.execution import Execution
 from sdbench.lm.state import DecodeState
-from sdbench.lm.transformer import Transformer
+from sdbench.lm.transformer import Transformer, TruncatedTransformer
 from sdbench.models.token_map import MappedIds, SameIds
 from sdbench.topology import Topology
 
@@ -93,7 +93,7 @@ class FeatureHead(Transformer):
             "take an arm that drafts there, such as eagle3."
         )
 
-    def truncated(self, layers: int) -> LanguageModel:
+    def truncated(self, layers: int) -> TruncatedTransformer:
         raise InputError(f"{self.name} is a head of {self.target.name}, which has no early exit: take another model.")
 
     def reset(self, row: int) -> None:
@@ -156,9 +156,9 @@ class FeatureHead(Transformer):
         if not rows and FEATURES in self.pool.keys:
             return known
         # Slot 0 of row 0 stands for no parent at all: the cache then gets its layer of features.
-        at = np.array(rows or [0]), np.array(slots or [0])
-        features = self.model.fuse(self.target.hidden(self.tapped, *at).to(self.device))
-        self.pool.place(FEATURES, *(upload(part, self.device) for part in at), features)
+        which, where = np.array(rows or [0]), np.array(slots or [0])
+        features = self.model.fuse(self.target.hidden(self.tapped, which, where).to(self.device))
+        self.pool.place(FEATURES, upload(which, self.device), upload(where, self.device), features)
         return known
 
     def _known(self, state: DecodeState, row: int | None) -> dict[int, int]:

@@ -37,7 +37,7 @@ def check_head_sizes(spec: ModelSpec, source: Source, config: HeadConfig) -> Non
     stored = tensors_of(Path(source.location)) if source.kind == "folder" else None
     with torch.device("meta"):
         made = Eagle3(config).state_dict()
-    shapes = {name: entry["shape"] for name, entry in named(stored or {}).items()}
+    shapes = named({name: entry["shape"] for name, entry in (stored or {}).items()})
     both = [(name, shapes[name], tuple(made[name].shape)) for name in sorted(shapes.keys() & made.keys())]
     odd = [entry for entry in both if math.prod(entry[1]) != math.prod(entry[2])]
     if odd:

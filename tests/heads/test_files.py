@@ -236,9 +236,10 @@ def test_a_run_plans_and_loads_a_head(tmp_path):
     assert loaded_head.target is models["target"]
     assert loaded_head.tapped == (1, 2, 3)
     assert loaded_head.bytes == 4 * sum(w.numel() for n, w in head.named_parameters() if n != "embed_tokens.weight")
+    others = [word for word in words if not word.startswith("arms")]
+    apart = compose([*others, "arms=[ssd]", "arms.ssd.proposer.model=eagle3"])
     with pytest.raises(InputError, match="The arm 'ssd' drafts with eagle3 in another process than target"):
-        alone = [word for word in words if not word.startswith("arms")]
-        prepare(compose([*alone, "arms=[ssd]", "arms.ssd.proposer.model=eagle3"]))
+        prepare(apart)
 
 
 def test_a_document_of_neither_format_is_no_head():
