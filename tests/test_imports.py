@@ -19,7 +19,7 @@ BASE = {
     "child_process", "device", "errors", "hub_access", "keyed_random", "paths", "sampling", "stopping", "theory", "topology",
     "validate",
 }  # fmt: skip
-STEPS = BASE | {"models", "lm"}
+STEPS = BASE | {"models", "lm", "heads"}
 DRAFTS = STEPS | {"acceptance", "drafting"}
 DECODES = DRAFTS | {"asynchronous", "decoding"}
 RECORDS = BASE | {"runs", "simulate", "analysis"}
@@ -36,8 +36,9 @@ ALLOWED = {
     "validate": {"errors"},
     "keyed_random": {"device"},
     "sampling": {"device", "errors", "hub_access", "keyed_random", "validate"},
-    "models": BASE,
-    "lm": BASE | {"models"},
+    "heads": BASE,
+    "models": BASE | {"heads"},
+    "lm": BASE | {"models", "heads"},
     "acceptance": BASE,  # rules take tensors; they know no models
     "drafting": STEPS | {"acceptance"},
     "asynchronous": DRAFTS,

@@ -56,6 +56,29 @@ def _check_early_exit(arm: str, member: Member, layers: int) -> None:
         )
 
 
+def check_heads(arms: Iterable[Arm], family: Family, parallel: bool) -> None:
+    """Refuse a head without the model that it reads, or in another process than this model. parallel: the target has ranks.
+
+    Raises: InputError.
+    """
+    for arm in arms:
+        elsewhere = arm.apart | {model.name for drafter in arm.async_drafters for model in drafter.models}
+        for role in sorted(arm.roles):
+            base = family.members[role].spec.head_of
+            if base is None:
+                continue
+            if base not in arm.views:
+                raise InputError(
+                    f"The arm '{arm.name}' steps {role}, which reads the hidden states of {base}, but not {base} itself: take an "
+                    f"arm in which {base} verifies."
+                )
+            if role in elsewhere or parallel:
+                raise InputError(
+                    f"The arm '{arm.name}' drafts with {role} in another process than {base}, whose hidden states it reads: take "
+                    "an arm that drafts in the same process, such as eagle3, without tensor_parallel."
+                )
+
+
 def check_reencoding(arms: Iterable[Arm], family: Family) -> None:
     """Refuse an arm that steps a model with another tokenizer as if it had the target's, and the opposite. Raises: InputError."""
     for arm in arms:

@@ -20,6 +20,7 @@ from sdbench.harness.co_tenancy import Use
 from sdbench.harness.gpu_lock import physical
 from sdbench.harness.model_checks import (
     check_early_exits,
+    check_heads,
     check_own_quantization,
     check_peers,
     check_reencoding,
@@ -198,6 +199,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
         arm_configs, stub_arms = encoded_arms, build_on_stubs(encoded_arms, list(specs))
     check_early_exits(stub_arms, family)
     check_reencoding(stub_arms, family)
+    check_heads(stub_arms, family, ranks is not None)
     maps = token_maps(family)
     if ranks is not None:
         ranks.check(stub_arms, used, family.members["target"].config)
@@ -253,7 +255,24 @@ def memory(config: dict[str, Any], slots: int, specs: Mapping[str, ModelSpec] | 
 
 def load(plan: Plan) -> dict[str, Transformer]:
     """Load the models of a plan with their weights. Return them by role."""
-    return {role: load_role(plan, role) for role in plan.specs}
+    whole = {role: load_role(plan, role) for role, spec in plan.specs.items() if spec.head_of is None}
+    return {role: whole.get(role) or _load_head(plan, role, whole) for role in plan.specs}
+
+
+def _load_head(plan: Plan, role: str, whole: Mapping[str, Transformer]) -> Transformer:
+    """Load a head. whole: by role, the models that are no heads."""
+    from sdbench.lm.feature_head import feature_head
+    from sdbench.lm.programs.modes import execution_of
+    from sdbench.models.head_files import load_head
+    from sdbench.models.weights import check_finite
+
+    hardware, member, spec = plan.config["hardware"], plan.family.members[role], plan.specs[role]
+    assert member.head is not None
+    target = whole[spec.head_of or ""]
+    dtype, device = dtype_of(role, spec.dtype or hardware["dtype"]), spec.device or hardware["device"]
+    module = load_head(spec, member.source, member.head, target.model, dtype, device)
+    check_finite(spec, module)
+    return feature_head(role, module, target, execution_of(hardware["execution"]))
 
 
 def load_role(plan: Plan, role: str) -> Transformer:

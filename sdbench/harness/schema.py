@@ -39,6 +39,7 @@ class Model:
     parameters: Count | None = None
     cache_values: Count | None = None
     derive: Mapping[str, Any] | None = None
+    head_of: str | None = None
 
 
 @dataclass

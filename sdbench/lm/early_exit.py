@@ -22,7 +22,7 @@ def first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedM
     Raises:
         InputError: the list of decoder layers was not found.
     """
-    body, name = _layers_of(model, depth)
+    body, name = layers_of(model, depth)
     cut = _shallow(body)
     cut._modules[name] = nn.ModuleList(list(body._modules[name])[:layers])
     return _with_body(model, body, cut)
@@ -39,25 +39,36 @@ def hook_exit(
     Raises:
         InputError: the list of decoder layers, or the norm behind it, was not found.
     """
-    body, name = _layers_of(model, depth)
-    norms = [child for child in body.children() if "norm" in type(child).__name__.lower()]
-    head = model.get_output_embeddings()
-    if not norms or head is None:
-        raise InputError(f"{type(model).__name__}: its last norm or its head was not found, so it has no early exit.")
+    body, name = layers_of(model, depth)
+    norm, head = last_norm(model, depth), model.get_output_embeddings()
+    if head is None:
+        raise InputError(f"{type(model).__name__}: its head was not found, so it has no early exit.")
 
     def leave(layer: nn.Module, given: Any, output: Any) -> None:
         hidden = output[0] if isinstance(output, tuple) else output
-        receive(head(norms[-1](hidden[:, -count:])))
+        receive(head(norm(hidden[:, -count:])))
 
     return body._modules[name][layers - 1].register_forward_hook(leave)
 
 
-def _layers_of(model: PreTrainedModel, depth: int) -> tuple[Any, str]:
-    """Return the module that holds the list of decoder layers, and the name of the list there."""
+def last_norm(model: PreTrainedModel, depth: int) -> nn.Module:
+    """Return the norm behind the last of `depth` decoder layers. Raises: InputError if it was not found."""
+    norms = [child for child in layers_of(model, depth)[0].children() if "norm" in type(child).__name__.lower()]
+    if not norms:
+        raise InputError(f"{type(model).__name__}: the norm behind its last layer was not found.")
+    return norms[-1]
+
+
+def layers_of(model: PreTrainedModel, depth: int) -> tuple[Any, str]:
+    """Return the module that holds the list of `depth` decoder layers, and the name of the list there.
+
+    Raises:
+        InputError: the list was not found.
+    """
     body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
     lists = [name for name, child in body.named_children() if isinstance(child, nn.ModuleList) and len(child) == depth]
     if not lists:
-        raise InputError(f"{type(model).__name__}: its list of decoder layers was not found, so it has no early exit.")
+        raise InputError(f"{type(model).__name__}: its list of decoder layers was not found.")
     return body, lists[0]
 
 

@@ -3,6 +3,9 @@
 A step writes its keys and values into given slots and attends over the first `attend_len` slots. A mask says what each query sees.
 So a rejected token costs nothing: its slot is overwritten, or not seen. `transformers` treats this object as its own cache;
 attention layers call only `update`.
+
+Hidden states stand beside keys and values, in layers with negative numbers: one head, and values of width 0. So whatever moves,
+compiles or captures the layers of the cache carries them too.
 """
 
 from __future__ import annotations
@@ -13,6 +16,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdbench.device import upload
+
+FEATURES = -1  # the layer of a head's own cache that holds the feature of the token in each slot
+
+
+def hidden_layer(layer: int) -> int:
+    """Return the number of the cache's layer for the hidden states of `layer`, numbered as transformers' `hidden_states` are."""
+    return -1 - layer
 
 
 class KVCache:
@@ -60,9 +70,9 @@ class KVCache:
         self.touched: list[int] = []  # the layers that this step has written, in its order
 
     def update(
-        self, key: Float[Tensor, "B H T D"], value: Float[Tensor, "B H T D"], layer: int, *args, **kwargs
-    ) -> tuple[Float[Tensor, "B H E D"], Float[Tensor, "B H E D"]]:
-        """Write a layer's new keys and values; return those of the first `attend_len` slots."""
+        self, key: Float[Tensor, "B H T D"], value: Float[Tensor, "B H T U"], layer: int, *args, **kwargs
+    ) -> tuple[Float[Tensor, "B H E D"], Float[Tensor, "B H E U"]]:
+        """Write a layer's new keys and values; return those of the first `attend_len` slots. U: D, or 0 for hidden states."""
         self.touched.append(layer)
         if layer not in self.keys:
             self.keys[layer] = key.new_zeros(self.rows, key.shape[1], self.slots + 1, key.shape[3])
@@ -76,6 +86,8 @@ class KVCache:
             # As lines of one table. This takes a third of a scatter's time, and layers with the same number of heads share the
             # line numbers. A compiler writes the lines in place; for a scatter it would copy the whole layer twice.
             for held, new in ((keys, key), (values, value)):
+                if new.shape[3] == 0:
+                    continue
                 heads = new.shape[1]
                 if heads not in self._written:
                     self._written[heads] = (self._begin(heads)[: len(new)] + self._at[:, None]).flatten()
@@ -89,12 +101,65 @@ class KVCache:
             self._lines[heads] = (every * (self.slots + 1)).view(-1, heads, 1)
         return self._lines[heads]
 
-    def move(self, rows: list[int], source: list[list[int]], target: list[int], positions: bool = True) -> None:
+    def record(self, states: Float[Tensor, "B T D"], number: int) -> None:
+        """Write hidden states of the step's tokens into the layer `number`, which is negative."""
+        self.update(states[:, None], states[:, None, :, :0], number)
+
+    def place(
+        self, number: int, rows: Int[Tensor, " S"], slots: Int[Tensor, " S"], states: Float[Tensor, "S D"]
+    ) -> None:
+        """Write hidden states into any slots, outside a step. rows, slots: of each state."""
+        if number not in self.keys:
+            self.keys[number] = states.new_zeros(self.rows, 1, self.slots + 1, states.shape[1])
+            self.values[number] = states.new_zeros(self.rows, 1, self.slots + 1, 0)
+        self.keys[number][rows, 0, slots] = states
+
+    def states(self, number: int, rows: Int[Tensor, " S"], slots: Int[Tensor, " S"]) -> Float[Tensor, "S D"]:
+        """Return the hidden states of the layer `number` in any slots. rows, slots: of each state."""
+        return self.keys[number][rows, 0, slots]
+
+    def parent_features(self, mask: Float[Tensor, "B 1 T E"], tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
+        """Return the feature of each query's parent: of the greatest slot below the query's own that its mask shows.
+
+        On a chain this is the slot before its own. In a tree, parents stand before their children. Without such a slot, as for
+        the second token of a text whose first one is hidden, it is slot 0.
+
+        tokens: of the queries. No token is negative, so they change nothing. But the features must be read behind the draw of the
+        tokens, and only what depends on them is computed behind it in a compiled loop.
+        """
+        numbers = torch.arange(mask.shape[-1], device=mask.device)
+        own = self._first + torch.arange(mask.shape[2], device=mask.device)[None] if self._at is None else self._at
+        below = (mask[:, 0] == 0) & (numbers < own[:, :, None])
+        parents = torch.where(tokens < 0, tokens, torch.where(below, numbers, 0).amax(-1))
+        held = self.keys[FEATURES][self._rows][:, 0]
+        return held.gather(1, parents[:, :, None].expand(-1, -1, held.shape[2]))
+
+    def exchange_features(self, states: Float[Tensor, "B T D"]) -> Float[Tensor, "B T D"]:
+        """Write the own states of a head as the features of the step's tokens, and return them as read back.
+
+        What is computed from the result comes behind the write. A compiled loop needs this: each of its steps has the cache's
+        layers as arguments of its own, and must find what the step before it wrote.
+        """
+        self.record(states, FEATURES)
+        held = self.keys[FEATURES][self._rows]
+        if self._at is None:
+            return held[:, 0, self._first : self._first + states.shape[1]]
+        return held.view(-1, held.shape[3]).index_select(0, self._written[1]).view_as(states)
+
+    def move(
+        self,
+        rows: list[int],
+        source: list[list[int]],
+        target: list[int],
+        layers: tuple[int, ...],
+        positions: bool = True,
+    ) -> None:
         """Copy slots within each r of `rows`: the slots source[r], in this order, to target[r], target[r] + 1, ...
 
-        The slots may overlap. positions: copy the positions of the tokens too. Only sliding windows need them.
+        The slots may overlap. layers: the numbers of the layers to copy. positions: copy the positions of the tokens too. Only
+        sliding windows need them.
         """
-        parts = [*self.keys.values(), *self.values.values()]
+        parts = self.layers_of(layers)
         if positions:
             parts.append(self.position[:, None, :, None])
         if self.rows == 1:
@@ -123,8 +188,14 @@ class KVCache:
 
     @property
     def bytes(self) -> int:
-        """The size of the layers that have been used, in bytes."""
-        return sum(t.numel() * t.element_size() for side in (self.keys, self.values) for t in side.values())
+        """The size of the keys and values of the layers that have been used, in bytes."""
+        held = [t for side in (self.keys, self.values) for number, t in side.items() if number >= 0]
+        return sum(t.numel() * t.element_size() for t in held)
+
+    @property
+    def hidden_bytes(self) -> int:
+        """The size of the hidden states, in bytes."""
+        return sum(t.numel() * t.element_size() for number, t in self.keys.items() if number < 0)
 
     # The rest is what `transformers` asks a cache.
 

@@ -26,12 +26,14 @@ class MaskForm:
     kinds: the kinds of its attention layers, in the order of their masks (FULL before SLIDING).
     window: the number of last tokens that a sliding-window layer sees, the query's own token included.
     seen, unseen: what is added to the score of a slot that is seen (0), and of one that is not (-inf), in the model's type.
+    hides_first: a query that sees other slots does not see slot 0 (a head: `sdbench.lm.feature_head`).
     """
 
     kinds: tuple[str, ...]
     window: int
     seen: Float[Tensor, ""]
     unseen: Float[Tensor, ""]
+    hides_first: bool = False
 
     @property
     def sliding(self) -> bool:
@@ -52,6 +54,9 @@ def additive_masks(
     padding: queries whose result is not used. They see every slot, because a softmax over no slot is not a number.
     """
     masks = []
+    if form.hides_first:
+        others = visible[:, :, 1:]
+        visible = torch.cat([visible[:, :, :1] & ~others.any(-1, keepdim=True), others], -1)
     for kind in form.kinds:
         seen = visible if kind == FULL or distance is None else visible & (distance < form.window)
         if padding is not None:

@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from sdbench.device import upload
+from sdbench.errors import InputError
 from sdbench.keyed_random import Key
 from sdbench.lm.output import StepOutput
 from sdbench.lm.programs.execution import Execution
@@ -58,6 +59,7 @@ class LanguageModel(ABC):
         self.rows = self.slots = 0
         self._kv_len: list[int] = []
         self._nodes_read = 0  # of the tree that was read last
+        self.taps: tuple[int, ...] = ()  # the layers whose hidden states a step keeps
         self._exit: tuple[int, Exit] | None = None
 
     @property
@@ -160,6 +162,30 @@ class LanguageModel(ABC):
         The step then goes on, and computes nothing twice. Only an eager step has a middle. R is the step's number of logits.
         """
         self._exit = layers, receive
+
+    def tap(self, layers: Sequence[int]) -> None:
+        """Keep the hidden states of these layers, beside keys and values, of every token that is read from now on.
+
+        A head or a proposer that reads hidden states asks for them when it is opened: behind `allocate`, before the first step.
+        `allocate` ends all taps. So a tap belongs to the arm that asked for it, and the steps of other arms do nothing for it.
+        Taps of one arm add up. Trees, compiled programs and captured graphs carry the states with the layers of the cache.
+
+        layers: numbered as transformers' `hidden_states`: 0 is the embedding, i the output of layer i - 1 (which is the input of
+        layer i), and the number of layers is behind the last norm.
+
+        Raises:
+            InputError: the model has no such hidden states.
+        """
+        raise InputError(f"{self.name} has no hidden states that can be read.")
+
+    def hidden(self, layers: Sequence[int], rows: np.ndarray, slots: np.ndarray) -> Float[Tensor, "S W"]:
+        """Return the hidden states of tokens that were read since `tap`, side by side for the layers of `layers`.
+
+        W is the number of layers times the width of the model. rows, slots: [S], the row and the slot of each token. On a chain
+        the slot is the position. The states of the first kv_len[b] slots of a row are those of its decided tokens; those behind
+        them may belong to rejected tokens.
+        """
+        raise InputError(f"{self.name} has no hidden states that can be read.")
 
     @property
     @abstractmethod
@@ -403,5 +429,5 @@ class LanguageModel(ABC):
     def _allocated(self, rows: int, slots: int) -> None:
         self.rows, self.slots = rows, slots
         self._kv_len = [0] * rows
-        self._exit = None
+        self.taps, self._exit = (), None
         self._positions = torch.arange(slots + 1, device=self.device)

@@ -19,8 +19,8 @@ from sdbench.device import put, upload
 from sdbench.errors import InputError
 from sdbench.keyed_random import Key
 from sdbench.lm.early_exit import first_layers, hook_exit
-from sdbench.lm.forward import forward
-from sdbench.lm.kv_cache import KVCache
+from sdbench.lm.forward import check_taps, forward
+from sdbench.lm.kv_cache import KVCache, hidden_layer
 from sdbench.lm.masks import MaskForm, additive_masks, aligned, chain_masks
 from sdbench.lm.model import FAR, LanguageModel, Lengths
 from sdbench.lm.output import StepOutput
@@ -47,8 +47,8 @@ class Transformer(LanguageModel):
     ids: translates between the target's ids and the model's own; by default they are the same.
     execution: how steps are executed; eager by default.
     layers: the number of layers.
-    cached: the numbers by which the model calls the layers of the cache; None until its first eager step. Layers that share keys
-    and values have one cache layer between them, and some models have several for each layer.
+    cached: the numbers of the cache's layers that a step writes; None until the first eager step. Layers that share keys and
+    values have one cache layer between them, and some models have several for each layer. Tapped hidden states have layers too.
     pool: the KV cache. mask_form: the masks that the model takes.
     """
 
@@ -67,10 +67,15 @@ class Transformer(LanguageModel):
         self.config = config
         self.layers: int = config.num_hidden_layers
         self.ids, self.proposable = ids.to(model.device), int(ids.proposable.sum())
-        self.cached: tuple[int, ...] | None = None
+        self._own_layers: tuple[int, ...] | None = None  # of the cache, without those of taps
         self.mask_form = _mask_form(name, model)
         self.pool = KVCache(0, 0, self.device)
         _pack_input(model.get_output_embeddings())
+
+    @property
+    def cached(self) -> tuple[int, ...] | None:
+        own = self._own_layers
+        return own if own is None or not self.taps else (*sorted(map(hidden_layer, self.taps)), *own)
 
     @property
     def max_positions(self) -> int:
@@ -101,7 +106,21 @@ class Transformer(LanguageModel):
         return other
 
     def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
-        self.pool.move(rows, source, target, positions=self.mask_form.sliding)
+        self.pool.move(rows, source, target, self.cached or (), positions=self.mask_form.sliding)
+
+    def tap(self, layers: Sequence[int]) -> None:
+        wanted = tuple(sorted({*self.taps, *layers}))
+        if wanted != self.taps and any(self._kv_len):
+            raise InputError(f"{self.name} has read tokens already: ask for hidden states before its first step.")
+        check_taps(self.name, self.model, wanted)
+        self.taps = wanted
+
+    def hidden(self, layers: Sequence[int], rows: np.ndarray, slots: np.ndarray) -> Float[Tensor, "S W"]:
+        lacking = [layer for layer in layers if layer not in self.taps]
+        if lacking:
+            raise InputError(f"{self.name} keeps no hidden states of the layers {lacking}: ask for them with tap.")
+        where = upload(rows, self.device), upload(slots, self.device)
+        return torch.cat([self.pool.states(hidden_layer(layer), *where) for layer in layers], -1)
 
     def truncated(self, layers: int) -> TruncatedTransformer:
         return TruncatedTransformer(self, layers)
@@ -133,9 +152,10 @@ class Transformer(LanguageModel):
         self.pool.select(rows, slots, stop - width, read)
         count = num_logits if isinstance(num_logits, int) else width
         with self._exiting(count, rows):
-            logits = forward(self.model, tokens, positions, self.pool, self.mask_form.kinds, masks, count, self.ids)
-        if self.cached is None:
-            self.cached = tuple(sorted(set(self.pool.touched)))
+            kinds, ids = self.mask_form.kinds, self.ids
+            logits = forward(self.model, tokens, positions, self.pool, kinds, masks, count, ids, self.taps)
+        if self._own_layers is None:
+            self._own_layers = tuple(sorted({*self.pool.touched} - {*map(hidden_layer, self.taps)}))
         if not isinstance(num_logits, int):
             logits = logits.gather(1, num_logits[:, :, None].expand(-1, -1, self.vocab))
         return StepOutput(logits, missed=missed)
@@ -205,13 +225,17 @@ class Transformer(LanguageModel):
     def inputs_for(self, rows: int, width: int, context: int, depth: int = 1) -> Inputs | None:
         """Return inputs for an existing program of `depth` steps behind `context` tokens, the first step of `width` tokens per row.
 
-        Returns None if there is no such program, or if the cache has too few slots.
+        Returns None if there is no such program, or if the cache has too few slots. Among programs that differ in their taps, the
+        one with the fewest is taken, and the model taps what that program taps, until the next `allocate`.
         """
-        alike = [one for one in self.execution.known(self) if (self.rows, one.first, one.depth) == (rows, width, depth)]
-        given = max(alike, key=lambda one: one.shape, default=None)  # the one that returns most logits
-        if given is None or (needed := given.needs(context)) > self.slots:
-            return None
-        return given.after(context, self._slots_read(needed))
+        for taps in self.execution.tap_sets:
+            self.taps = taps
+            known = self.execution.known(self)
+            alike = [one for one in known if (self.rows, one.first, one.depth) == (rows, width, depth)]
+            given = max(alike, key=lambda one: one.shape, default=None)  # the one that returns most logits
+            if given is not None and (needed := given.needs(context)) <= self.slots:
+                return given.after(context, self._slots_read(needed))
+        return None
 
     def _slots_read(self, needed: int) -> Int[Tensor, " E"]:
         """The numbers of the slots that attention reads in a step that needs the first `needed` slots."""
@@ -301,8 +325,8 @@ class TruncatedTransformer(Transformer):
     def _follow(self, state: DecodeState) -> None:
         """Take over the decided tokens that the whole model has read since the last step."""
         self.pool = self._whole.pool
-        if self.cached is None and self._whole.cached == tuple(range(self._whole.layers)):
-            self.cached = tuple(range(self.layers))  # one cache layer for each layer of the model
+        if self._own_layers is None and self._whole._own_layers == tuple(range(self._whole.layers)):
+            self._own_layers = tuple(range(self.layers))  # one cache layer for each layer of the model
         seen = zip(self._kv_len, self._whole.kv_len, state.length.tolist(), strict=True)
         self._kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from sdbench.errors import InputError
+from sdbench.heads.config import HeadConfig, is_head
 from sdbench.models.architecture import check_architecture, longest_sequence
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
-from sdbench.models.hub import config_file, place_of, read_config, read_generation, read_tokenizer
-from sdbench.models.quiet import reason_of
+from sdbench.models.head_files import check_head_sizes, head_config
+from sdbench.models.hub import config_document, place_of, read_config, read_generation, read_tokenizer
 from sdbench.models.skeleton import skeleton
 from sdbench.models.spec import ModelSpec, Source, resolve
 from sdbench.models.vocabulary import Vocabulary, vocabulary_of
@@ -30,6 +30,7 @@ class Member:
     config: of the text model. width: the number of rows of its embedding, which may be padded beyond the tokenizer. context: the
     longest sequence that it can read, in tokens (None: its config sets no limit). why: the reason for this limit, or "" if the
     limit is the config's longest position. eos: token ids that end its output. defaults: the settings of its generation config.
+    head: of a head, its own config; the other fields but `config` are those of the model that it reads.
     """
 
     spec: ModelSpec
@@ -41,6 +42,7 @@ class Member:
     eos: tuple[int, ...]
     why: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    head: HeadConfig | None = None
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -106,13 +108,7 @@ def check_files(spec: ModelSpec) -> None:
     source = resolve(spec)
     if source.kind == "gguf":
         return
-    file = config_file(spec, source)
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(
-            f"The file {file} ({spec.role}) cannot be read ({reason_of(error)}): fetch it again."
-        ) from error
+    config = config_document(spec, source)
     check_source(spec, source, quantized="quantization_config" in config)
 
 
@@ -123,7 +119,8 @@ def check_family(specs: Mapping[str, ModelSpec]) -> Family:
     """
     if not specs:
         raise InputError("The family has no models; it needs at least a target.")
-    members = {role: _member(spec) for role, spec in specs.items()}
+    whole = {role: _member(spec) for role, spec in specs.items() if spec.head_of is None}
+    members = {role: whole.get(role) or _head(spec, whole) for role, spec in specs.items()}
     main = members.get("target") or next(iter(members.values()))
     _check_width(main)
     for member in members.values():
@@ -140,8 +137,37 @@ def check_family(specs: Mapping[str, ModelSpec]) -> Family:
     return Family(members, main, shortest.context, shortest.why)
 
 
+def _head(spec: ModelSpec, whole: Mapping[str, Member]) -> Member:
+    """Check a head. whole: by role, the members that are no heads. Raises: InputError."""
+    base = whole.get(spec.head_of or "")
+    if base is None:
+        raise InputError(
+            f"{spec.role} reads the hidden states of {spec.head_of}, which no arm steps: take an arm in which {spec.head_of} "
+            "verifies."
+        )
+    source = resolve(spec)
+    head = head_config(spec, source)
+    head.check(spec.role, base.config)
+    check_source(spec, source)
+    check_head_sizes(spec, source, head)
+    return Member(spec, source, head.layer, base.tokenizer, base.width, None, base.eos, "", base.defaults, head)
+
+
+def _names_a_head(spec: ModelSpec, source: Source) -> bool:
+    """Tell whether the config.json is that of a head. One that cannot be read is refused later, with advice."""
+    try:
+        return is_head(config_document(spec, source))
+    except InputError:
+        return False
+
+
 def _member(spec: ModelSpec) -> Member:
     source = resolve(spec)
+    if source.kind != "gguf" and _names_a_head(spec, source):
+        raise InputError(
+            f"{spec.path} ({spec.role}) is a head, which drafts from the hidden states of a model: set models.{spec.role}.head_of, "
+            "such as target."
+        )
     config = read_config(spec, source)
     check_architecture(spec.role, config)
     text = config.get_text_config()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,6 +62,17 @@ def config_file(spec: ModelSpec, source: Source) -> Path:
 
     with readable(spec, source, "config"):
         return Path(hf_hub_download(place, "config.json", **options))
+
+
+def config_document(spec: ModelSpec, source: Source) -> dict[str, Any]:
+    """Return the content of the config.json, without an import of `transformers`. Errors: InputError."""
+    file = config_file(spec, source)
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise InputError(
+            f"The file {file} ({spec.role}) cannot be read ({reason_of(error)}): fetch it again."
+        ) from error
 
 
 def read_tokenizer(spec: ModelSpec, source: Source) -> PreTrainedTokenizerFast:

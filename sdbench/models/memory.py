@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from sdbench.errors import InputError
+from sdbench.heads.config import STATES, HeadConfig
+from sdbench.models.head_files import head_config
 from sdbench.models.hub import read_config
 from sdbench.models.quantization import scheme_of
 from sdbench.models.skeleton import skeleton, try_out
@@ -134,6 +136,9 @@ def size_of(spec: ModelSpec) -> Size | None:
     """Return the size of a spec's model, from its config or else from the published numbers; None if neither is known."""
     try:
         source = resolve(spec)
+        if spec.head_of is not None:
+            size = head_size(head_config(spec, source))
+            return size if spec.parameters is None else replace(size, parameters=spec.parameters)
         config = read_config(spec, source)
         size = count(config)
         if source.kind == "folder" and getattr(config, "quantization_config", None) is not None:
@@ -163,6 +168,22 @@ def count(config: PreTrainedConfig) -> Size:
         cache_values=kept,
         vocab=text.vocab_size,
         quantizable_rows=sum(part.out_features for part in linear),
+    )
+
+
+def head_size(config: HeadConfig) -> Size:
+    """Return the size of a head without an embedding of its own. Its cache includes the hidden states that the target keeps."""
+    from sdbench.heads.eagle3 import Eagle3
+
+    with torch.device("meta"):
+        module = Eagle3(config)
+    layer = module.config
+    heads = 2 * layer.num_key_value_heads * layer.head_dim
+    return Size(
+        parameters=sum(weight.numel() for weight in module.parameters()) - module.embed_tokens.weight.numel(),
+        quantizable=0,
+        cache_values=heads + layer.hidden_size + STATES * config.target_width,
+        vocab=layer.vocab_size,
     )
 
 

@@ -25,7 +25,7 @@ class ModelSpec:
     quantization: see `sdbench.models.quantization`. vocabulary: see `sdbench.models.vocabulary`; None for the tokens of the target.
     parameters, cache_values: the published number of parameters, and of cached numbers (keys and values) per token. They are used
     only if the model's config is not available. derive: how the model is made from the one at `path`, which belongs to another
-    role.
+    role. head_of: the role whose hidden states it reads, if it is a head (`sdbench.heads`).
     """
 
     role: str
@@ -38,6 +38,7 @@ class ModelSpec:
     parameters: int | None = None
     cache_values: int | None = None
     derive: Derivation | None = None
+    head_of: str | None = None
 
 
 def family_specs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSpec]:
@@ -51,6 +52,8 @@ def family_specs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSpe
 
 def _spec(role: str, entry: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]]) -> ModelSpec:
     given, path = entry.get("derive"), entry.get("path")
+    if entry.get("head_of") is not None:
+        _check_head(role, entry, entries)
     if (given is None) == (path is None):
         what = (
             "has no source: give path, or derive" if path is None else "has both path and derive: leave one of them out"
@@ -73,6 +76,20 @@ def _spec(role: str, entry: Mapping[str, Any], entries: Mapping[str, Mapping[str
     own = {key: value for key, value in entry.items() if value is not None}
     shared = {key: base.get(key) for key in ("path", "revision", "device", "dtype", "parameters", "cache_values")}
     return ModelSpec(role, **{**shared, **own, "derive": how})
+
+
+def _check_head(role: str, entry: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuse a head of no role, of another head, or with fields that belong to whole models. Raises: InputError."""
+    base = entries.get(entry["head_of"])
+    if base is None:
+        raise InputError(
+            f"models.{role}.head_of is {entry['head_of']}, but the family has no such role; it has: {', '.join(entries)}."
+        )
+    if base.get("head_of") is not None or base.get("vocabulary") is not None:
+        raise InputError(f"models.{role}.head_of must name a whole model with the family's own tokens, such as target.")
+    odd = [field for field in ("derive", "quantization", "vocabulary") if entry.get(field) is not None]
+    if odd:
+        raise InputError(f"models.{role} is a head, which has no {odd[0]}: leave it at null.")
 
 
 @dataclass(frozen=True)

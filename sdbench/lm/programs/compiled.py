@@ -30,7 +30,16 @@ from sdbench.models.quiet import quiet, reason_of
 from sdbench.models.weight_files import sha256_of
 
 # The modules of this package that programs are traced from. Their text is part of a program's identity.
-_TRACED = ("forward", "kv_cache", "masks", "programs.traced", "programs.chain", "programs.tree", "programs.compiled")
+_TRACED = (
+    "forward",
+    "early_exit",
+    "kv_cache",
+    "masks",
+    "programs.traced",
+    "programs.chain",
+    "programs.tree",
+    "programs.compiled",
+)
 _EXAMPLE = {"attend_len": 97, "room": 89}  # sizes in the traced example, unlikely to equal any other size
 
 
@@ -69,6 +78,7 @@ class Compiled(Programs):
             "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype), weights],
             "ids": lm.ids.record,
             "cache": [lm.pool.slots, lm.cached],
+            "masks": [lm.mask_form.kinds, lm.mask_form.window, lm.mask_form.hides_first],
             "shape": [type(inputs).__name__, inputs.shape],
         }
         return hashlib.sha256(json.dumps(what, sort_keys=True, default=str).encode()).hexdigest()[:32]

@@ -50,9 +50,13 @@ class CudaGraph(Programs):
     def freeze(self, lm: Traceable | None) -> None:
         if lm is not None and not self.frozen:
             # A prompt longer than those of the warm-up needs graphs over more slots: capture them now.
-            for given in self.known(lm):
-                for attend_len in range(self.granule, lm.pool.slots + self.granule, self.granule):
-                    self.run(lm, given.within(min(attend_len, lm.pool.slots)))
+            present = lm.taps
+            for taps in self.tap_sets:
+                lm.taps = taps
+                for given in self.known(lm):
+                    for attend_len in range(self.granule, lm.pool.slots + self.granule, self.granule):
+                        self.run(lm, given.within(min(attend_len, lm.pool.slots)))
+            lm.taps = present
         super().freeze(lm)
 
     def make(self, lm: Traceable, inputs: Inputs) -> Program:

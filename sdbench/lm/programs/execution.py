@@ -79,7 +79,12 @@ class Execution:
         return None
 
     def known(self, lm: Traceable) -> list[Inputs]:
-        """Return inputs of each shape that has a program over the model's cache."""
+        """Return inputs of each shape that has a program over the model's cache, with the model's present taps."""
+        return []
+
+    @property
+    def tap_sets(self) -> list[tuple[int, ...]]:
+        """Return the taps with which there are programs, the fewest first."""
         return []
 
     def fresh(self) -> Execution:
@@ -119,7 +124,7 @@ class Programs(Execution, ABC):
     def run(self, lm: Traceable, inputs: Inputs) -> list[Tensor] | None:
         if inputs.first > WIDEST or lm.cached is None or not lm.pool.keys.keys() >= set(lm.cached):
             return None  # an eager step must have made the cache's layers
-        shape = self.shape(lm.pool, inputs)
+        shape = *self.shape(lm.pool, inputs), lm.taps
         program = self._programs.get(shape)
         if program is None:
             if self.frozen:
@@ -131,7 +136,12 @@ class Programs(Execution, ABC):
         return program(flat(lm, inputs))
 
     def known(self, lm: Traceable) -> list[Inputs]:
-        return [given for shape, given in self._examples.items() if shape[0] == lm.pool.slots]
+        present = lm.pool.slots, lm.taps
+        return [given for shape, given in self._examples.items() if (shape[0], shape[-1]) == present]
+
+    @property
+    def tap_sets(self) -> list[tuple[int, ...]]:
+        return sorted({shape[-1] for shape in self._examples}, key=lambda taps: (len(taps), taps))
 
     def shape(self, pool: KVCache, inputs: Inputs) -> tuple[Any, ...]:
         """Return what two steps must have in common to share a program. A program may be compiled for a number of threads."""

@@ -27,8 +27,10 @@ class Traceable(Protocol):
 
     model: the `transformers` model; config: its text config. ids: translates between the target's
     token ids and the model's own. pool: its KV cache; cached: the numbers of the cache's layers that the model uses, None before
-    its first eager step.
+    its first eager step. taps: the layers whose hidden states a step writes into the cache.
     """
+
+    taps: tuple[int, ...]
 
     @property
     def name(self) -> str: ...
@@ -153,6 +155,7 @@ class Step(nn.Module):
         self.model = lm.model
         self._cached = lm.cached or ()
         self._kinds, self._num_logits, self._ids = lm.mask_form.kinds, num_logits, lm.ids
+        self._taps = lm.taps
 
     def forward(self, own: list[Tensor], over: list[Tensor], pools: list[list[Tensor]]) -> tuple[Tensor, ...]:
         tokens, positions, slots = own
@@ -169,7 +172,7 @@ class Step(nn.Module):
         num_logits: int,
     ) -> Tensor:
         cache = KVCache.over(layers, self._cached, slots, masks[0].shape[-1])
-        return forward(self.model, tokens, positions, cache, self._kinds, masks, num_logits, self._ids)
+        return forward(self.model, tokens, positions, cache, self._kinds, masks, num_logits, self._ids, self._taps)
 
 
 class Loop(Step):

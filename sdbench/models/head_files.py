@@ -1,0 +1,100 @@
+"""Find, check and load the files of a head (`sdbench.heads`), which belongs to another role of its family."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sdbench.errors import InputError
+from sdbench.heads.config import HeadConfig, read_head_config
+from sdbench.models.hub import config_document, place_of, readable
+from sdbench.models.spec import ModelSpec, Source
+from sdbench.models.weight_files import sizes_differ, tensors_of, weight_files
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from sdbench.heads.eagle3 import Eagle3
+
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+
+
+def head_config(spec: ModelSpec, source: Source) -> HeadConfig:
+    """Read the config of a head. Raises: InputError if it is no head that can be read."""
+    if source.kind == "gguf":
+        raise InputError(f"models.{spec.role} is a head, which cannot be a .gguf file: give a folder or a hub id.")
+    return read_head_config(spec.role, config_document(spec, source))
+
+
+def check_head_sizes(spec: ModelSpec, source: Source, config: HeadConfig) -> None:
+    """Refuse a folder whose tensors have other sizes than its config says, from the headers of the files. Raises: InputError."""
+    import torch
+
+    from sdbench.heads.eagle3 import Eagle3
+    from sdbench.heads.files import named
+
+    stored = tensors_of(Path(source.location)) if source.kind == "folder" else None
+    with torch.device("meta"):
+        made = Eagle3(config).state_dict()
+    shapes = named({name: entry["shape"] for name, entry in (stored or {}).items()})
+    both = [(name, shapes[name], tuple(made[name].shape)) for name in sorted(shapes.keys() & made.keys())]
+    odd = [entry for entry in both if math.prod(entry[1]) != math.prod(entry[2])]
+    if odd:
+        raise InputError(sizes_differ(spec.path, spec.role, odd))
+
+
+def load_head(spec: ModelSpec, source: Source, config: HeadConfig, target: Any, dtype: Any, device: str) -> Eagle3:
+    """Load a head, in evaluation mode and without gradients. Without an embedding of its own it shares the target's weight.
+
+    target: the `transformers` model whose hidden states it reads. dtype, device: of the head.
+
+    Raises:
+        InputError: its files are missing, damaged or not those of its config, or it needs an embedding that is not there.
+    """
+    import torch
+
+    from sdbench.heads.eagle3 import Eagle3
+    from sdbench.heads.files import EMBEDDING, fill, named
+
+    with readable(spec, source, "weights"):
+        tensors = named(_tensors(spec, source))
+    embedding = None
+    if EMBEDDING not in tensors:
+        weight = target.get_input_embeddings().weight
+        if type(weight.data) is not torch.Tensor or weight.shape != (config.layer.vocab_size, config.layer.hidden_size):
+            raise InputError(
+                f"The head {spec.path} ({spec.role}) has no embedding, and that of its target is not of the same size or is "
+                "quantised: take a head with its own."
+            )
+        embedding = torch.nn.Parameter(weight.data.to(device, dtype), requires_grad=False)
+    module = Eagle3(config, embedding).to(device, dtype)
+    fill(module, tensors, f"{spec.path} ({spec.role})")
+    return module.eval().requires_grad_(False)
+
+
+def _tensors(spec: ModelSpec, source: Source) -> dict[str, Tensor]:
+    """Read all tensors of a checkpoint, by name."""
+    import torch
+    from safetensors.torch import load_file
+
+    files = weight_files(Path(source.location)) if source.kind == "folder" else [_fetched(spec, source)]
+    found: dict[str, Tensor] = {}
+    for file in files:
+        whole = file.suffix == ".safetensors"
+        found |= load_file(file) if whole else torch.load(file, map_location="cpu", weights_only=True)
+    return found
+
+
+def _fetched(spec: ModelSpec, source: Source) -> Path:
+    """Return the path of the weights of a head of the hub."""
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError
+
+    place, options = place_of(spec, source)
+    for name in _HUB_FILES[:-1]:
+        try:
+            return Path(hf_hub_download(place, name, **options))
+        except EntryNotFoundError:
+            continue
+    return Path(hf_hub_download(place, _HUB_FILES[-1], **options))
