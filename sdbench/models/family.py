@@ -13,6 +13,7 @@ from sdbench.errors import InputError
 from sdbench.models.architecture import check_architecture, longest_sequence
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
 from sdbench.models.hub import config_file, place_of, read_config, read_generation, read_tokenizer
+from sdbench.models.masked_diffusion import mask_token_of
 from sdbench.models.quiet import reason_of
 from sdbench.models.skeleton import skeleton
 from sdbench.models.spec import ModelSpec, Source, resolve
@@ -30,6 +31,7 @@ class Member:
     config: of the text model. width: the number of rows of its embedding, which may be padded beyond the tokenizer. context: the
     longest sequence that it can read, in tokens (None: its config sets no limit). why: the reason for this limit, or "" if the
     limit is the config's longest position. eos: token ids that end its output. defaults: the settings of its generation config.
+    mask_token: of a masked diffusion model; None for an autoregressive one.
     """
 
     spec: ModelSpec
@@ -41,6 +43,7 @@ class Member:
     eos: tuple[int, ...]
     why: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
+    mask_token: int | None = None
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -161,7 +164,8 @@ def _member(spec: ModelSpec) -> Member:
             f"The generation_config.json of {spec.path} ({spec.role})", text.vocab_size
         )
     context, why = longest_sequence(text)
-    return Member(spec, source, text, tokenizer, text.vocab_size, context, ends, why, defaults)
+    mask_token = mask_token_of(spec.role, text)
+    return Member(spec, source, text, tokenizer, text.vocab_size, context, ends, why, defaults, mask_token)
 
 
 def check_source(spec: ModelSpec, source: Source, quantized: bool = False) -> None:
