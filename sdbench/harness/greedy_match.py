@@ -2,8 +2,9 @@
 
 Where two outputs part, both tokens must tie with the target's best logit (`sdbench.harness.ties`). The comparison then goes on. One
 forward of the target scores the rest of the arm's output. Each token must be the target's own choice after the tokens before it, or
-tie with it. Such an output counts as a tie. Any other difference is a mismatch, and makes the arm's row void. For a masked diffusion
-model, every difference is a mismatch.
+tie with it. Such an output counts as a tie. Any other difference is a mismatch, and makes the arm's row void.
+
+For a masked diffusion model, every difference is a mismatch.
 """
 
 from __future__ import annotations
