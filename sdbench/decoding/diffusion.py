@@ -174,7 +174,7 @@ class SelfSpeculativeDiffusion(StepwiseDiffusion):
         super().__init__(verifier, block)
         self.draft_length = validate.whole("draft_length", draft_length, 1)
         self.width = validate.whole("width", width, 1)
-        self.edge = Edge(verifier.name, verifier.name)
+        self.edge = Edge("self", verifier.name)
 
 
 def check_greedy(sampling: Sampling) -> None:
@@ -266,7 +266,7 @@ class _Batch:
         end = end if reached is None else reached
         topology = Topology.of(draft.parent)
         tokens = [draft.choices[max(added)].token for added in draft.nodes[1:]]
-        tree = VerifiedTree(topology, tokens, end) if tokens else None
+        tree = VerifiedTree(topology, tokens, end) if self.method.draft_length else None
         row.finished.target_calls += 1
         row.rounds.append(_Round(max(topology.depth), len(draft.nodes[end]), positions, tree))
         return ended

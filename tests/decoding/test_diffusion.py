@@ -149,9 +149,9 @@ def test_the_record_counts_calls_canvases_and_positions():
         assert [row["round"] for row in rounds] == list(range(item.target_calls))
         assert sum(row["emitted"] for row in rounds) == size - 1
         assert all(row["emitted"] == row["accepted"] + 1 for row in rounds[:-1])
-        assert all(row["accepted"] <= row["proposed"] <= 3 and row.get("nodes", 0) <= 6 for row in rounds)
+        assert all(row["accepted"] <= row["proposed"] <= 3 and row["nodes"] <= 6 for row in rounds)
     assert sum(item.target_calls for item in done) < 6 * (size - 1)
-    asked = sum(row.get("nodes", 0) + 1 for row in trace.rounds)
+    asked = sum(row["nodes"] + 1 for row in trace.rounds)
     assert sum(step["rows"] for step in trace.steps if step["kind"] == "verify") == asked
 
 

@@ -34,7 +34,7 @@ def edited(folder, **values):
     file.write_text(json.dumps({**json.loads(file.read_text()), **values}))
 
 
-def test_a_run_counts_the_answers_of_both_arms(diffusing, bench, tmp_path, capsys):
+def test_a_run_counts_the_answers_of_both_arms(diffusing, bench, tmp_path):
     words = diffusing(tmp_path / "run", ARMS, "arms.diffusion_ssd.width=2", "ignore_eos=true")
     assert bench.call("run", tmp_path / "run", *words) == 0
     run = load(tmp_path / "run")
@@ -45,8 +45,8 @@ def test_a_run_counts_the_answers_of_both_arms(diffusing, bench, tmp_path, capsy
     assert speculative["lossless"]
     assert not speculative["void"]
     assert speculative["model_time_fraction"] > 0
-    edge = speculative["edges"]["target>target"]
-    assert 0 < edge["nodes_per_call"] <= 8
+    trees = speculative["edges"]["self>target"]["trees"]
+    assert 0 < trees["nodes_per_call"] <= 8
 
 
 @pytest.mark.parametrize(
