@@ -305,10 +305,8 @@ class _Batch:
         given = (torch.tensor(part).to(device) for part in (lines, lengths))
         logits = target.predict(*given, columns.to(device))
         best, odds = confidence(logits, target.mask_token)
-        found = [
-            self._ranked(tokens, first, *scores)
-            for (_, tokens), *scores in zip(asked, best.tolist(), odds.tolist(), strict=True)
-        ]
+        scored = zip(asked, best.tolist(), odds.tolist(), strict=True)
+        found = [self._ranked(tokens, first, likely, against) for (_, tokens), likely, against in scored]
         self.trace.end(mark, target.name, kind, len(asked), width, width)
         self.trace.watch(target.name, logits, [index for index, _ in asked])
         return found

@@ -260,7 +260,7 @@ def load(plan: Plan) -> dict[str, Transformer]:
 
 def load_role(plan: Plan, role: str) -> Transformer:
     """Load the model of one role. For a tensor-parallel target, load the part of this rank."""
-    from sdbench.lm.diffusion import DiffusionTransformer
+    from sdbench.lm.diffusion import DiffusionTransformer, check_directions
     from sdbench.lm.probe import check_steps
     from sdbench.lm.programs.modes import execution_of
     from sdbench.lm.transformer import Transformer
@@ -275,7 +275,9 @@ def load_role(plan: Plan, role: str) -> Transformer:
     family, ids, execution = plan.family, plan.maps.get(role), execution_of(hardware["execution"])
     member = family.members[role]
     if member.mask_token is not None:
-        return DiffusionTransformer(role, weights)
+        model = DiffusionTransformer(role, weights)
+        check_directions(model)
+        return model
     if ids is not None:
         keep_head_rows(role, weights, ids.rows)
     reencoded = member.vocabulary is not None and member.vocabulary.kind == "reencode"

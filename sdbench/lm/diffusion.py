@@ -14,9 +14,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdbench.errors import InputError
-from sdbench.lm.masks import aligned
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.output import StepOutput
 from sdbench.lm.transformer import Transformer
 
 if TYPE_CHECKING:
@@ -42,15 +40,15 @@ class DiffusionModel(LanguageModel):
         """Note the numbers of rows and slots. There is no cache."""
         self._allocated(rows, slots)
 
-    def step(self, *given: object, **named: object) -> StepOutput:
+    def step(self, *given: object, **named: object) -> NoReturn:
         """Refuse: a token does not depend on the tokens before it alone. Errors: InputError."""
         self._refuse()
 
-    def truncated(self, layers: int) -> LanguageModel:
+    def truncated(self, layers: int) -> NoReturn:
         """Refuse, as `step`. Errors: InputError."""
         self._refuse()
 
-    def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
+    def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> NoReturn:
         self._refuse()
 
     def _refuse(self) -> NoReturn:
@@ -73,13 +71,22 @@ class DiffusionTransformer(DiffusionModel, Transformer):
         width = tokens.shape[1]
         place = torch.arange(width, device=self.device)
         first = (width - lengths)[:, None]
-        # A mask of zeros too, because sdpa without a mask is causal.
-        unseen = torch.zeros(len(tokens), width, dtype=self.dtype, device=self.device)
-        mask = unseen.masked_fill(place < first, -torch.inf)[:, None, None].expand(-1, 1, width, -1)
         return self.model(
             input_ids=tokens,
             position_ids=(place - first).clamp(min=0),
-            attention_mask=mask if self.device.type == "cpu" else aligned(mask),
+            attention_mask=(place >= first).long(),
             use_cache=False,
             logits_to_keep=columns,
         ).logits
+
+
+@torch.inference_mode()
+def check_directions(lm: DiffusionTransformer) -> None:
+    """Refuse a loaded model whose code ignores `is_causal`: a later token must change the logits before it. Errors: InputError."""
+    texts = torch.tensor([[0, 0, 0], [0, 0, 1]], device=lm.device)
+    one, other = lm.predict(texts, torch.tensor([3, 3], device=lm.device), texts[0, :1])
+    if torch.equal(one, other):
+        raise InputError(
+            f"{lm.name}: {type(lm.model).__name__} does not attend in both directions, though its config.json says is_causal=false: "
+            "take a model of another architecture."
+        )

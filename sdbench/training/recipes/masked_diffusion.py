@@ -94,6 +94,7 @@ class MaskedDiffusion:
         self.mask_token = self.tokenizer.get_vocab()[MASK]
         pad, self.eos = pad_and_eos(self.tokenizer)
         torch.manual_seed(seed)
+        of_class: dict[str, Any] = {"is_causal": False, "mask_token_id": self.mask_token, "attn_implementation": "sdpa"}
         self.model = LlamaForCausalLM(
             LlamaConfig(
                 vocab_size=len(self.tokenizer),
@@ -107,9 +108,7 @@ class MaskedDiffusion:
                 bos_token_id=None,
                 eos_token_id=self.eos,
                 pad_token_id=pad,
-                is_causal=False,
-                mask_token_id=self.mask_token,
-                attn_implementation="sdpa",
+                **of_class,
             )
         )
         self.lm = DiffusionTransformer("target", self.model)
