@@ -302,8 +302,8 @@ class _Batch:
         spans = [self._span(tokens) for _, tokens in asked]
         first, end = min(span[0] for span in spans), max(span[1] for span in spans)
         columns = torch.arange(first, end) + (width - self.size)
-        given = (torch.tensor(part).to(device) for part in (lines, lengths))
-        logits = target.predict(*given, columns.to(device))
+        given = [part.to(device) for part in (torch.tensor(lines), torch.tensor(lengths), columns)]
+        logits = target.predict(given[0], given[1], given[2])
         best, odds = confidence(logits, target.mask_token)
         scored = zip(asked, best.tolist(), odds.tolist(), strict=True)
         found = [self._ranked(tokens, first, likely, against) for (_, tokens), likely, against in scored]

@@ -180,7 +180,7 @@ def test_conf_says_what_a_spec_takes(file):
     assert isinstance(conf, dict)
     specs = [ModelSpec(role=role, **fields) for role, fields in conf.items()]
     assert [spec.role for spec in specs] == list(ROLES[: len(specs)])
-    if file.stem != "tiny":
+    if not file.stem.startswith("tiny"):
         assert all(spec.parameters and spec.cache_values for spec in specs)
         assert all(resolve(spec).kind == "hub" for spec in specs)
 
