@@ -87,6 +87,6 @@ def check_directions(lm: DiffusionTransformer) -> None:
     one, other = lm.predict(texts, torch.tensor([3, 3], device=lm.device), texts[0, :1])
     if torch.equal(one, other):
         raise InputError(
-            f"{lm.name}: {type(lm.model).__name__} does not attend in both directions, though config.json says is_causal=false: take "
+            f"{lm.name}: {type(lm.model).__name__} does not attend in both directions, but config.json says is_causal=false: take "
             "another architecture."
         )
