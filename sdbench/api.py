@@ -20,9 +20,11 @@ from sdbench.decoding.base import Decoder, Request
 from sdbench.errors import InputError
 from sdbench.harness.arms import make
 from sdbench.harness.config import compose
+from sdbench.lm.diffusion import DiffusionTransformer
 from sdbench.lm.transformer import Transformer
 from sdbench.models.derived import derived
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
+from sdbench.models.masked_diffusion import mask_token_of
 from sdbench.models.spec import family_specs
 from sdbench.sampling import Sampling
 from sdbench.stopping import StopAtTokens
@@ -130,7 +132,7 @@ def _decoder(
     composed = compose([f"arms=[{method}]", *overrides])
     roles = {"target": model, "qualifier": qualifier, "draft": draft}
     vocab = model.config.get_text_config().vocab_size
-    family = {role: Transformer(role, part, vocab) for role, part in roles.items() if part is not None}
+    family = {role: _stepped(role, part, vocab) for role, part in roles.items() if part is not None}
     for role, spec in family_specs(composed["models"]).items():
         source = roles.get(spec.derive.source) if spec.derive else None
         if spec.derive and source is not None and role not in family:
@@ -140,6 +142,13 @@ def _decoder(
     if rules:
         family["target"].rules = TokenRules(rules, listed_ids(config.eos_token_id))
     return arm.decoder
+
+
+def _stepped(role: str, model: PreTrainedModel, vocab: int) -> Transformer:
+    """Return a model as decoders take it. Raises: InputError, if the config of a diffusion model is incomplete."""
+    if mask_token_of(role, model.config.get_text_config()) is not None:
+        return DiffusionTransformer(role, model)
+    return Transformer(role, model, vocab)
 
 
 def _config_of(model: PreTrainedModel) -> GenerationConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
+from sdbench.decoding.diffusion import StepwiseDiffusion, check_greedy
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm
 from sdbench.lm.early_exit import first_layers
@@ -20,6 +21,39 @@ def check_own_quantization(family: Family, mode: str) -> None:
         if own is not None:
             method = own.get("quant_method") if isinstance(own, dict) else getattr(own, "quant_method", None)
             check_execution(role, mode, "cpu", str(getattr(method, "value", method)))
+
+
+def check_diffusion(arms: Iterable[Arm], family: Family, sampling: Sampling, mode: str, parallel: bool) -> None:
+    """Refuse an arm over a target of another class, and settings that no arm of a masked diffusion model has. Raises: InputError.
+
+    mode: of execution. parallel: whether the target is tensor-parallel.
+    """
+    for arm in arms:
+        diffuses = isinstance(arm.decoder, StepwiseDiffusion)
+        for role in sorted(arm.roles):
+            masked = family.members[role].mask_token is not None
+            if masked and not diffuses:
+                raise InputError(
+                    f"The arm '{arm.name}' decodes token by token, but {role} is a masked diffusion model: take "
+                    "arms=[diffusion,diffusion_ssd]."
+                )
+            if diffuses and not masked:
+                raise InputError(
+                    f"The arm '{arm.name}' needs a masked diffusion model, but the config.json of {role} lacks is_causal=false and "
+                    "mask_token_id: take models=tiny_diffusion, or another arm."
+                )
+        if not diffuses:
+            continue
+        check_greedy(sampling)
+        if mode != "eager" or parallel:
+            raise InputError(
+                f"The arm '{arm.name}' runs eagerly and on one device: leave out hardware.execution={mode} and tensor parallelism."
+            )
+        if family.defaults.rules:
+            raise InputError(
+                f"The arm '{arm.name}' does not apply {', '.join(family.defaults.rules)}, which the target's generation_config "
+                "asks for: take these fields out of generation_config.json."
+            )
 
 
 def check_early_exits(arms: Iterable[Arm], family: Family) -> None:

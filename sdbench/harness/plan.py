@@ -19,6 +19,7 @@ from sdbench.harness.build import build, with_token_ids
 from sdbench.harness.co_tenancy import Use
 from sdbench.harness.gpu_lock import physical
 from sdbench.harness.model_checks import (
+    check_diffusion,
     check_early_exits,
     check_heads,
     check_own_quantization,
@@ -197,6 +198,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     }
     if encoded_arms != arm_configs:
         arm_configs, stub_arms = encoded_arms, build_on_stubs(encoded_arms, list(specs))
+    check_diffusion(stub_arms, family, sampling, hardware["execution"], ranks is not None)
     check_early_exits(stub_arms, family)
     check_reencoding(stub_arms, family)
     check_heads(stub_arms, family, ranks is not None)
@@ -277,6 +279,7 @@ def _load_head(plan: Plan, role: str, whole: Mapping[str, Transformer]) -> Trans
 
 def load_role(plan: Plan, role: str) -> Transformer:
     """Load the model of one role. For a tensor-parallel target, load the part of this rank."""
+    from sdbench.lm.diffusion import DiffusionTransformer, check_directions
     from sdbench.lm.probe import check_steps
     from sdbench.lm.programs.modes import execution_of
     from sdbench.lm.transformer import Transformer
@@ -290,6 +293,10 @@ def load_role(plan: Plan, role: str) -> Transformer:
     weights = load_weights(plan.specs[role], hardware["dtype"], device, parts)
     family, ids, execution = plan.family, plan.maps.get(role), execution_of(hardware["execution"])
     member = family.members[role]
+    if member.mask_token is not None:
+        model = DiffusionTransformer(role, weights)
+        check_directions(model)
+        return model
     if ids is not None:
         keep_head_rows(role, weights, ids.rows)
     reencoded = member.vocabulary is not None and member.vocabulary.kind == "reencode"

@@ -20,6 +20,7 @@ import torch
 from transformers import DynamicCache
 
 from sdbench.device import synchronise
+from sdbench.lm.diffusion import DiffusionModel
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
 
@@ -44,7 +45,8 @@ class ReferenceForwards:
         for step in steps:
             if step["kind"] != "prefill" and not step.get("concurrent"):
                 base = max(GRID, (step["context"] - step["tokens"]) // GRID * GRID)
-                for context in (base, base + GRID):
+                cached = not isinstance(self.models[step["role"]], DiffusionModel)
+                for context in (base, base + GRID) if cached else (0,):
                     loop = step.get("loop") or 1
                     shape = (step["role"], step["rows"], step["tokens"], context, loop)
                     self.timed.setdefault(shape, 0)
@@ -75,6 +77,8 @@ class ReferenceForwards:
     def _forward(self, role: str, batch: int, tokens: int, context: int, loop: int) -> float | None:
         """Time one reference forward, in seconds. Returns None if the shape does not fit the model or has no program."""
         model = self.models[role]
+        if isinstance(model, DiffusionModel):
+            return _without_cache(model, batch, tokens)
         if not isinstance(model, Transformer):
             raise TypeError(f"{role} is no transformers model, so its own forward cannot be timed")
         if context + tokens > model.max_positions:
@@ -115,6 +119,17 @@ class ReferenceForwards:
             return None
         synchronise(model.device)
         return (perf_counter() - begun) / loop
+
+
+def _without_cache(model: DiffusionModel, batch: int, tokens: int) -> float:
+    """Time one forward of a masked diffusion model over whole texts, in seconds."""
+    texts = torch.full((batch, tokens), model.mask_token, device=model.device)
+    lengths = torch.full((batch,), tokens, device=model.device)
+    synchronise(model.device)
+    begun = perf_counter()
+    model.predict(texts, lengths, lengths[:1] - 1)
+    synchronise(model.device)
+    return perf_counter() - begun
 
 
 def _in_turn(shapes: list[_Shape]) -> list[_Shape]:

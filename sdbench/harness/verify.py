@@ -27,6 +27,7 @@ import torch
 
 from sdbench.analysis.stats.power import POWER
 from sdbench.decoding.base import Finished, Request
+from sdbench.errors import InputError
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
 from sdbench.harness.arms import Arm, make
 from sdbench.harness.greedy_match import compared, scored
@@ -97,7 +98,12 @@ class Finding:
 
 
 def verify(plan: Plan) -> list[Finding]:
-    """Check every arm of a plan on the plan's prompts."""
+    """Check every arm of a plan on the plan's prompts. Raises: InputError for a masked diffusion model."""
+    if plan.family.main.mask_token is not None:
+        raise InputError(
+            "sdbench verify compares with transformers' generate, which does not decode a masked diffusion model: sdbench run "
+            "arms=[diffusion,diffusion_ssd] counts the answers that differ from stepwise decoding."
+        )
     plan.take_cores()
     findings = {name: Finding(name, tv) for name, tv in _oracle(plan).items()}
     with leased(plan), ExitStack() as stack:

@@ -14,6 +14,7 @@ from sdbench.models.architecture import check_architecture, longest_sequence
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
 from sdbench.models.head_files import check_head_sizes, head_config
 from sdbench.models.hub import config_document, place_of, read_config, read_generation, read_tokenizer
+from sdbench.models.masked_diffusion import mask_token_of
 from sdbench.models.skeleton import skeleton
 from sdbench.models.spec import ModelSpec, Source, resolve
 from sdbench.models.vocabulary import Vocabulary, vocabulary_of
@@ -31,6 +32,7 @@ class Member:
     longest sequence that it can read, in tokens (None: its config sets no limit). why: the reason for this limit, or "" if the
     limit is the config's longest position. eos: token ids that end its output. defaults: the settings of its generation config.
     head: of a head, its own config; the other fields but `config` are those of the model that it reads.
+    mask_token: of a masked diffusion model; None for an autoregressive one.
     """
 
     spec: ModelSpec
@@ -43,6 +45,7 @@ class Member:
     why: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
     head: HeadConfig | None = None
+    mask_token: int | None = None
 
     @property
     def vocabulary(self) -> Vocabulary | None:
@@ -187,7 +190,8 @@ def _member(spec: ModelSpec) -> Member:
             f"The generation_config.json of {spec.path} ({spec.role})", text.vocab_size
         )
     context, why = longest_sequence(text)
-    return Member(spec, source, text, tokenizer, text.vocab_size, context, ends, why, defaults)
+    mask_token = mask_token_of(spec.role, text)
+    return Member(spec, source, text, tokenizer, text.vocab_size, context, ends, why, defaults, mask_token)
 
 
 def check_source(spec: ModelSpec, source: Source, quantized: bool = False) -> None:

@@ -21,6 +21,7 @@ from sdbench.errors import InputError
 from sdbench.heads.config import STATES, HeadConfig
 from sdbench.models.head_files import head_config
 from sdbench.models.hub import read_config
+from sdbench.models.masked_diffusion import mask_token_of
 from sdbench.models.quantization import scheme_of
 from sdbench.models.skeleton import skeleton, try_out
 from sdbench.models.spec import ModelSpec, resolve
@@ -165,7 +166,7 @@ def count(config: PreTrainedConfig) -> Size:
     return Size(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         quantizable=sum(part.weight.numel() for part in linear),
-        cache_values=kept,
+        cache_values=0 if mask_token_of("the model", text) is not None else kept,
         vocab=text.vocab_size,
         quantizable_rows=sum(part.out_features for part in linear),
     )

@@ -36,7 +36,7 @@ ROUNDS = {
     "repeat": "int: as in SEQUENCES",
     "block": "int: as in SEQUENCES",
     "edge": "str: proposer>verifier by role (draft>target, draft>qualifier, ...); 'target' alone where nothing drafts",
-    "proposer": "str: the role that drafts; '' where nothing drafts",
+    "proposer": "str: the role that drafts, or self if the verifier drafts for itself; '' where nothing drafts",
     "verifier": "str: the role that verifies",
     "round": "int: the sequence's round, i.e. which target forward, from 0",
     "inner_round": "int: which verification of an inner edge within the round, from 0; 0 on the outermost edge",
