@@ -127,10 +127,11 @@ class KVCache:
         tokens: of the queries. No token is negative, so they change nothing. But the features must be read behind the draw of the
         tokens, and only what depends on them is computed behind it in a compiled loop.
         """
-        numbers = torch.arange(mask.shape[-1], device=mask.device)
+        # Of 32 bits: a long prompt needs as many of them as its mask has numbers.
+        numbers = torch.arange(mask.shape[-1], device=mask.device, dtype=torch.int32)
         own = self._first + torch.arange(mask.shape[2], device=mask.device)[None] if self._at is None else self._at
         below = (mask[:, 0] == 0) & (numbers < own[:, :, None])
-        parents = torch.where(tokens < 0, tokens, torch.where(below, numbers, 0).amax(-1))
+        parents = torch.where(tokens < 0, tokens, torch.where(below, numbers, 0).amax(-1).long())
         held = self.keys[FEATURES][self._rows][:, 0]
         return held.gather(1, parents[:, :, None].expand(-1, -1, held.shape[2]))
 

@@ -21,9 +21,14 @@ def prompts() -> list[list[int]]:
     return [torch.randint(0, V, (count,), generator=generator).tolist() for count in (6, 1, 11)]
 
 
-def generated(raw, prompt: list[int], new: int = NEW) -> list[int]:
+def generated(raw, prompt: list[int]) -> list[int]:
+    return _generated(raw, tuple(prompt))
+
+
+@cache
+def _generated(raw, prompt: tuple[int, ...]) -> list[int]:
     ids = torch.tensor([prompt])
-    out = raw.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=new, do_sample=False, pad_token_id=0)
+    out = raw.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=NEW, do_sample=False, pad_token_id=0)
     return out[0, len(prompt) :].tolist()
 
 

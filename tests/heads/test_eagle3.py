@@ -17,10 +17,9 @@ def test_unrolled_logits_are_those_of_drafting(kind):
     steps = head.unrolled(text, hidden_of(raw, text), 4)
     assert [logits.shape[1] for logits in steps] == [8, 7, 6, 5]
     for step, logits in enumerate(steps):
-        for row in range(2):
-            for place in range(logits.shape[1]):
-                wanted = plain(head, raw, text[row, : place + 2 + step].tolist(), place + 2)
-                torch.testing.assert_close(logits[row, place], wanted, atol=2e-5, rtol=1e-4)
+        for row, place in ((0, 0), (1, 2), (0, logits.shape[1] - 1)):
+            wanted = plain(head, raw, text[row, : place + 2 + step].tolist(), place + 2)
+            torch.testing.assert_close(logits[row, place], wanted, atol=2e-5, rtol=1e-4)
 
 
 def test_padding_on_the_right_changes_nothing_before_it():

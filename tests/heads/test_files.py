@@ -196,6 +196,7 @@ PUBLISHED = {
 }  # fmt: skip
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_the_numbers_of_the_families_with_a_head(name):
     """The published heads have the shapes of one Llama layer of their target, and propose 32000 tokens."""

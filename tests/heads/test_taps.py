@@ -35,7 +35,9 @@ def check(model, raw, row: int, tokens: torch.Tensor, layers: tuple[int, ...]) -
 
 @torch.inference_mode()
 @pytest.mark.parametrize("mode", [Execution, Interpreted, Replayed])
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize(
+    "architecture", [a if a == "qwen3-sliding" else pytest.param(a, marks=pytest.mark.slow) for a in ARCHITECTURES]
+)
 def test_tapped_states_are_those_of_transformers(architecture, mode):
     """All layers from the embedding to the last norm, of two ragged rows: prefill, steps, a tree of which a path is kept."""
     raw, layers = random_model(architecture), (0, 1, 3, 4)
@@ -79,7 +81,7 @@ def test_taps_end_with_the_next_allocation_and_add_up_before():
         TabularModel("target", 4, 0).tap([0])
 
 
-@pytest.mark.parametrize("mode", [Execution, Interpreted])
+@pytest.mark.parametrize("mode", [Interpreted, pytest.param(Execution, marks=pytest.mark.slow)])
 def test_an_arm_without_a_head_pays_nothing(mode):
     raw, module = trained("llama")
     plain = Transformer("target", raw, execution=mode())
