@@ -128,7 +128,7 @@ def configured_lengths(config: Mapping[str, Any], rounds: pd.DataFrame) -> dict[
         length = stage.get("draft_length")
         if isinstance(length, int):
             lengths[verifier] = length
-        stage, verifier = stage.get("proposer") or {}, proposers[verifier]
+        stage, verifier = stage.get("proposer") or {}, proposers.pop(verifier)
     return lengths
 
 
