@@ -19,6 +19,9 @@ def hidden_behind(model: Any, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T 
 
 
 def product_mode(model: Any) -> AbstractContextManager[Any]:
-    """Compute matrix products in bfloat16 where the processor has instructions for it. A model on a GPU keeps its own type."""
-    on = model.device.type == "cpu" and product_dtype() == torch.bfloat16 and model.dtype == torch.float32
+    """Compute matrix products in bfloat16 where the processor has instructions for it, or where the model is in bfloat16.
+
+    The trained weights of a draft are in float32, and what it borrows has the type of the target. A model on a GPU keeps its types.
+    """
+    on = model.device.type == "cpu" and torch.bfloat16 in (product_dtype(), model.dtype)
     return torch.autocast("cpu", torch.bfloat16, enabled=on)
