@@ -88,9 +88,7 @@ def test_blocks_hold_the_tokens_of_one_round_up_to_the_one_in_question():
     ("policy", "knobs"),
     [
         ("decision_model", {"features": ("entropy", "top")}),
-        pytest.param(
-            "pacer", {"features": ("entropy", "top", "token", "depth"), "block": 3}, marks=pytest.mark.slow
-        ),
+        pytest.param("pacer", {"features": ("entropy", "top", "token", "depth"), "block": 3}, marks=pytest.mark.slow),
         pytest.param("decision_model", {"features": ("hidden",), "widths": (32,)}, marks=pytest.mark.slow),
         pytest.param("decision_model", {"features": ("entropy", "top"), "temperature": 0}, marks=pytest.mark.slow),
     ],
