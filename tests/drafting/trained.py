@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -18,7 +19,7 @@ def written(folder: Path, policy: str = "decision_model", hidden: int = 0, draft
     shape = NetworkShape(policy, features, 4, block, (), hidden, draft)
     network = AcceptanceNetwork(shape)
     generator = torch.Generator().manual_seed(0)
-    (layer,) = network.layers
+    layer: Any = network.layers[0]
     weight = 0.2 * torch.randn(layer.weight.shape, generator=generator)
     for place in range(block):
         weight[0, place * shape.width] = SLOPE
