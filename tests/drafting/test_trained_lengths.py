@@ -124,7 +124,8 @@ def test_a_token_below_the_threshold_is_the_last(folders):
 
 def test_blocks_are_judged_at_their_end():
     """Each row has its own depth. Only a row whose block ends may stop."""
-    policy, memory = Pacer.__new__(Pacer), [{}, {}]
+    policy: Any = Pacer.__new__(Pacer)
+    memory: list[dict[int, torch.Tensor]] = [{}, {}]
     policy.network, policy.threshold, policy.score = OfBlocks(), 0.5, "whole"
     features = {0: 0.9, 1: 0.8, 2: 0.6, 3: 0.7}
     asked = []
