@@ -46,7 +46,7 @@ ALLOWED = {
     "exactness": DECODES,
     "peers": STEPS | {"decoding"},
     "tasks": BASE,
-    "training": STEPS | {"tasks", "runs"},
+    "training": STEPS | {"tasks", "runs", "drafting"},
     "runs": BASE,
     "simulate": BASE | {"runs"},
     "analysis": RECORDS,

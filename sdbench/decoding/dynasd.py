@@ -8,9 +8,9 @@ parts can be switched one by one:
     the longest path wins      keep=longest: a chain behind a younger root may win (`sdbench.acceptance.longest`). Lossy.
     early stop                 `policy` ends the fork at a depth where it ends every chain; it never drops a drawn token
 
-The paper's policy is a small trained network (a threshold of 0.4 on predicted acceptance). The released script leaves it off. A
-length policy that looks at each drafted token alone, such as `confidence`, can take its place. The published fork has width 6 and
-depth 7, the one of the released script width 2 and depth 5.
+The paper's policy is a small trained network, here `decision_model` (with features other than the hidden state). The released
+script leaves it off. Any length policy that looks at each drafted token alone, such as `confidence`, can take its place. The
+published fork has width 6 and depth 7, the one of the released script width 2 and depth 5.
 """
 
 from __future__ import annotations
@@ -55,8 +55,10 @@ class ForkDrafter(ModelTree):
         self.width = validate.whole("width", width, 1)
         self.depth = validate.whole("depth", depth, 1)
         kind = type(policy)
-        if policy is not None and any(
-            getattr(kind, name) is not getattr(LengthPolicy, name) for name in ("length", "cut", "learn")
+        if policy is not None and (
+            any(getattr(kind, name) is not getattr(LengthPolicy, name) for name in ("length", "cut", "learn"))
+            or policy.start() is not None
+            or policy.applied_by is not None
         ):
             raise InputError(
                 f"policy is {kind.__name__}, which looks at more than the token that was just drafted: take one such as confidence."

@@ -5,10 +5,12 @@ from sdbench.drafting.dynamic_tree import DynamicTree as DynamicTree
 from sdbench.drafting.hierarchy import hierarchy as hierarchy
 from sdbench.drafting.lengths import (
     AdaptiveThreshold as AdaptiveThreshold,
+    DecisionModel as DecisionModel,
     Fixed as Fixed,
     Heuristic as Heuristic,
     LengthPolicy as LengthPolicy,
     MatchLength as MatchLength,
+    Pacer as Pacer,
     SpeculativeVerification as SpeculativeVerification,
     StopWhenUnsure as StopWhenUnsure,
     Window as Window,

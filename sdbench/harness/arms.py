@@ -70,8 +70,15 @@ class Arm:
 
     @property
     def files(self) -> list[Path]:
-        """Return the files that its proposers draft from."""
-        return [file for stage, _ in self._proposers for file in getattr(stage, "files", ())]
+        """Return the files that its proposers and their length policies draft from."""
+        parts = [part for stage, _ in self._proposers for part in (stage, getattr(stage, "policy", None))]
+        return [file for part in parts for file in getattr(part, "files", ())]
+
+    @property
+    def trained_policies(self) -> list[tuple[str, Any]]:
+        """Return its trained length policies, each with the name of the model whose tokens it judges."""
+        stages = [(stage.name, getattr(stage, "policy", None)) for stage, _ in self._proposers]
+        return [(name, policy) for name, policy in stages if hasattr(policy, "trained_for")]
 
     def take_encoder(self, encode: Callable[[str], list[int]]) -> None:
         """Give the proposers that draft from a text the tokenizer of the target."""

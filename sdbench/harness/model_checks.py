@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from sdbench.decoding.diffusion import StepwiseDiffusion, check_greedy
 from sdbench.errors import InputError
@@ -10,7 +10,9 @@ from sdbench.harness.arms import Arm
 from sdbench.lm.early_exit import first_layers
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, Member
+from sdbench.models.identity import model_identity
 from sdbench.models.skeleton import skeleton, try_out
+from sdbench.models.spec import ModelSpec
 from sdbench.sampling import Sampling
 
 
@@ -128,6 +130,18 @@ def check_reencoding(arms: Iterable[Arm], family: Family) -> None:
             if drafters and not text:
                 raise InputError(
                     f"The arm '{arm.name}' encodes text of {role} again: set models.{role}.vocabulary=reencode."
+                )
+
+
+def check_trained_policies(arms: Iterable[Arm], specs: Mapping[str, ModelSpec]) -> None:
+    """Refuse a length policy that was trained for another draft than the one whose tokens it judges. Raises: InputError."""
+    for arm in arms:
+        for name, policy in arm.trained_policies:
+            role, view, layers = name.partition("[")
+            if f"{model_identity(specs[role])}{view}{layers}" != policy.trained_for:
+                raise InputError(
+                    f"The arm '{arm.name}': lengths.weights belongs to another draft than {name} ({specs[role].path}): train a "
+                    "network for this one, by `sdbench train`."
                 )
 
 

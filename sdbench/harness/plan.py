@@ -25,6 +25,7 @@ from sdbench.harness.model_checks import (
     check_own_quantization,
     check_peers,
     check_reencoding,
+    check_trained_policies,
     notes,
 )
 from sdbench.harness.own_code import own_code
@@ -201,6 +202,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     check_diffusion(stub_arms, family, sampling, hardware["execution"], ranks is not None)
     check_early_exits(stub_arms, family)
     check_reencoding(stub_arms, family)
+    check_trained_policies(stub_arms, used)
     check_heads(stub_arms, family, ranks is not None)
     maps = token_maps(family)
     if ranks is not None:

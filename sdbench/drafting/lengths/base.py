@@ -11,7 +11,7 @@ size. `PolicyRows` keeps these memories, and starts one anew when a sequence tak
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ class LengthPolicy:
     applied_by: the class of the proposer that applies the policy, where `Limited` is not enough.
     """
 
-    applied_by: ClassVar[Any] = None
+    applied_by: Any = None
 
     @property
     def reads_q(self) -> bool:

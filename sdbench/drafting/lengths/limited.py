@@ -156,8 +156,11 @@ class Limited:
         """Say which rows draft on: those that are not at their length, and where the policy agrees."""
         here = depth if isinstance(depth, int) else upload(depth, token.device)
         on = here + 1 < put(self._most, token.device)
-        own = self.policy.go_on(scored, token, depth, self._rows.memory)
+        own = self._wish(scored, token, depth)
         return on if own is None else on & own
+
+    def _wish(self, scored: Scored, token: Int[Tensor, " B"], depth: int | np.ndarray) -> Bool[Tensor, " B"] | None:
+        return self.policy.go_on(scored, token, depth, self._rows.memory)
 
     def _cut(self, draft: Draft) -> Draft:
         """Apply `length` and `go_on` to a finished draft."""
