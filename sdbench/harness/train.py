@@ -7,7 +7,7 @@ from typing import Any
 
 from sdbench.errors import InputError
 from sdbench.harness.build import build
-from sdbench.paths import expanded
+from sdbench.runs.lock import held
 
 _PLACES = {"recipe": "train@recipe", "data": "data@recipe.data"}
 
@@ -24,6 +24,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     Returns `out`, the folder of the result; `card`, what was measured; and `faults`, one sentence for each requirement that the
     result misses. Raises: InputError, before any work is done, if the config cannot be followed.
     """
+    from sdbench.training.identity import claim
     from sdbench.training.job import Recipe, job_of
 
     recipe = build(config["recipe"], {}, "recipe")
@@ -33,9 +34,19 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     made: Recipe = recipe
     job = job_of(config)
-    job.tracker.start(config, config["name"], expanded(config["out"] or f"results/runs/{config['name']}"))
-    try:
-        card = made.run(job)
-    finally:
-        job.tracker.close()
+    out = job.out.parent
+    identity = {
+        "target": config["models"].get("target"),
+        "dtype": job.dtype,
+        "seed": job.seed,
+        "recipe": config["recipe"],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out):
+        claim(out, identity, "out")
+        job.tracker.start(config, config["name"], out)
+        try:
+            card = made.run(job)
+        finally:
+            job.tracker.close()
     return {"out": str(job.out), "card": card, "faults": list(card.pop("faults", ()))}
