@@ -16,13 +16,11 @@ import torch
 from filelock import FileLock, Timeout
 
 from sdbench.errors import InputError
-from sdbench.harness.build import build
 from sdbench.lm.transformer import Transformer
 from sdbench.models.family import Family, check_family
 from sdbench.models.identity import model_identity
 from sdbench.models.spec import ModelSpec, family_specs
 from sdbench.models.weights import load_weights
-from sdbench.paths import expanded
 from sdbench.runs.trackers import NoTracker, Tracker
 from sdbench.training.corpus import Corpus, Sample
 from sdbench.training.identity import claim
@@ -212,25 +210,6 @@ class Job:
         (self.out / "README.md").write_text(_page(card))
         write_checksums(self.out)
         return card
-
-
-def job_of(config: Mapping[str, Any]) -> Job:
-    """Return the job that the config of `sdbench train` describes."""
-    hardware = config["hardware"]
-    torch.set_num_threads(hardware["threads"])
-    out = expanded(config["out"] or f"results/runs/{config['name']}")
-    evaluation = config["evaluation"] or []
-    return Job(
-        config["models"],
-        out / "model",
-        expanded(config["work"] or out / "work"),
-        hardware["device"],
-        hardware["dtype"],
-        [expanded(one) for one in ([evaluation] if isinstance(evaluation, str) else evaluation)],
-        config["seed"],
-        config["rows"],
-        build(config["tracker"], {}, "tracker"),
-    )
 
 
 def _page(card: Mapping[str, Any]) -> str:

@@ -88,7 +88,7 @@ def test_a_finished_run_is_a_source(bench, finished):
     assert [row.prompt for row in rows] == list(written["prompt_tokens"])
     assert list(source.chunks(writer, rows, 0)) == []
     assert source.identity != FinishedRun(str(finished)).identity
-    with pytest.raises(InputError, match="recipe.data.arm: the run has no arm 'nosuch'"):
+    with pytest.raises(InputError, match=r"recipe\.data\.arm: the run has no arm 'nosuch'"):
         FinishedRun(str(finished), "nosuch")
 
 

@@ -15,6 +15,7 @@ from sdbench.decoding.base import Request
 from sdbench.decoding.speculative import Speculative
 from sdbench.drafting import ModelDrafter
 from sdbench.errors import InputError
+from sdbench.harness.token_maps import token_maps
 from sdbench.lm.transformer import Transformer
 from sdbench.models.family import check_family
 from sdbench.models.identity import model_identity
@@ -23,7 +24,6 @@ from sdbench.models.token_map import keep_head_rows
 from sdbench.models.weights import load_weights
 from sdbench.sampling import Sampling
 from sdbench.stopping import StopAtTokens
-from sdbench.harness.token_maps import token_maps
 from sdbench.training.corpus import Corpus
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.recipes import distill
@@ -160,7 +160,7 @@ def test_changed_weights_are_another_model_and_foreign_ones_are_refused(
         identity({**weights, name: torch.ones(5)})
     with pytest.raises(InputError, match="no such weight"):
         identity({**weights, "model.other": torch.ones(5)})
-    with pytest.raises(InputError, match="recipe.start.*another target"):
+    with pytest.raises(InputError, match=r"recipe\.start.*another target"):
         Student(job(target, tmp_path).target, [0]).load_folder(str(folder))
     with pytest.raises(InputError, match=r"recipe.start.*holds the layers \[0\], and recipe.layers is \[1\]"):
         Student(job(target, tmp_path).target, [1]).load_folder(str(trained[0] / "model"))
@@ -220,7 +220,10 @@ def test_masks_spend_the_same_budget(target: Path, tmp_path: Path) -> None:
         assert (log[-1]["kept"] < 1) == (mask != "every")
     batch = 256  # the last batch of each stage may pass the budget
     assert all(700 <= tokens < 700 + 2 * batch for tokens in spent.values())
-    assert len({json.dumps(json.loads((tmp_path / mask / "model" / "card.json").read_text())["data"]) for mask in spent}) == 1
+    assert (
+        len({json.dumps(json.loads((tmp_path / mask / "model" / "card.json").read_text())["data"]) for mask in spent})
+        == 1
+    )
 
 
 def test_a_work_folder_keeps_one_corpus(target: Path, tmp_path: Path) -> None:
@@ -285,7 +288,7 @@ def test_settings_are_checked_when_they_are_given(more: dict[str, Any], said: st
 def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
     weight = torch.nn.Parameter(torch.ones(2, 2))
     optimiser = Optimiser({"weight": weight}, Schedule(10), tmp_path)
-    with pytest.raises(InputError, match="recipe.learning_rate"):
+    with pytest.raises(InputError, match=r"recipe\.learning_rate"):
         optimiser.step(None, lambda _: Loss((weight * float("nan")).sum(), 1))
     assert torch.equal(weight.detach(), torch.ones(2, 2))
 

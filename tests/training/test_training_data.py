@@ -85,7 +85,7 @@ def test_evaluation_texts_are_recognised(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="evaluation: there is no file or folder"):
         Leaks([tmp_path / "nosuch"])
     (inside / "broken.json").write_text("{")
-    with pytest.raises(InputError, match="evaluation: .*broken.json cannot be read as .json"):
+    with pytest.raises(InputError, match=r"evaluation: .*broken\.json cannot be read as \.json"):
         Leaks([tmp_path])
 
 
@@ -96,7 +96,7 @@ class Stub:
         self.tokenizer, self.ends, self.silent = byte_level(300, template=template), frozenset({1}), silent
 
     def write(self, prompts: Any, names: Any, sampling: Any, limit: int, seed: int) -> list[list[int]]:
-        return [[10, 11, 12, 13, 14, 15][: limit - 1] + [10 if self.silent else 1] for _ in prompts]
+        return [[*range(10, 9 + min(limit, 7)), 10 if self.silent else 1] for _ in prompts]
 
 
 def all_of(source: Any, writer: Any, have: Any = (), most: int = 4) -> list[Sample]:
@@ -140,7 +140,7 @@ def test_a_mixture_keeps_its_shares_and_goes_on() -> None:
     assert counts == [96, 32]
     assert all_of(source, Stub(), whole[:80], most=3) == whole[80:]
     for shares in ([1], [1, 0], [1, -1]):
-        with pytest.raises(InputError, match="recipe.data.shares"):
+        with pytest.raises(InputError, match=r"recipe\.data\.shares"):
             Mixture([Drawn("a"), Drawn("b")], shares)
 
 
@@ -163,7 +163,9 @@ def test_a_source_refuses_what_it_cannot_read(made: Any, said: str) -> None:
 def test_a_folder_belongs_to_one_training(tmp_path: Path) -> None:
     claim(tmp_path / "one", {"seed": 0, "recipe": {"layers": [0, 1], "start": None}}, "out")
     claim(tmp_path / "one", {"recipe": {"start": None, "layers": [0, 1]}, "seed": 0}, "out")
-    with pytest.raises(InputError, match=r"out: .* was begun with recipe.layers=\[0, 1\], and this training has \[0\]: cho"):
+    with pytest.raises(
+        InputError, match=r"out: .* was begun with recipe.layers=\[0, 1\], and this training has \[0\]: cho"
+    ):
         claim(tmp_path / "one", {"seed": 0, "recipe": {"layers": [0], "start": None}}, "out")
     with pytest.raises(InputError, match=r"\(and 1 more\)"):
         claim(tmp_path / "one", {"seed": 1, "recipe": {"layers": [0], "start": None}}, "out")
