@@ -47,7 +47,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     }
     out.mkdir(parents=True, exist_ok=True)
     with held(out):
-        claim(out, identity, "out")
+        claim(out, identity, "out", begun=job.out.exists() or job.state.exists())
         job.tracker.start(config, config["name"], out)
         try:
             card = made.run(job)

@@ -14,14 +14,15 @@ from sdbench.errors import InputError
 IDENTITY_FILE = "identity.json"
 
 
-def claim(folder: Path, identity: Mapping[str, Any], knob: str) -> None:
+def claim(folder: Path, identity: Mapping[str, Any], knob: str, begun: bool) -> None:
     """Make a folder that of a training, or of its data.
 
-    identity: what defines them; nested mappings count key by key. knob: the option that names the folder, for messages.
+    identity: what defines them; nested mappings count key by key. knob: the option that names the folder, for messages. begun:
+    whether the folder holds work already; a training that was refused before its work binds nobody.
     Errors: InputError if the folder belongs to another one. The sentence names what differs.
     """
     wanted, file = _flat(json.loads(json.dumps(identity))), folder / IDENTITY_FILE
-    if file.is_file():
+    if begun and file.is_file():
         held: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         other = [key for key in sorted(held.keys() | wanted.keys()) if held.get(key) != wanted.get(key)]
         if other:

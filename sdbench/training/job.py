@@ -122,8 +122,8 @@ class Job:
             self.say("no evaluation texts are named (evaluation=FOLDER), so the training data may hold some")
         data = {"target": self.identity, "dtype": self.dtype, "seed": self.seed, "evaluation": leaks.sha256}
         with self._alone():
-            claim(self.work, {**data, "recipe": {"data": source.identity}}, "work")
             whole = Corpus(self.work / "corpus.jsonl")
+            claim(self.work, {**data, "recipe": {"data": source.identity}}, "work", begun=bool(whole.every))
             if whole.answer_tokens < tokens:
                 for chunk in source.chunks(self.writer, whole.every, self.seed):
                     whole.add([self._checked(sample, leaks) for sample in chunk])

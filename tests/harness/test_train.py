@@ -2,6 +2,7 @@
 
 import json
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from safetensors.torch import load_file, save_file
@@ -81,7 +82,7 @@ def test_a_run_uses_the_draft_and_knows_its_weights(bench, drafted, tmp_path):
 @pytest.mark.slow
 def test_a_finished_run_is_a_source(bench, finished):
     source, run = FinishedRun(str(finished), "sd"), load_run(finished)
-    writer = SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(bench.paths["target"]))
+    writer: Any = SimpleNamespace(tokenizer=AutoTokenizer.from_pretrained(bench.paths["target"]))
     (rows,) = source.chunks(writer, [], 0)
     written = run.sequences[run.sequences["arm"] == "sd"]
     assert [row.answer for row in rows] == [list(tokens) for tokens in written["tokens"]]
@@ -119,6 +120,7 @@ def test_bad_input_is_one_sentence(bench, words, tmp_path, capsys):
     assert words[1] in last
     assert "Traceback" not in said
     assert not list(tmp_path.rglob("corpus.jsonl")) or "gave 1 sequences" in last
+    assert not (out / "model").exists()
 
 
 def test_other_settings_need_another_folder(bench, drafted, capsys):

@@ -161,11 +161,12 @@ def test_a_source_refuses_what_it_cannot_read(made: Any, said: str) -> None:
 
 
 def test_a_folder_belongs_to_one_training(tmp_path: Path) -> None:
-    claim(tmp_path / "one", {"seed": 0, "recipe": {"layers": [0, 1], "start": None}}, "out")
-    claim(tmp_path / "one", {"recipe": {"start": None, "layers": [0, 1]}, "seed": 0}, "out")
+    claim(tmp_path, {"seed": 5}, "out", begun=False)
+    claim(tmp_path, {"seed": 0, "recipe": {"layers": [0, 1], "start": None}}, "out", begun=False)
+    claim(tmp_path, {"recipe": {"start": None, "layers": [0, 1]}, "seed": 0}, "out", begun=True)
     with pytest.raises(
         InputError, match=r"out: .* was begun with recipe.layers=\[0, 1\], and this training has \[0\]: cho"
     ):
-        claim(tmp_path / "one", {"seed": 0, "recipe": {"layers": [0], "start": None}}, "out")
+        claim(tmp_path, {"seed": 0, "recipe": {"layers": [0], "start": None}}, "out", begun=True)
     with pytest.raises(InputError, match=r"\(and 1 more\)"):
-        claim(tmp_path / "one", {"seed": 1, "recipe": {"layers": [0], "start": None}}, "out")
+        claim(tmp_path, {"seed": 1, "recipe": {"layers": [0], "start": None}}, "out", begun=True)
