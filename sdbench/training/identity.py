@@ -18,7 +18,7 @@ def claim(folder: Path, identity: Mapping[str, Any], knob: str, begun: bool) -> 
     """Make a folder that of a training, or of its data.
 
     identity: what defines them; nested mappings count key by key. knob: the option that names the folder, for messages. begun:
-    whether the folder holds work already; a training that was refused before its work binds nobody.
+    whether the folder holds work already. If not, what a refused training wrote there is replaced.
     Errors: InputError if the folder belongs to another one. The sentence names what differs.
     """
     wanted, file = _flat(json.loads(json.dumps(identity))), folder / IDENTITY_FILE
