@@ -58,6 +58,15 @@ format: setup  ## Format the code
 models: setup  ## Train the tiny family again (90 minutes on two cores; resumable)
 	$(BIN)/sdbench train
 
+SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
+SMOLLM2_DRAFT = results/models/smollm2-135m
+SMOLLM2_DTYPE ?= float32
+models-smollm2: setup  ## Train a draft of two layers of SmolLM2-135M (SMOLLM2=FOLDER or .gguf; hours; resumable)
+	$(BIN)/sdbench train recipe=distill models=smollm2 models.target.path=$(SMOLLM2) name=smollm2-draft 'recipe.layers=[0,29]' \
+	  hardware.dtype=$(SMOLLM2_DTYPE) hardware.threads=2 work=$(SMOLLM2_DRAFT)/work out=results/runs/smollm2-draft $(OVERRIDES)
+	rm -rf $(SMOLLM2_DRAFT)/draft
+	cp -R results/runs/smollm2-draft/model $(SMOLLM2_DRAFT)/draft
+
 RUN     = $(BIN)/sdbench run
 ARCHIVE = $(BIN)/python -m sdbench.papers archive
 
@@ -92,7 +101,6 @@ results-untrained: setup  ## Compare chains, trees and drafters without training
 	  $(ARCHIVE) results/runs/untrained-$$task untrained/$$task || exit; \
 	done
 
-SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 SMOLLM2_OPTIONS ?=
 results-smollm2: setup  ## Measure SmolLM2 on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
 	for words in spec_bench gsm8k 'humaneval ignore_eos=true'; do \
@@ -180,4 +188,4 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models models-smollm2 notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check

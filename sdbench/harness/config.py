@@ -31,8 +31,10 @@ GROUPS = {
     "tracker": "tracker",
     "experiment": "experiment",
     "latency": "machine's latencies",
+    "train": "training recipe",
+    "data": "source of training data",
 }  # config group: what one member of the group is called
-_CALLED = {**GROUPS, "hydra/launcher": "launcher", "train": "training recipe", "data": "source of training data"}
+_CALLED = {**GROUPS, "hydra/launcher": "launcher"}
 
 
 def config_dir() -> Path:

@@ -27,6 +27,13 @@ class Reduced:
 
 
 @dataclass
+class Listed:
+    """Describe a reduced vocabulary by the folder of a trained draft, which holds the list of its ids."""
+
+    ids: str
+
+
+@dataclass
 class Model:
     """Describe the model of one role, with the fields of `sdbench.models.spec.ModelSpec`."""
 
@@ -35,7 +42,7 @@ class Model:
     device: str | None = None
     dtype: str | None = None
     quantization: str | None = None
-    vocabulary: Literal["intersection", "reencode"] | Reduced | None = None
+    vocabulary: Literal["intersection", "reencode"] | Reduced | Listed | None = None
     parameters: Count | None = None
     cache_values: Count | None = None
     derive: Mapping[str, Any] | None = None

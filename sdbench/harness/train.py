@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from sdbench.errors import InputError
 from sdbench.harness.build import build
 from sdbench.paths import expanded
+from sdbench.runs.lock import held
+
+if TYPE_CHECKING:
+    from sdbench.training.job import Job
 
 _PLACES = {"recipe": "train@recipe", "data": "data@recipe.data"}
 
@@ -24,7 +28,8 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     Returns `out`, the folder of the result; `card`, what was measured; and `faults`, one sentence for each requirement that the
     result misses. Raises: InputError, before any work is done, if the config cannot be followed.
     """
-    from sdbench.training.job import Recipe, job_of
+    from sdbench.training.identity import claim
+    from sdbench.training.job import Recipe
 
     recipe = build(config["recipe"], {}, "recipe")
     if not callable(getattr(recipe, "run", None)):
@@ -33,9 +38,42 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         )
     made: Recipe = recipe
     job = job_of(config)
-    job.tracker.start(config, config["name"], expanded(config["out"] or f"results/runs/{config['name']}"))
-    try:
-        card = made.run(job)
-    finally:
-        job.tracker.close()
+    out = job.out.parent
+    identity = {
+        "target": config["models"].get("target"),
+        "dtype": job.dtype,
+        "seed": job.seed,
+        "recipe": config["recipe"],
+    }
+    out.mkdir(parents=True, exist_ok=True)
+    with held(out):
+        claim(out, identity, "out", begun=job.out.exists() or job.state.exists())
+        job.tracker.start(config, config["name"], out)
+        try:
+            card = made.run(job)
+        finally:
+            job.tracker.close()
     return {"out": str(job.out), "card": card, "faults": list(card.pop("faults", ()))}
+
+
+def job_of(config: Mapping[str, Any]) -> Job:
+    """Return the job that the config of `sdbench train` describes."""
+    import torch
+
+    from sdbench.training.job import Job
+
+    hardware = config["hardware"]
+    torch.set_num_threads(hardware["threads"])
+    out = expanded(config["out"] or f"results/runs/{config['name']}")
+    evaluation = config["evaluation"] or []
+    return Job(
+        config["models"],
+        out / "model",
+        expanded(config["work"] or out / "work"),
+        hardware["device"],
+        hardware["dtype"],
+        [expanded(one) for one in ([evaluation] if isinstance(evaluation, str) else evaluation)],
+        config["seed"],
+        config["rows"],
+        build(config["tracker"], {}, "tracker"),
+    )

@@ -5,6 +5,8 @@
     draft: {derive: {from: target, layers: [0, 1, 14, 15]}}     these layers and its head
     draft: {derive: {from: target, weights: FOLDER}}            layers of it that `sdbench train` has trained
 
+`made_by: COMMAND` beside weights names the command that trains them, for the sentence about a missing folder.
+
 Unlike an early exit, a derived model has a KV cache of its own, so no other model must read its tokens.
 """
 
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
 CASTS = ("mxfp4",)
 HEAD = "head"
 WEIGHTS_FILE, LAYERS_FILE = "model.safetensors", "layers.json"  # of a folder with trained weights
-_KEYS = ("from", "layers", "quantize", "skip", "weights")
+_KEYS = ("from", "layers", "quantize", "skip", "weights", "made_by")
 _PER_LAYER = ("layer_types", "mlp_layer_types", "no_rope_layers")  # lists of a config with one entry for each layer
 
 
@@ -58,13 +60,15 @@ class Derivation:
         source, layers, quantize = entry.get("from"), entry.get("layers"), entry.get("quantize")
         if not isinstance(source, str):
             raise InputError(f"{where}.from is {validate.shown(source)}; it must name a role, such as target.")
-        weights = None if entry.get("weights") is None else _weights(where, entry["weights"])
+        weights = None
+        if entry.get("weights") is not None:
+            weights = trained_weights(f"{where}.weights", entry["weights"], entry.get("made_by"))
         if weights is not None:
             if layers is not None:
                 raise InputError(
                     f"{where} has weights and layers: leave layers out, the weights say of which layers they are."
                 )
-            layers = _layers_beside(where, weights)
+            layers = layers_beside(f"{where}.weights", weights)
         if layers is None and quantize is None and weights is None:
             raise InputError(f"{where} changes nothing: give layers, weights=FOLDER, or quantize=mxfp4.")
         if isinstance(layers, list):
@@ -98,7 +102,12 @@ class Derivation:
         if self.layers is None:
             return list(range(depth))
         kept = list(range(self.layers)) if isinstance(self.layers, int) else list(self.layers)
-        if len(kept) >= depth or kept[-1] >= depth:
+        if self.weights is not None and kept[-1] >= depth:
+            raise InputError(
+                f"models.{role}.derive.weights: {self.weights.parent} holds the layers {kept}, but {self.source} has {depth}: "
+                "it was trained from another model."
+            )
+        if (len(kept) >= depth and self.weights is None) or kept[-1] >= depth:
             what = "1 to" if isinstance(self.layers, int) else "some of 0 to"
             raise InputError(
                 f"models.{role}.derive.layers is {validate.shown(self.layers)}, but {self.source} has {depth} layers: choose "
@@ -120,26 +129,29 @@ class Derivation:
         return config
 
 
-def _weights(where: str, path: Any) -> Path:
-    """Return the file of trained weights. path: its folder, or `pkg://PACKAGE/FOLDER`. Errors: InputError if it cannot be used."""
+def trained_weights(knob: str, path: Any, made_by: str | None = None) -> Path:
+    """Return the file of trained weights.
+
+    knob: for messages. path: of the folder, or `pkg://PACKAGE/FOLDER`. made_by: the command that makes it.
+    Errors: InputError if the file cannot be used.
+    """
     if not isinstance(path, str):
-        raise InputError(f"{where}.weights is {validate.shown(path)}; it must be the path of a folder.")
-    folder = packaged(path, f"{where}.weights") or expanded(path)
+        raise InputError(f"{knob} is {validate.shown(path)}; it must be the path of a folder.")
+    folder = packaged(path, knob) or expanded(path)
     for name in (WEIGHTS_FILE, LAYERS_FILE):
         if not (folder / name).is_file():
-            raise InputError(
-                f"{where}.weights: the folder {path} holds no {name}; `sdbench train` writes such a folder."
-            )
+            way = "`sdbench train` writes such a folder" if made_by is None else f"`{made_by}` makes it"
+            raise InputError(f"{knob}: the folder {path} holds no {name}; {way}.")
     check_weight_files(folder)
     return folder / WEIGHTS_FILE
 
 
-def _layers_beside(where: str, weights: Path) -> list[int]:
+def layers_beside(knob: str, weights: Path) -> list[int]:
     """Return the numbers of the layers that trained weights were made from. Errors: InputError."""
     file = weights.with_name(LAYERS_FILE)
     try:
         layers = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise InputError(f"{where}.weights: {file} is no JSON ({error}): train the draft again.") from error
-    validate.conforms(f"{where}.weights: {file}", layers, list[int])
+        raise InputError(f"{knob}: {file} is no JSON ({error}): train the draft again.") from error
+    validate.conforms(f"{knob}: {file}", layers, list[int])
     return layers

@@ -33,7 +33,8 @@ def passes(
             batches.append(row)
             row = []
         row.append(place)
-    batches.append(row)
+    if row:
+        batches.append(row)
     rng.shuffle(batches)
     return batches
 

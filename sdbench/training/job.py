@@ -3,27 +3,30 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from filelock import FileLock, Timeout
 
 from sdbench.errors import InputError
-from sdbench.harness.build import build
 from sdbench.lm.transformer import Transformer
 from sdbench.models.family import Family, check_family
 from sdbench.models.identity import model_identity
 from sdbench.models.spec import ModelSpec, family_specs
 from sdbench.models.weights import load_weights
-from sdbench.paths import expanded
 from sdbench.runs.trackers import NoTracker, Tracker
-from sdbench.training.corpus import Corpus
+from sdbench.training.corpus import Corpus, Sample
+from sdbench.training.identity import claim
+from sdbench.training.hidden import Hidden
 from sdbench.training.leaks import Leaks
+from sdbench.training.network_calls import hidden_behind
 from sdbench.training.package import write_checksums
 from sdbench.training.sources.base import Source
 from sdbench.training.teacher import Teacher
@@ -46,9 +49,12 @@ class Recipe(Protocol):
 class Job:
     """One training.
 
-    models: the entries of a family, as in `conf/models/`. device, dtype: of the target. out: folder of the result. work: folder of
-    the corpus, the laws and the checkpoints; trainings with the same data may share it. evaluation: files and folders of texts that
-    no training sequence may hold. seed: of all random choices. rows: answers that are written at a time.
+    models: the entries of a family, as in `conf/models/`; derived roles are passed over, since a training may be what makes them.
+    device, dtype: of the target. out: folder of the weights. work: folder of the corpus and the laws; trainings with the same
+    target, data and seed may share it, also at the same time. evaluation: files and folders of texts that no training sequence may
+    hold. seed: of all random choices. rows: answers that are written at a time. state: folder of the checkpoints; by default
+    `checkpoints` beside `out`.
+    facts: what the card says besides the settings and the measured numbers.
     """
 
     def __init__(
@@ -62,13 +68,15 @@ class Job:
         seed: int = 0,
         rows: int = ROWS,
         tracker: Tracker | None = None,
+        state: Path | None = None,
     ) -> None:
-        self.specs = family_specs(models)
-        self.out, self.work, self.device, self.dtype, self.seed = out, work, device, dtype, seed
-        self._evaluation, self._rows = list(evaluation), rows
+        self.specs = family_specs({role: entry for role, entry in models.items() if entry.get("derive") is None})
+        self.out, self.work, self.state = out, work, state or out.parent / "checkpoints"
+        self.device, self.dtype, self.seed, self.rows = device, dtype, seed, rows
+        self._evaluation = list(evaluation)
         self.tracker: Tracker = tracker or NoTracker()
         self.begun = perf_counter()
-        self.facts: dict[str, Any] = {}  # for the card: what the data are, and what was checked
+        self.facts: dict[str, Any] = {}
         torch.set_flush_denormal(True)  # rarely seen tokens leave denormal moments, on which a CPU is slow
 
     @cached_property
@@ -88,47 +96,96 @@ class Job:
 
     @cached_property
     def target(self) -> PreTrainedModel:
-        """Return the target with its weights, without gradients."""
-        self.facts["target"] = model_identity(self._spec)
-        return load_weights(self._spec, self.dtype, self.device)
+        """Return the target with its weights, without gradients. Errors: InputError if its head does not give its logits."""
+        self.facts["target"] = self.identity
+        model = load_weights(self._spec, self.dtype, self.device)
+        _check_head(model)
+        return model
+
+    @cached_property
+    def identity(self) -> str:
+        """Return the identity of the target's weights."""
+        return model_identity(self._spec)
 
     @cached_property
     def writer(self) -> Writer:
         """Return what lets the target write."""
-        return Writer(Transformer("target", self.target), self.tokenizer, self.family.eos, self._rows)
+        return Writer(Transformer("target", self.target), self.tokenizer, self.family.eos, self.rows)
 
     def corpus(self, source: Source, tokens: int) -> Corpus:
-        """Return sequences of a source with at least `tokens` tokens in their answers, or all that the source gives.
+        """Return the first sequences of a source with at least `tokens` tokens in their answers, or all that the source gives.
 
         Sequences that hold evaluation data are left out.
+        Errors: InputError if `work` holds other data, or the source gives too little.
         """
-        kept, refused = Corpus(self.work / "corpus.jsonl"), Corpus(self.work / "refused.jsonl")
         leaks = Leaks(self._evaluation)
-        if kept.answer_tokens < tokens:
-            have = sorted([*kept.samples, *refused.samples], key=lambda sample: sample.source)
-            for chunk in source.chunks(self.writer, have, self.seed):
-                held = [leaks.leaks(str(self.tokenizer.decode(one.tokens, skip_special_tokens=True))) for one in chunk]
-                refused.add(one for one, leaked in zip(chunk, held, strict=True) if leaked)
-                kept.add(one for one, leaked in zip(chunk, held, strict=True) if not leaked)
-                self.say(f"corpus: {kept.answer_tokens:,} of {tokens:,} answer tokens")
-                if kept.answer_tokens >= tokens:
-                    break
-        if not len(kept):
-            raise InputError("The source of the training data gave no sequence: name another one under recipe.data.")
+        if not leaks.texts:
+            self.say("no evaluation texts are named (evaluation=FOLDER), so the training data may hold some")
+        data = {"target": self.identity, "dtype": self.dtype, "seed": self.seed, "evaluation": leaks.sha256}
+        with self._alone():
+            whole = Corpus(self.work / "corpus.jsonl")
+            claim(self.work, {**data, "recipe": {"data": source.identity}}, "work", begun=bool(whole.every))
+            if whole.answer_tokens < tokens:
+                for chunk in source.chunks(self.writer, whole.every, self.seed):
+                    whole.add([self._checked(sample, leaks) for sample in chunk])
+                    self.say(f"corpus: {whole.answer_tokens:,} of {tokens:,} answer tokens")
+                    if whole.answer_tokens >= tokens:
+                        break
+        corpus = whole.upto(tokens)
+        if len(corpus) < 2:
+            raise InputError(
+                f"The source of the training data gave {len(corpus)} sequences without evaluation texts, and a training needs 2: "
+                "name another source, or raise recipe.data_tokens."
+            )
         self.facts["data"] = {
-            "sha256": kept.sha256,
-            "sequences": len(kept),
-            "answer_tokens": kept.answer_tokens,
+            **source.identity,
+            "sha256": corpus.sha256,
+            "sequences": len(corpus),
+            "answer_tokens": corpus.answer_tokens,
             "evaluation_texts": leaks.texts,
-            "sequences_left_out": len(refused),
+            "sequences_left_out": len(corpus.every) - len(corpus),
         }
-        return kept
+        return corpus
+
+    def _checked(self, sample: Sample, leaks: Leaks) -> Sample:
+        """Return a sequence, marked if it holds evaluation data. Errors: InputError if it is too long for the target."""
+        context = self.family.context
+        if context is not None and len(sample.tokens) > context:
+            raise InputError(
+                f"The sequence {sample.source} of the training data has {len(sample.tokens)} tokens, and the target reads at most "
+                f"{context}: lower recipe.data.longest_answer, or recipe.data.longest of data=text_file."
+            )
+        text = str(self.tokenizer.decode(sample.tokens, skip_special_tokens=True))
+        return replace(sample, left_out=leaks.leaks(text))
 
     def teacher(self, corpus: Corpus, top: int) -> Teacher:
         """Return what the target says about a corpus. It reads what it has not read."""
         teacher = Teacher(self.target, corpus, top, self.work / "laws")
-        teacher.read_all(lambda done: self.say(f"the target reads the corpus: {done:.0%}"))
+        with self._alone():
+            teacher.read_all(lambda done: self.say(f"the target reads the corpus: {done:.0%}"))
         return teacher
+
+    def hidden(self, corpus: Corpus, layers: Sequence[int]) -> Hidden:
+        """Return hidden states of the target for a corpus. It reads what it has not read. layers: as in `Hidden`."""
+        hidden = Hidden(self.target, corpus, layers, self.work / "hidden")
+        with self._alone():
+            hidden.read_all(lambda done: self.say(f"the target's hidden states: {done:.0%}"))
+        return hidden
+
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other trainings out of `work`. This one waits until they have written there."""
+        self.work.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(self.work / ".lock")
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            self.say(f"another training writes in {self.work}; this one waits for it")
+            lock.acquire()
+        try:
+            yield
+        finally:
+            lock.release()
 
     def split(self, corpus: Corpus) -> tuple[list[int], list[int]]:
         """Return the numbers of the sequences to train on, and of those that are held out."""
@@ -163,25 +220,6 @@ class Job:
         return card
 
 
-def job_of(config: Mapping[str, Any]) -> Job:
-    """Return the job that the config of `sdbench train` describes."""
-    hardware = config["hardware"]
-    torch.set_num_threads(hardware["threads"])
-    out = expanded(config["out"] or f"results/runs/{config['name']}")
-    evaluation = config["evaluation"] or []
-    return Job(
-        config["models"],
-        out / "model",
-        expanded(config["work"] or out / "work"),
-        hardware["device"],
-        hardware["dtype"],
-        [expanded(one) for one in ([evaluation] if isinstance(evaluation, str) else evaluation)],
-        config["seed"],
-        config["rows"],
-        build(config["tracker"], {}, "tracker"),
-    )
-
-
 def _page(card: Mapping[str, Any]) -> str:
     """Return the card as a page."""
     lines = [
@@ -203,9 +241,14 @@ def _short(value: Any) -> str:
     return json.dumps(value) if isinstance(value, dict | list) else str(value)
 
 
-def fresh(folder: Path) -> Path:
-    """Return an empty folder in the place of this one."""
-    if folder.exists():
-        shutil.rmtree(folder)
-    folder.mkdir(parents=True)
-    return folder
+@torch.inference_mode()
+def _check_head(model: Any) -> None:
+    """Refuse a model that changes its logits behind the head, such as by a soft cap: a training reads the head alone."""
+    tokens = torch.arange(4, device=model.device)[None] % model.config.get_text_config().vocab_size
+    wanted = model(input_ids=tokens, use_cache=False).logits
+    found = model.get_output_embeddings()(hidden_behind(model, tokens))
+    if not torch.allclose(wanted.float(), found.float(), rtol=0.02, atol=0.02 * float(wanted.abs().max())):
+        raise InputError(
+            f"models.target: {type(model).__name__} scales or caps the logits of its head, which a training cannot follow: choose "
+            "another target."
+        )

@@ -7,6 +7,8 @@ half of the runs of five words of such a text. Words are compared in lower case,
 from __future__ import annotations
 
 import gzip
+import hashlib
+import io
 import json
 import re
 from collections import Counter, defaultdict
@@ -14,25 +16,31 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
+
 from sdbench.errors import InputError
 
 LONG, SHORT = 13, 5  # words in a row
 HALF = 0.5
 FEWEST = 4  # runs of five words of a text that can be recognised
+_KINDS = (".jsonl", ".json", ".parquet", ".txt", ".md", ".csv", ".tsv", "")
 _WORD = re.compile(r"[^\W_]+")
 
 
 class Leaks:
     """Recognise evaluation texts.
 
-    files: JSON lines (also .gz), JSON or plain text, or folders of them; every text in them counts.
+    files: JSON lines, JSON, Parquet or plain text (.txt, .md, .csv, .tsv or no ending), also with .gz, or folders of them. Every
+    text in them counts. A folder's files of other kinds are passed over. texts: how many there are. sha256: of the texts.
+    Errors: InputError if there is no such file, or it cannot be read.
     """
 
     def __init__(self, files: Iterable[Path]) -> None:
         self._long: set[int] = set()
         self._holders: dict[int, list[int]] = defaultdict(list)
         self._sizes: list[int] = []
-        self.texts = self.checked = self.dropped = 0
+        self.texts, digest = 0, hashlib.sha256()
         for text in _texts(files):
             words = _words(text)
             self._long |= _runs(words, LONG)
@@ -42,16 +50,16 @@ class Leaks:
                     self._holders[run].append(len(self._sizes))
                 self._sizes.append(len(short))
             self.texts += 1
+            digest.update(" ".join(words).encode() + b"\n")
+        self.sha256 = digest.hexdigest()
 
     def leaks(self, text: str) -> bool:
-        """Say whether a text holds evaluation data, and count it."""
+        """Say whether a text holds evaluation data."""
         words = _words(text)
-        self.checked += 1
         found = not self._long.isdisjoint(_runs(words, LONG))
         if not found:
             shared = Counter(holder for run in _runs(words, SHORT) for holder in self._holders.get(run, ()))
             found = any(count >= HALF * self._sizes[holder] for holder, count in shared.items())
-        self.dropped += found
         return found
 
 
@@ -66,23 +74,42 @@ def _runs(words: list[str], length: int) -> set[int]:
 def _texts(files: Iterable[Path]) -> Iterator[str]:
     for file in files:
         if file.is_dir():
-            yield from _texts(sorted(one for one in file.iterdir() if one.is_file() and not one.name.startswith(".")))
+            inside = (one.relative_to(file).parts for one in sorted(file.rglob("*")) if one.is_file())
+            shown = (file.joinpath(*parts) for parts in inside if not any(part.startswith(".") for part in parts))
+            yield from _texts([one for one in shown if _kind(one) in _KINDS])
             continue
         if not file.is_file():
             raise InputError(f"evaluation: there is no file or folder {file}.")
-        whole = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
-        kind = Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
-        text = whole.decode("utf-8", errors="replace")
-        if kind == ".jsonl":
-            yield from (found for line in text.splitlines() if line.strip() for found in _strings(json.loads(line)))
-        elif kind == ".json":
-            yield from _strings(json.loads(text))
-        else:
-            yield from text.split("\n\n")
+        try:
+            yield from _texts_of(file)
+        except (OSError, ValueError, EOFError) as error:
+            raise InputError(f"evaluation: {file} cannot be read as {_kind(file) or 'text'} ({error}).") from error
+
+
+def _texts_of(file: Path) -> Iterator[str]:
+    whole = gzip.decompress(file.read_bytes()) if file.suffix == ".gz" else file.read_bytes()
+    kind = _kind(file)
+    if kind == ".parquet":
+        for _, column in pd.read_parquet(io.BytesIO(whole)).items():
+            yield from (found for value in column for found in _strings(value))
+        return
+    text = whole.decode("utf-8", errors="replace")
+    if kind == ".jsonl":
+        yield from (found for line in text.splitlines() if line.strip() for found in _strings(json.loads(line)))
+    elif kind == ".json":
+        yield from _strings(json.loads(text))
+    else:
+        yield from text.split("\n\n")
+
+
+def _kind(file: Path) -> str:
+    """Return what ends a file's name, without .gz."""
+    return Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
 
 
 def _strings(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
+    value = value.tolist() if isinstance(value, np.ndarray) else value
     inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
     return [text for one in inner for text in _strings(one)]

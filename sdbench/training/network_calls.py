@@ -14,8 +14,12 @@ from sdbench.training.precision import product_dtype
 
 def hidden_behind(model: Any, tokens: Int[Tensor, "B T"]) -> Float[Tensor, "B T D"]:
     """Return the hidden states behind the last norm. Rows are padded on the right, so the causal mask already hides the padding."""
-    body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    return body(input_ids=tokens, use_cache=False).last_hidden_state
+    return body_of(model)(input_ids=tokens.to(model.device), use_cache=False).last_hidden_state
+
+
+def body_of(model: Any) -> Any:
+    """Return a causal language model without its head."""
+    return model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
 
 
 def product_mode(model: Any) -> AbstractContextManager[Any]:

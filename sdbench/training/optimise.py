@@ -15,6 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from sdbench import validate
+from sdbench.errors import InputError
+
 CLIP = 1.0  # the largest norm of the gradients
 BETAS = (0.9, 0.95)  # of AdamW; the common values for language models
 
@@ -25,7 +28,7 @@ class Schedule:
 
     tokens: the budget. A recipe counts the tokens whose loss it computes, before a mask drops some of them, so recipes with the
     same budget have read the same amount of text. batch_tokens: the size of a batch with its padding. learning_rate: the highest
-    one. warmup: the share of the budget in which it rises; then it falls along a cosine to a tenth.
+    one. warmup: the share of the budget in which it rises; then it falls along a cosine to a tenth. Errors: InputError.
     """
 
     tokens: int
@@ -33,6 +36,13 @@ class Schedule:
     learning_rate: float = 3e-4
     warmup: float = 0.05
     weight_decay: float = 0.01
+
+    def __post_init__(self) -> None:
+        validate.whole("recipe.tokens", self.tokens, 1)
+        validate.whole("recipe.batch_tokens", self.batch_tokens, 1)
+        validate.number("recipe.learning_rate", self.learning_rate, 0, bounds="(]")
+        validate.number("recipe.warmup", self.warmup, 0, 1, "[)")
+        validate.number("recipe.weight_decay", self.weight_decay, 0)
 
     def rate(self, done: float) -> float:
         """Return the learning rate when a share of the budget is done."""
@@ -122,9 +132,15 @@ class Optimiser:
             self._pass, self._within = self._pass + 1, 0
 
     def step(self, batch: Any, loss_of: Callable[[Any], Loss]) -> Loss:
-        """Take one step."""
+        """Take one step. Errors: InputError if the loss is no finite number."""
         begun = perf_counter()
         loss = loss_of(batch)
+        found = float(loss.value.detach())
+        if not math.isfinite(found):
+            raise InputError(
+                f"The loss of step {self.steps} is {found}: take a recipe.learning_rate below {self.schedule.learning_rate:g}, and "
+                "another out."
+            )
         loss.value.backward()
         nn.utils.clip_grad_norm_(self.weights.values(), CLIP)
         for group in self._adam.param_groups:
@@ -134,7 +150,7 @@ class Optimiser:
         self.steps += 1
         self.tokens += loss.tokens
         self.seconds += perf_counter() - begun
-        for name, value in {"loss": float(loss.value.detach()), **loss.notes}.items():
+        for name, value in {"loss": found, **loss.notes}.items():
             self._notes[name] = self._notes.get(name, 0.0) + value
         self._noted += 1
         return loss
@@ -174,7 +190,7 @@ class Optimiser:
     def _load(self) -> None:
         if not self._checkpoint.exists():
             return
-        state = torch.load(self._checkpoint, weights_only=True)
+        state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(state["weights"][name])

@@ -16,26 +16,31 @@ import torch
 from jaxtyping import Float, Int
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.nn.functional import linear
 
+from sdbench import validate
 from sdbench.errors import InputError
 from sdbench.lm.transformer import Transformer
-from sdbench.models.derivation import LAYERS_FILE, WEIGHTS_FILE, Derivation
+from sdbench.models.derivation import LAYERS_FILE, WEIGHTS_FILE, Derivation, layers_beside, trained_weights
 from sdbench.models.derived import derived
 from sdbench.models.token_map import keep_head_rows
 from sdbench.models.vocabulary import IDS_FILE, reduced
-from sdbench.training.network_calls import hidden_behind
+from sdbench.training.network_calls import body_of
 
 
 class Student:
     """Some layers of a model, with its embedding and the rows of its head for the tokens that the draft may propose.
 
-    target: stays as it is. layers: numbers of the layers, ascending. ids: [R] the target's ids that the draft proposes, ascending;
-    None: all.
+    It trains in float32, whatever the type of the target.
+
+    target: stays as it is. layers: numbers of the layers, ascending, each once; also all of them. ids: [R] the target's ids that
+    the draft proposes, ascending; None: all. weights: the trained ones, by name. own: [V] the draft's index of each id of the
+    target, -1 where it has none; None without ids.
     """
 
     def __init__(self, target: Any, layers: Sequence[int], ids: Sequence[int] | None = None) -> None:
-        how = Derivation.of("draft", {"from": "target", "layers": list(layers)})
-        self.model: Any = derived(target, "draft", how)
+        some = len(layers) < target.config.get_text_config().num_hidden_layers
+        self.model: Any = derived(target, "draft", Derivation("target", tuple(layers) if some else None))
         self.layers, self.ids = list(layers), None if ids is None else list(ids)
         shared = {
             id(weight)
@@ -46,12 +51,15 @@ class Student:
             if id(weight) not in shared:
                 _set(self.model, name, nn.Parameter(weight.detach().clone().float()))
         self.names = [name for name, weight in self.model.named_parameters() if id(weight) not in shared]
-        head = self._whole_head = target.get_output_embeddings().weight.detach()
-        self._head = head if ids is None else head[torch.tensor(self.ids)]
-        self.own: Int[Tensor, " V"] | None = None  # by the target's id, the draft's
+        head = target.get_output_embeddings()
+        self._vocab, device = len(head.weight), head.weight.device
+        rows = slice(None) if ids is None else torch.tensor(self.ids, device=device)
+        self._head = head.weight.detach()[rows].float()
+        self._bias = None if head.bias is None else head.bias.detach()[rows].float()
+        self.own: Int[Tensor, " V"] | None = None
         if self.ids is not None:
-            self.own = torch.full((len(head),), -1)
-            self.own[torch.tensor(self.ids)] = torch.arange(len(self.ids))
+            self.own = torch.full((self._vocab,), -1, device=device)
+            self.own[rows] = torch.arange(len(self.ids), device=device)
 
     @property
     def weights(self) -> dict[str, nn.Parameter]:
@@ -61,7 +69,10 @@ class Student:
 
     def logits(self, tokens: Int[Tensor, "B T"], wanted: Tensor) -> Float[Tensor, "N R"]:
         """Return the logits behind the wanted positions. tokens: padded on the right. wanted: [B, T] boolean."""
-        return hidden_behind(self.model, tokens)[wanted] @ self._head.T
+        device = self._head.device
+        embedded = self.model.get_input_embeddings()(tokens.to(device)).float()
+        hidden = body_of(self.model)(inputs_embeds=embedded, use_cache=False).last_hidden_state
+        return linear(hidden[wanted.to(device)], self._head, self._bias)
 
     def deployed(self) -> Transformer:
         """Return the draft as it serves: its weights in the target's type, and a head of R rows."""
@@ -73,7 +84,7 @@ class Student:
             _set(model, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
         maps = None
         if self.ids is not None:
-            maps = reduced(self.ids, len(self._whole_head), len(self._whole_head))
+            maps = reduced(self.ids, self._vocab, self._vocab)
             keep_head_rows("draft", model, maps.rows)
         return Transformer("draft", model.eval(), ids=maps)
 
@@ -98,14 +109,13 @@ class Student:
             (folder / IDS_FILE).write_text(json.dumps(self.ids) + "\n")
 
     def load_folder(self, folder: str) -> None:
-        """Take over the weights of an earlier training. Errors: InputError if they are not of these layers."""
-        how = Derivation.of("draft", {"from": "target", "weights": folder})
-        assert how.weights is not None
-        held = load_file(how.weights)
-        if how.layers != tuple(self.layers) or held.keys() != self.weights.keys():
-            raise InputError(
-                f"recipe.start: {folder} holds the layers {how.layers}, and recipe.layers is {self.layers}."
-            )  # pyright: ignore
+        """Take over the weights of an earlier training. Errors: InputError if they are not of these layers of this target."""
+        file = trained_weights("recipe.start", folder)
+        layers, held = layers_beside("recipe.start", file), load_file(file)
+        if layers != self.layers:
+            raise InputError(f"recipe.start: {folder} holds the layers {layers}, and recipe.layers is {self.layers}.")
+        if {name: one.shape for name, one in held.items()} != {name: one.shape for name, one in self.weights.items()}:
+            raise InputError(f"recipe.start: the weights in {folder} were trained for another target.")
         self.load(held)
 
     def load(self, weights: Mapping[str, Tensor]) -> None:
@@ -113,6 +123,16 @@ class Student:
         with torch.no_grad():
             for name, weight in self.weights.items():
                 weight.copy_(weights[name])
+
+
+def check_layers(layers: Sequence[int], depth: int, knob: str = "recipe.layers") -> None:
+    """Check the numbers of a draft's layers. depth: how many the target has. Errors: InputError."""
+    for layer in layers:
+        validate.whole(knob, layer)
+    if not layers or sorted(set(layers)) != list(layers) or layers[-1] >= depth:
+        raise InputError(
+            f"{knob} is {list(layers)}; it must list some of the target's layers 0 to {depth - 1} in ascending order, each once."
+        )
 
 
 def _set(model: Any, name: str, weight: nn.Parameter) -> None:

@@ -8,7 +8,7 @@ over the corpus reads them from there.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,7 +29,8 @@ READ = 4096  # tokens that the target reads at a time, with padding
 class TopLaw:
     """The target's law behind some positions: its most likely tokens, and their probabilities.
 
-    ids: [N, k]. probs: [N, k], float32, as parts of the whole law; what they lack of 1 is the mass of all other tokens.
+    ids: [N, k], the most likely token first. probs: [N, k], float32 (float16 on disk), as parts of the whole law; what they lack of
+    1 is the mass of all other tokens.
     """
 
     ids: Int[Tensor, "N k"]
@@ -39,14 +40,15 @@ class TopLaw:
 class Teacher:
     """What the target says about the sequences of a corpus.
 
-    model: the target. corpus: must not shrink. top: k. folder: for the files; files that are there are used.
+    model: the target. corpus: may grow between two trainings, and a file that covers fewer sequences is then not used. top: k.
+    folder: for the files. Files that are there are used, so a folder belongs to one target and one corpus.
     """
 
     def __init__(self, model: Any, corpus: Corpus, top: int, folder: Path) -> None:
         self.corpus, self.top, self._folder, self._model = corpus, top, folder, model
         self._laws: list[tuple[np.ndarray, np.ndarray]] = []
 
-    def read_all(self, said: Any = None) -> None:
+    def read_all(self, said: Callable[[float], None] | None = None) -> None:
         """Let the target read every sequence that no file covers. said: gets the share that is done, after each file."""
         self._folder.mkdir(parents=True, exist_ok=True)
         self._laws = []
@@ -95,7 +97,8 @@ class Teacher:
                     hidden[row, sample.prompt - 1 : len(sample.tokens) - 1]
                 ).float()
                 best = logits.topk(self.top, -1)
-                found.append((best.indices, (best.values - logits.logsumexp(-1, keepdim=True)).exp()))
+                probs = (best.values - logits.logsumexp(-1, keepdim=True)).exp()
+                found.append((best.indices.cpu(), probs.cpu()))
         return found
 
     def law(self, place: int) -> tuple[np.ndarray, np.ndarray]:

@@ -3,7 +3,6 @@
 every       all of them
 loss_gap    those on which the draft is furthest behind a reference draft (AdaSPEC, 2510.19779)
 rejected    those that the target would reject with some probability
-decay       all of them, less from depth to depth (heads that predict several tokens)
 """
 
 from __future__ import annotations
@@ -15,15 +14,10 @@ from torch import Tensor
 
 def loss_gap(own: Float[Tensor, " N"], reference: Float[Tensor, " N"], share: float) -> Bool[Tensor, " N"]:
     """Return the `share` of tokens with the largest loss above that of the reference, within the batch."""
-    gap = (own - reference).detach()
+    gap = own.detach() - reference.detach()
     return gap >= torch.quantile(gap, 1 - share)
 
 
 def rejected(alpha: Float[Tensor, " N"], least: float) -> Bool[Tensor, " N"]:
     """Return the tokens that the target rejects with a probability of at least `least`."""
     return (1 - alpha.detach()) >= least
-
-
-def decayed(depth: int, rate: float) -> float:
-    """Return the weight of the tokens of a depth, from 0 on."""
-    return rate**depth

@@ -175,7 +175,7 @@ def test_a_derived_role_takes_what_it_does_not_name_from_its_source():
         ),
         ({"derive": {"from": "draft", "layers": 1}}, "from is draft, which is derived itself"),
         ({"derive": {"layers": 1}}, "derive.from is null; it must name a role"),
-        ({"derive": {"from": "target"}}, "changes nothing: give layers, or quantize=mxfp4"),
+        ({"derive": {"from": "target"}}, "changes nothing: give layers, weights=FOLDER, or quantize=mxfp4"),
         ({"derive": {"from": "target", "layer": 1}}, "has no 'layer'; did you mean 'layers'"),
         ({"derive": {"from": "target", "layers": 0}}, "at least 1"),
         ({"derive": {"from": "target", "layers": [1, 0]}}, "ascending order"),

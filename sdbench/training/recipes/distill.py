@@ -1,7 +1,7 @@
 """Distil the target into a draft made of some of its layers (DistillSpec, 2310.08461).
 
 DATA is the source of the sequences, and with `on_policy` the draft's own texts. DIVERGENCE and TOKEN MASK say what a token teaches.
-UPDATE is offline: the weights serve after the training. `sdbench.training.recipes.online` has the other way.
+UPDATE is offline: the weights serve after the training.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from sdbench.models.vocabulary import most_frequent
 from sdbench.sampling import Sampling
 from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus, Sample
-from sdbench.training.divergences import DIVERGENCES, Compared, compare, divergence, streak
+from sdbench.training.divergences import DIVERGENCES, LEAST, Compared, compare, divergence, streak
 from sdbench.training.job import Job
 from sdbench.training.network_calls import product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.sources.base import Source
-from sdbench.training.student import Student
+from sdbench.training.student import Student, check_layers
 from sdbench.training.teacher import Teacher
 from sdbench.training.token_masks import loss_gap, rejected
 from sdbench.training.writer import Writer
@@ -31,7 +31,6 @@ from sdbench.training.writer import Writer
 MASKS = ("every", "rejected", "loss_gap")
 NORMALISERS = ("all", "kept")
 STREAK = "streak"
-_LEAST = -30.0  # of a log probability in a loss
 WATCHED = 48  # held-out sequences that are measured for each row of the log
 
 
@@ -46,7 +45,7 @@ class Distill:
     mask: `every` token; those that are `rejected` with a probability of at least `least_rejected`; or `loss_gap` (AdaSPEC,
     2510.19779): the `share` of the tokens on which the draft is furthest behind a reference draft. The reference is distilled
     first, from the same start, with `reference_share` of the budget. So a training with another mask and the same budget has read
-    as many tokens. (The paper compares epochs, which are not the same compute.) normaliser: the sum of the counted losses is
+    as many tokens. (The paper compares epochs, which are not the same compute.) normaliser: the sum of the kept losses is
     divided by the number of `all` tokens, as in AdaSPEC's code, or of the `kept` ones, as in its text.
     on_policy: the share of the batches that hold texts of the draft itself (on-policy data). refresh: batches until the draft, as
     it then is, writes new ones.
@@ -75,16 +74,13 @@ class Distill:
         on_policy: float = 0.0,
         refresh: int = 100,
     ) -> None:
-        self.layers, self.data, self.data_tokens = (
-            list(layers),
-            data,
-            validate.whole("recipe.data_tokens", data_tokens, 1),
-        )
-        tokens = validate.whole("recipe.tokens", tokens, 1)
+        self.layers, self.data = list(layers), data
+        self.data_tokens = validate.whole("recipe.data_tokens", data_tokens, 1)
         self.schedule = Schedule(tokens, batch_tokens, learning_rate, warmup, weight_decay)
         self.divergence = validate.choice("recipe.divergence", divergence, (*DIVERGENCES, STREAK))
         self.streak_length = validate.whole("recipe.streak_length", streak_length, 1)
-        self.vocabulary, self.top, self.start = vocabulary, validate.whole("recipe.top", top, 1), start
+        self.vocabulary = None if vocabulary is None else validate.whole("recipe.vocabulary", vocabulary, 2)
+        self.top, self.start = validate.whole("recipe.top", top, 1), start
         self.mask = validate.choice("recipe.mask", mask, MASKS)
         self.least_rejected = validate.number("recipe.least_rejected", least_rejected, 0, 1)
         self.share = validate.number("recipe.share", share, 0, 1, "(]")
@@ -92,6 +88,13 @@ class Distill:
         self.normaliser = validate.choice("recipe.normaliser", normaliser, NORMALISERS)
         self.on_policy = validate.number("recipe.on_policy", on_policy, 0, 1)
         self.refresh = validate.whole("recipe.refresh", refresh, 1)
+        if on_policy and int(refresh * on_policy) < 1:
+            raise InputError(
+                f"recipe.on_policy is {on_policy} and recipe.refresh {refresh}: of so few batches none would hold texts of the "
+                "draft, so raise one of the two."
+            )
+        if not callable(getattr(data, "chunks", None)):
+            raise InputError("recipe.data is no source of training data: choose one with data=NAME.")
         if divergence == STREAK and mask != "every":
             raise InputError(
                 f"recipe.divergence=streak is a loss of whole texts, so recipe.mask={mask} cannot choose tokens: take every."
@@ -101,9 +104,10 @@ class Distill:
     def settings(self) -> dict[str, Any]:
         """Return the settings, for the card."""
         own = {name: value for name, value in vars(self).items() if name not in ("data", "schedule")}
-        return {**own, **vars(self.schedule), "data": type(self.data).__name__}
+        return {**own, **vars(self.schedule)}
 
     def run(self, job: Job) -> dict[str, Any]:
+        self.check(job)
         corpus = job.corpus(self.data, self.data_tokens)
         lesson = Lesson(job, corpus, job.teacher(corpus, self.top))
         student = self.student(job, corpus)
@@ -112,10 +116,24 @@ class Distill:
         if self.mask == "loss_gap":
             first = replace(schedule, tokens=int(schedule.tokens * self.reference_share))
             schedule, reference = replace(schedule, tokens=schedule.tokens - first.tokens), student.copy()
-            log += [{**row, "stage": "reference"} for row in self._train(job, lesson, reference, "reference", first)]
-        log += _behind(log, self._train(job, lesson, student, "draft", schedule, reference))
+            log += self._train(job, lesson, reference, "reference", first)
+        log += self._train(job, lesson, student, "draft", schedule, reference, log[-1] if log else {})
         student.write(job.out)
+        student.load_folder(str(job.out))  # what is measured now are the weights as they were written, in bfloat16
         return job.finish("A draft distilled from its target", self.settings, lesson.held_out(student), log)
+
+    def check(self, job: Job) -> None:
+        """Refuse settings that do not fit the target. Errors: InputError, before the corpus is made."""
+        vocab = job.family.vocab
+        check_layers(self.layers, job.family.main.config.num_hidden_layers)
+        if self.vocabulary is not None and self.vocabulary >= vocab:
+            raise InputError(
+                f"recipe.vocabulary is {self.vocabulary}, but the target has {vocab} tokens: take fewer, or null for all of them."
+            )
+        if self.top > vocab:
+            raise InputError(f"recipe.top is {self.top}, but the target has {vocab} tokens: take at most so many.")
+        if self.start is not None:
+            Student(job.target, self.layers).load_folder(self.start)
 
     def student(self, job: Job, corpus: Corpus) -> Student:
         """Return the untrained draft, or the one of `start`."""
@@ -136,9 +154,18 @@ class Distill:
         name: str,
         schedule: Schedule,
         reference: Student | None = None,
+        before: Mapping[str, Any] | None = None,
     ) -> list[dict[str, Any]]:
-        """Train a draft up to the budget of a schedule. Returns the log."""
-        optimiser = Optimiser(student.weights, schedule, job.out.parent / "checkpoints" / name, job.tracker.curve)
+        """Train a draft up to the budget of a schedule. before: the last row of the stage before. Returns the log."""
+
+        def placed(row: Mapping[str, Any]) -> dict[str, Any]:
+            sums = {key: round(row[key] + (before or {}).get(key, 0), 1) for key in ("step", "tokens", "seconds")}
+            return {**row, **sums, "stage": name}
+
+        def said(row: Mapping[str, Any]) -> None:
+            job.tracker.curve(placed(row))
+
+        optimiser = Optimiser(student.weights, schedule, job.state / name, said)
 
         def batches(number: int) -> Iterable[tuple[Lesson, list[int]]]:
             order = passes(lesson.corpus.samples, lesson.training, schedule.batch_tokens, job.seed, number)
@@ -149,7 +176,7 @@ class Distill:
         optimiser.run(
             batches, lambda batch: self._loss(batch[0], batch[1], student, reference), lambda: lesson.held_out(student)
         )
-        return optimiser.log
+        return [placed(row) for row in optimiser.log]
 
     def _with_own(
         self, job: Job, lesson: Lesson, student: Student, order: Sequence[list[int]], number: int
@@ -158,7 +185,7 @@ class Distill:
         own, written = lesson, []
         for place, batch in enumerate(order):
             if place % self.refresh == 0:
-                taken = order[place : place + round(self.refresh * self.on_policy)]
+                taken = order[place : place + int(self.refresh * self.on_policy)]
                 own = own_texts(job, lesson, student, [one for part in taken for one in part], f"{number}-{place}")
                 written = passes(own.corpus.samples, own.training, self.schedule.batch_tokens, job.seed, number)
             turn = place % self.refresh
@@ -170,36 +197,22 @@ class Distill:
         one = lesson.compared(student, places)
         notes = {"alpha": float(one.alpha.detach().mean())}
         if self.divergence == STREAK:
-            counted = padded(lesson.samples(places))[1][:, 1:]
-            log_token = torch.full(counted.shape, -torch.inf).masked_scatter(counted, one.log_token.clamp(min=_LEAST))
+            counted = padded(lesson.samples(places))[1][:, 1:].to(one.log_token.device)
+            log_token = one.log_token.new_full(counted.shape, -torch.inf).masked_scatter(
+                counted, one.log_token.clamp(min=LEAST)
+            )
             return Loss(streak(log_token, counted, self.streak_length), int(counted.sum()), notes)
         losses = divergence(self.divergence)(one)
         if reference is not None:
-            with torch.inference_mode():
+            with torch.no_grad():
                 known = divergence(self.divergence)(lesson.compared(reference, places))
             kept = loss_gap(losses, known, self.share)
         elif self.mask == "rejected":
             kept = rejected(one.alpha, self.least_rejected)
         else:
             kept = torch.ones_like(losses, dtype=torch.bool)
-        count = len(losses) if reference is not None and self.normaliser == "all" else max(int(kept.sum()), 1)
+        count = len(losses) if self.normaliser == "all" else max(int(kept.sum()), 1)
         return Loss(losses[kept].sum() / count, len(losses), {**notes, "kept": float(kept.float().mean())})
-
-
-def _behind(before: Sequence[Mapping[str, Any]], rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """Return the log of a stage, with tokens and seconds counted from the start of the first stage."""
-    if not before:
-        return [dict(row) for row in rows]
-    last = before[-1]
-    return [
-        {
-            **row,
-            "stage": "draft",
-            "tokens": row["tokens"] + last["tokens"],
-            "seconds": round(row["seconds"] + last["seconds"], 1),
-        }
-        for row in rows
-    ]
 
 
 def own_texts(job: Job, lesson: Lesson, student: Student, places: Sequence[int], name: str) -> Lesson:
@@ -207,12 +220,12 @@ def own_texts(job: Job, lesson: Lesson, student: Student, places: Sequence[int],
 
     The texts are kept, so a training that was killed goes on with the same ones. name: of their folder.
     """
-    folder = job.out.parent / "own_texts" / name
+    folder = job.state / "own_texts" / name
     corpus = Corpus(folder / "corpus.jsonl")
     if not len(corpus):
         asked = lesson.samples(places)
         prompts, names = [one.tokens[: one.prompt] for one in asked], [one.source for one in asked]
-        writer = Writer(student.deployed(), job.tokenizer, job.family.eos)
+        writer = Writer(student.deployed(), job.tokenizer, job.family.eos, job.rows)
         longest = max(len(one.answer) for one in asked)
         answers = writer.write(prompts, names, Sampling(1.0), longest, job.seed)
         corpus.add(

@@ -16,6 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sdbench import validate
+from sdbench.errors import InputError
 from sdbench.models.vocabulary import most_frequent
 from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus
@@ -26,7 +27,6 @@ from sdbench.training.network_calls import product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.sources.base import Source
 from sdbench.training.teacher import Teacher, TopLaw
-from sdbench.training.token_masks import decayed
 
 WATCHED = 48  # held-out sequences that are measured for each row of the log
 
@@ -106,15 +106,17 @@ class TrainHead:
         return {**own, **vars(self.schedule), "data": type(self.data).__name__, "head": head}
 
     def run(self, job: Job) -> dict[str, Any]:
+        layers = self.head.layers(job.family.main.config)
+        if self.top > job.family.vocab:
+            raise InputError(
+                f"recipe.top is {self.top}, but the target has {job.family.vocab} tokens: take at most so many."
+            )
         corpus = job.corpus(self.data, self.data_tokens)
         ids = self._ids(job, corpus)
-        layers = self.head.layers(job.target.config.get_text_config())
         head = self.head.fresh(job.target, ids)
-        hidden = Hidden(job.target, corpus, layers, job.work / "hidden")
-        hidden.read_all(lambda done: job.say(f"the target's hidden states: {done:.0%}"))
-        lesson = HeadLesson(job, corpus, job.teacher(corpus, self.top), hidden, ids)
+        lesson = HeadLesson(job, corpus, job.teacher(corpus, self.top), job.hidden(corpus, layers), ids)
         weights = {name: weight for name, weight in head.named_parameters() if weight.requires_grad}
-        optimiser = Optimiser(weights, self.schedule, job.out.parent / "checkpoints", job.tracker.curve)
+        optimiser = Optimiser(weights, self.schedule, job.state, job.tracker.curve)
         optimiser.run(
             lambda number: passes(corpus.samples, lesson.training, self.schedule.batch_tokens, job.seed, number),
             lambda places: self._loss(lesson, head, places),
@@ -136,8 +138,8 @@ class TrainHead:
         for depth, one in enumerate(lesson.compared(head, places, self.steps)):
             if one is None:
                 continue
-            total = total + decayed(depth, self.decay) * measure(one).mean()
-            weight += decayed(depth, self.decay)
+            total = total + self.decay**depth * measure(one).mean()
+            weight += self.decay**depth
             notes[f"alpha_{depth + 1}"] = float(one.alpha.detach().mean())
         samples = [lesson.corpus.samples[place] for place in places]
         return Loss(total / weight, sum(len(sample.answer) for sample in samples), notes)

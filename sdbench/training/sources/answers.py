@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 from sdbench import validate
 from sdbench.errors import InputError
+from sdbench.models.weight_files import sha256_of
 from sdbench.paths import expanded
 from sdbench.sampling import Sampling
 from sdbench.tasks.base import Message, Prompt
@@ -28,8 +30,15 @@ class Answers:
 
     def __init__(self, prompts: str, temperature: float = 1.0, longest_answer: int = 320) -> None:
         validate.whole("recipe.data.longest_answer", longest_answer, 1)
+        validate.number("recipe.data.temperature", temperature, 0)
         self._file, self._sampling, self._longest = expanded(prompts), Sampling(temperature), longest_answer
         self._prompts = lines_of(self._file, PROMPT_KEYS, "recipe.data.prompts")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the settings, and the SHA-256 of the prompts."""
+        settings = {"temperature": self._sampling.temperature, "longest_answer": self._longest}
+        return {"kind": "Answers", "prompts": sha256_of(self._file), **settings}
 
     def chunks(self, writer: Writer, have: Sequence[Sample], seed: int) -> Iterator[list[Sample]]:
         for begin in range(len(have), len(self._prompts), CHUNK):
@@ -53,7 +62,12 @@ def lines_of(file: Path, keys: Sequence[str], knob: str) -> list[str]:
     """
     if not file.is_file():
         raise InputError(f"{knob}: there is no file {file}.")
-    lines = [line for line in file.read_text(encoding="utf-8").splitlines() if line.strip()]
+    try:
+        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+    except UnicodeDecodeError as error:
+        raise InputError(f"{knob}: {file} is no text in UTF-8 ({error}).") from error
+    if not lines:
+        raise InputError(f"{knob}: the file {file} is empty.")
     if file.suffix != ".jsonl":
         return lines
     found = []

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Sequence
+from hashlib import sha256
+from typing import Any
 
 from sdbench import validate
 from sdbench.errors import InputError
@@ -30,15 +33,24 @@ class FinishedRun:
             )
         self._prompts = {name: prompt["text"] for name, prompt in run.prompts.items()}
 
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the arm, and the SHA-256 of what it wrote."""
+        names = zip(self._rows["prompt_id"], self._rows["repeat"], self._rows["tokens"], strict=True)
+        written = [[name, int(repeat), list(map(int, tokens))] for name, repeat, tokens in names]
+        return {"kind": "FinishedRun", "arm": self._arm, "sequences": sha256(json.dumps(written).encode()).hexdigest()}
+
     def chunks(self, writer: Writer, have: Sequence[Sample], seed: int) -> Iterator[list[Sample]]:
         for begin in range(len(have), len(self._rows), CHUNK):
             rows = self._rows.iloc[begin : begin + CHUNK]
             yield [
-                self._sample(writer, name, length, list(map(int, tokens)))
-                for name, length, tokens in zip(rows["prompt_id"], rows["prompt_tokens"], rows["tokens"], strict=True)
+                self._sample(writer, name, repeat, length, list(map(int, tokens)))
+                for name, repeat, length, tokens in zip(
+                    rows["prompt_id"], rows["repeat"], rows["prompt_tokens"], rows["tokens"], strict=True
+                )
             ]
 
-    def _sample(self, writer: Writer, name: str, length: int, tokens: list[int]) -> Sample:
+    def _sample(self, writer: Writer, name: str, repeat: int, length: int, tokens: list[int]) -> Sample:
         """Return a sequence of the run. Errors: InputError if the target's tokenizer is not that of the run."""
         text = self._prompts[name]
         ways = [list(writer.tokenizer(text, add_special_tokens=special)["input_ids"]) for special in (False, True)]
@@ -47,4 +59,4 @@ class FinishedRun:
             raise InputError(
                 f"recipe.data.path: the run {self._path} has another tokenizer than the target; name a run of this target."
             )
-        return Sample([*prompt, *tokens], length, f"{self._arm}/{name}")
+        return Sample([*prompt, *tokens], length, f"{self._arm}/{name}/{repeat}")

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
+from sdbench import validate
 from sdbench.errors import InputError
 from sdbench.training.corpus import Sample
 from sdbench.training.sources.base import Source
@@ -18,11 +20,19 @@ class Mixture:
     """
 
     def __init__(self, sources: Sequence[Source], shares: Sequence[float]) -> None:
-        if len(sources) != len(shares) or not sources or min(shares) <= 0:
+        for share in shares:
+            validate.number("recipe.data.shares", share, 0, bounds="(]")
+        if len(sources) != len(shares) or not sources:
             raise InputError(
-                f"recipe.data.shares is {list(shares)}; it must hold a positive number for each of {len(sources)} sources."
+                f"recipe.data.shares is {list(shares)}; it must hold one number for each of the {len(sources)} sources."
             )
         self._sources, self._shares = list(sources), list(shares)
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the sources and their shares."""
+        sources = {str(place): source.identity for place, source in enumerate(self._sources)}
+        return {"kind": "Mixture", "sources": sources, "shares": self._shares}
 
     def chunks(self, writer: Writer, have: Sequence[Sample], seed: int) -> Iterator[list[Sample]]:
         held = [[_inner(sample) for sample in have if _place(sample) == place] for place in range(len(self._sources))]

@@ -7,6 +7,7 @@ writes one. Then the template closes the turn, and the model answers. No data se
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sdbench import validate
 from sdbench.errors import InputError
@@ -16,6 +17,7 @@ from sdbench.training.corpus import Sample
 from sdbench.training.writer import Writer
 
 CHUNK = 256  # conversations that are written together
+EMPTY = 2  # chunks without a question, after which the source gives up
 SHORTEST = 4  # tokens of a user turn; shorter ones ask nothing
 _PLACE = "\x00"  # stands for the user's turn in a rendered template
 
@@ -24,7 +26,7 @@ class SelfInstructed:
     """Write conversations with the target.
 
     temperature, top_k: of the user's turns. answer_temperatures: of the answers, in turn: 0 is greedy.
-    longest_question, longest_answer: in tokens. A question that does not end within its limit is dropped.
+    longest_question, longest_answer: in tokens. A question that does not end within its limit is dropped. An answer is cut.
     """
 
     def __init__(
@@ -39,13 +41,29 @@ class SelfInstructed:
         validate.whole("recipe.data.longest_answer", longest_answer, 1)
         if not answer_temperatures:
             raise InputError("recipe.data.answer_temperatures is empty; give at least one, such as [0.0].")
-        self._asking = Sampling(temperature, top_k)
+        for one in answer_temperatures:
+            validate.number("recipe.data.answer_temperatures", one, 0)
+        validate.whole("recipe.data.top_k", top_k)
+        self._asking = Sampling(validate.number("recipe.data.temperature", temperature, 0), top_k)
         self._answering = [Sampling(one) for one in answer_temperatures]
         self._longest_question, self._longest_answer = longest_question, longest_answer
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the settings."""
+        return {
+            "kind": "SelfInstructed",
+            "temperature": self._asking.temperature,
+            "top_k": self._asking.top_k,
+            "answer_temperatures": [one.temperature for one in self._answering],
+            "longest_question": self._longest_question,
+            "longest_answer": self._longest_answer,
+        }
 
     def chunks(self, writer: Writer, have: Sequence[Sample], seed: int) -> Iterator[list[Sample]]:
         opening, closing = template_parts(writer)
         chunk = 1 + max((int(sample.source.split("/")[1]) for sample in have), default=-1)
+        empty = 0
         while True:
             names = [f"self/{chunk}/{number}" for number in range(CHUNK)]
             questions = writer.write([opening] * CHUNK, names, self._asking, self._longest_question, seed)
@@ -54,6 +72,12 @@ class SelfInstructed:
                 for name, question in zip(names, questions, strict=True)
                 if question[-1] in writer.ends and len(question) > SHORTEST
             ]
+            empty = 0 if kept else empty + 1
+            if empty == EMPTY:
+                raise InputError(
+                    f"The target has written no question that ends within recipe.data.longest_question={self._longest_question} "
+                    f"tokens, {EMPTY * CHUNK} times in a row: it is no instruct model, so take data=answers or data=text_file."
+                )
             yield self._answered(writer, kept, seed)
             chunk += 1
 

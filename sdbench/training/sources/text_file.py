@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from sdbench import validate
+from sdbench.models.weight_files import sha256_of
 from sdbench.paths import expanded
 from sdbench.training.corpus import Sample
 from sdbench.training.sources.answers import CHUNK, lines_of
@@ -22,6 +24,11 @@ class TextFile:
     def __init__(self, path: str, longest: int = 512) -> None:
         self._file, self._longest = expanded(path), validate.whole("recipe.data.longest", longest, 2)
         self._texts = lines_of(self._file, TEXT_KEYS, "recipe.data.path")
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return the settings, and the SHA-256 of the file."""
+        return {"kind": "TextFile", "path": sha256_of(self._file), "longest": self._longest}
 
     def chunks(self, writer: Writer, have: Sequence[Sample], seed: int) -> Iterator[list[Sample]]:
         first = 1 + max((int(sample.source.rpartition("/")[2]) for sample in have), default=-1)
