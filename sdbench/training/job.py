@@ -23,8 +23,8 @@ from sdbench.models.spec import ModelSpec, family_specs
 from sdbench.models.weights import load_weights
 from sdbench.runs.trackers import NoTracker, Tracker
 from sdbench.training.corpus import Corpus, Sample
-from sdbench.training.identity import claim
 from sdbench.training.hidden import Hidden
+from sdbench.training.identity import claim
 from sdbench.training.leaks import Leaks
 from sdbench.training.network_calls import hidden_behind
 from sdbench.training.package import write_checksums
