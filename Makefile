@@ -59,13 +59,15 @@ models: setup  ## Train the tiny family again (90 minutes on two cores; resumabl
 	$(BIN)/sdbench train
 
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
-SMOLLM2_DRAFT = results/models/smollm2-135m
+SMOLLM2_MODELS = results/models/smollm2-135m
 SMOLLM2_DTYPE ?= float32
-models-smollm2: setup  ## Train a draft of two layers of SmolLM2-135M (SMOLLM2=FOLDER or .gguf; hours; resumable)
-	$(BIN)/sdbench train recipe=distill models=smollm2 models.target.path=$(SMOLLM2) name=smollm2-draft 'recipe.layers=[0,29]' \
-	  hardware.dtype=$(SMOLLM2_DTYPE) hardware.threads=2 work=$(SMOLLM2_DRAFT)/work out=results/runs/smollm2-draft $(OVERRIDES)
-	rm -rf $(SMOLLM2_DRAFT)/draft
-	cp -R results/runs/smollm2-draft/model $(SMOLLM2_DRAFT)/draft
+models-smollm2: setup  ## Train a draft of two layers of SmolLM2-135M and an EAGLE-3 head (SMOLLM2=FOLDER or .gguf; hours; resumable)
+	for part in 'draft distill recipe.layers=[0,29]' 'eagle3 eagle3'; do \
+	  set -- $$part; name=$$1 recipe=$$2; shift 2; \
+	  $(BIN)/sdbench train recipe=$$recipe models=smollm2 models.target.path=$(SMOLLM2) name=smollm2-$$name $$* \
+	    hardware.dtype=$(SMOLLM2_DTYPE) hardware.threads=2 work=$(SMOLLM2_MODELS)/work out=results/runs/smollm2-$$name $(OVERRIDES) && \
+	  rm -rf $(SMOLLM2_MODELS)/$$name && cp -R results/runs/smollm2-$$name/model $(SMOLLM2_MODELS)/$$name || exit; \
+	done
 
 RUN     = $(BIN)/sdbench run
 ARCHIVE = $(BIN)/python -m sdbench.papers archive
