@@ -5,9 +5,9 @@ drawn from the law of this exit, and the next token begins. Otherwise the layers
 draft ends: the remaining layers verify all drafted tokens in one step, and give the token behind them. So a round without any sure
 exit costs one forward of the target and its exit heads.
 
-The paper commits a token if its own probability is above the threshold. For greedy decoding that is the same. Above temperature 0, a
-token that is drawn and then dropped because of its value changes the law of the output (FA D.1). Here the exit's law decides before the
-draw, so any exact rule stays lossless.
+The paper commits a token if its own probability is above the threshold. For greedy decoding that is the same. Above temperature 0,
+a token that is drawn and then dropped because of its value changes the law of the output (FA D.1). Here the exit's law decides
+before the draw. So an exact rule stays lossless.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ from sdbench.sampling import Scored
 class AdaDecode(Local):
     """Draft with the exit heads of the verifier.
 
-    heads: the role of the exit heads (`sdbench.lm.exit_stages`). threshold: the probability, at temperature 1, above which an exit is
-    sure; the paper's gamma.
+    heads: the role of the exit heads (`sdbench.lm.exit_stages`). threshold: the paper's gamma, the probability at temperature 1 above
+    which an exit is sure.
     """
 
     kind = ProposalKind.SAMPLED
@@ -88,8 +88,8 @@ class AdaDecode(Local):
     def _law(self, here: DecodeState, depth: int, going: np.ndarray) -> tuple[Float[Tensor, "B V"], np.ndarray]:
         """Read each active row up to the token at `depth`, through the stages until its law is found.
 
-        going: [B] the rows that draft on. The other rows go through the later stages where one of these does, so that all stages have
-        read all rows when the draft ends.
+        going: [B] the rows that draft on. Where one of these goes through a later stage, all other rows do too. So all stages have read
+        all rows when the draft ends.
 
         Returns the logits of each row, and which rows [B] have an exit that is sure.
         """

@@ -1,7 +1,7 @@
 """Exit heads (AdaDecode, 2506.03700): a learned W x W product between the hidden states behind a layer and the target's head.
 
-The head behind layer i is E T(i), where E is the target's own head. The paper does not say where the target's last norm stands. Here
-T(i) reads the normed states, so the identity gives the plain early exit (`sdbench.lm.early_exit`).
+The head behind layer i is E T(i), where E is the target's own head. Our notes on the paper do not say where the target's last norm
+stands. Here T(i) reads the normed states, so the identity gives the plain early exit (`sdbench.lm.early_exit`).
 """
 
 from __future__ import annotations

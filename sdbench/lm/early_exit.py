@@ -1,4 +1,4 @@
-"""Some layers of a `transformers` model and a head, as a model: the first layers (early exit; LayerSkip, 2404.16710), or later ones.
+"""Some layers of a `transformers` model and a head, as a model: the first ones (early exit; LayerSkip, 2404.16710), or later ones.
 
 Later layers take the hidden states of earlier ones from the cache (AdaDecode, 2506.03700). `hook_exit` reads an exit during a step.
 """

@@ -1,9 +1,9 @@
 """The stages of a model with exit heads (AdaDecode, 2506.03700): each runs the layers between two exits, and no layer runs twice.
 
 The stages share the cache of the whole model. A stage reads every token that it has not read, in one step. It takes the hidden
-states of these tokens from the cache, where the stage before it has written them, and writes its own. So a token that left at an early
-exit runs through the later layers together with the tokens behind it. The last stage ends in the target's own head: it verifies
-what the exits drafted, and runs only the layers behind the last exit.
+states of these tokens from the cache, where the stage before it has written them, and writes its own. So a token that left at an
+early exit runs through the later layers together with the tokens behind it. The last stage ends in the target's own head: it
+verifies what the exits drafted, and runs only the layers behind the last exit.
 
 It can do so if every stage has read all drafted tokens. If the draft ended because it was long enough, no stage has read its last
 token. Then the whole model reads the draft from its first layer on (`RestStage.scored`).
@@ -11,6 +11,7 @@ token. Then the whole model reads the draft from its first layer on (`RestStage.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Self
 
 import torch
@@ -19,7 +20,6 @@ from torch import nn
 from sdbench.errors import InputError
 from sdbench.heads.exit_heads import ExitHeads
 from sdbench.lm.early_exit import layers_between
-from sdbench.lm.model import Lengths
 from sdbench.lm.output import StepOutput
 from sdbench.lm.state import DecodeState
 from sdbench.lm.transformer import Transformer, TruncatedTransformer
@@ -37,8 +37,8 @@ class ExitStage(TruncatedTransformer):
 
     def bare(self) -> Self:
         raise InputError(
-            f"{self.name} runs layers of {self._whole.name} over its cache, so it drafts in the process of {self._whole.name} only: "
-            "take the arm adadecode."
+            f"{self.name} runs layers of {self._whole.name} over its cache, so it drafts in the process of {self._whole.name} "
+            "only: take the arm adadecode."
         )
 
     def truncated(self, layers: int) -> TruncatedTransformer:
@@ -86,7 +86,7 @@ class ExitCascade(ExitStage):
         super().__init__(name, whole, 0, layers[0], heads.head(0, own))
         later = [
             ExitStage(f"{name}[{stop}]", whole, start, stop, heads.head(place, own))
-            for place, (start, stop) in enumerate(zip(layers, layers[1:], strict=False), 1)
+            for place, (start, stop) in enumerate(pairwise(layers), 1)
         ]
         self.stages: list[ExitStage] = [self, *later]
         self.rest = RestStage(f"{name}[rest]", whole, self.stages[-1])
@@ -119,8 +119,8 @@ class ExitCascade(ExitStage):
         deviation = float((expected[known] - found[known]).abs().max() / expected[known].std().clamp(min=1e-6))
         if not deviation <= _TOLERANCE.get(self.dtype, 0.25):
             raise InputError(
-                f"{whole.name}: the layers of {type(whole.model).__name__} give other logits stage by stage than together (they deviate "
-                f"by {deviation:.2g} of their spread), so it cannot have the exit heads {self.name}."
+                f"{whole.name}: the layers of {type(whole.model).__name__} give other logits stage by stage than together (they "
+                f"deviate by {deviation:.2g} of their spread), so it cannot have the exit heads {self.name}."
             )
 
 
