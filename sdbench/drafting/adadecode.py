@@ -33,8 +33,8 @@ from sdbench.sampling import Scored
 class AdaDecode(Local):
     """Draft with the exit heads of the verifier.
 
-    heads: the role of the exit heads (`sdbench.lm.exit_stages`). threshold: the paper's gamma, the probability at temperature 1 above
-    which an exit is sure.
+    heads: the role of the exit heads (`sdbench.lm.exit_stages`). threshold: the paper's gamma. An exit is sure if the probability
+    of its likeliest token at temperature 1 is larger.
     """
 
     kind = ProposalKind.SAMPLED
@@ -88,8 +88,8 @@ class AdaDecode(Local):
     def _law(self, here: DecodeState, depth: int, going: np.ndarray) -> tuple[Float[Tensor, "B V"], np.ndarray]:
         """Read each active row up to the token at `depth`, through the stages until its law is found.
 
-        going: [B] the rows that draft on. Where one of these goes through a later stage, all other rows do too. So all stages have read
-        all rows when the draft ends.
+        going: [B] the rows that draft on. Where one of these goes through a later stage, all rows that have stopped do too. So all
+        stages have read all rows when the draft ends.
 
         Returns the logits of each row, and which rows [B] have an exit that is sure.
         """

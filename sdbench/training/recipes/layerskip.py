@@ -11,9 +11,9 @@ weight in proportion to
 
     e(l) = e_scale (0 + 1 + ... + l) for l < L - 1,    e(L - 1) = L - 1 + e_scale (0 + 1 + ... + L - 2).
 
-The weights of the enabled layers sum to 1. The last layer is always enabled. The rotational curriculum enables every R-th layer, and
-moves on by one layer in each step. The gradual one enables one more layer every T / (2 L) steps, from the last one down. Here t / T is
-the share of the budget that is done.
+The weights of the enabled layers sum to 1. The last layer is always enabled. The rotational curriculum enables every R-th layer,
+and moves on by one layer in each step. The gradual one enables one more layer every T / (2 L) steps, from the last one down. Here
+t / T is the share of the budget that is done.
 """
 
 from __future__ import annotations
