@@ -15,12 +15,14 @@ from itertools import pairwise
 from typing import Self
 
 import torch
-from torch import nn
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from sdbench.errors import InputError
 from sdbench.heads.exit_heads import ExitHeads
 from sdbench.lm.early_exit import layers_between
 from sdbench.lm.output import StepOutput
+from sdbench.lm.programs.execution import Execution
 from sdbench.lm.state import DecodeState
 from sdbench.lm.transformer import Transformer, TruncatedTransformer
 
@@ -99,22 +101,17 @@ class ExitCascade(ExitStage):
     def check_stages(self) -> None:
         """Refuse a model whose layers, run stage by stage, give other logits than its own forward. Raises: InputError."""
         tokens = (torch.arange(6, device=self.device) * 7919 + 5).remainder(min(self.vocab, self.ids.width))[None]
-        whole, found = self._whole, None
-        with torch.inference_mode():
-            whole.allocate(1, 7)
-            for stage in (*self.stages, self.rest):
-                stage.allocate(1, 7)
-            at = whole._positions[None, :6]
-            expected = whole.step(tokens, at, None, attend_len=6).logits[0, -1]
-            for key, value in whole.pool.keys.items():
-                value.zero_()
-                whole.pool.values[key].zero_()
-            for first, stop in ((0, 4), (4, 6)):
-                for stage in (*self.stages, self.rest):
-                    stage.pool = whole.pool
-                    found = stage.step(tokens[:, first:stop], at[:, first:stop], None, attend_len=stop).logits[0, -1]
+        whole, order = self._whole, (*self.stages, self.rest)
+        modes = [(model, model.execution) for model in (whole, *order)]
+        try:
+            for model, _ in modes:
+                model.execution = Execution()  # no program is made for these shapes
+                model.allocate(1, 7)
+            expected, found = self._both_ways(tokens)
+        finally:
+            for model, mode in modes:
+                model.execution = mode
             whole.allocate(0, 0)
-        assert found is not None
         known = self.ids.proposable.to(expected.device)
         deviation = float((expected[known] - found[known]).abs().max() / expected[known].std().clamp(min=1e-6))
         if not deviation <= _TOLERANCE.get(self.dtype, 0.25):
@@ -122,6 +119,20 @@ class ExitCascade(ExitStage):
                 f"{whole.name}: the layers of {type(whole.model).__name__} give other logits stage by stage than together (they "
                 f"deviate by {deviation:.2g} of their spread), so it cannot have the exit heads {self.name}."
             )
+
+    @torch.inference_mode()
+    def _both_ways(self, tokens: Int[Tensor, "1 T"]) -> tuple[Float[Tensor, " V"], Float[Tensor, " V"]]:
+        """Return the logits behind some tokens by the whole model, and by the stages one after the other in two steps."""
+        whole, count = self._whole, tokens.shape[1]
+        at = torch.arange(count, device=self.device)[None]
+        expected = whole.step(tokens, at, None, attend_len=count).logits[0, -1]
+        for held in (*whole.pool.keys.values(), *whole.pool.values.values()):
+            held.zero_()
+        found = expected
+        for first, stop in ((0, count - 2), (count - 2, count)):
+            for stage in (*self.stages, self.rest):
+                found = stage.step(tokens[:, first:stop], at[:, first:stop], None, attend_len=stop).logits[0, -1]
+        return expected, found
 
 
 def exit_cascade(name: str, heads: ExitHeads, whole: Transformer) -> ExitCascade:
