@@ -15,6 +15,7 @@ from sdbench.errors import InputError
 from sdbench.exactness import LOSSLESS, TabularModel, distance_from_target
 from sdbench.harness.config import compose
 from sdbench.harness.plan import load, prepare
+from sdbench.harness.reference_forward import ReferenceForwards
 from sdbench.heads.exit_config import ExitConfig
 from sdbench.heads.exit_heads import ExitHeads, write_exits
 from sdbench.lm.early_exit import layers_of
@@ -197,3 +198,14 @@ def test_layers_that_give_other_logits_stage_by_stage_are_refused():
     body.layers = body.layers[:3]  # without the last layer
     with pytest.raises(InputError, match="give other logits stage by stage"):
         heads.check_stages()
+
+
+def test_the_forward_of_a_later_stage_can_be_timed_over_another_cache():
+    """A reference forward calls the model of a stage with a cache of transformers."""
+    stage = cascade(settled("llama")).rest
+    timed = ReferenceForwards({"rest": stage})
+    timed.see([{"kind": "verify", "role": "rest", "rows": 1, "tokens": 3, "context": 70}])
+    (first, *_) = timed.time()
+    assert first["seconds"] > 0
+    lengths = {(cache.get_seq_length(), cache.get_seq_length(3)) for cache in timed.caches.values()}
+    assert lengths == {(64, 64), (128, 128)}
