@@ -1,5 +1,6 @@
 """Proposers, and the policies that say how far they draft."""
 
+from sdbench.drafting.adadecode import AdaDecode as AdaDecode
 from sdbench.drafting.base import Proposer as Proposer
 from sdbench.drafting.dynamic_tree import DynamicTree as DynamicTree
 from sdbench.drafting.hierarchy import hierarchy as hierarchy

@@ -65,9 +65,10 @@ class HeadConfig:
 
 
 def is_head(document: Mapping[str, Any]) -> bool:
-    """Tell whether a config.json is that of an EAGLE-3 head."""
+    """Tell whether a config.json is that of a head."""
     names = document.get("architectures") or ()
-    return "speculators_model_type" in document or "draft_vocab_size" in document or any("Eagle3" in n for n in names)
+    marks = ("speculators_model_type", "draft_vocab_size", "exit_layers")
+    return any(mark in document for mark in marks) or any("Eagle3" in name for name in names)
 
 
 def read_head_config(role: str, document: Mapping[str, Any]) -> HeadConfig:

@@ -1,4 +1,7 @@
-"""The first layers of a `transformers` model and its head (early exit; LayerSkip, 2404.16710): as a model, or during a step."""
+"""Some layers of a `transformers` model and a head, as a model: the first ones (early exit; LayerSkip, 2404.16710), or later ones.
+
+Later layers take the hidden states of earlier ones from the cache (AdaDecode, 2506.03700). `hook_exit` reads an exit during a step.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +14,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from sdbench.errors import InputError
+from sdbench.lm.kv_cache import KVCache, hidden_layer
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -26,6 +30,73 @@ def first_layers(model: PreTrainedModel, layers: int, depth: int) -> PreTrainedM
     cut = _shallow(body)
     cut._modules[name] = nn.ModuleList(list(body._modules[name])[:layers])
     return _with_body(model, body, cut)
+
+
+def layers_between(
+    model: PreTrainedModel, start: int, stop: int, depth: int, head: nn.Module | None
+) -> PreTrainedModel:
+    """Return a shallow copy of `model` that runs only its decoder layers `start` to `stop` - 1 of `depth`. Parameters are shared.
+
+    Behind its last layer the copy writes the hidden states into the cache (`sdbench.lm.kv_cache`), unless this is the last layer
+    of all. If `start` is not 0, the hidden states before its first layer come from there too, and no earlier layer runs.
+
+    head: in place of the model's own head; None keeps that one.
+
+    Raises:
+        InputError: the list of decoder layers, or the head, was not found.
+    """
+    body, name = layers_of(model, depth)
+    cut = _shallow(body)
+    left = [_Left(number, start if number == start - 1 else None) for number in range(start)]
+    kept = [_Kept(stop)] if stop < depth else []
+    cut._modules[name] = nn.ModuleList([*left, *list(body._modules[name])[start:stop], *kept])
+    copied = _with_body(model, body, cut)
+    own = model.get_output_embeddings()
+    if own is None:
+        raise InputError(f"{type(model).__name__}: its head was not found, so it has no early exit.")
+    return copied if head is None else _with_body(copied, own, head)
+
+
+class _Left(nn.Module):
+    """A layer that is left out. The last one before those that run gives the hidden states that the cache holds there.
+
+    Another cache than sdbench's holds none, such as in a timing. There the step's embeddings go on, and the layer keeps one zero
+    for each token, so that the cache counts its tokens.
+    """
+
+    def __init__(self, number: int, given: int | None) -> None:
+        super().__init__()
+        self._number, self._given = number, given
+
+    def forward(self, hidden_states: Float[Tensor, "B T D"], *args: Any, **named: Any) -> Float[Tensor, "B T D"]:
+        cache = _cache_in(args, named)
+        if isinstance(cache, KVCache):
+            if self._given is None:
+                return hidden_states
+            return cache.recorded(hidden_layer(self._given), hidden_states.shape[1]).to(hidden_states.dtype)
+        if cache is not None:
+            zeros = hidden_states.new_zeros(hidden_states.shape[0], 1, hidden_states.shape[1], 1)
+            cache.update(zeros, zeros, self._number)
+        return hidden_states
+
+
+class _Kept(nn.Module):
+    """Write the hidden states behind `number` layers into the cache."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self._number = number
+
+    def forward(self, hidden_states: Float[Tensor, "B T D"], *args: Any, **named: Any) -> Float[Tensor, "B T D"]:
+        cache = _cache_in(args, named)
+        if isinstance(cache, KVCache):
+            cache.record(hidden_states, hidden_layer(self._number))
+        return hidden_states
+
+
+def _cache_in(args: tuple[Any, ...], named: dict[str, Any]) -> Any:
+    """Find the cache among the arguments of a decoder layer."""
+    return next((one for one in (*args, *named.values()) if hasattr(one, "get_mask_sizes")), None)
 
 
 def hook_exit(

@@ -88,11 +88,15 @@ class KVCache:
             for held, new in ((keys, key), (values, value)):
                 if new.shape[3] == 0:
                     continue
-                heads = new.shape[1]
-                if heads not in self._written:
-                    self._written[heads] = (self._begin(heads)[: len(new)] + self._at[:, None]).flatten()
-                held.view(-1, held.shape[3]).index_copy_(0, self._written[heads], new.reshape(-1, new.shape[3]))
+                held.view(-1, held.shape[3]).index_copy_(0, self._lines_at(new.shape[1]), new.reshape(-1, new.shape[3]))
         return keys[:, :, : self._attend_len], values[:, :, : self._attend_len]
+
+    def _lines_at(self, heads: int) -> Int[Tensor, " L"]:
+        """The lines that the step writes, in a table of all slots of all heads."""
+        assert self._at is not None
+        if heads not in self._written:
+            self._written[heads] = (self._begin(heads)[: len(self._at)] + self._at[:, None]).flatten()
+        return self._written[heads]
 
     def _begin(self, heads: int) -> Int[Tensor, "B H 1"]:
         """The line at which each head of each row begins, in a table of all slots."""
@@ -142,10 +146,15 @@ class KVCache:
         layers as arguments of its own, and must find what the step before it wrote.
         """
         self.record(states, FEATURES)
-        held = self.keys[FEATURES][self._rows]
+        return self.recorded(FEATURES, states.shape[1])
+
+    def recorded(self, number: int, count: int) -> Float[Tensor, "B T D"]:
+        """Return the hidden states of the layer `number` in the T = `count` slots that this step writes."""
+        self.touched.append(number)
+        held = self.keys[number][self._rows]
         if self._at is None:
-            return held[:, 0, self._first : self._first + states.shape[1]]
-        return held.view(-1, held.shape[3]).index_select(0, self._written[1]).view_as(states)
+            return held[:, 0, self._first : self._first + count]
+        return held.view(-1, held.shape[3]).index_select(0, self._lines_at(1)).view(*self._at.shape, -1)
 
     def move(
         self,

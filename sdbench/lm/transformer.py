@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Protocol, Self
 
 import numpy as np
 import torch
@@ -40,6 +40,14 @@ if TYPE_CHECKING:
 _ALL = slice(None)
 
 
+class Rest(Protocol):
+    """What reads drafted tokens in place of the whole model, where it can (`sdbench.lm.exit_stages`)."""
+
+    def scored(self, state: DecodeState, count: int) -> StepOutput | None:
+        """Return what `LanguageModel.score` of the whole model returns for chains. None: the whole model must read them."""
+        ...
+
+
 class Transformer(LanguageModel):
     """A `transformers` causal language model with its KV cache.
 
@@ -68,6 +76,7 @@ class Transformer(LanguageModel):
         self.layers: int = config.num_hidden_layers
         self.ids, self.proposable = ids.to(model.device), int(ids.proposable.sum())
         self._own_layers: tuple[int, ...] | None = None  # of the cache, without those of taps
+        self._rest: Rest | None = None
         self.mask_form = _mask_form(name, model)
         self.pool = KVCache(0, 0, self.device)
         _pack_input(model.get_output_embeddings())
@@ -96,6 +105,7 @@ class Transformer(LanguageModel):
         if rows != self.pool.rows or slots > self.pool.slots:
             self.pool = KVCache(rows, self.execution.slots(slots), self.device)
         self._allocated(rows, self.pool.slots)
+        self._rest = None
 
     def freeze(self) -> None:
         self.execution.freeze(self)
@@ -124,6 +134,14 @@ class Transformer(LanguageModel):
 
     def truncated(self, layers: int) -> TruncatedTransformer:
         return TruncatedTransformer(self, layers)
+
+    def verify_behind(self, rest: Rest) -> None:
+        """Let `rest` read the tokens of a chain that it can read behind an early exit (AdaDecode), until the next `allocate`."""
+        self._rest = rest
+
+    def score(self, state: DecodeState, count: int, trees: Sequence[Topology] | None = None) -> StepOutput:
+        output = None if self._rest is None or trees is not None else self._rest.scored(state, count)
+        return super().score(state, count, trees) if output is None else output
 
     def step(
         self,
@@ -324,9 +342,12 @@ class TruncatedTransformer(Transformer):
 
     def _follow(self, state: DecodeState) -> None:
         """Take over the decided tokens that the whole model has read since the last step."""
-        self.pool = self._whole.pool
+        self._adopt(state)
         if self._own_layers is None and self._whole._own_layers == tuple(range(self._whole.layers)):
             self._own_layers = tuple(range(self.layers))  # one cache layer for each layer of the model
+
+    def _adopt(self, state: DecodeState) -> None:
+        self.pool = self._whole.pool
         seen = zip(self._kv_len, self._whole.kv_len, state.length.tolist(), strict=True)
         self._kv_len = [max(own, min(whole, length)) for own, whole, length in seen]
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sdbench.errors import InputError
 from sdbench.heads.config import HeadConfig, is_head
+from sdbench.heads.exit_config import ExitConfig
 from sdbench.models.architecture import check_architecture, longest_sequence
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
 from sdbench.models.head_files import check_head_sizes, head_config
@@ -44,7 +45,7 @@ class Member:
     eos: tuple[int, ...]
     why: str = ""
     defaults: GenerationDefaults = field(default_factory=GenerationDefaults)
-    head: HeadConfig | None = None
+    head: HeadConfig | ExitConfig | None = None
     mask_token: int | None = None
 
     @property
@@ -153,7 +154,8 @@ def _head(spec: ModelSpec, whole: Mapping[str, Member]) -> Member:
     head.check(spec.role, base.config)
     check_source(spec, source)
     check_head_sizes(spec, source, head)
-    return Member(spec, source, head.layer, base.tokenizer, base.width, None, base.eos, "", base.defaults, head)
+    config = base.config if isinstance(head, ExitConfig) else head.layer
+    return Member(spec, source, config, base.tokenizer, base.width, None, base.eos, "", base.defaults, head)
 
 
 def _names_a_head(spec: ModelSpec, source: Source) -> bool:

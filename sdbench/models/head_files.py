@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbench.errors import InputError
 from sdbench.heads.config import HeadConfig, read_head_config
+from sdbench.heads.exit_config import ExitConfig, is_exit_heads, read_exit_config
 from sdbench.models.hub import config_document, place_of, readable
 from sdbench.models.spec import ModelSpec, Source
 from sdbench.models.weight_files import sizes_differ, tensors_of, weight_files
@@ -16,18 +17,20 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from sdbench.heads.eagle3 import Eagle3
+    from sdbench.heads.exit_heads import ExitHeads
 
 _HUB_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
-def head_config(spec: ModelSpec, source: Source) -> HeadConfig:
+def head_config(spec: ModelSpec, source: Source) -> HeadConfig | ExitConfig:
     """Read the config of a head. Raises: InputError if it is no head that can be read."""
     if source.kind == "gguf":
         raise InputError(f"models.{spec.role} is a head, which cannot be a .gguf file: give a folder or a hub id.")
-    return read_head_config(spec.role, config_document(spec, source))
+    document = config_document(spec, source)
+    return (read_exit_config if is_exit_heads(document) else read_head_config)(spec.role, document)
 
 
-def check_head_sizes(spec: ModelSpec, source: Source, config: HeadConfig) -> None:
+def check_head_sizes(spec: ModelSpec, source: Source, config: HeadConfig | ExitConfig) -> None:
     """Refuse a folder whose tensors have other sizes than its config says, from the headers of the files. Raises: InputError."""
     import torch
 
@@ -35,10 +38,13 @@ def check_head_sizes(spec: ModelSpec, source: Source, config: HeadConfig) -> Non
     from sdbench.heads.files import named
 
     stored = tensors_of(Path(source.location)) if source.kind == "folder" else None
-    with torch.device("meta"):
-        made = Eagle3(config).state_dict()
+    if isinstance(config, ExitConfig):
+        made = config.shapes
+    else:
+        with torch.device("meta"):
+            made = {name: tuple(tensor.shape) for name, tensor in Eagle3(config).state_dict().items()}
     shapes = named({name: entry["shape"] for name, entry in (stored or {}).items()})
-    both = [(name, shapes[name], tuple(made[name].shape)) for name in sorted(shapes.keys() & made.keys())]
+    both = [(name, shapes[name], made[name]) for name in sorted(shapes.keys() & made.keys())]
     odd = [entry for entry in both if math.prod(entry[1]) != math.prod(entry[2])]
     if odd:
         raise InputError(sizes_differ(spec.path, spec.role, odd))
@@ -70,6 +76,17 @@ def load_head(spec: ModelSpec, source: Source, config: HeadConfig, target: Any, 
         embedding = torch.nn.Parameter(weight.data.to(device, dtype), requires_grad=False)
     module = Eagle3(config, embedding).to(device, dtype)
     fill(module, tensors, f"{spec.path} ({spec.role})")
+    return module.eval().requires_grad_(False)
+
+
+def load_exits(spec: ModelSpec, source: Source, config: ExitConfig) -> ExitHeads:
+    """Load exit heads, in evaluation mode and without gradients. Raises: InputError if their files are missing or damaged."""
+    from sdbench.heads.exit_heads import ExitHeads, fill_exits
+
+    with readable(spec, source, "weights"):
+        tensors = _tensors(spec, source)
+    module = ExitHeads(config)
+    fill_exits(module, tensors, f"{spec.path} ({spec.role})")
     return module.eval().requires_grad_(False)
 
 

@@ -19,6 +19,7 @@ import torch
 
 from sdbench.errors import InputError
 from sdbench.heads.config import STATES, HeadConfig
+from sdbench.heads.exit_config import ExitConfig
 from sdbench.models.head_files import head_config
 from sdbench.models.hub import read_config
 from sdbench.models.masked_diffusion import mask_token_of
@@ -172,8 +173,11 @@ def count(config: PreTrainedConfig) -> Size:
     )
 
 
-def head_size(config: HeadConfig) -> Size:
+def head_size(config: HeadConfig | ExitConfig) -> Size:
     """Return the size of a head without an embedding of its own. Its cache includes the hidden states that the target keeps."""
+    if isinstance(config, ExitConfig):
+        exits = len(config.layers)
+        return Size(exits * config.width**2, 0, exits * config.width)
     from sdbench.heads.eagle3 import Eagle3
 
     with torch.device("meta"):
