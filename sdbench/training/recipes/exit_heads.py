@@ -72,7 +72,7 @@ class TrainExitHeads:
         optimiser = Optimiser(
             dict(lesson.heads.named_parameters()),
             self.schedule,
-            job.out.parent / "checkpoints" / "exit_heads",
+            job.state / "exit_heads",
             job.tracker.curve,
         )
         measure = divergence(self.divergence)

@@ -88,7 +88,7 @@ class LayerSkip:
         watched = job.split(corpus)[1][:WATCHED]
         before = {f"{name}_before": value for name, value in model.held_out(corpus, watched).items()}
         optimiser = Optimiser(
-            model.weights, self.schedule, job.out.parent / "checkpoints" / "layerskip", job.tracker.curve
+            model.weights, self.schedule, job.state / "layerskip", job.tracker.curve
         )
         training = job.split(corpus)[0]
 

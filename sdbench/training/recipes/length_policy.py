@@ -124,7 +124,7 @@ class LengthPolicy:
         optimiser = Optimiser(
             dict(network.named_parameters()),
             self.schedule,
-            job.out.parent / "checkpoints" / self.policy,
+            job.state / self.policy,
             job.tracker.curve,
         )
 

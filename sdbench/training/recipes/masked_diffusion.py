@@ -120,7 +120,7 @@ class MaskedDiffusion:
 
     def run(self, job: Job) -> dict[str, Any]:
         """Train into the job's folder. It needs no target."""
-        return self.train(job.out, job.out.parent / "checkpoints")
+        return self.train(job.out, job.state)
 
     def train(self, out: Path, work: Path) -> dict[str, Any]:
         """Train to the last step, from the checkpoint in `work` if there is one. Write the model, its card and its log into `out`.
