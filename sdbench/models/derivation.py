@@ -98,7 +98,8 @@ class Derivation:
         if self.layers is None:
             return list(range(depth))
         kept = list(range(self.layers)) if isinstance(self.layers, int) else list(self.layers)
-        if len(kept) >= depth or kept[-1] >= depth:
+        changed = len(kept) < depth or self.weights is not None  # trained weights may be of all layers
+        if not changed or kept[-1] >= depth:
             what = "1 to" if isinstance(self.layers, int) else "some of 0 to"
             raise InputError(
                 f"models.{role}.derive.layers is {validate.shown(self.layers)}, but {self.source} has {depth} layers: choose "

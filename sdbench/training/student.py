@@ -34,7 +34,8 @@ class Student:
     """
 
     def __init__(self, target: Any, layers: Sequence[int], ids: Sequence[int] | None = None) -> None:
-        how = Derivation.of("draft", {"from": "target", "layers": list(layers)})
+        every = list(layers) == list(range(target.config.get_text_config().num_hidden_layers))
+        how = Derivation("target") if every else Derivation.of("draft", {"from": "target", "layers": list(layers)})
         self.model: Any = derived(target, "draft", how)
         self.layers, self.ids = list(layers), None if ids is None else list(ids)
         shared = {
@@ -76,6 +77,11 @@ class Student:
             maps = reduced(self.ids, len(self._whole_head), len(self._whole_head))
             keep_head_rows("draft", model, maps.rows)
         return Transformer("draft", model.eval(), ids=maps)
+
+    @property
+    def head_weights(self) -> int:
+        """Return the number of weights of the head, over the tokens that the draft proposes."""
+        return self._head.numel()
 
     def copy(self) -> Student:
         """Return a second student with the same weights. Embedding and head stay shared."""
