@@ -75,7 +75,10 @@ class OnlineLearner:
         serving = _with_own(model.model, self._names, model.dtype)
         self.served: Transformer = Transformer(model.name, serving, execution=model.execution.fresh(), ids=model.ids)
         # Small steps vanish in the rounding of a narrow type, so the weights that are trained are float32.
-        self._trained = serving if model.dtype == torch.float32 else _with_own(model.model, self._names, torch.float32)
+        self._trained = serving
+        if model.dtype != torch.float32:
+            self._trained = _with_own(model.model, self._names, torch.float32)
+            self._trained.get_output_embeddings().register_forward_pre_hook(_in_own_type)
         can = self.served.ids.proposable.nonzero()[:, 0]
         self._own = torch.full((self.served.vocab,), -1, device=can.device)  # by the target's id, the row of the head
         self._own[can] = torch.arange(len(can), device=can.device)
@@ -134,6 +137,10 @@ class OnlineLearner:
             named = dict(self.served.model.named_parameters())
             for name, weight in self._weights.items():
                 named[name].copy_(weight)
+
+
+def _in_own_type(head: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+    return given[0].to(head.weight.dtype), *given[1:]
 
 
 def _with_own(model: Any, names: Sequence[str], dtype: torch.dtype) -> Any:
