@@ -19,6 +19,8 @@ class Stream:
     Errors: InputError if the parts end their answers with different strings, or have prompts of the same id.
     """
 
+    name = "stream"
+
     def __init__(self, first: Task, second: Task, each: int | None = 20, max_new_tokens: int | None = None) -> None:
         check_limit(each)
         self.parts, self.each = (first, second), each
@@ -32,10 +34,6 @@ class Stream:
             longest if max_new_tokens is None else validate.whole("tasks.max_new_tokens", max_new_tokens, 1)
         )
         self._sources: dict[str, tuple[Task, Prompt]] = {}
-
-    @property
-    def name(self) -> str:
-        return " then ".join(part.name for part in self.parts)
 
     @property
     def scored(self) -> bool:
@@ -59,7 +57,7 @@ class Stream:
         names = [prompt.id for prompt in found]
         if len(set(names)) < len(names):
             raise InputError(
-                f"The parts of the task {self.name} share prompts: give them other prompts, such as by seed."
+                "The parts of the stream share prompts: give them different ones, such as by tasks.second.seed."
             )
         return found[:limit]
 

