@@ -23,7 +23,7 @@ def test_each_prompt_is_scored_by_its_own_task():
     stream = Stream(WordProblems(), Records(), each=1)
     problem, record = stream.prompts()
     assert stream.score(record, record.reference) == 1
-    assert stream.score(problem, problem.reference) == 1
+    assert stream.score(problem, f"The answer is {problem.reference}.") == 1
     assert stream.score(problem, record.reference) == 0
     assert not Stream(WordProblems(), Stories()).scored
 
