@@ -1,7 +1,7 @@
 """Distil the target into a draft made of some of its layers (DistillSpec, 2310.08461).
 
 DATA is the source of the sequences, and with `on_policy` the draft's own texts. DIVERGENCE and TOKEN MASK say what a token teaches.
-UPDATE is offline: the weights serve after the training. `sdbench.drafting.online` has the other way.
+UPDATE is offline: the weights serve after the training. `sdbench.training.online_drafter` has the other way.
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from sdbench.acceptance.exact import Exact
 from sdbench.decoding import Speculative
 from sdbench.decoding.base import Request
-from sdbench.drafting import ModelDrafter, OnlineDrafter
+from sdbench.drafting import ModelDrafter
 from sdbench.errors import InputError
 from sdbench.exactness.oracle import output_law, total_variation
 from sdbench.exactness.tabular import TabularModel, sequence_law
@@ -19,6 +19,7 @@ from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
+from sdbench.training.online_drafter import OnlineDrafter
 
 PROMPTS = [[3, 1, 4], [1, 5, 9, 2], [6, 5, 3], [5, 8, 9, 7], [9, 3, 2]]
 
