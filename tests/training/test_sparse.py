@@ -194,6 +194,7 @@ def test_the_recipe_prunes_once_and_says_what_it_saved(target, tmp_path):
     made = recipe(layers=2, sparsity=0.75, vocabulary=None)
     student = made.student(job, corpus)  # pyright: ignore[reportArgumentType]
     assert made.layers == [0, 1]
+    assert made.settings.items() >= {"prune": "sparsegpt", "sparsity": 0.75, "share": 0.4}.items()
     facts = made.facts(job, student)  # pyright: ignore[reportArgumentType]
     assert facts["sparsity_by_layer"] == {"layer 0": 0.75, "layer 1": 0.75}
     counts = facts["multiply_accumulates_per_token"]

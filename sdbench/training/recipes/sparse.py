@@ -60,8 +60,9 @@ class SparseDistill(Distill):
     def settings(self) -> dict[str, Any]:
         """Return the settings, for the card."""
         own = super().settings
-        own |= vars(own.pop("pruning"))
-        return own
+        pruning = vars(own.pop("pruning"))  # `share` is the name of a setting of `distill` too
+        names = {"method": "prune", "share": "sparsity"}
+        return own | {names.get(name, name): value for name, value in pruning.items()}
 
     def student(self, job: Job, corpus: Corpus) -> Student:
         """Return the pruned draft. A training that goes on takes the one that it began with."""
