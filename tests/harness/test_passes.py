@@ -91,6 +91,7 @@ def test_verify_finds_all_of_them_lossless(bench, tmp_path, capsys):
     assert "NOT" not in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_draft_that_learns(bench, tmp_path):
     """Its weights change within a repeat, and no other arm sees them. Its updates are in the record and in the report."""
     words = ["repeats=2", "max_new_tokens=12", "arms.osd.proposer.learning_rate=0.01"]
