@@ -59,6 +59,10 @@ ROUNDS = {
 #               a sequence's last round
 #   first_rank  in a sequence's first round: the rank of the first token after the prompt. A draft in its own process records
 #               it at batch size 1 only
+# Added if the draft learns while it serves, in the round after which it learned:
+#   update_seconds    the time of the update, part of the block
+#   update_positions  the positions that it learned from
+#   update_loss       the mean divergence there, before the update
 # Added if the draft has its own process; times are in seconds, on the clock of `begun`:
 #   hit         whether the speculation cache contained this draft
 #   asked       the verifier sent the outcome             received  the server received the outcome

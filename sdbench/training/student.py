@@ -88,6 +88,11 @@ class Student:
             keep_head_rows("draft", model, maps.rows)
         return Transformer("draft", model.eval(), ids=maps)
 
+    @property
+    def head_weights(self) -> int:
+        """Return the number of weights of the head, over the tokens that the draft proposes."""
+        return self._head.numel()
+
     def copy(self) -> Student:
         """Return a second student with the same weights. Embedding and head stay shared."""
         other = copy.copy(self)

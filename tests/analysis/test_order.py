@@ -7,7 +7,7 @@ import pandas as pd
 import pytest
 
 from sdbench.acceptance import Exact
-from sdbench.analysis.metrics.order import ALPHA, order_trend
+from sdbench.analysis.metrics.order import ALPHA, order_trend, updates
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import SuffixDecoding, TokenRecycling
 from sdbench.exactness import TabularModel
@@ -103,3 +103,10 @@ def test_few_prompts_and_equal_acceptance():
     assert trend is not None
     assert trend["p"] == 1.0
     assert not trend["rises"]
+
+
+def test_updates_are_summed():
+    rounds = pd.DataFrame({"update_seconds": [0.5, np.nan, 1.5], "update_positions": [3, np.nan, 4]})
+    assert updates(rounds, 8.0) == {"count": 2, "positions": 7, "seconds": 2.0, "share": 0.25}
+    assert updates(rounds[1:2], 8.0) is None
+    assert updates(pd.DataFrame({"proposed": [1]}), 8.0) is None

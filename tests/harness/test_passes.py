@@ -6,6 +6,7 @@ import json
 
 import pytest
 
+from sdbench.analysis.report.order_table import order_table
 from sdbench.drafting import SuffixDecoding
 from sdbench.harness import run as running
 from sdbench.runs.record import load
@@ -13,10 +14,10 @@ from sdbench.runs.record import load
 ARMS = ["arms=[ar,suffix_decoding]", "arms.suffix_decoding.proposer.per_match=4", "repeats=2", "max_new_tokens=16"]
 
 
-def drafted(out, repeat):
-    """Proposed and accepted tokens of the arm's rounds, in order."""
+def drafted(out, repeat, arm="suffix_decoding"):
+    """Proposed and accepted tokens of an arm's rounds, in order."""
     rounds = load(out).rounds
-    own = rounds[(rounds["arm"] == "suffix_decoding") & (rounds["repeat"] == repeat)]
+    own = rounds[(rounds["arm"] == arm) & (rounds["repeat"] == repeat)]
     return own[["prompt_id", "round", "proposed", "accepted"]].to_numpy().tolist()
 
 
@@ -88,3 +89,27 @@ def test_verify_finds_all_of_them_lossless(bench, tmp_path, capsys):
         more = [f"sampling.temperature={temperature}", "limit=1", "max_new_tokens=8"]
         assert bench.call("verify", tmp_path / "out", arms, f"arms.rest.proposer.corpus={corpus}", *more) == 0
     assert "NOT" not in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_a_draft_that_learns(bench, tmp_path):
+    """Its weights change within a repeat, and no other arm sees them. Its updates are in the record and in the report."""
+    words = ["repeats=2", "max_new_tokens=12", "arms.osd.proposer.learning_rate=0.01"]
+    assert bench.call("run", tmp_path / "out", "arms=[ar,sd,osd]", *words) == 0
+    run = load(tmp_path / "out")
+    assert drafted(run.path, 0, "osd") == drafted(run.path, 1, "osd")
+    assert drafted(run.path, 0, "sd") == drafted(run.path, 1, "sd")
+    assert drafted(run.path, 0, "osd") != drafted(run.path, 0, "sd")
+    made = run.summary["arms"]["osd"]["updates"]
+    assert made["count"] > 2
+    assert 0 < made["share"] < 1
+    assert run.summary["arms"]["sd"]["updates"] is None
+    assert not run.summary["arms"]["osd"]["void"]
+    table = order_table(run)
+    assert table is not None
+    assert [row[0] for row in table.rows] == ["sd"] * 4 + ["osd"] * 4
+    assert sum(row[5] for row in table.rows) == made["count"]
+    alone = tmp_path / "alone"
+    assert bench.call("run", alone, "arms=[ar,sd]", *words[:2]) == 0
+    assert drafted(alone, 0, "sd") == drafted(run.path, 0, "sd"), "the draft of the other arms is as it was"
+    assert order_table(load(alone)) is None

@@ -14,7 +14,7 @@ from sdbench.tasks.texts import final_answer, generate
 from sdbench.tasks.tiny import Records, Stories, TinyTask, WordProblems
 
 CONF = sorted((Path(__file__).parents[2] / "conf" / "tasks").glob("*.yaml"))
-BY_LM_EVAL = {"commonsense_qa", "gsm8k", "humaneval"}  # tests/lm_eval has their tests
+ELSEWHERE = {"commonsense_qa", "gsm8k", "humaneval", "stream"}  # tests/lm_eval and test_stream.py have their tests
 
 
 @pytest.mark.parametrize("task", [WordProblems, Records, Stories], ids=lambda task: task.name)
@@ -69,7 +69,7 @@ def test_only_the_form_of_the_texts_states_an_answer(text, answer):
     assert final_answer(text) == answer
 
 
-@pytest.mark.parametrize("file", [file for file in CONF if file.stem not in BY_LM_EVAL], ids=lambda file: file.stem)
+@pytest.mark.parametrize("file", [file for file in CONF if file.stem not in ELSEWHERE], ids=lambda file: file.stem)
 def test_conf_composes_and_says_what_the_class_says(file):
     conf = OmegaConf.load(file)
     task = instantiate(conf, path="FILE") if file.stem == "jsonl" else instantiate(conf)
@@ -82,5 +82,6 @@ def test_conf_composes_and_says_what_the_class_says(file):
 
 def test_there_is_a_file_for_each_task():
     assert [file.stem for file in CONF] == [
-        "commonsense_qa", "gsm8k", "humaneval", "jsonl", "mt_bench", "records", "spec_bench", "stories", "wordproblems",
+        "commonsense_qa", "gsm8k", "humaneval", "jsonl", "mt_bench", "records", "spec_bench", "stories", "stream",
+        "wordproblems",
     ]  # fmt: skip

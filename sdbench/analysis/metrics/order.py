@@ -18,7 +18,7 @@ import pandas as pd
 from scipy.stats import norm
 
 from sdbench.analysis.stats.intervals import FEWEST_UNITS
-from sdbench.analysis.tables import decode_tokens
+from sdbench.analysis.tables import decode_tokens, ratio
 
 ALPHA = 1e-3
 """The false-alarm rate of one arm."""
@@ -58,3 +58,19 @@ def order_trend(sequences: pd.DataFrame) -> dict[str, Any] | None:
         return {"rho": math.nan, "p": 1.0, "rises": False}
     p = float(norm.sf(covariance / math.sqrt(variance)))
     return {"rho": covariance / math.sqrt(spread_places * spread_values), "p": p, "rises": p < ALPHA}
+
+
+def updates(rounds: pd.DataFrame, seconds: float) -> dict[str, Any] | None:
+    """Sum the updates of a draft that learns while it serves. None if there are none.
+
+    seconds: the decode time that the updates are part of. Returns count, positions (what the updates learned from), seconds, and
+    share, of that time.
+    """
+    if "update_seconds" not in rounds:
+        return None
+    made = rounds[rounds["update_seconds"].notna()]
+    if made.empty:
+        return None
+    spent = float(made["update_seconds"].sum())
+    positions = int(made["update_positions"].sum())
+    return {"count": len(made), "positions": positions, "seconds": spent, "share": ratio(spent, seconds)}

@@ -15,7 +15,7 @@ from sdbench.analysis.metrics import acceptance, model_time, order, quality, rep
 from sdbench.analysis.stats.intervals import FEWEST_PROMPTS, FewPrompts
 from sdbench.analysis.stats.power import detectable_difference
 from sdbench.analysis.stats.tests import MARGIN, holm, non_inferiority
-from sdbench.analysis.tables import ERROR, Tables, by_arm, of_arm, target_rounds, usable
+from sdbench.analysis.tables import ERROR, Tables, by_arm, decode_seconds, of_arm, target_rounds, usable
 from sdbench.errors import InputError
 from sdbench.runs.schema import SCHEMA_VERSION
 from sdbench.simulate.prediction import host_seconds_per_step, predict
@@ -173,6 +173,7 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "acceptance_by_position": acceptance.acceptance_by_position(outer),
         "edges": acceptance.edges(rounds),
         "order_trend": order.order_trend(sequences),
+        "updates": order.updates(rounds, decode_seconds(sequences)),
         "target_calls_per_answer": speed.target_calls_per_answer(sequences),
         "output_tokens": quality.output_tokens(sequences),
         "length_rate": quality.length_rate(sequences),

@@ -10,6 +10,7 @@ from sdbench.analysis.figures.draw import FIGURES
 from sdbench.analysis.report import provenance
 from sdbench.analysis.report.comparison_table import READING, bounds, comparison
 from sdbench.analysis.report.grid import Grid
+from sdbench.analysis.report.order_table import order_table
 from sdbench.analysis.report.origins_table import origins_table
 from sdbench.analysis.report.significance_table import significance
 from sdbench.runs.record import Run
@@ -32,6 +33,7 @@ def section(run: Run, folder: Path, figures: Sequence[str]) -> str:
         _titled("Significance", significance(run.summary)),
         _titled("Bounds", bounds(run.summary)),
         _titled("Origins and survival", origins_table(run)),
+        _titled("The order of the prompts", order_table(run)),
         *pictures,
     ]
     return "\n\n".join(part for part in parts if part) + "\n"

@@ -22,6 +22,7 @@ from sdbench.analysis.figures.style import Palette
 from sdbench.analysis.report import drilldown, provenance, token_origins
 from sdbench.analysis.report.category_tables import categories, category_tables
 from sdbench.analysis.report.comparison_table import READING, bounds, comparison
+from sdbench.analysis.report.order_table import order_table
 from sdbench.analysis.report.origins_table import origins_table
 from sdbench.analysis.report.significance_table import significance
 from sdbench.analysis.report.svg_inline import inline
@@ -58,6 +59,7 @@ def _section(run: Run, folder: Path, prefix: str, room: int) -> dict[str, Any]:
     table = replace(comparison(summary), title="")
     below = [("Significance", significance(summary)), ("Bounds", bounds(summary))]
     below.append(("Origins and survival", origins_table(run)))
+    below.append(("The order of the prompts", order_table(run)))
     palette = Palette(summary["arms"])
     swatches = {arm: palette.colour(arm) for arm in summary["arms"]}
     return {

@@ -1,12 +1,12 @@
 """Distil the target into a draft made of some of its layers (DistillSpec, 2310.08461).
 
 DATA is the source of the sequences, and with `on_policy` the draft's own texts. DIVERGENCE and TOKEN MASK say what a token teaches.
-UPDATE is offline: the weights serve after the training.
+UPDATE is offline: the weights serve after the training. `sdbench.training.online_drafter` has the other way.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -50,6 +50,8 @@ class Distill:
     on_policy: the share of the batches that hold texts of the draft itself (on-policy data). refresh: batches until the draft, as
     it then is, writes new ones.
     """
+
+    title = "A draft distilled from its target"
 
     def __init__(
         self,
@@ -111,6 +113,7 @@ class Distill:
         corpus = job.corpus(self.data, self.data_tokens)
         lesson = Lesson(job, corpus, job.teacher(corpus, self.top))
         student = self.student(job, corpus)
+        untrained = lesson.held_out(student)
         log: list[dict[str, Any]] = []
         schedule, reference = self.schedule, None
         if self.mask == "loss_gap":
@@ -120,7 +123,13 @@ class Distill:
         log += self._train(job, lesson, student, "draft", schedule, reference, log[-1] if log else {})
         student.write(job.out)
         student.load_folder(str(job.out))  # what is measured now are the weights as they were written, in bfloat16
-        return job.finish("A draft distilled from its target", self.settings, lesson.held_out(student), log)
+        before = {f"{name}_before_training": value for name, value in untrained.items()}
+        job.facts |= self.facts(job, student)
+        return job.finish(self.title, self.settings, {**lesson.held_out(student), **before}, log)
+
+    def facts(self, job: Job, student: Student) -> dict[str, Any]:
+        """Return what the card says of the trained draft, beside the measured values."""
+        return {}
 
     def check(self, job: Job) -> None:
         """Refuse settings that do not fit the target. Errors: InputError, before the corpus is made."""
@@ -174,9 +183,16 @@ class Distill:
             return self._with_own(job, lesson, student, order, number)
 
         optimiser.run(
-            batches, lambda batch: self._loss(batch[0], batch[1], student, reference), lambda: lesson.held_out(student)
+            batches,
+            lambda batch: self._loss(batch[0], batch[1], student, reference),
+            lambda: lesson.held_out(student),
+            after=self.held(student),
         )
         return [placed(row) for row in optimiser.log]
+
+    def held(self, student: Student) -> Callable[[], None] | None:
+        """Return what is done after each step of a training."""
+        return None
 
     def _with_own(
         self, job: Job, lesson: Lesson, student: Student, order: Sequence[list[int]], number: int

@@ -87,9 +87,7 @@ class LayerSkip:
         model = SkippedLayers(job.target)
         watched = job.split(corpus)[1][:WATCHED]
         before = {f"{name}_before": value for name, value in model.held_out(corpus, watched).items()}
-        optimiser = Optimiser(
-            model.weights, self.schedule, job.state / "layerskip", job.tracker.curve
-        )
+        optimiser = Optimiser(model.weights, self.schedule, job.state / "layerskip", job.tracker.curve)
         training = job.split(corpus)[0]
 
         def batches(number: int) -> Iterable[list[int]]:
