@@ -15,6 +15,7 @@ from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.pruning import Pruning, decoder_layers, linear_layers, macs_per_token, prune, sparsity
 from sdbench.training.recipes.sparse import SparseDistill
 from sdbench.training.student import Student
+from tests.training.made import Drawn
 
 PATTERNS = [("unstructured", 0.5), ("unstructured", 0.75), ("2:4", 0.5)]
 
@@ -139,7 +140,7 @@ def test_operations_are_counted_from_shapes(target):
 
 
 def recipe(**values):
-    return SparseDistill(data=SimpleNamespace(chunks=None), **values)  # pyright: ignore[reportArgumentType]
+    return SparseDistill(data=Drawn(), **values)
 
 
 def loss_of(student):
@@ -215,6 +216,6 @@ def test_refusals(target):
         recipe(sparsity=1)
     with pytest.raises(InputError, match="a layer has 6 columns, which 4 does not divide"):
         Pruning("magnitude", "2:4").pruned(torch.ones(2, 6))
+    family = SimpleNamespace(main=SimpleNamespace(config=target.config), vocab=40)
     with pytest.raises(InputError, match=r"recipe.layers is \[5\]; it must list some of the target's layers 0 to 2"):
-        family = SimpleNamespace(main=SimpleNamespace(config=target.config), vocab=40)
         recipe(layers=[5]).check(SimpleNamespace(family=family))  # pyright: ignore[reportArgumentType]
