@@ -146,7 +146,7 @@ def _head(spec: ModelSpec, whole: Mapping[str, Member]) -> Member:
             "verifies."
         )
     source = resolve(spec)
-    head = head_config(spec, source)
+    head = head_config(spec, source, base.config)
     head.check(spec.role, base.config)
     check_source(spec, source)
     check_head_sizes(spec, source, head)
