@@ -51,8 +51,8 @@ class BlockDiffusion(ParallelHead):
         self,
         anchors: Int[Tensor, "B N"],
         hidden: Float[Tensor, "B C S3"],
-        positions: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B Q E"] | None,
+        positions: Int[Tensor, "#B T"],
+        mask: Bool[Tensor, "#B Q E"] | None,
         cache: Any = None,
     ) -> Float[Tensor, "B N K W"]:
         """Denoise a block behind each of N anchors. positions: of the C places, then of the blocks."""
@@ -76,8 +76,8 @@ class BlockDiffusion(ParallelHead):
         self,
         tokens: Int[Tensor, "B C"],
         hidden: Float[Tensor, "B C S3"],
-        positions: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B T E"] | None,
+        positions: Int[Tensor, "#B T"],
+        mask: Bool[Tensor, "#B T E"] | None,
         cache: Any,
     ) -> Float[Tensor, "B K W"]:
         seen = None if mask is None else mask[:, tokens.shape[1] :]

@@ -58,8 +58,8 @@ class Medusa(ParallelHead):
         self,
         tokens: Int[Tensor, "B C"],
         hidden: Float[Tensor, "B C S3"],
-        positions: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B T E"] | None,
+        positions: Int[Tensor, "#B T"],
+        mask: Bool[Tensor, "#B T E"] | None,
         cache: Any,
     ) -> Float[Tensor, "B K W"]:
         return hidden[:, -1:].expand(-1, self.depth, -1)

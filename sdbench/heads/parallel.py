@@ -179,8 +179,8 @@ class ParallelHead(nn.Module):
         self,
         tokens: Int[Tensor, "B C"],
         hidden: Float[Tensor, "B C S3"],
-        positions: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B T E"] | None,
+        positions: Int[Tensor, "#B T"],
+        mask: Bool[Tensor, "#B T E"] | None,
         cache: Any,
     ) -> Float[Tensor, "B K W"]:
         """Return the states behind the last place of each row. Only the new places are given; `cache` holds the earlier ones.
@@ -201,8 +201,8 @@ class ParallelHead(nn.Module):
         self,
         tokens: Int[Tensor, "B C"],
         hidden: Float[Tensor, "B C S3"],
-        positions: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B T E"] | None,
+        positions: Int[Tensor, "#B T"],
+        mask: Bool[Tensor, "#B T E"] | None,
         cache: Any,
     ) -> Float[Tensor, "B K R"]:
         """Return the logits of the K tokens behind the last place of each row. The arguments are those of `passed`."""

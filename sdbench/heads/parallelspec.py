@@ -42,8 +42,8 @@ class ParallelSpec(ParallelHead):
         tokens: Int[Tensor, "B C"],
         hidden: Float[Tensor, "B C S3"],
         blocks: int,
-        positions: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B T E"] | None,
+        positions: Int[Tensor, "#B T"],
+        mask: Bool[Tensor, "#B T E"] | None,
         cache: Any = None,
     ) -> Float[Tensor, "B T W"]:
         """Read C places, and behind them `blocks` blocks of masks."""
@@ -67,8 +67,8 @@ class ParallelSpec(ParallelHead):
         self,
         tokens: Int[Tensor, "B C"],
         hidden: Float[Tensor, "B C S3"],
-        positions: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B T E"] | None,
+        positions: Int[Tensor, "#B T"],
+        mask: Bool[Tensor, "#B T E"] | None,
         cache: Any,
     ) -> Float[Tensor, "B K W"]:
         return self._read(tokens, hidden, 1, positions, mask, cache)[:, tokens.shape[1] - 1 :]

@@ -52,7 +52,7 @@ class Layer(nn.Module):
         self,
         states: Float[Tensor, "B Q W"],
         rotation: tuple[Tensor, Tensor],
-        mask: Bool[Tensor, "B Q E"] | None,
+        mask: Bool[Tensor, "#B Q E"] | None,
         cache: Any = None,
         injected: Float[Tensor, "B C W"] | None = None,
     ) -> Float[Tensor, "B Q W"]:
@@ -68,7 +68,7 @@ def attend(
     queries: Float[Tensor, "B Q W"],
     keys: Float[Tensor, "B T W"],
     rotation: tuple[Tensor, Tensor] | None,
-    mask: Bool[Tensor, "B Q E"] | None,
+    mask: Bool[Tensor, "#B Q E"] | None,
     cache: Any = None,
 ) -> Float[Tensor, "B Q W"]:
     """Attend with the weights of an attention module of transformers.

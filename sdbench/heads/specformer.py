@@ -63,8 +63,8 @@ class SpecFormer(ParallelHead):
         self,
         hidden: Float[Tensor, "B C S3"],
         queries: int,
-        positions: Int[Tensor, "B C"],
-        mask: Bool[Tensor, "B Q E"] | None,
+        positions: Int[Tensor, "#B C"],
+        mask: Bool[Tensor, "#B Q E"] | None,
         cache: Any = None,
     ) -> Float[Tensor, "B Q K W"]:
         """Return the states at the last `queries` places."""
@@ -93,8 +93,8 @@ class SpecFormer(ParallelHead):
         self,
         tokens: Int[Tensor, "B C"],
         hidden: Float[Tensor, "B C S3"],
-        positions: Int[Tensor, "B T"],
-        mask: Bool[Tensor, "B T E"] | None,
+        positions: Int[Tensor, "#B T"],
+        mask: Bool[Tensor, "#B T E"] | None,
         cache: Any,
     ) -> Float[Tensor, "B K W"]:
         return self._drafted(hidden, 1, positions, None if mask is None else mask[:, -1:], cache)[:, 0]
