@@ -32,8 +32,7 @@ class BlockDiffusion(ParallelHead):
         super().__init__(config)
         layer, width = self.config, self.config.hidden_size
         self.block = self.depth + 1
-        taps = len(self.taps(32) if config.layers is None else config.layers)
-        self.fc = nn.Linear(taps * config.target_width, width, bias=False)
+        self.fc = nn.Linear(len(config.layers or ()) * config.target_width, width, bias=False)
         self.hidden_norm, self.norm = (part(layer, "RMSNorm")(width, eps=layer.rms_norm_eps) for _ in range(2))
         self.layers = nn.ModuleList([Layer(layer, number) for number in range(layer.num_hidden_layers)])
         self.rotary_emb = part(layer, "RotaryEmbedding")(layer)

@@ -78,16 +78,12 @@ def is_parallel(document: Mapping[str, Any]) -> bool:
     return any(mark in document for mark in _PARALLEL)
 
 
-def read_head_config(role: str, document: Mapping[str, Any], target: PreTrainedConfig | None = None) -> HeadConfig:
-    """Return the config of a head. role: for messages. document: its config.json. target: the config of the model that it reads.
+def read_head_config(role: str, document: Mapping[str, Any]) -> HeadConfig:
+    """Return the config of an EAGLE-3 head. role: for messages. document: its config.json.
 
     Raises:
-        InputError: it is no head, one of a kind that is not supported, or one whose sizes are the target's, and it is not given.
+        InputError: it is no head, or one of a kind that is not supported.
     """
-    if is_parallel(document):
-        from sdbench.heads.parallel_config import read_parallel_config
-
-        return read_parallel_config(role, document, target)
     if not is_head(document):
         raise InputError(
             f"models.{role} has head_of, but its config.json describes no head: leave head_of out, or take a head."

@@ -4,8 +4,8 @@ A *place* p of a text is a token that the target has read while the next one is 
 token p + 1 is known. A head predicts the tokens p + 2, ..., p + 1 + K behind it: K laws, of which none sees a token drawn from
 another. So the drafted tokens are independent given the context.
 
-Shapes: B rows, P places of a text, C new places of a step, Q queries behind the last place, K the depth, S3 the width of the tapped
-hidden states together, W the head's width, R proposed tokens, V tokens of the target.
+Shapes: B rows, P places of a text, C new places of a step, T queries of a step, E slots, K the depth.
+R is the number of proposed tokens, W the head's width, and S3 that of the tapped hidden states together.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 class ParallelConfig(HeadConfig):
     """The config of a head that predicts in one pass.
 
-    kind: its name in `sdbench.heads.kinds`. depth: K. layers: of the target that it reads; None: those of its paper.
+    kind: its name in `sdbench.heads.kinds`. depth: K. layers: of the target that it reads; None: behind its last norm.
     options: the further arguments of its class.
     """
 
@@ -43,9 +43,7 @@ class ParallelConfig(HeadConfig):
     options: Mapping[str, Any] = field(default_factory=dict)
 
     def tapped(self, role: str, depth: int) -> tuple[int, ...]:
-        from sdbench.heads.kinds import kind_of
-
-        layers = kind_of(self.kind).taps(depth) if self.layers is None else self.layers
+        layers = (depth,) if self.layers is None else self.layers
         if list(layers) != sorted(set(layers)) or any(not 0 <= layer <= depth for layer in layers):
             raise InputError(
                 f"{role} is a head that reads the hidden states {list(layers)}, but its target has {depth} layers: give ascending "

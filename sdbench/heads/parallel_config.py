@@ -46,12 +46,11 @@ def _own(role: str, document: Mapping[str, Any]) -> ParallelConfig:
     kind_of(document["sdbench_head"])
     try:
         layer = layer_config(role, document["layer"], many=True)
-        taps = document.get("target_layers")
         return ParallelConfig(
             layer,
             document.get("draft_vocab_size") or layer.vocab_size,
             document.get("target_hidden_size") or layer.hidden_size,
-            None if taps is None else tuple(taps),
+            tuple(document["target_layers"]),
             kind=document["sdbench_head"],
             depth=document["depth"],
             options=document.get("options") or {},
@@ -66,7 +65,9 @@ def _dflash(role: str, document: Mapping[str, Any], text: PreTrainedConfig) -> P
     odd = [name for name in ("final_logit_softcapping", "selector_rank") if own.get(name) or document.get(name)]
     odd += [name for name in ("output_multiplier", "input_embedding_scale") if own.get(name, 1.0) != 1.0]
     if odd:
-        raise InputError(f"models.{role} is a DFlash head with {odd[0]}, which cannot be read: take a first-version head.")
+        raise InputError(
+            f"models.{role} is a DFlash head with {odd[0]}, which cannot be read: take a first-version head."
+        )
     fields = {key: value for key, value in document.items() if key not in ("dflash_config", "block_size")}
     layer = layer_config(role, fields, many=True)
     taps = own.get("target_layer_ids")

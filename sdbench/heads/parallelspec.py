@@ -2,7 +2,7 @@
 
 Place p enters as Linear(embedding of token p + 1, hidden states of token p), as in EAGLE. The output there predicts token p + 2.
 K - 1 mask tokens follow, and predict the tokens behind it. The whole text is causal. Each mask token is a trained vector in place
-of the fused input: sdbench's choice for the hidden state of a token that nobody has read.
+of the fused input: this is sdbench's choice, because the target has no hidden state there.
 
 Without taps the head reads tokens only, as PARD (2504.18583) does, whose draft is a whole small model. A published PARD model is a
 plain causal language model: draft with it by `mask_token` of `sdbench.drafting.ParallelDrafter`.
@@ -30,7 +30,7 @@ class ParallelSpec(ParallelHead):
         super().__init__(config)
         layer, width = self.config, self.config.hidden_size
         self.block = self.depth - 1
-        taps = 1 if config.layers is None else len(config.layers)
+        taps = len(config.layers or ())
         self.fc = nn.Linear(width + taps * config.target_width, width, bias=False) if taps else nn.Identity()
         self.masks = nn.Parameter(torch.randn(self.block, width) * layer.initializer_range)
         self.layers = nn.ModuleList([Layer(layer, number) for number in range(layer.num_hidden_layers)])

@@ -38,7 +38,7 @@ class SpecFormer(ParallelHead):
         asked = config.options.get("drafts", "causal")
         self._rotated = validate.choice("drafts", asked, ("causal", "bidirectional")) == "causal"
         norm = part(layer, "RMSNorm")
-        taps = 4 if config.layers is None else len(config.layers)
+        taps = len(config.layers or ())
         self.norms = nn.ModuleList([norm(states, eps=layer.rms_norm_eps) for _ in range(taps)])
         self.fuse = nn.Linear(taps * states, width, bias=False)
         self.context_norm, self.positional_norm, self.draft_norm, self.mlp_norm = (

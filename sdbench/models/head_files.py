@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdbench.errors import InputError
-from sdbench.heads.config import HeadConfig, read_head_config
+from sdbench.heads.config import HeadConfig, is_parallel, read_head_config
 from sdbench.models.hub import config_document, place_of, readable
 from sdbench.models.spec import ModelSpec, Source
 from sdbench.models.weight_files import MEDUSA_FILES, sizes_differ, tensors_of, weight_files
@@ -28,7 +28,12 @@ def head_config(spec: ModelSpec, source: Source, target: PreTrainedConfig | None
     """Read the config of a head. target: the config of the model that it reads. Raises: InputError if it cannot be read."""
     if source.kind == "gguf":
         raise InputError(f"models.{spec.role} is a head, which cannot be a .gguf file: give a folder or a hub id.")
-    return read_head_config(spec.role, config_document(spec, source), target)
+    document = config_document(spec, source)
+    if is_parallel(document):
+        from sdbench.heads.parallel_config import read_parallel_config
+
+        return read_parallel_config(spec.role, document, target)
+    return read_head_config(spec.role, document)
 
 
 def check_head_sizes(spec: ModelSpec, source: Source, config: HeadConfig) -> None:

@@ -111,7 +111,7 @@ def trained(name: str) -> tuple[Any, ParallelHead]:
     texts = [torch.tensor([[*prompt, *generated(raw, prompt)]]) for prompt in prompts()[::2]]
     work = [(text, hidden_of(raw, text, head)) for text in texts]
     optimizer = torch.optim.Adam([weight for weight in head.parameters() if weight.requires_grad], 4e-3)
-    for _ in range(30):
+    for _ in range(25):
         loss = torch.zeros(())
         for text, hidden in work:
             for step, logits in enumerate(head.unrolled(text, hidden, K)):
@@ -137,11 +137,17 @@ def decoded(raw, module, arm: str, rows: int, mode=Execution, sampling=None):
 
 
 MAIN = ["medusa", "parallelspec", "specformer", "block diffusion"]
-CASES = [*((name, arm) for name in MAIN for arm in ("chain", "tree")), ("medusa", "best paths"), ("block diffusion", "chains")]
+CASES = [
+    *((name, "chain", 3) for name in MAIN),
+    ("medusa", "chain", 1),
+    ("parallelspec", "tree", 1),
+    ("specformer", "tree", 3),
+    ("medusa", "best paths", 3),
+    ("block diffusion", "chains", 1),
+]
 
 
-@pytest.mark.parametrize("rows", [1, 3])
-@pytest.mark.parametrize(("name", "arm"), CASES)
+@pytest.mark.parametrize(("name", "arm", "rows"), CASES)
 def test_greedy_tokens_are_those_of_generate(name, arm, rows):
     raw, module = trained(name)
     tokens, trace, _ = decoded(raw, module, arm, rows)
@@ -165,6 +171,26 @@ def test_the_same_tokens_are_sampled_in_any_batch():
     alone, *_ = decoded(raw, module, "chain", 1, sampling=Sampling(1.0))
     together, *_ = decoded(raw, module, "chain", 3, sampling=Sampling(1.0))
     assert alone == together
+
+
+@torch.inference_mode()
+def test_parallelspec_is_a_causal_decoder_over_fused_inputs_and_masks():
+    """Against transformers' own decoder, called with these inputs."""
+    import transformers as t
+
+    raw = random_model("llama")
+    head = made(raw, "parallelspec, two layers")
+    body = t.LlamaModel(head.config).eval()
+    body.load_state_dict(
+        {name: w for name, w in head.state_dict().items() if name.startswith(("layers", "norm"))}, strict=False
+    )
+    ids = torch.randint(0, V, (1, 8))
+    hidden = hidden_of(raw, ids, head)
+    fused = head.get_submodule("fc")(torch.cat([raw.get_input_embeddings()(ids[:, 1:]), hidden[:, :-1]], -1))
+    read = body(inputs_embeds=torch.cat([fused[:, :5], head.get_parameter("masks")[None]], 1)).last_hidden_state
+    wanted = raw.lm_head(read[0, 4:])
+    for step, logits in enumerate(head.unrolled(ids, hidden, K)):
+        torch.testing.assert_close(logits[0, 4], wanted[step], atol=1e-3, rtol=1e-4)
 
 
 def test_a_head_starts_from_the_target():
