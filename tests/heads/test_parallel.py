@@ -249,6 +249,34 @@ def test_what_a_head_cannot_do_is_refused():
     assert set(KINDS) == {kind_of(name).kind for name in KINDS}
 
 
+@pytest.mark.parametrize("mode", [Execution, Interpreted])
+def test_a_draft_model_reads_masks(mode):
+    """PARD: the laws are those of the draft behind the text and masks, also behind verdicts; and the masks are forgotten."""
+    raw = random_model("llama")
+    draft = Transformer("draft", raw, execution=mode())  # as good as the target, where it reads no mask
+    drafter, seen = ParallelDrafter(draft, 3), []
+    whole = drafter.laws
+
+    def checked(state, depth):
+        found = whole(state, depth)
+        for row in np.flatnonzero(state.active).tolist():
+            text = state.tokens[row, : int(state.length[row])].tolist()
+            wanted = raw(torch.tensor([[*text, *[3] * (depth - 1)]])).logits[0, -depth:]
+            seen.append(torch.allclose(found[row], wanted, atol=1e-3, rtol=1e-4))
+            assert draft.kv_len[row] == len(text)
+        return found
+
+    drafter.laws = checked
+    target = Transformer("target", raw, execution=mode())
+    requests = [Request(prompt, str(i)) for i, prompt in enumerate(prompts())]
+    done = list(Speculative(target, Exact(), drafter, K).generate(requests, Sampling(), NeverStop(), NEW, 0, rows=3))
+    assert {one.request.name: one.tokens for one in done} == {
+        str(i): generated(raw, p) for i, p in enumerate(prompts())
+    }
+    assert all(seen)
+    assert len(seen) > 10
+
+
 def test_other_arms_pay_nothing():
     """The head asks for hidden states when it is allocated; an arm without it has none."""
     raw, module = trained("medusa")
