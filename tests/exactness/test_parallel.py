@@ -38,9 +38,7 @@ def distance(decoder, tokens):
         (lambda model: ParallelTree(model, [2], "with", mask_token=MASK), Exact(), 0, 3),
         (lambda model: BestPaths(model, 2, 3, MASK), Exact(), 0, 4),
         (lambda model: ParallelChains(model, 1, 2, 1.5, MASK), BestChain(), 0, 3),
-        pytest.param(
-            lambda model: ParallelChains(model, 2, 2, 1.5, MASK), BestChain(), 0, 3, marks=pytest.mark.slow
-        ),
+        pytest.param(lambda model: ParallelChains(model, 2, 2, 1.5, MASK), BestChain(), 0, 3, marks=pytest.mark.slow),
         (lambda model: ParallelChains(model, 1, 2, 0.5, MASK), Exact(), 0, 2),
     ],
 )
