@@ -1,6 +1,7 @@
 """Acceptance rules: how much of a draft a verifier keeps. Rules are pure functions of tensors; `base` has their interface."""
 
 from sdbench.acceptance.base import AcceptanceRule, Decided, Law, Memoryless, Verdict, draw, keep_best, tokenwise
+from sdbench.acceptance.best_chain import BestChain
 from sdbench.acceptance.bild import BiLD
 from sdbench.acceptance.block import Block
 from sdbench.acceptance.cactus import Cactus
@@ -35,6 +36,7 @@ __all__ = [
     "EARS",
     "EASD",
     "AcceptanceRule",
+    "BestChain",
     "BiLD",
     "Block",
     "Cactus",

@@ -20,6 +20,12 @@ from sdbench.drafting.lookahead import Lookahead as Lookahead
 from sdbench.drafting.lookup import PromptLookup as PromptLookup
 from sdbench.drafting.model import EarlyExit as EarlyExit, ModelDrafter as ModelDrafter
 from sdbench.drafting.no_draft import NoDraft as NoDraft
+from sdbench.drafting.parallel import ParallelDrafter as ParallelDrafter
+from sdbench.drafting.parallel_tree import (
+    BestPaths as BestPaths,
+    ParallelChains as ParallelChains,
+    ParallelTree as ParallelTree,
+)
 from sdbench.drafting.reencode import ReencodedDrafter as ReencodedDrafter
 from sdbench.drafting.rest import Rest as Rest
 from sdbench.drafting.staged import StagedDrafter as StagedDrafter

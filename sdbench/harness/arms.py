@@ -69,6 +69,12 @@ class Arm:
         return [model.name for stage in drafters for model in stage.models]
 
     @property
+    def one_pass(self) -> dict[str, int]:
+        """Return, by model, how many tokens the arm drafts in one pass of it, without a mask token."""
+        drafters = [one for one in self._proposers if getattr(one[0], "one_pass", False) and one[0].mask_token is None]
+        return {model.name: stage.own_length or length for stage, length in drafters for model in stage.models}
+
+    @property
     def files(self) -> list[Path]:
         """Return the files that its proposers and their length policies draft from."""
         parts = [part for stage, _ in self._proposers for part in (stage, getattr(stage, "policy", None))]

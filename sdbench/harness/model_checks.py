@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from sdbench.decoding.diffusion import StepwiseDiffusion, check_greedy
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm
+from sdbench.heads.config import HeadConfig
+from sdbench.heads.exit_config import ExitConfig
 from sdbench.lm.early_exit import first_layers
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, Member
@@ -101,6 +103,7 @@ def check_heads(arms: Iterable[Arm], family: Family, parallel: bool) -> None:
         elsewhere = arm.apart | {model.name for drafter in arm.async_drafters for model in drafter.models}
         for role in sorted(arm.roles):
             base = family.members[role].spec.head_of
+            _check_depth(arm, role, family.members[role].head)
             if base is None:
                 continue
             if base not in arm.views:
@@ -113,6 +116,27 @@ def check_heads(arms: Iterable[Arm], family: Family, parallel: bool) -> None:
                     f"The arm '{arm.name}' drafts with {role} in another process than {base}, whose hidden states it reads: take "
                     "an arm that drafts in the same process, such as eagle3, without tensor_parallel."
                 )
+
+
+def _check_depth(arm: Arm, role: str, head: HeadConfig | ExitConfig | None) -> None:
+    """Refuse a head in the wrong kind of drafter, or a draft that is deeper than its head. Raises: InputError."""
+    wanted, depth = arm.one_pass.get(role), getattr(head, "depth", None)
+    if wanted is None and depth is not None:
+        raise InputError(
+            f"The arm '{arm.name}' reads {role} token by token, but {role} is a head that predicts {depth} tokens in one pass: "
+            "take an arm such as medusa, or sdbench.drafting.ParallelDrafter."
+        )
+    if wanted is not None and depth is None:
+        raise InputError(
+            f"The arm '{arm.name}' drafts several tokens in one pass of {role}, which is no such head: give a head that is, or set "
+            "proposer.mask_token to the mask of a draft model that was trained with one."
+        )
+    # The file of a published head says its depth.
+    published = getattr(head, "kind", "") == "medusa" and head is not None and head.layers is None
+    if wanted is not None and depth is not None and wanted > depth and not published:
+        raise InputError(
+            f"The arm '{arm.name}' drafts {wanted} tokens, but {role} predicts {depth}: draft at most {depth}."
+        )
 
 
 def check_reencoding(arms: Iterable[Arm], family: Family) -> None:

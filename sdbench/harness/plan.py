@@ -266,10 +266,12 @@ def load(plan: Plan) -> dict[str, Transformer]:
 def _load_head(plan: Plan, role: str, whole: Mapping[str, Transformer]) -> Transformer:
     """Load a head. whole: by role, the models that are no heads."""
     from sdbench.heads.exit_config import ExitConfig
+    from sdbench.heads.parallel import ParallelHead
     from sdbench.lm.exit_stages import exit_cascade
     from sdbench.lm.feature_head import feature_head
+    from sdbench.lm.parallel_model import ParallelModel
     from sdbench.lm.programs.modes import execution_of
-    from sdbench.models.head_files import load_exits, load_head
+    from sdbench.models.head_files import load_any_head, load_exits
     from sdbench.models.weights import check_finite
 
     hardware, member, spec = plan.config["hardware"], plan.family.members[role], plan.specs[role]
@@ -280,8 +282,10 @@ def _load_head(plan: Plan, role: str, whole: Mapping[str, Transformer]) -> Trans
         check_finite(spec, exits)
         return exit_cascade(role, exits, target)
     dtype, device = dtype_of(role, spec.dtype or hardware["dtype"]), spec.device or hardware["device"]
-    module = load_head(spec, member.source, member.head, target.model, dtype, device)
+    module = load_any_head(spec, member.source, member.head, target.model, dtype, device)
     check_finite(spec, module)
+    if isinstance(module, ParallelHead):
+        return ParallelModel(role, module, target)
     return feature_head(role, module, target, execution_of(hardware["execution"]))
 
 

@@ -1,7 +1,8 @@
-"""Read the config.json of a published EAGLE-3 head.
+"""Read the config.json of a head.
 
-Two formats are read. `eagle`: the config of a Llama with `draft_vocab_size`, as SafeAILab/EAGLE and SpecForge write it.
-`speculators`: the config of vllm-project/speculators, with `transformer_layer_config`.
+Of EAGLE-3 heads, two formats are read. `eagle`: the config of a Llama with `draft_vocab_size`, as SafeAILab/EAGLE and SpecForge
+write it. `speculators`: the config of vllm-project/speculators, with `transformer_layer_config`. Heads that predict several tokens
+in one pass have formats of their own (`sdbench.heads.parallel_config`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 
 LAYERS = ("llama", "qwen3")  # the kinds of decoder layers that a head can have
 STATES = 3  # hidden states of the target that a head reads
+_PARALLEL = ("sdbench_head", "medusa_num_heads", "dflash_config")  # fields of such a config.json
 _REFUSED = ("norm_before_fc", "norm_output", "parallel_drafting")  # switches of other kinds of heads
 
 
@@ -67,28 +69,34 @@ class HeadConfig:
 def is_head(document: Mapping[str, Any]) -> bool:
     """Tell whether a config.json is that of a head."""
     names = document.get("architectures") or ()
-    marks = ("speculators_model_type", "draft_vocab_size", "exit_layers")
+    marks = ("speculators_model_type", "draft_vocab_size", "exit_layers", *_PARALLEL)
     return any(mark in document for mark in marks) or any("Eagle3" in name for name in names)
 
 
+def is_parallel(document: Mapping[str, Any]) -> bool:
+    """Tell whether a config.json is that of a head that predicts several tokens in one pass."""
+    return any(mark in document for mark in _PARALLEL)
+
+
 def read_head_config(role: str, document: Mapping[str, Any]) -> HeadConfig:
-    """Return the config of a head. role: for messages. document: its config.json.
+    """Return the config of an EAGLE-3 head. role: for messages. document: its config.json.
 
     Raises:
-        InputError: it is no EAGLE-3 head, or one of a kind that is not supported.
+        InputError: it is no head, or one of a kind that is not supported.
     """
     if not is_head(document):
         raise InputError(
-            f"models.{role} has head_of, but its config.json describes no EAGLE-3 head: leave head_of out, or take a head."
+            f"models.{role} has head_of, but its config.json describes no head: leave head_of out, or take a head."
         )
     kind = document.get("speculators_model_type", "eagle3")
     asked = [name for name in _REFUSED if document.get(name)]
     if kind != "eagle3" or asked:
         raise InputError(
-            f"models.{role} is a head of the kind '{kind}'{f' with {asked[0]}' if asked else ''}; only EAGLE-3 heads can be read."
+            f"models.{role} is a head of the kind '{kind}'{f' with {asked[0]}' if asked else ''}; only EAGLE-3 heads can "
+            "be read in this format."
         )
     nested = document.get("transformer_layer_config")
-    layer = _layer_config(role, document if nested is None else nested)
+    layer = layer_config(role, document if nested is None else nested)
     ids = document.get("eagle_aux_hidden_state_layer_ids")
     if ids is None:
         # SpecForge and SGLang number the layers whose output is read.
@@ -103,20 +111,20 @@ def read_head_config(role: str, document: Mapping[str, Any]) -> HeadConfig:
     )
 
 
-def _layer_config(role: str, fields: Mapping[str, Any]) -> PreTrainedConfig:
-    """Return the config of the decoder layer. Raises: InputError."""
+def layer_config(role: str, fields: Mapping[str, Any], many: bool = False) -> PreTrainedConfig:
+    """Return the config of the decoder layers. many: more than one is allowed. Raises: InputError."""
     from transformers import AutoConfig
 
-    name = fields.get("model_type", "llama")
-    if name not in LAYERS or fields.get("num_hidden_layers", 1) != 1:
+    name, count = fields.get("model_type", "llama"), fields.get("num_hidden_layers", 1)
+    if name not in LAYERS or (count != 1 and not many):
         raise InputError(
-            f"models.{role} is a head with {fields.get('num_hidden_layers', 1)} layers of the kind '{name}'; one layer of the kind "
+            f"models.{role} is a head with {count} layers of the kind '{name}'; {'' if many else 'one layer of '}the kind "
             f"{' or '.join(LAYERS)} can be read."
         )
     own = {
         key: value
         for key, value in fields.items()
-        if key not in ("model_type", "architectures", "torch_dtype", "dtype")
+        if key not in ("model_type", "architectures", "torch_dtype", "dtype", "auto_map")
     }
     try:
         config = AutoConfig.for_model(name, **{"num_hidden_layers": 1, **own})

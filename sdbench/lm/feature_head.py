@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -25,13 +25,14 @@ from sdbench.device import upload
 from sdbench.errors import InputError
 from sdbench.heads.eagle3 import Eagle3
 from sdbench.keyed_random import Key
+from sdbench.lm.head_model import HeadModel, ids_of
 from sdbench.lm.kv_cache import FEATURES
 from sdbench.lm.model import Lengths, Paths
 from sdbench.lm.output import StepOutput
 from sdbench.lm.programs.execution import Execution
 from sdbench.lm.state import DecodeState
-from sdbench.lm.transformer import Transformer, TruncatedTransformer
-from sdbench.models.token_map import MappedIds, SameIds
+from sdbench.lm.transformer import Transformer
+from sdbench.models.token_map import SameIds
 from sdbench.topology import Topology
 
 
@@ -39,13 +40,10 @@ def feature_head(name: str, module: Eagle3, target: Transformer, execution: Exec
     """Return an EAGLE-3 head as a language model over the tokens of its target. Raises: InputError."""
     module.head_config.check(name, target.config)
     layers = module.head_config.tapped(name, target.layers)
-    vocab, proposed = module.config.vocab_size, module.proposed.tolist()
-    same = proposed == list(range(vocab))
-    ids = SameIds(target.vocab, vocab) if same else MappedIds(range(target.vocab), proposed, proposed, vocab)
-    return FeatureHead(name, module, target, layers, execution, ids)
+    return FeatureHead(name, module, target, layers, execution, ids_of(module, target))
 
 
-class FeatureHead(Transformer):
+class FeatureHead(HeadModel):
     """A head over the hidden states of `target`, as a model with a KV cache of its own.
 
     model: called as a causal language model of `transformers`. It finds the features by `parent_features` of its cache, and
@@ -65,36 +63,13 @@ class FeatureHead(Transformer):
         execution: Execution | None = None,
         ids: SameIds | None = None,
     ) -> None:
-        super().__init__(name, model, target.vocab, execution, ids)
+        super().__init__(name, model, target, layers, execution, ids)
         self.mask_form = replace(self.mask_form, hides_first=True)
-        self.target, self.tapped = target, tuple(layers)
         self._solid: list[int] = []  # of each row, how many of its first tokens were read with the target's features
-
-    @property
-    def max_positions(self) -> int:
-        return self.target.max_positions
-
-    @property
-    def bytes(self) -> int:
-        """The size of the head's own weights, of its cache, and of the hidden states that the target keeps for it, in bytes."""
-        shared = {weight.data_ptr() for weight in self.target.model.parameters()}
-        own = {w.data_ptr(): w.numel() * w.element_size() for w in self.model.parameters()}
-        weights = sum(size for place, size in own.items() if place not in shared)
-        return weights + self.pool.bytes + self.pool.hidden_bytes + self.target.pool.hidden_bytes
 
     def allocate(self, rows: int, slots: int) -> None:
         super().allocate(rows, slots)
         self._solid = [0] * rows
-        self.target.tap(self.tapped)
-
-    def bare(self) -> Self:
-        raise InputError(
-            f"{self.name} reads the hidden states of {self.target.name}, so it drafts in the process of {self.target.name} only: "
-            "take an arm that drafts there, such as eagle3."
-        )
-
-    def truncated(self, layers: int) -> TruncatedTransformer:
-        raise InputError(f"{self.name} is a head of {self.target.name}, which has no early exit: take another model.")
 
     def reset(self, row: int) -> None:
         super().reset(row)

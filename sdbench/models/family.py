@@ -150,7 +150,7 @@ def _head(spec: ModelSpec, whole: Mapping[str, Member]) -> Member:
             "verifies."
         )
     source = resolve(spec)
-    head = head_config(spec, source)
+    head = head_config(spec, source, base.config)
     head.check(spec.role, base.config)
     check_source(spec, source)
     check_head_sizes(spec, source, head)
@@ -193,7 +193,7 @@ def _member(spec: ModelSpec) -> Member:
         )
     context, why = longest_sequence(text)
     mask_token = mask_token_of(spec.role, text)
-    return Member(spec, source, text, tokenizer, text.vocab_size, context, ends, why, defaults, mask_token)
+    return Member(spec, source, text, tokenizer, text.vocab_size, context, ends, why, defaults, mask_token=mask_token)
 
 
 def check_source(spec: ModelSpec, source: Source, quantized: bool = False) -> None:

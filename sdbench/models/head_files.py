@@ -3,51 +3,94 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sdbench.errors import InputError
-from sdbench.heads.config import HeadConfig, read_head_config
+from sdbench.heads.config import HeadConfig, is_parallel, read_head_config
 from sdbench.heads.exit_config import ExitConfig, is_exit_heads, read_exit_config
 from sdbench.models.hub import config_document, place_of, readable
 from sdbench.models.spec import ModelSpec, Source
-from sdbench.models.weight_files import sizes_differ, tensors_of, weight_files
+from sdbench.models.weight_files import MEDUSA_FILES, sizes_differ, tensors_of, weight_files
 
 if TYPE_CHECKING:
     from torch import Tensor
+    from transformers import PreTrainedConfig
 
     from sdbench.heads.eagle3 import Eagle3
     from sdbench.heads.exit_heads import ExitHeads
+    from sdbench.heads.parallel import ParallelHead
 
-_HUB_FILES = ("model.safetensors", "pytorch_model.bin")
+T = TypeVar("T")
+_HUB_FILES = ("model.safetensors", "pytorch_model.bin", *MEDUSA_FILES)
 
 
-def head_config(spec: ModelSpec, source: Source) -> HeadConfig | ExitConfig:
-    """Read the config of a head. Raises: InputError if it is no head that can be read."""
+def head_config(spec: ModelSpec, source: Source, target: PreTrainedConfig | None = None) -> HeadConfig | ExitConfig:
+    """Read the config of a head. target: the config of the model that it reads. Raises: InputError if it cannot be read."""
     if source.kind == "gguf":
         raise InputError(f"models.{spec.role} is a head, which cannot be a .gguf file: give a folder or a hub id.")
     document = config_document(spec, source)
-    return (read_exit_config if is_exit_heads(document) else read_head_config)(spec.role, document)
+    if is_exit_heads(document):
+        return read_exit_config(spec.role, document)
+    if is_parallel(document):
+        from sdbench.heads.parallel_config import read_parallel_config
+
+        return read_parallel_config(spec.role, document, target)
+    return read_head_config(spec.role, document)
 
 
 def check_head_sizes(spec: ModelSpec, source: Source, config: HeadConfig | ExitConfig) -> None:
     """Refuse a folder whose tensors have other sizes than its config says, from the headers of the files. Raises: InputError."""
     import torch
 
-    from sdbench.heads.eagle3 import Eagle3
-    from sdbench.heads.files import named
-
     stored = tensors_of(Path(source.location)) if source.kind == "folder" else None
+    given = {name: entry["shape"] for name, entry in (stored or {}).items()}
     if isinstance(config, ExitConfig):
-        made = config.shapes
+        shapes, made = given, config.shapes
     else:
         with torch.device("meta"):
-            made = {name: tuple(tensor.shape) for name, tensor in Eagle3(config).state_dict().items()}
-    shapes = named({name: entry["shape"] for name, entry in (stored or {}).items()})
+            shapes, module = unfilled(config, given)
+        made = {name: tuple(tensor.shape) for name, tensor in module.state_dict().items()}
     both = [(name, shapes[name], made[name]) for name in sorted(shapes.keys() & made.keys())]
     odd = [entry for entry in both if math.prod(entry[1]) != math.prod(entry[2])]
     if odd:
         raise InputError(sizes_differ(spec.path, spec.role, odd))
+
+
+def unfilled(config: HeadConfig, tensors: Mapping[str, T]) -> tuple[dict[str, T], Eagle3 | ParallelHead]:
+    """Return the tensors of a checkpoint, or what is known of them, under the names of its module, and the module."""
+    from sdbench.heads.eagle3 import Eagle3
+    from sdbench.heads.files import named
+    from sdbench.heads.kinds import kind_of
+    from sdbench.heads.parallel import ParallelConfig
+    from sdbench.heads.parallel_files import as_stored, parallel_names
+
+    if not isinstance(config, ParallelConfig):
+        return named(tensors), Eagle3(config)
+    renamed = parallel_names(tensors)
+    return renamed, kind_of(config.kind)(as_stored(config, renamed))
+
+
+def load_any_head(
+    spec: ModelSpec, source: Source, config: HeadConfig, target: Any, dtype: Any, device: str
+) -> Eagle3 | ParallelHead:
+    """Load a head of any kind, in evaluation mode and without gradients. The arguments and errors are those of `load_head`.
+
+    A head that predicts in one pass shares the embedding and the head of the target, if its kind uses them.
+    """
+    from sdbench.heads.parallel import ParallelConfig, ParallelHead
+    from sdbench.heads.parallel_files import fill_parallel
+
+    if not isinstance(config, ParallelConfig):
+        return load_head(spec, source, config, target, dtype, device)
+    with readable(spec, source, "weights"):
+        tensors, head = unfilled(config, _tensors(spec, source))
+    assert isinstance(head, ParallelHead)
+    fill_parallel(head, tensors, f"{spec.path} ({spec.role})")
+    head.to(device, dtype)
+    head.lend(target)
+    return head.eval().requires_grad_(False)
 
 
 def load_head(spec: ModelSpec, source: Source, config: HeadConfig, target: Any, dtype: Any, device: str) -> Eagle3:

@@ -13,14 +13,15 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from sdbench.errors import InputError
 from sdbench.heads.config import STATES, HeadConfig
 from sdbench.heads.exit_config import ExitConfig
-from sdbench.models.head_files import head_config
+from sdbench.heads.parallel import ParallelHead
+from sdbench.models.head_files import head_config, unfilled
 from sdbench.models.hub import read_config
 from sdbench.models.masked_diffusion import mask_token_of
 from sdbench.models.quantization import scheme_of
@@ -178,16 +179,23 @@ def head_size(config: HeadConfig | ExitConfig) -> Size:
     if isinstance(config, ExitConfig):
         exits = len(config.layers)
         return Size(exits * config.width**2, 0, exits * config.width)
-    from sdbench.heads.eagle3 import Eagle3
-
     with torch.device("meta"):
-        module = Eagle3(config)
-    layer = module.config
-    heads = 2 * layer.num_key_value_heads * layer.head_dim
+        module: Any = unfilled(config, {})[1]
+    layer, taps = module.config, STATES if config.layers is None else len(config.layers)
+    held = {name: weight.numel() for name, weight in module.named_parameters() if name != "embed_tokens.weight"}
+    cached = 2 * layer.num_key_value_heads * layer.head_dim
+    if isinstance(module, ParallelHead):
+        taps = 1 if config.layers is None else taps
+        layers = getattr(module, "layers", ())
+        cached *= len(layers) if layers else int(module.stateful)
+        shared = config.draft_vocab < layer.vocab_size and "lm_head.weight" in module.borrows
+        held["lm_head.weight"] = config.draft_vocab * layer.hidden_size if shared else 0
+    else:
+        cached += layer.hidden_size  # its features
     return Size(
-        parameters=sum(weight.numel() for weight in module.parameters()) - module.embed_tokens.weight.numel(),
+        parameters=sum(held.values()),
         quantizable=0,
-        cache_values=heads + layer.hidden_size + STATES * config.target_width,
+        cache_values=cached + taps * config.target_width,
         vocab=layer.vocab_size,
     )
 

@@ -14,8 +14,18 @@ from sdbench.errors import InputError
 
 CHECKSUMS = "SHA256SUMS"
 ADAPTER = "adapter_config.json"
+MEDUSA_FILES = (
+    "medusa_lm_head.safetensors",
+    "medusa_lm_head.pt",
+)  # as FasterDecoding/Medusa names the weights of its heads
 # In the order of precedence of `transformers`.
-_WHOLE = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
+_WHOLE = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+    *MEDUSA_FILES,
+)
 _POINTER = b"version https://git-lfs"
 _LEGACY_PICKLE = b"\x80\x02\x8a\n"  # how a file of an old torch begins; newer files are zip archives
 _CUT = "is no whole PyTorch weight file: it is cut short or corrupted, so fetch it again"
@@ -30,7 +40,7 @@ def sha256_of(file: Path) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """Return the weight files that `transformers` reads from a model folder.
+    """Return the weight files that `transformers` reads from a model folder, or those of Medusa heads.
 
     Errors: InputError if there are none, or if an index lists a file that is missing.
     """

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
     from sdbench.heads.eagle3 import Eagle3
     from sdbench.heads.exit_heads import ExitHeads
+    from sdbench.heads.parallel import ParallelHead
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 # In image-and-text checkpoints, the names of the language model's tensors have a prefix.
@@ -109,7 +110,7 @@ def _check_report(spec: ModelSpec, model: PreTrainedModel, report: Mapping[str, 
         )
 
 
-def check_finite(spec: ModelSpec, model: PreTrainedModel | Eagle3 | ExitHeads) -> None:
+def check_finite(spec: ModelSpec, model: PreTrainedModel | Eagle3 | ExitHeads | ParallelHead) -> None:
     """Refuse weights with a NaN or an infinity. The message names the tensor."""
     for name, weight in model.named_parameters():
         own = getattr(weight, "_local_tensor", weight)  # with tensor parallelism, the part of this process

@@ -143,7 +143,7 @@ def test_a_role_and_its_path_must_agree_on_being_a_head(tmp_path):
     target = spec(tmp_path / "target")
     with pytest.raises(InputError, match=r"is a head, .*: set models\.draft\.head_of"):
         check_family({"target": target, "draft": ModelSpec("draft", str(tmp_path / "head"))})
-    with pytest.raises(InputError, match="describes no EAGLE-3 head"):
+    with pytest.raises(InputError, match="describes no head"):
         check_family({"target": target, "eagle3": head_spec(tmp_path / "target")})
     with pytest.raises(InputError, match="hidden states of target, which no arm steps"):
         check_family({"eagle3": head_spec(tmp_path / "head")})

@@ -59,9 +59,9 @@ class SparseDistill(Distill):
     def settings(self) -> dict[str, Any]:
         """Return the settings, for the card."""
         own = super().settings
-        pruning = vars(own.pop("pruning"))  # `share` is the name of a setting of `distill` too
-        names = {"method": "prune", "share": "sparsity"}
-        return own | {names.get(name, name): value for name, value in pruning.items()}
+        pruning = dict(vars(own.pop("pruning")))  # `share` is the name of a setting of `distill` too
+        pruning |= {"prune": pruning.pop("method"), "sparsity": pruning.pop("share")}
+        return own | pruning
 
     def check(self, job: Job) -> None:
         self.layers = self.layers or list(range(job.family.main.config.num_hidden_layers))
