@@ -64,6 +64,7 @@ def job_of(config: Mapping[str, Any]) -> Job:
 
     hardware = config["hardware"]
     torch.set_num_threads(hardware["threads"])
+    torch.set_flush_denormal(True)  # rarely seen tokens leave denormal moments, on which a CPU is slow
     out = expanded(config["out"] or f"results/runs/{config['name']}")
     evaluation = config["evaluation"] or []
     return Job(

@@ -77,7 +77,6 @@ class Job:
         self.tracker: Tracker = tracker or NoTracker()
         self.begun = perf_counter()
         self.facts: dict[str, Any] = {}
-        torch.set_flush_denormal(True)  # rarely seen tokens leave denormal moments, on which a CPU is slow
 
     @cached_property
     def family(self) -> Family:

@@ -59,6 +59,7 @@ class TrainRecipe:
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "TrainRecipe":
         """Build a recipe from plain nested mappings, as read from a YAML file."""
+        values = {name: value for name, value in values.items() if name != "_target_"}
         models = {role: ModelRecipe(**dict(values["models"][role])) for role in values["models"]}
         mixtures = {name: dict(values[name]) for name in ("mixture", "late_mixture")}
         return cls(**{**dict(values), "models": models, **mixtures})

@@ -11,8 +11,9 @@ import torch
 import transformers as t
 from safetensors.torch import load_file, save_file
 
+from sdbench import paths
 from sdbench.errors import InputError
-from sdbench.models import gguf, spec as specs, weight_files as files
+from sdbench.models import gguf, weight_files as files
 from sdbench.models.family import check_family
 from sdbench.models.identity import model_identity
 from sdbench.models.weights import load_weights
@@ -126,7 +127,7 @@ def test_a_missing_shard_is_named(tmp_path):
 def test_packaged_weights_must_match_their_checksums(tmp_path, monkeypatch):
     folder = tmp_path / "assets" / "tiny" / "target"
     saved(folder)
-    monkeypatch.setattr(specs.resources, "files", lambda package: tmp_path)
+    monkeypatch.setattr(paths.resources, "files", lambda package: tmp_path)
     packaged = spec("pkg://sdbench/assets/tiny/target")
     with pytest.raises(InputError, match="SHA256SUMS is missing"):
         load_weights(packaged)

@@ -36,6 +36,10 @@ class Solved:
     def __init__(self, count: int) -> None:
         self._count = count
 
+    @property
+    def identity(self):
+        return {"kind": "word problems"}
+
     def chunks(self, writer, have, seed):
         made = [encode(writer.tokenizer, generate("wordproblems", "train", 5, n)) for n in range(self._count)]
         yield [Sample(one.tokens, one.prompt_tokens, str(n)) for n, one in enumerate(made)]
@@ -47,7 +51,7 @@ def job(folder: Path) -> Job:
 
 def test_trained_exit_heads_agree_with_the_target_more_often(tmp_path):
     one = job(tmp_path)
-    recipe = TrainExitHeads(Solved(48), 1, [2, 4], 5000, batch_tokens=1024, learning_rate=3e-3, top=16)
+    recipe = TrainExitHeads(Solved(48), 100_000, [2, 4], 5000, batch_tokens=1024, learning_rate=3e-3, top=16)
     before = {name: weight.clone() for name, weight in one.target.state_dict().items()}
     measured = recipe.run(one)["measured"]
     assert measured["greedy_2"] > measured["greedy_2_before"] + 0.05
@@ -63,7 +67,7 @@ def test_trained_exit_heads_agree_with_the_target_more_often(tmp_path):
 
 def test_an_exit_that_the_target_lacks_is_refused_before_any_work(tmp_path):
     with pytest.raises(InputError, match="from 1 to 7"):
-        TrainExitHeads(Solved(1), 1, [8]).run(job(tmp_path))
+        TrainExitHeads(Solved(1), 100_000, [8]).run(job(tmp_path))
     assert not (tmp_path / "work").exists()
 
 
@@ -81,7 +85,7 @@ def acceptance(model) -> float:
 @pytest.mark.slow
 def test_a_target_trained_for_early_exit_keeps_its_quality_and_more_of_its_exits_tokens(tmp_path):
     one = job(tmp_path)
-    recipe = LayerSkip(Solved(192), 1, 14000, batch_tokens=1536, learning_rate=5e-4, exit_scale=1.0, rotation=2)
+    recipe = LayerSkip(Solved(192), 100_000, 14000, batch_tokens=1536, learning_rate=5e-4, exit_scale=1.0, rotation=2)
     measured = recipe.run(one)["measured"]
     assert measured["greedy_2"] > measured["greedy_2_before"] + 0.03
     assert measured["loss"] < measured["loss_before"] + 0.1

@@ -27,6 +27,10 @@ class Texts:
     def __init__(self, count):
         self.count = count
 
+    @property
+    def identity(self):
+        return {"kind": "word problems"}
+
     def chunks(self, writer, have, seed):
         texts = [generate("wordproblems", "train", 5, number) for number in range(self.count)]
         yield [
@@ -96,7 +100,7 @@ def test_blocks_hold_the_tokens_of_one_round_up_to_the_one_in_question():
 def test_a_trained_network_predicts_better_than_a_constant(tmp_path, monkeypatch, policy, knobs):
     monkeypatch.setattr(jobs, "HELD_OUT_EVERY", 4)
     knobs = {"widths": (16,), **knobs}
-    recipe = LengthPolicy(policy, Texts(24), 1, tokens=20_000, learning_rate=1e-2, **knobs)
+    recipe = LengthPolicy(policy, Texts(24), 100_000, tokens=20_000, learning_rate=1e-2, **knobs)
     card = recipe.run(job_in(tmp_path))
     assert card["measured"]["bce"] < card["measured"]["constant_bce"] - 0.02
     made = {"decision_model": DecisionModel, "pacer": Pacer}[policy](str(tmp_path / "model"))
@@ -110,7 +114,7 @@ def test_a_trained_network_predicts_better_than_a_constant(tmp_path, monkeypatch
 def test_no_lesson_from_labels_that_do_not_depend_on_the_features(tmp_path, monkeypatch):
     """The negative control of the test above: the network is no better than a constant where there is nothing to learn."""
     monkeypatch.setattr(jobs, "HELD_OUT_EVERY", 4)
-    recipe = LengthPolicy("decision_model", Texts(16), 1, tokens=3000, widths=(16,), learning_rate=1e-2)
+    recipe = LengthPolicy("decision_model", Texts(16), 100_000, tokens=3000, widths=(16,), learning_rate=1e-2)
 
     def shuffled(corpus):
         generator = torch.Generator().manual_seed(0)
@@ -127,7 +131,7 @@ def test_no_lesson_from_labels_that_do_not_depend_on_the_features(tmp_path, monk
 
 def test_refusals(tmp_path):
     def recipe(policy="decision_model", **knobs):
-        return LengthPolicy(policy, Texts(1), 1, **knobs)
+        return LengthPolicy(policy, Texts(1), 100_000, **knobs)
 
     reduced = {**FAMILY, "draft": {**FAMILY["draft"], "vocabulary": "intersection"}}
     refused = [
@@ -140,7 +144,7 @@ def test_refusals(tmp_path):
         (lambda: recipe(temperature=-1), "recipe.temperature"),
         (lambda: recipe().run(job_in(tmp_path, {"target": FAMILY["target"]})), "this family has no role draft"),
         (lambda: recipe().run(job_in(tmp_path, reduced)), "target's vocabulary only"),
-        (lambda: recipe().run(job_in(tmp_path)), "at least two"),
+        (lambda: recipe().run(job_in(tmp_path)), "a training needs 2"),
     ]
     for made, said in refused:
         with pytest.raises(InputError, match=said):

@@ -113,8 +113,6 @@ class LengthPolicy:
         draft = self._draft(job)
         corpus = job.corpus(self.data, self.data_tokens)
         training, held_out = job.split(corpus)
-        if not training:
-            raise InputError("The source of the training data gave one sequence; a training needs at least two.")
         examples = self._examples(job, corpus, draft)
         known, unknown = ([examples[place] for place in places] for places in (training, held_out))
         known, unknown = _joined(known), _joined(unknown)
