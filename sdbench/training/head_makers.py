@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from sdbench import validate
 from sdbench.heads.config import HeadConfig
 from sdbench.heads.eagle3 import Eagle3
 from sdbench.heads.files import write_head
+from sdbench.heads.kinds import KINDS, kind_of
+from sdbench.heads.parallel import ParallelHead
 
 
 class NewEagle3:
@@ -64,3 +67,42 @@ class NewEagle3:
     def write(self, folder: Path, head: Eagle3, target: str, layers: tuple[int, ...]) -> None:
         """Write a head in bfloat16, in the format of speculators."""
         write_head(folder, head.to(torch.bfloat16), head.head_config, target, layers)
+
+
+class NewParallel:
+    """Make a head that predicts several tokens in one pass, as wide as its target.
+
+    kind: medusa, parallelspec, specformer or block_diffusion. depth: the number of tokens. reads: numbers of the hidden states, as
+    in transformers' `hidden_states`; None: as in the paper of the kind. decoder_layers: for the kinds that have some. options: of
+    the kind, such as blocks of medusa.
+    """
+
+    def __init__(
+        self,
+        kind: str,
+        depth: int = 4,
+        reads: Sequence[int] | None = None,
+        decoder_layers: int = 1,
+        options: Mapping[str, Any] | None = None,
+    ) -> None:
+        validate.choice("recipe.head.kind", kind, KINDS)
+        self.kind, self.depth = kind, validate.whole("recipe.head.depth", depth, 1)
+        self.reads = None if reads is None else tuple(reads)
+        self.decoder_layers = validate.whole("recipe.head.decoder_layers", decoder_layers, 1)
+        self.options = dict(options or {})
+
+    def layers(self, config: Any) -> tuple[int, ...]:
+        """Return the numbers of the hidden states that the head reads."""
+        return self.reads or kind_of(self.kind).taps(config.num_hidden_layers)
+
+    def fresh(self, target: Any, ids: Sequence[int]) -> ParallelHead:
+        """Return an untrained head in float32."""
+        every = len(ids) == target.config.get_text_config().vocab_size
+        head = kind_of(self.kind).fresh(
+            target, None if every else ids, self.depth, self.reads, self.decoder_layers, **self.options
+        )
+        return head.train()
+
+    def write(self, folder: Path, head: ParallelHead, target: str, layers: tuple[int, ...]) -> None:
+        """Write a head in bfloat16."""
+        head.to(torch.bfloat16).write(folder, target)

@@ -9,7 +9,10 @@ import torch
 
 from sdbench.errors import InputError
 from sdbench.heads.config import read_head_config
-from sdbench.training.head_makers import NewEagle3
+from sdbench.heads.parallel import ParallelConfig
+from sdbench.models.family import check_family
+from sdbench.models.spec import family_specs
+from sdbench.training.head_makers import NewEagle3, NewParallel
 from sdbench.training.recipes.heads import HeadLesson, TrainHead
 from tests.training.made import Drawn, job, target_folder
 
@@ -69,6 +72,25 @@ def test_a_head_learns_and_is_written_in_a_format_that_is_read(target, tmp_path)
     assert long["measured"]["alpha_1"] > short["measured"]["alpha_1"] + 0.03
     config = read_head_config("eagle3", json.loads((made.out / "config.json").read_text()))
     assert (config.draft_vocab, config.layers) == (200, (0, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "medusa",
+        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("parallelspec", "specformer", "block_diffusion")),
+    ],
+)
+def test_heads_that_predict_in_one_pass_learn_too(kind, target, tmp_path):
+    maker = NewParallel(kind, 3)
+    short = TrainHead(maker, Drawn(), tokens=1, **KNOBS).run(job(target, tmp_path / "short", work=tmp_path / "work"))
+    made = job(target, tmp_path / "long", work=tmp_path / "work")
+    long = TrainHead(maker, Drawn(), tokens=5000, **KNOBS).run(made)
+    assert long["measured"]["alpha_2"] > short["measured"]["alpha_2"] + 0.02
+    role = {"target": {"path": str(target)}, "head": {"path": str(made.out), "head_of": "target"}}
+    member = check_family(family_specs(role)).members["head"]
+    assert isinstance(member.head, ParallelConfig)
+    assert (member.head.kind, member.head.depth, member.head.draft_vocab) == (kind, 3, 200)
 
 
 def test_a_law_of_more_tokens_than_there_are_is_refused(target, tmp_path):
