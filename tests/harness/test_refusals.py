@@ -10,8 +10,8 @@ from sdbench.harness.config import compose
 from sdbench.harness.plan import prepare
 
 CASES = {
-    "unknown arm": (["arms=[ar,nosuch]"], "no arm 'nosuch'; there are: amusd, ar"),
-    "mistyped arm": (["arms=[ar,lokup]"], "no arm 'lokup'; did you mean 'lookup'? There are: amusd"),
+    "unknown arm": (["arms=[ar,nosuch]"], "no arm 'nosuch'; there are: adadecode, amusd, ar"),
+    "mistyped arm": (["arms=[ar,lokup]"], "no arm 'lokup'; did you mean 'lookup'? There are: adadecode, amusd"),
     "unknown model family": (["models=nosuch"], "no family of models 'nosuch'"),
     "mistyped model family": (["models=lama3"], "did you mean 'llama3'"),
     "unknown task": (["tasks=nosuch"], "no task 'nosuch'"),
@@ -73,7 +73,7 @@ CASES = {
     "a baseline of another type": (["baseline=[sd]"], "baseline is ['sd']; it must be a text, or null."),
     "a baseline that is asked for and does not run": (["baseline=ar", "arms=[lookup]"], "no arm for the baseline 'ar'"),
     "no arms": (["arms=[]"], "No arm"),
-    "null for arms": (["arms=null"], "arms is null; it must name one: amusd, ar"),
+    "null for arms": (["arms=null"], "arms is null; it must name one: adadecode, amusd, ar"),
     "null for an arm": (["arms=[sd]", "arms.sd=null"], "arms.sd is null"),
     "null for models": (["models=null"], "models is null"),
     "null for tasks": (["tasks=null"], "tasks is null"),
