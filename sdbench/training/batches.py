@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from jaxtyping import Bool, Int
@@ -48,3 +48,14 @@ def padded(samples: Sequence[Sample]) -> tuple[Int[Tensor, "B T"], Bool[Tensor, 
         tokens[row, : len(sample.tokens)] = torch.tensor(sample.tokens)
         answer[row, sample.prompt : len(sample.tokens)] = True
     return tokens, answer
+
+
+def reading(samples: Sequence[Sample], most: int) -> Iterator[list[int]]:
+    """Yield the places of sequences that are read together, the longest first. most: tokens of a batch with its padding."""
+    order = sorted(range(len(samples)), key=lambda place: len(samples[place].tokens))
+    while order:
+        rows, longest = 1, len(samples[order[-1]].tokens)
+        while rows < len(order) and (rows + 1) * longest <= most:
+            rows += 1
+        yield order[-rows:]
+        order = order[:-rows]

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from sdbench.training.batches import padded
+from sdbench.training.batches import padded, reading
 from sdbench.training.corpus import Corpus, Sample
 from sdbench.training.network_calls import product_mode
 
@@ -61,12 +61,7 @@ class Hidden:
     def _write(self, file: Path, samples: Sequence[Sample]) -> None:
         """Write the states of some sequences. The file appears complete or not at all."""
         found: list[np.ndarray | None] = [None] * len(samples)
-        order = sorted(range(len(samples)), key=lambda place: len(samples[place].tokens))
-        while order:
-            rows, longest = 1, len(samples[order[-1]].tokens)
-            while rows < len(order) and (rows + 1) * longest <= READ:
-                rows += 1
-            chosen, order = order[-rows:], order[:-rows]
+        for chosen in reading(samples, READ):
             states = self._read([samples[place] for place in chosen])
             for place, row in zip(chosen, states, strict=True):
                 found[place] = row[: len(samples[place].tokens)].to(torch.bfloat16).view(torch.int16).numpy()

@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from sdbench.training.batches import reading
 from sdbench.training.corpus import Corpus, Sample
 from sdbench.training.network_calls import hidden_behind, product_mode
 
@@ -66,12 +67,7 @@ class Teacher:
     def _write(self, file: Path, samples: Sequence[Sample]) -> None:
         """Write the laws of some sequences. The file appears complete or not at all."""
         found: dict[int, tuple[Tensor, Tensor]] = {}
-        order = sorted(range(len(samples)), key=lambda place: len(samples[place].tokens))
-        while order:
-            rows, longest = 1, len(samples[order[-1]].tokens)
-            while rows < len(order) and (rows + 1) * longest <= READ:
-                rows += 1
-            chosen, order = order[-rows:], order[:-rows]
+        for chosen in reading(samples, READ):
             for place, law in zip(chosen, self._laws_of([samples[place] for place in chosen]), strict=True):
                 found[place] = law
         laws = [found[place] for place in range(len(samples))]
