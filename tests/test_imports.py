@@ -62,7 +62,7 @@ ALLOWED = {
 # Imports against this direction, each with its reason.
 EXCEPTIONS = {
     ("lm_eval.__main__", "cli"): "the command of the lm-eval adapter ends with the exit statuses of `sdbench`",
-    ("training.card", "analysis.report.grid"): "a model card prints its numbers with the one table model",
+    ("training.tiny.card", "analysis.report.grid"): "a model card prints its numbers with the one table model",
 }
 
 

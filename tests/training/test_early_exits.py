@@ -21,10 +21,10 @@ from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
 from sdbench.tasks.texts import generate
 from sdbench.training.corpus import Sample
-from sdbench.training.data import encode
 from sdbench.training.job import Job
 from sdbench.training.recipes.exit_heads import TrainExitHeads
 from sdbench.training.recipes.layerskip import LayerSkip, SkippedLayers
+from sdbench.training.tiny.data import encode
 
 TARGET = "pkg://sdbench/assets/tiny/target"
 TINY = Path(__file__).parents[2] / "sdbench" / "assets" / "tiny" / "target"

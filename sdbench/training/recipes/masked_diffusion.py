@@ -24,11 +24,11 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from sdbench.errors import InputError
 from sdbench.lm.diffusion import DiffusionTransformer
 from sdbench.tasks.texts import generate
-from sdbench.training.data import Example, encode
 from sdbench.training.job import Job
 from sdbench.training.muon import Muon
 from sdbench.training.package import write_checksums, write_log, write_model
-from sdbench.training.tokenizer import pad_and_eos, tokenizer_texts, train_tokenizer
+from sdbench.training.tiny.data import Example, encode
+from sdbench.training.tiny.tokenizer import pad_and_eos, tokenizer_texts, train_tokenizer
 
 MASK = "<mask>"
 _CLIP = 1.0  # the largest norm of the gradients

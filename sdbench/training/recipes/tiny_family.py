@@ -14,13 +14,13 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sdbench.child_process import die_with_parent
 from sdbench.errors import InputError
-from sdbench.training.card import model_card
-from sdbench.training.fit import Trainer
 from sdbench.training.job import Job
-from sdbench.training.ladder import Ladder, measure
 from sdbench.training.package import write_checksums, write_log, write_model
-from sdbench.training.recipe import ROLES, TrainRecipe
-from sdbench.training.tokenizer import tokenizer_texts, train_tokenizer
+from sdbench.training.tiny.card import model_card
+from sdbench.training.tiny.fit import Trainer
+from sdbench.training.tiny.ladder import Ladder, measure
+from sdbench.training.tiny.recipe import ROLES, TrainRecipe
+from sdbench.training.tiny.tokenizer import tokenizer_texts, train_tokenizer
 
 
 def family_tokenizer(recipe: TrainRecipe) -> PreTrainedTokenizerFast:
@@ -99,7 +99,7 @@ def train_family(recipe: TrainRecipe, work_dir: Path, out_dir: Path, resume: boo
 
 
 class TinyFamily:
-    """Train the tiny family, as a recipe of `sdbench train`. values: the fields of `sdbench.training.recipe.TrainRecipe`."""
+    """Train the tiny family, as a recipe of `sdbench train`. values: the fields of `sdbench.training.tiny.recipe.TrainRecipe`."""
 
     def __init__(self, **values: Any) -> None:
         try:

@@ -5,8 +5,8 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import LlamaForCausalLM
 
-from sdbench.training.data import Batch
 from sdbench.training.precision import product_dtype
+from sdbench.training.tiny.data import Batch
 
 
 def completion_loss(model: LlamaForCausalLM, batch: Batch) -> Float[Tensor, ""]:

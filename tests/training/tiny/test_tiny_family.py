@@ -11,10 +11,10 @@ import yaml
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from sdbench.errors import InputError
-from sdbench.training.card import model_card
-from sdbench.training.ladder import Ladder
-from sdbench.training.recipe import ROLES, TrainRecipe
 from sdbench.training.recipes.tiny_family import family_tokenizer, train_family
+from sdbench.training.tiny.card import model_card
+from sdbench.training.tiny.ladder import Ladder
+from sdbench.training.tiny.recipe import ROLES, TrainRecipe
 
 ROOT = Path(__file__).parents[2]
 TINY = ROOT / "sdbench" / "assets" / "tiny"

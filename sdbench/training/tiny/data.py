@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerFast
 
 from sdbench.tasks.texts import Text, generate
-from sdbench.training.tokenizer import pad_and_eos
+from sdbench.training.tiny.tokenizer import pad_and_eos
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from jaxtyping import Int
 from torch import Tensor
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sdbench.training.tokenizer import pad_and_eos
+from sdbench.training.tiny.tokenizer import pad_and_eos
 
 BATCH = 50
 LONGEST_ANSWER = 192  # tokens; every reference completion is shorter

@@ -9,13 +9,13 @@ from typing import Any
 import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
-from sdbench.training.accuracy import held_out
-from sdbench.training.data import Batch, Corpus
-from sdbench.training.losses import completion_loss
 from sdbench.training.muon import Muon
-from sdbench.training.network import build, grown
-from sdbench.training.recipe import ModelRecipe, TrainRecipe
-from sdbench.training.tokenizer import pad_and_eos
+from sdbench.training.tiny.accuracy import held_out
+from sdbench.training.tiny.data import Batch, Corpus
+from sdbench.training.tiny.losses import completion_loss
+from sdbench.training.tiny.network import build, grown
+from sdbench.training.tiny.recipe import ModelRecipe, TrainRecipe
+from sdbench.training.tiny.tokenizer import pad_and_eos
 
 _CLIP = 1.0  # the largest norm of the gradients
 _BETAS = (0.9, 0.95)  # of AdamW; the common values for language models

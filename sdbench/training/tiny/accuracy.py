@@ -6,8 +6,8 @@ import torch
 from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sdbench.tasks.texts import generate
-from sdbench.training.data import encode, pad
-from sdbench.training.tokenizer import pad_and_eos
+from sdbench.training.tiny.data import encode, pad
+from sdbench.training.tiny.tokenizer import pad_and_eos
 
 WATCHED_TEXTS = 64
 WATCHED_SEED = 1

@@ -9,9 +9,9 @@ from transformers import LlamaForCausalLM, PreTrainedTokenizerFast
 
 from sdbench.tasks.texts import GENERATORS, Text, final_answer, generate
 from sdbench.tasks.texts.records import matches
-from sdbench.training.accuracy import held_out
-from sdbench.training.greedy import agreement, greedy_answers
-from sdbench.training.recipe import ROLES
+from sdbench.training.tiny.accuracy import held_out
+from sdbench.training.tiny.greedy import agreement, greedy_answers
+from sdbench.training.tiny.recipe import ROLES
 
 LADDER_SEED = 2  # differs from the seed of the texts that training watches
 _CACHED_TOKENS = 128

@@ -9,9 +9,9 @@ from hypothesis import given, settings, strategies as st
 from transformers import PreTrainedTokenizerFast
 
 from sdbench.tasks.texts import GENERATORS, generate
-from sdbench.training.data import Corpus, encode, pack, pad
-from sdbench.training.recipe import TrainRecipe
 from sdbench.training.recipes.tiny_family import family_tokenizer
+from sdbench.training.tiny.data import Corpus, encode, pack, pad
+from sdbench.training.tiny.recipe import TrainRecipe
 
 TOKENIZER_DIGEST = "4bd4700a5709cae1e39038740f678634748f891266a14fbb1bba11cfda754c06"
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from sdbench.training.fit import Trainer
 from sdbench.training.muon import orthogonalised
-from sdbench.training.network import build, grown
-from sdbench.training.recipe import TrainRecipe
 from sdbench.training.recipes.tiny_family import family_tokenizer
+from sdbench.training.tiny.fit import Trainer
+from sdbench.training.tiny.network import build, grown
+from sdbench.training.tiny.recipe import TrainRecipe
 
 
 class KilledError(Exception):

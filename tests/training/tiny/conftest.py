@@ -2,7 +2,7 @@
 
 import pytest
 
-from sdbench.training.recipe import ModelRecipe, TrainRecipe
+from sdbench.training.tiny.recipe import ModelRecipe, TrainRecipe
 
 
 @pytest.fixture(scope="session")

@@ -4,8 +4,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sdbench.analysis.report.grid import Column, Grid
-from sdbench.training.ladder import LEAST_AGREEMENT, RUNGS, Ladder
-from sdbench.training.recipe import ROLES, TrainRecipe
+from sdbench.training.tiny.ladder import LEAST_AGREEMENT, RUNGS, Ladder
+from sdbench.training.tiny.recipe import ROLES, TrainRecipe
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -5,7 +5,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import LlamaDecoderLayer
 
 from sdbench.training.precision import product_dtype
-from sdbench.training.recipe import ModelRecipe
+from sdbench.training.tiny.recipe import ModelRecipe
 
 
 def build(
