@@ -131,11 +131,12 @@ def go_through(page: Path, folder: Path, monkeypatch, capsys, planned: bool) -> 
 
 
 def workspace(folder: Path) -> Path:
-    """A folder to work in, with the reference results and the tests in the places where a checkout has them."""
+    """A folder to work in, with the reference results and the README in the places where a checkout has them."""
     (folder / "results" / "runs").mkdir(parents=True)
     for path in (ROOT / "results").iterdir():
         if path.name != "runs":
             (folder / "results" / path.name).symlink_to(path)
+    (folder / "README.md").symlink_to(ROOT / "README.md")
     return folder
 
 
