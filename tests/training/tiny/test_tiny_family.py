@@ -16,7 +16,7 @@ from sdbench.training.tiny.card import model_card
 from sdbench.training.tiny.ladder import Ladder
 from sdbench.training.tiny.recipe import ROLES, TrainRecipe
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 TINY = ROOT / "sdbench" / "assets" / "tiny"
 MOST_BYTES = 25_000_000
 
