@@ -13,6 +13,7 @@ from sdbench.models.token_map import MappedIds
 from sdbench.models.vocabulary import intersection, listed, most_frequent, reduced
 from sdbench.paths import expanded, packaged
 from sdbench.runs.record import load
+from sdbench.tasks.rows import texts_in
 
 
 def token_maps(family: Family) -> dict[str, MappedIds]:
@@ -70,11 +71,4 @@ def _sequences(path: str, tokenizer: Any, knob: str) -> Iterator[list[int]]:
 
 def _texts(line: str, file: Path) -> list[str]:
     """Return the texts of a line: the line with its end, or all texts of a JSON value."""
-    return _strings(json.loads(line)) if file.suffix in (".jsonl", ".json") else [line + "\n"]
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for one in inner for text in _strings(one)]
+    return texts_in(json.loads(line)) if file.suffix in (".jsonl", ".json") else [line + "\n"]

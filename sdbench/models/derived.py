@@ -26,8 +26,7 @@ def derived(model: PreTrainedModel, role: str, how: Derivation) -> PreTrainedMod
 
     role: for messages. Errors: InputError if the model has no such layers, no such modules, or no plain weights to cast.
     """
-    weights = [*model.parameters(), *model.buffers()]
-    made: Any = copy.deepcopy(model, {id(weight): weight for weight in weights})
+    made = shared_copy(model)
     if how.layers is not None:
         _take_layers(made, role, how)
     if how.weights is not None:
@@ -35,6 +34,17 @@ def derived(model: PreTrainedModel, role: str, how: Derivation) -> PreTrainedMod
     if how.quantize is not None:
         _cast(made, role, how)
     return made
+
+
+def shared_copy(model: Any) -> Any:
+    """Return a copy of a model that shares every weight and buffer with it."""
+    return copy.deepcopy(model, {id(weight): weight for weight in (*model.parameters(), *model.buffers())})
+
+
+def put_weight(model: nn.Module, name: str, weight: nn.Parameter) -> None:
+    """Put a weight into a model, in the place of the one of this name."""
+    path, _, last = name.rpartition(".")
+    setattr(model.get_submodule(path), last, weight)
 
 
 def _take_layers(model: Any, role: str, how: Derivation) -> None:
@@ -74,11 +84,7 @@ def _take_weights(model: Any, role: str, how: Derivation) -> None:
                 f"models.{role}.derive.weights: {how.weights.parent} holds {name} as {'x'.join(map(str, trained.shape))}, and "
                 f"{how.source} has {what}: it was trained from another model."
             )
-        *path, last = name.split(".")
-        part = model
-        for step in path:
-            part = getattr(part, step)
-        setattr(part, last, nn.Parameter(trained.to(held.device, held.dtype), requires_grad=False))
+        put_weight(model, name, nn.Parameter(trained.to(held.device, held.dtype), requires_grad=False))
 
 
 def _cast(model: Any, role: str, how: Derivation) -> None:

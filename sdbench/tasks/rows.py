@@ -194,3 +194,12 @@ def _read_hub(task: str, file_name: str | None, hub: Mapping[str, Any] | None) -
         raise InputError(f"The task {task} could not be read from the hub ({reason}): {how}.") from error
     for number, fields in enumerate(table, start=1):
         yield Row(fields, f"{source}, row {number}", number)
+
+
+def texts_in(value: Any) -> list[str]:
+    """Return every text in a value of JSON or of a table, in its order."""
+    if isinstance(value, str):
+        return [value]
+    value = value.tolist() if hasattr(value, "tolist") else value  # an array
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return [text for one in inner for text in texts_in(one)]

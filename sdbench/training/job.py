@@ -157,6 +157,13 @@ class Job:
         text = str(self.tokenizer.decode(sample.tokens, skip_special_tokens=True))
         return replace(sample, left_out=leaks.leaks(text))
 
+    def check_top(self, top: int) -> None:
+        """Refuse a law of more tokens than the target has. Errors: InputError."""
+        if top > self.family.vocab:
+            raise InputError(
+                f"recipe.top is {top}, but the target has {self.family.vocab} tokens: take at most so many."
+            )
+
     def teacher(self, corpus: Corpus, top: int) -> Teacher:
         """Return what the target says about a corpus. It reads what it has not read."""
         teacher = Teacher(self.target, corpus, top, self.work / "laws")

@@ -14,12 +14,11 @@ import re
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from sdbench.errors import InputError
+from sdbench.tasks.rows import texts_in
 
 LONG, SHORT = 13, 5  # words in a row
 HALF = 0.5
@@ -91,13 +90,13 @@ def _texts_of(file: Path) -> Iterator[str]:
     kind = _kind(file)
     if kind == ".parquet":
         for _, column in pd.read_parquet(io.BytesIO(whole)).items():
-            yield from (found for value in column for found in _strings(value))
+            yield from (found for value in column for found in texts_in(value))
         return
     text = whole.decode("utf-8", errors="replace")
     if kind == ".jsonl":
-        yield from (found for line in text.splitlines() if line.strip() for found in _strings(json.loads(line)))
+        yield from (found for line in text.splitlines() if line.strip() for found in texts_in(json.loads(line)))
     elif kind == ".json":
-        yield from _strings(json.loads(text))
+        yield from texts_in(json.loads(text))
     else:
         yield from text.split("\n\n")
 
@@ -105,11 +104,3 @@ def _texts_of(file: Path) -> Iterator[str]:
 def _kind(file: Path) -> str:
     """Return what ends a file's name, without .gz."""
     return Path(file.stem).suffix if file.suffix == ".gz" else file.suffix
-
-
-def _strings(value: Any) -> list[str]:
-    if isinstance(value, str):
-        return [value]
-    value = value.tolist() if isinstance(value, np.ndarray) else value
-    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
-    return [text for one in inner for text in _strings(one)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +14,7 @@ from sdbench.device import synchronise
 from sdbench.errors import InputError
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
+from sdbench.models.derived import put_weight, shared_copy
 from sdbench.training.divergences import compare, divergence
 from sdbench.training.network_calls import product_mode
 from sdbench.training.optimise import CLIP
@@ -145,10 +145,8 @@ def _in_own_type(head: Any, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
 
 def _with_own(model: Any, names: Sequence[str], dtype: torch.dtype) -> Any:
     """Return a copy of a model that has its own weights of these names, and shares all others."""
-    shared = {id(weight): weight for weight in (*model.parameters(), *model.buffers())}
-    made = copy.deepcopy(model, shared)
+    made = shared_copy(model)
     named = dict(model.named_parameters())
     for name in names:
-        path, _, last = name.rpartition(".")
-        setattr(made.get_submodule(path), last, nn.Parameter(named[name].detach().to(dtype, copy=True)))
+        put_weight(made, name, nn.Parameter(named[name].detach().to(dtype, copy=True)))
     return made

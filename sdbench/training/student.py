@@ -22,7 +22,7 @@ from sdbench import validate
 from sdbench.errors import InputError
 from sdbench.lm.transformer import Transformer
 from sdbench.models.derivation import LAYERS_FILE, WEIGHTS_FILE, Derivation, layers_beside, trained_weights
-from sdbench.models.derived import derived
+from sdbench.models.derived import derived, put_weight, shared_copy
 from sdbench.models.token_map import keep_head_rows
 from sdbench.models.vocabulary import IDS_FILE, reduced
 from sdbench.training.network_calls import body_of
@@ -49,7 +49,7 @@ class Student:
         }
         for name, weight in list(self.model.named_parameters()):
             if id(weight) not in shared:
-                _set(self.model, name, nn.Parameter(weight.detach().clone().float()))
+                put_weight(self.model, name, nn.Parameter(weight.detach().clone().float()))
         self.names = [name for name, weight in self.model.named_parameters() if id(weight) not in shared]
         head = target.get_output_embeddings()
         self._vocab, device = len(head.weight), head.weight.device
@@ -76,12 +76,10 @@ class Student:
 
     def deployed(self) -> Transformer:
         """Return the draft as it serves: its weights in the target's type, and a head of R rows."""
-        model = copy.deepcopy(
-            self.model, {id(weight): weight for weight in (*self.model.parameters(), *self.model.buffers())}
-        )
+        model = shared_copy(self.model)
         dtype = self.model.get_input_embeddings().weight.dtype
         for name, weight in self.weights.items():
-            _set(model, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
+            put_weight(model, name, nn.Parameter(weight.detach().to(dtype), requires_grad=False))
         maps = None
         if self.ids is not None:
             maps = reduced(self.ids, self._vocab, self._vocab)
@@ -138,10 +136,3 @@ def check_layers(layers: Sequence[int], depth: int, knob: str = "recipe.layers")
         raise InputError(
             f"{knob} is {list(layers)}; it must list some of the target's layers 0 to {depth - 1} in ascending order, each once."
         )
-
-
-def _set(model: Any, name: str, weight: nn.Parameter) -> None:
-    *path, last = name.split(".")
-    for part in path:
-        model = getattr(model, part)
-    setattr(model, last, weight)

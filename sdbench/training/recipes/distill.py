@@ -139,8 +139,7 @@ class Distill:
             raise InputError(
                 f"recipe.vocabulary is {self.vocabulary}, but the target has {vocab} tokens: take fewer, or null for all of them."
             )
-        if self.top > vocab:
-            raise InputError(f"recipe.top is {self.top}, but the target has {vocab} tokens: take at most so many.")
+        job.check_top(self.top)
         if self.start is not None:
             Student(job.target, self.layers).load_folder(self.start)
 

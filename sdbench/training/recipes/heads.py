@@ -16,7 +16,6 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from sdbench import validate
-from sdbench.errors import InputError
 from sdbench.models.vocabulary import most_frequent
 from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus
@@ -107,10 +106,7 @@ class TrainHead:
 
     def run(self, job: Job) -> dict[str, Any]:
         layers = self.head.layers(job.family.main.config)
-        if self.top > job.family.vocab:
-            raise InputError(
-                f"recipe.top is {self.top}, but the target has {job.family.vocab} tokens: take at most so many."
-            )
+        job.check_top(self.top)
         corpus = job.corpus(self.data, self.data_tokens)
         ids = self._ids(job, corpus)
         head = self.head.fresh(job.target, ids)
