@@ -16,6 +16,7 @@ import torch
 from filelock import FileLock, Timeout
 
 from sdbench.errors import InputError
+from sdbench.lm.prepacked import prepack
 from sdbench.lm.transformer import Transformer
 from sdbench.models.family import Family, check_family
 from sdbench.models.identity import model_identity
@@ -23,7 +24,6 @@ from sdbench.models.spec import ModelSpec, family_specs
 from sdbench.models.weights import load_weights
 from sdbench.runs.trackers import NoTracker, Tracker
 from sdbench.training.corpus import Corpus, Sample
-from sdbench.training.hidden import Hidden
 from sdbench.training.identity import claim
 from sdbench.training.leaks import Leaks
 from sdbench.training.network_calls import hidden_behind
@@ -99,6 +99,7 @@ class Job:
         self.facts["target"] = self.identity
         model = load_weights(self._spec, self.dtype, self.device)
         _check_head(model)
+        prepack(model)
         return model
 
     @cached_property
@@ -164,19 +165,12 @@ class Job:
                 f"recipe.top is {top}, but the target has {self.family.vocab} tokens: take at most so many."
             )
 
-    def teacher(self, corpus: Corpus, top: int) -> Teacher:
-        """Return what the target says about a corpus. It reads what it has not read."""
-        teacher = Teacher(self.target, corpus, top, self.work / "laws")
+    def teacher(self, corpus: Corpus, top: int, layers: Sequence[int] = ()) -> Teacher:
+        """Return what the target says about a corpus. It reads what it has not read. layers: the hidden states to keep."""
+        teacher = Teacher(self.target, corpus, top, self.work / "target", layers)
         with self._alone():
             teacher.read_all(lambda done: self.say(f"the target reads the corpus: {done:.0%}"))
         return teacher
-
-    def hidden(self, corpus: Corpus, layers: Sequence[int]) -> Hidden:
-        """Return hidden states of the target for a corpus. It reads what it has not read. layers: as in `Hidden`."""
-        hidden = Hidden(self.target, corpus, layers, self.work / "hidden")
-        with self._alone():
-            hidden.read_all(lambda done: self.say(f"the target's hidden states: {done:.0%}"))
-        return hidden
 
     @contextmanager
     def _alone(self) -> Iterator[None]:

@@ -29,8 +29,7 @@ def lesson(target, tmp_path):
     made = job(target, tmp_path)
     corpus = made.corpus(Drawn(), 600)
     vocab = made.family.vocab
-    hidden = made.hidden(corpus, (1, 2))
-    return made, HeadLesson(made, corpus, made.teacher(corpus, vocab), hidden, range(vocab))
+    return made, HeadLesson(made, corpus, made.teacher(corpus, vocab, (1, 2)), range(vocab))
 
 
 class Knowing:
@@ -58,7 +57,7 @@ def test_hidden_states_are_those_of_the_target(lesson):
     place = its.training[0]
     tokens = torch.tensor([its.corpus.samples[place].tokens])
     states = made.target(input_ids=tokens, output_hidden_states=True).hidden_states
-    found = its.hidden.states([place])
+    found = its.teacher.states([place])
     for wanted, near in ((torch.cat([states[1], states[2]], -1), True), (torch.cat([states[0], states[1]], -1), False)):
         error = (found - wanted).norm() / wanted.norm()
         assert (error < 0.05) == near  # products and states may be in bfloat16

@@ -133,6 +133,19 @@ def test_a_conversation_has_both_turns_of_the_template() -> None:
         all_of(source, Stub(template=None))
 
 
+def test_openings_begin_the_turns_of_the_user_and_each_meets_every_temperature() -> None:
+    writer = Stub()
+    source = SelfInstructed(answer_temperatures=[0.0, 0.5], longest_answer=4, openings=["", "Tom has"])
+    opening, _ = template_parts(writer)  # pyright: ignore[reportArgumentType]
+    words = writer.tokenizer("Tom has", add_special_tokens=False)["input_ids"]
+    chunk = all_of(source, writer, most=1)
+    assert [sample.tokens[: len(opening) + len(words)] == [*opening, *words] for sample in chunk[:4]] == [
+        False,
+        True,
+    ] * 2
+    assert [sample.source.partition(" ")[2] for sample in chunk[:4]] == ["t=0.0", "t=0.0", "t=0.5", "t=0.5"]
+
+
 def test_a_mixture_keeps_its_shares_and_goes_on() -> None:
     source = Mixture([Drawn("a"), Drawn("b")], [3, 1])
     whole = all_of(source, Stub(), most=8)
@@ -151,9 +164,10 @@ def test_a_mixture_keeps_its_shares_and_goes_on() -> None:
         (lambda: Answers("/nosuch.txt"), "recipe.data.prompts: there is no file"),
         (lambda: SelfInstructed(answer_temperatures=[]), "recipe.data.answer_temperatures"),
         (lambda: SelfInstructed(temperature=-1), "recipe.data.temperature"),
+        (lambda: SelfInstructed(openings=[]), "recipe.data.openings"),
         (lambda: FinishedRun("/nosuch"), "nosuch"),
     ],
-    ids=["text", "answers", "no temperature", "temperature", "run"],
+    ids=["text", "answers", "no temperature", "temperature", "no openings", "run"],
 )
 def test_a_source_refuses_what_it_cannot_read(made: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):

@@ -247,7 +247,7 @@ def own_texts(job: Job, lesson: Lesson, student: Student, places: Sequence[int],
             Sample([*prompt, *answer], len(prompt), source)
             for prompt, answer, source in zip(prompts, answers, names, strict=True)
         )
-    teacher = Teacher(job.target, corpus, lesson.teacher.top, folder / "laws")
+    teacher = Teacher(job.target, corpus, lesson.teacher.top, folder / "target")
     teacher.read_all()
     return Lesson(job, corpus, teacher, range(len(corpus)))
 

@@ -20,7 +20,6 @@ from sdbench.models.vocabulary import most_frequent
 from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus
 from sdbench.training.divergences import DIVERGENCES, Compared, compare, divergence
-from sdbench.training.hidden import Hidden
 from sdbench.training.job import Job
 from sdbench.training.network_calls import product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
@@ -110,7 +109,7 @@ class TrainHead:
         corpus = job.corpus(self.data, self.data_tokens)
         ids = self._ids(job, corpus)
         head = self.head.fresh(job.target, ids)
-        lesson = HeadLesson(job, corpus, job.teacher(corpus, self.top), job.hidden(corpus, layers), ids)
+        lesson = HeadLesson(job, corpus, job.teacher(corpus, self.top, layers), ids)
         weights = {name: weight for name, weight in head.named_parameters() if weight.requires_grad}
         optimiser = Optimiser(weights, self.schedule, job.state, job.tracker.curve)
         optimiser.run(
@@ -142,10 +141,10 @@ class TrainHead:
 
 
 class HeadLesson:
-    """A corpus with the target's laws and hidden states, and the sequences that are held out. ids: those that the head proposes."""
+    """A corpus with what the target says about it, and the sequences that are held out. ids: those that the head proposes."""
 
-    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, hidden: Hidden, ids: Sequence[int]) -> None:
-        self.corpus, self.teacher, self.hidden = corpus, teacher, hidden
+    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, ids: Sequence[int]) -> None:
+        self.corpus, self.teacher = corpus, teacher
         self.training, held_out = job.split(corpus)
         self.watched = held_out[:WATCHED]
         self.own = torch.full((job.family.vocab,), -1)
@@ -160,7 +159,7 @@ class HeadLesson:
         probs = torch.zeros(ids.shape)
         ids[answer], probs[answer] = law.ids, law.probs
         with product_mode(_Like(self._model)):
-            depths = head.unrolled(tokens, self.hidden.states(places), steps)
+            depths = head.unrolled(tokens, self.teacher.states(places), steps)
         found: list[Compared | None] = []
         for depth, logits in enumerate(depths):
             counted = answer[:, 2 + depth :]

@@ -1,7 +1,9 @@
 """Let an instruct model write both turns of a conversation (Magpie, 2406.08464).
 
-The model gets the opening of its chat template, up to the place where a user would write. It has seen many user turns there, so it
+The model gets the start of its chat template, up to the place where a user would write. It has seen many user turns there, so it
 writes one. Then the template closes the turn, and the model answers. No data set is needed.
+
+`openings` are the first words of user turns. They steer what the model writes about, as the system prompts of Magpie do.
 """
 
 from __future__ import annotations
@@ -25,7 +27,8 @@ _PLACE = "\x00"  # stands for the user's turn in a rendered template
 class SelfInstructed:
     """Write conversations with the target.
 
-    temperature, top_k: of the user's turns. answer_temperatures: of the answers, in turn: 0 is greedy.
+    temperature, top_k: of the user's turns. openings: the first words of the user's turns, in turn; an empty one leaves the whole
+    turn to the model. answer_temperatures: of the answers, in turn for each opening: 0 is greedy.
     longest_question, longest_answer: in tokens. A question that does not end within its limit is dropped. An answer is cut.
     """
 
@@ -36,6 +39,7 @@ class SelfInstructed:
         answer_temperatures: Sequence[float] = (0.0, 1.0),
         longest_question: int = 160,
         longest_answer: int = 320,
+        openings: Sequence[str] = ("",),
     ) -> None:
         validate.whole("recipe.data.longest_question", longest_question, SHORTEST)
         validate.whole("recipe.data.longest_answer", longest_answer, 1)
@@ -44,6 +48,11 @@ class SelfInstructed:
         for one in answer_temperatures:
             validate.number("recipe.data.answer_temperatures", one, 0)
         validate.whole("recipe.data.top_k", top_k)
+        if not openings or not all(isinstance(one, str) for one in openings):
+            raise InputError(
+                f"recipe.data.openings is {openings!r}; it must be a list of texts, such as ['', 'Write a poem']."
+            )
+        self._openings = list(openings)
         self._asking = Sampling(validate.number("recipe.data.temperature", temperature, 0), top_k)
         self._answering = [Sampling(one) for one in answer_temperatures]
         self._longest_question, self._longest_answer = longest_question, longest_answer
@@ -58,18 +67,23 @@ class SelfInstructed:
             "answer_temperatures": [one.temperature for one in self._answering],
             "longest_question": self._longest_question,
             "longest_answer": self._longest_answer,
+            "openings": self._openings,
         }
 
     def chunks(self, writer: Writer, have: Sequence[Sample], seed: int) -> Iterator[list[Sample]]:
-        opening, closing = template_parts(writer)
+        before, behind = template_parts(writer)
+        openings = [
+            [*before, *writer.tokenizer(text, add_special_tokens=False)["input_ids"]] for text in self._openings
+        ]
         chunk = 1 + max((int(sample.source.split("/")[1]) for sample in have), default=-1)
         empty = 0
         while True:
             names = [f"self/{chunk}/{number}" for number in range(CHUNK)]
-            questions = writer.write([opening] * CHUNK, names, self._asking, self._longest_question, seed)
+            opened = [openings[number % len(openings)] for number in range(CHUNK)]
+            questions = writer.write(opened, names, self._asking, self._longest_question, seed)
             kept = [
-                (name, [*opening, *question[:-1], *closing])
-                for name, question in zip(names, questions, strict=True)
+                (name, [*opening, *question[:-1], *behind])
+                for name, opening, question in zip(names, opened, questions, strict=True)
                 if question[-1] in writer.ends and len(question) > SHORTEST
             ]
             empty = 0 if kept else empty + 1
@@ -82,10 +96,14 @@ class SelfInstructed:
             chunk += 1
 
     def _answered(self, writer: Writer, asked: Sequence[tuple[str, list[int]]], seed: int) -> list[Sample]:
-        """Let the target answer. The temperatures take turns by the number of the conversation."""
+        """Let the target answer. With the same opening, the temperatures take turns."""
         found: dict[str, Sample] = {}
         for place, sampling in enumerate(self._answering):
-            mine = [(name, tokens) for name, tokens in asked if _number(name) % len(self._answering) == place]
+            mine = [
+                (name, tokens)
+                for name, tokens in asked
+                if _number(name) // len(self._openings) % len(self._answering) == place
+            ]
             names = [name for name, _ in mine]
             answers = writer.write([tokens for _, tokens in mine], names, sampling, self._longest_answer, seed)
             for (name, tokens), answer in zip(mine, answers, strict=True):
