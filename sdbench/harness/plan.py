@@ -254,6 +254,7 @@ def memory(config: dict[str, Any], slots: int, specs: Mapping[str, ModelSpec] | 
         hardware["device"],
         hardware["memory_bytes"],
         trees,
+        hardware.get("prepack", True),
     )
 
 
@@ -285,7 +286,9 @@ def _load_head(plan: Plan, role: str, whole: Mapping[str, Transformer]) -> Trans
     module = load_any_head(spec, member.source, member.head, target.model, dtype, device)
     check_finite(spec, module)
     if isinstance(module, ParallelHead):
+        _prepack(plan, module)
         return ParallelModel(role, module, target)
+    _prepack(plan, module)
     return feature_head(role, module, target, execution_of(hardware["execution"]))
 
 
@@ -311,6 +314,7 @@ def load_role(plan: Plan, role: str) -> Transformer:
         return model
     if ids is not None:
         keep_head_rows(role, weights, ids.rows)
+    _prepack(plan, weights)
     reencoded = member.vocabulary is not None and member.vocabulary.kind == "reencode"
     model = Transformer(role, weights, member.width if reencoded else family.vocab, execution, ids)
     if reencoded:
@@ -319,6 +323,15 @@ def load_role(plan: Plan, role: str) -> Transformer:
     if role == "target":
         model.rules = plan.rules
     return model
+
+
+def _prepack(plan: Plan, module: torch.nn.Module) -> None:
+    """Keep blocked copies of a module's large matrices, if the hardware profile asks for them."""
+    from sdbench.lm.prepacked import prepack
+
+    hardware = plan.config["hardware"]
+    if hardware.get("prepack", True) and hardware["execution"] != "cudagraph":
+        prepack(module)
 
 
 def _check_revision(spec: ModelSpec) -> None:

@@ -59,6 +59,7 @@ class Hardware:
     execution: Execution
     memory_bytes: Count | Mapping[str, Count] | None = None
     pin: bool = False
+    prepack: bool = True
     tensor_parallel: bool = False
 
 

@@ -24,6 +24,7 @@ from sdbench.lm.kv_cache import KVCache, hidden_layer
 from sdbench.lm.masks import MaskForm, additive_masks, aligned, chain_masks
 from sdbench.lm.model import FAR, LanguageModel, Lengths
 from sdbench.lm.output import StepOutput
+from sdbench.lm.prepacked import prepacked_bytes
 from sdbench.lm.programs.chain import ChainInputs, laid
 from sdbench.lm.programs.execution import Execution
 from sdbench.lm.programs.traced import Inputs, StepInputs
@@ -98,7 +99,7 @@ class Transformer(LanguageModel):
     def bytes(self) -> int:
         own = [part for weight in self.model.parameters() for part in _stored(weight)]
         held = {part.data_ptr(): part.numel() * part.element_size() for part in own}
-        return sum(held.values()) + self.pool.bytes
+        return sum(held.values()) + prepacked_bytes(self.model) + self.pool.bytes
 
     def allocate(self, rows: int, slots: int) -> None:
         # A cache that is large enough is used again: a step reads only the part of it that holds tokens.

@@ -117,15 +117,19 @@ def fit(
     device: str = "cpu",
     memory: int | Mapping[str, int] | None = None,
     trees: Mapping[str, int] | None = None,
+    prepack: bool = False,
 ) -> Fit:
     """Estimate the memory of a family.
 
     slots: the number of cache slots per row. batch: the number of rows. dtype, device: those of the hardware profile, for specs
     without their own. memory: the bytes that each device has (one number for all, or one per device; None: measure the machine).
-    trees: by role, the number of speculated tokens per row. Each needs a cache slot and logits.
+    trees: by role, the number of speculated tokens per row. Each needs a cache slot and logits. prepack: float32 weights on the CPU
+    are kept twice (`sdbench.lm.prepacked`).
     """
     tokens = {role: (slots, (trees or {}).get(role, 0)) for role in specs}
-    roles = tuple(_role_memory(role, spec, *tokens[role], batch, dtype, device) for role, spec in specs.items())
+    roles = tuple(
+        _role_memory(role, spec, *tokens[role], batch, dtype, device, prepack) for role, spec in specs.items()
+    )
     devices = []
     for name in dict.fromkeys(role.device for role in roles):
         parts = [part for role in roles if role.device == name for part in (role.weight_bytes, role.cache_bytes)]
@@ -215,7 +219,9 @@ def device_memory(name: str) -> int | None:
         return None
 
 
-def _role_memory(role: str, spec: ModelSpec, slots: int, tree: int, batch: int, dtype: str, device: str) -> RoleMemory:
+def _role_memory(
+    role: str, spec: ModelSpec, slots: int, tree: int, batch: int, dtype: str, device: str, prepack: bool
+) -> RoleMemory:
     device = spec.device or device
     size = size_of(spec)
     if size is None:
@@ -228,4 +234,6 @@ def _role_memory(role: str, spec: ModelSpec, slots: int, tree: int, batch: int, 
         weights = (size.parameters - size.quantizable) * item + int(size.quantizable * scheme.weight_bytes) + scales
     elif size.stored_bytes is not None:
         weights = size.stored_bytes
+    elif prepack and device == "cpu" and item == torch.float32.itemsize:
+        weights *= 2
     return RoleMemory(role, device, weights, (size.cache_values * (slots + tree) + size.vocab * tree) * batch * item)

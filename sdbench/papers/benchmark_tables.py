@@ -62,6 +62,18 @@ def fit_line(rows: pd.DataFrame, over: str) -> tuple[float, float]:
     return float(at_zero), float(slope)
 
 
+def prepacked_table(found: Mapping[str, Any]) -> Grid:
+    """Show the time of a step with plain and with blocked weights (`prepacked.py`): a row per number of tokens."""
+    kinds = found["seconds"]
+    rows = []
+    for tokens in kinds["plain"]:
+        times = [[1e3 * seconds for seconds in kinds[kind][tokens]] for kind in ("plain", "prepacked")]
+        costs = [kinds[kind][tokens][0] / kinds[kind]["1"][0] for kind in ("plain", "prepacked")]
+        rows.append([int(tokens), *(estimate(one[0], one[1:], 1) for one in times), *costs])
+    heads = [_number("ms, plain [95 %]"), _number("ms, blocked [95 %]")]
+    return Grid([Column("tokens"), *heads, Column("cost, plain", ".2f"), Column("cost, blocked", ".2f")], rows)
+
+
 def shortcuts_table(rows: pd.DataFrame) -> Grid:
     """Show what each shortcut of the engine gains: the time of a token without it over the time with all of them.
 

@@ -102,7 +102,7 @@ class Docs:
 
     def _engine(self) -> list[str]:
         parts = ["What a step of the engine costs, where the time of a round goes, and what changes of the engine did."]
-        return [*parts, *self._scaling(), *self._rounds(), *self._shortcuts(), *self._changes()]
+        return [*parts, *self._scaling(), *self._rounds(), *self._prepacked(), *self._shortcuts(), *self._changes()]
 
     def _scaling(self) -> list[str]:
         file = self.results / "bench" / "scaling" / "scaling.csv"
@@ -124,6 +124,23 @@ class Docs:
         files = sorted((self.results / "rounds").glob("*.json"))
         words = ["## The time of a round", "`make bench-rounds` measures medians over the rounds of finished runs."]
         return [*words, *(benchmark_tables.rounds_table(_json(file)).markdown() for file in files)] if files else []
+
+    def _prepacked(self) -> list[str]:
+        files = sorted((self.results / "bench" / "prepacked").glob("*.json"))
+        parts = [
+            "## The gain of blocked weights",
+            "`experiments/benchmarks/prepacked.py` times the same float32 step with plain and with "
+            "[blocked weights](../execution-modes.md#blocked-weights), in turn. A cost is the time of a step over n tokens, in "
+            "steps over one token.",
+        ]
+        for file in files:
+            found = _json(file)
+            words = f"{found['model']}, {found['context']} tokens of context, {found['repeats']} timings; {found['machine']}, "
+            parts += [
+                f"{words}{found['threads']} thread(s); torch {found['torch']}.",
+                benchmark_tables.prepacked_table(found).markdown(),
+            ]
+        return parts if files else []
 
     def _shortcuts(self) -> list[str]:
         folder = self.results / "cleverness"

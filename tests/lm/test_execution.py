@@ -11,7 +11,9 @@ import torch
 
 from sdbench.errors import InputError
 from sdbench.keyed_random import Key
+from sdbench.lm import prepacked
 from sdbench.lm.output import StepOutput
+from sdbench.lm.prepacked import PrepackedLinear
 from sdbench.lm.programs.execution import Execution
 from sdbench.lm.programs.modes import check_execution, execution_of
 from sdbench.lm.transformer import Transformer
@@ -194,6 +196,35 @@ def test_compiled_programs_equal_the_forward_and_are_kept(architecture, tmp_path
     for ours, theirs in zip(tree(model), tree(Transformer("target", others)), strict=True):
         assert apart(ours, theirs) < 1e-4, "a program holds no weights"
     assert not model.execution.made
+
+
+@pytest.mark.slow
+@torch.inference_mode()
+def test_compiled_programs_compute_with_blocked_weights(tmp_path, monkeypatch):
+    monkeypatch.setenv("SDBENCH_CACHE", str(tmp_path))
+    monkeypatch.setattr(prepacked, "SMALLEST", 64)
+    raw = random_model("llama", layers=2)
+    wanted = chain(Transformer("target", raw))
+    prepacked.prepack(raw)
+    products = []
+    monkeypatch.setattr(PrepackedLinear, "product", counted(PrepackedLinear.product, products))
+    for made in (True, False):  # the second model loads the programs of the first
+        model = Transformer("target", raw, execution=execution_of("compile"))
+        for _ in range(2):
+            for ours, theirs in zip(chain(model), wanted, strict=True):
+                assert apart(ours, theirs) < 1e-4
+            assert len(products) >= 3 * 15, "two layers of seven matrices, and the head, in three steps"
+            products.clear()
+            raw.share_memory()  # the weights move
+        assert bool(model.execution.made) == made
+
+
+def counted(product, calls):
+    def count(part, given):
+        calls.append(part)
+        return product(part, given)
+
+    return count
 
 
 @pytest.mark.slow

@@ -23,6 +23,7 @@ import torch
 from torch import Tensor, nn
 
 from sdbench.errors import RunError
+from sdbench.lm.prepacked import locate, prepacked_parts
 from sdbench.lm.programs.execution import Program, Programs
 from sdbench.lm.programs.traced import Inputs, Traceable, flat, parted
 from sdbench.models.cache import writable_cache
@@ -35,6 +36,7 @@ _TRACED = (
     "early_exit",
     "kv_cache",
     "masks",
+    "prepacked",
     "programs.traced",
     "programs.chain",
     "programs.tree",
@@ -76,6 +78,7 @@ class Compiled(Programs):
             "versions": [torch.__version__, version("transformers")],
             "machine": ["cpu", _processor(), torch.get_num_threads(), torch.get_float32_matmul_precision()],
             "model": [type(lm.model).__name__, config, lm.config._attn_implementation, str(lm.dtype), weights],
+            "prepacked": sorted(prepacked_parts(lm.model)),
             "ids": lm.ids.record,
             "cache": [lm.pool.slots, lm.cached],
             "masks": [lm.mask_form.kinds, lm.mask_form.window, lm.mask_form.hides_first],
@@ -133,7 +136,7 @@ def _load(step: nn.Module, file: Path) -> Program:
     extra = torch.load(file.with_suffix(".extra.pt"), weights_only=True)
     held = {**extra, **_tensors(step)}
     constants = {name: held[name] for name in loaded.get_constant_fqns()}
-    return _Loaded(loaded, constants, next(tensor for name, tensor in constants.items() if name not in extra))
+    return _Loaded(loaded, constants, next(tensor for name, tensor in constants.items() if name not in extra), step)
 
 
 class _Loaded:
@@ -143,8 +146,8 @@ class _Loaded:
     another process, to shared memory. Then the program gets the new addresses.
     """
 
-    def __init__(self, program: Any, constants: dict[str, Tensor], witness: Tensor) -> None:
-        self._program, self._constants = program, constants
+    def __init__(self, program: Any, constants: dict[str, Tensor], witness: Tensor, step: nn.Module) -> None:
+        self._program, self._constants, self._step = program, constants, step
         self._run, self._witness = program.loader.boxed_run, witness  # any weight shows whether the weights have moved
         self._set_addresses()
 
@@ -155,6 +158,7 @@ class _Loaded:
 
     def _set_addresses(self) -> None:
         self._program.load_constants(self._constants, check_full_update=True, user_managed=True)
+        locate(self._step)
         self._at = self._witness.data_ptr()
 
 
