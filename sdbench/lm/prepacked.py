@@ -1,8 +1,8 @@
 """Keep large float32 weights of a model a second time, in the blocked layout of oneDNN (CPU).
 
-torch computes `nn.Linear` in float32 with a routine that reads the weight as it lies. That routine is far from the memory's speed
-for one token, and slower still for the few tokens of a verification. oneDNN reads a blocked copy of the weight with the kernels
-that `torch.compile` uses for frozen models. `docs/execution-modes.md` has the measured times.
+torch computes `nn.Linear` in float32 with a routine that reads the weight as it lies. That is slow for the few tokens of a
+verification. oneDNN reads a blocked copy of the weight with the kernels that `torch.compile` uses for frozen models.
+`experiments/benchmarks/prepacked.py` measures the gain.
 
 Compiled programs hold no weights, so they call the operator `sdbench::linear`. It finds the blocked copy by the address
 of the weight.
@@ -62,7 +62,6 @@ def prepack(model: nn.Module) -> None:
     for part in model.modules():
         if type(part) is nn.Linear and _fits(part.weight):
             part.__class__ = PrepackedLinear
-            part._blocked = None
 
 
 def prepacked_parts(model: nn.Module) -> dict[str, PrepackedLinear]:
