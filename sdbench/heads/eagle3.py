@@ -27,7 +27,8 @@ class Eagle3(nn.Module):
     """An EAGLE-3 head, called as a causal language model of `transformers` over a cache that holds features.
 
     d2t: [R], what is added to the number of a proposed token to get its id in the target. t2d: [V], which ids are proposed.
-    embedding: that of the target, for a head without its own (own_embedding).
+    embedding: that of the target, for a head without its own (own_embedding). own_head: lm_head is its own, and not rows of the
+    target's.
     """
 
     d2t: Tensor
@@ -40,6 +41,7 @@ class Eagle3(nn.Module):
         # What the code of a program depends on belongs into the config that identifies it.
         layer.norm_before_residual, layer.target_width = config.norm_before_residual, config.target_width
         self.config, self.head_config, self.own_embedding = layer, config, embedding is None
+        self.own_head = True
         width, vocab = layer.hidden_size, layer.vocab_size
         parts = import_module(f"transformers.models.{layer.model_type}.modeling_{layer.model_type}")
         make = {part: getattr(parts, _NAMES[layer.model_type] + part) for part in ("RMSNorm", "RotaryEmbedding")}

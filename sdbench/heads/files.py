@@ -15,7 +15,7 @@ from sdbench.heads.config import HeadConfig
 from sdbench.heads.eagle3 import Eagle3
 
 T = TypeVar("T")
-EMBEDDING = "embed_tokens.weight"
+EMBEDDING, HEAD = "embed_tokens.weight", "lm_head.weight"
 _UNUSED = ("verifier_lm_head.", "verifier_norm.", "rotary_emb.")  # copies of the target's weights, and what is computed
 _MAPS = ("d2t", "t2d")
 
@@ -68,16 +68,15 @@ def write_head(
 ) -> None:
     """Write a head as a folder that sdbench, vLLM and speculators read: model.safetensors and config.json.
 
-    An embedding that is the target's is left out. target: the hub id or the name of the target.
+    An embedding that is the target's is left out. So are rows of the target's output head, which only sdbench finds again.
+    target: the hub id or the name of the target.
     layers: of the target that the head reads; by default those of `config`.
     """
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    own = module.own_embedding
-    tensors = {
-        name: t.detach().cpu().contiguous() for name, t in module.state_dict().items() if own or name != EMBEDDING
-    }
+    left_out = {EMBEDDING: not module.own_embedding, HEAD: not module.own_head}
+    tensors = {name: t.detach().cpu().contiguous() for name, t in module.state_dict().items() if not left_out.get(name)}
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     document = head_document(module.dtype, config, target, layers)
     (folder / "config.json").write_text(json.dumps(document, indent=2, sort_keys=True) + "\n", encoding="utf-8")

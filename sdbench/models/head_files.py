@@ -94,7 +94,9 @@ def load_any_head(
 
 
 def load_head(spec: ModelSpec, source: Source, config: HeadConfig, target: Any, dtype: Any, device: str) -> Eagle3:
-    """Load a head, in evaluation mode and without gradients. Without an embedding of its own it shares the target's weight.
+    """Load a head, in evaluation mode and without gradients.
+
+    Without an embedding of its own it shares the target's weight. Without `lm_head` it takes the rows of the target's head.
 
     target: the `transformers` model whose hidden states it reads. dtype, device: of the head.
 
@@ -104,7 +106,7 @@ def load_head(spec: ModelSpec, source: Source, config: HeadConfig, target: Any, 
     import torch
 
     from sdbench.heads.eagle3 import Eagle3
-    from sdbench.heads.files import EMBEDDING, fill, named
+    from sdbench.heads.files import EMBEDDING, HEAD, fill, named
 
     with readable(spec, source, "weights"):
         tensors = named(_tensors(spec, source))
@@ -118,6 +120,19 @@ def load_head(spec: ModelSpec, source: Source, config: HeadConfig, target: Any, 
             )
         embedding = torch.nn.Parameter(weight.data.to(device, dtype), requires_grad=False)
     module = Eagle3(config, embedding).to(device, dtype)
+    if HEAD not in tensors and "d2t" in tensors:
+        rows = target.get_output_embeddings().weight
+        ids = tensors["d2t"] + torch.arange(len(tensors["d2t"]))
+        if (
+            type(rows.data) is not torch.Tensor
+            or rows.shape[1] != config.layer.hidden_size
+            or int(ids.max()) >= len(rows)
+        ):
+            raise InputError(
+                f"The head {spec.path} ({spec.role}) has no lm_head, and that of its target is not of the same size or is "
+                "quantised: take a head with its own."
+            )
+        tensors[HEAD], module.own_head = rows.data[ids.to(rows.device)], False
     fill(module, tensors, f"{spec.path} ({spec.role})")
     return module.eval().requires_grad_(False)
 

@@ -21,11 +21,12 @@ class NewEagle3:
     """Make an EAGLE-3 head (2503.01840) as wide as its target.
 
     reads: numbers of the three hidden states, as in transformers' `hidden_states`; None: 2, the middle and the last but two.
-    Its embedding is the target's. Its output head starts from the rows of the target's.
+    own_head: its output head starts from the rows of the target's and is trained; False: it stays the target's, and is not stored.
+    Its embedding is the target's.
     """
 
-    def __init__(self, reads: Sequence[int] | None = None) -> None:
-        self.reads = None if reads is None else tuple(reads)
+    def __init__(self, reads: Sequence[int] | None = None, own_head: bool = True) -> None:
+        self.reads, self.own_head = None if reads is None else tuple(reads), own_head
 
     def layers(self, config: Any) -> tuple[int, ...]:
         """Return the numbers of the hidden states that the head reads."""
@@ -62,6 +63,8 @@ class NewEagle3:
             head.lm_head.weight.copy_(target.get_output_embeddings().weight[numbers])
             head.d2t.copy_(numbers - torch.arange(len(ids)))
             head.t2d.fill_(False)[numbers] = True
+        head.own_head = self.own_head
+        head.lm_head.requires_grad_(self.own_head)
         return head.train()
 
     def write(self, folder: Path, head: Eagle3, target: str, layers: tuple[int, ...]) -> None:

@@ -6,12 +6,14 @@ import json
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from sdbench.errors import InputError
 from sdbench.heads.config import read_head_config
 from sdbench.heads.parallel import ParallelConfig
 from sdbench.models.family import check_family
-from sdbench.models.spec import family_specs
+from sdbench.models.head_files import load_head
+from sdbench.models.spec import family_specs, resolve
 from sdbench.training.head_makers import NewEagle3, NewParallel
 from sdbench.training.recipes.heads import HeadLesson, TrainHead
 from tests.training.made import Drawn, job, target_folder
@@ -71,6 +73,27 @@ def test_a_head_learns_and_is_written_in_a_format_that_is_read(target, tmp_path)
     assert long["measured"]["alpha_1"] > short["measured"]["alpha_1"] + 0.03
     config = read_head_config("eagle3", json.loads((made.out / "config.json").read_text()))
     assert (config.draft_vocab, config.layers) == (200, (0, 1, 2))
+
+
+def test_a_head_may_use_the_targets_output_head_and_does_not_store_it(target, tmp_path):
+    made = job(target, tmp_path / "made")
+    TrainHead(NewEagle3((0, 1, 2), own_head=False), Drawn(), tokens=600, **KNOBS).run(made)
+    assert "lm_head.weight" not in load_file(made.out / "model.safetensors")
+    entries = {"target": {"path": str(target)}, "head": {"path": str(made.out), "head_of": "target"}}
+    spec = family_specs(entries)["head"]
+    config = read_head_config("head", json.loads((made.out / "config.json").read_text()))
+    head = load_head(spec, resolve(spec), config, made.target, torch.float32, "cpu")
+    assert torch.equal(head.lm_head.weight, made.target.get_output_embeddings().weight[head.proposed])
+    other = torch.nn.Linear(7, 300)
+    with pytest.raises(InputError, match="has no lm_head"):
+        load_head(spec, resolve(spec), config, Other(made.target, other), torch.float32, "cpu")
+
+
+class Other:
+    """A target with another output head."""
+
+    def __init__(self, target, head):
+        self.get_input_embeddings, self.get_output_embeddings = target.get_input_embeddings, lambda: head
 
 
 @pytest.mark.parametrize(
