@@ -15,13 +15,14 @@ from sdbench import __version__
 from sdbench.errors import InputError, RunError
 from sdbench.paths import expanded
 
-PLAIN = ("report", "compare", "status", "push", "ls", "doctor")  # verbs without overrides
+PLAIN = ("report", "compare", "profile", "status", "push", "ls", "doctor")  # verbs without overrides
 OK, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
 
 USAGE = """\
   sdbench run [overrides]                  run a comparison; -m: a sweep; --dry-run: show what would run, and whether it fits
   sdbench report DIR ...                   write tables and figures of finished runs, in HTML, Markdown and LaTeX
   sdbench compare A B | A --arms x,y       is the second faster, and as good? A, B: run folders, or DIR:ARM
+  sdbench profile DIR [ARM ...]            write what a run measured as speculation_profile.json, for engines that simulate
   sdbench status DIR ...                   list runs: finished, failed and why, stopped and where, running
   sdbench push DIR ...                     send finished runs to Weights & Biases, each once
   sdbench verify [overrides]               check that each arm is lossless; exit status 0 or 1
@@ -129,6 +130,9 @@ def _parser() -> argparse.ArgumentParser:
     compared.add_argument(
         "--margin", type=float, help="of the non-inferiority test, in points of score (default: the first run's)"
     )
+    profiled = verb("profile", _profile, "write the measured acceptance of a run as speculation profiles")
+    profiled.add_argument("folder", type=expanded, metavar="DIR")
+    profiled.add_argument("arms", nargs="*", metavar="ARM", help="default: every arm that drafts")
     verb("status", _status_of, "list the finished, failed, stopped and running runs in some folders").add_argument(
         "folders", nargs="+", type=expanded, metavar="DIR"
     )
@@ -249,6 +253,14 @@ def _compare(options: argparse.Namespace, overrides: list[str]) -> int:
     document = compare(options.runs, options.arms, options.margin)
     print(text(document))
     _print_document(document)
+    return OK
+
+
+def _profile(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.analysis.speculation_profile import write_profiles
+
+    for file in write_profiles(options.folder, options.arms):
+        print(file)
     return OK
 
 

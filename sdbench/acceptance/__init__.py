@@ -22,7 +22,7 @@ from sdbench.acceptance.match import Match
 from sdbench.acceptance.mentored import Mentored
 from sdbench.acceptance.recorded import Recorded
 from sdbench.acceptance.relaxed_topk import RelaxedTopK
-from sdbench.acceptance.simulated_acceptance import Forced
+from sdbench.acceptance.simulated_acceptance import Forced, ForcedByPosition, ForcedLength
 from sdbench.acceptance.spechub import SpecHub
 from sdbench.acceptance.thresholds import Thresholds
 from sdbench.acceptance.top_beta import TopBeta
@@ -49,6 +49,8 @@ __all__ = [
     "Exact",
     "FLy",
     "Forced",
+    "ForcedByPosition",
+    "ForcedLength",
     "Fuzzy",
     "KSeq",
     "Law",

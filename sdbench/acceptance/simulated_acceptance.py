@@ -11,6 +11,7 @@ is meaningless, so no quality is reported.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 
 import torch
@@ -18,6 +19,7 @@ import torch
 from sdbench.acceptance.base import Law, Memoryless, tokenwise
 from sdbench.acceptance.draft import Draft
 from sdbench.device import put
+from sdbench.errors import InputError
 from sdbench.sampling import Scored
 from sdbench.validate import number
 
@@ -33,12 +35,55 @@ class Forced(Memoryless):
         self.rate = number("forced.rate", rate, 0, 1)
 
     def law(self, draft: Draft, p: Scored, memory=None) -> Law:
-        K = draft.tokens.shape[1]
-        by_length = torch.tensor([chance(self.rate, n) for n in range(K + 1)], dtype=torch.float64)
-        passes = put(by_length, draft.tokens.device)[draft.length][:, None].expand(-1, K)
-        law = tokenwise(draft, p, passes)
-        law.drawn = True
-        return law
+        longest = draft.tokens.shape[1]
+        return _kept(draft, p, [[chance(self.rate, n)] * longest for n in range(longest + 1)])
+
+
+class ForcedLength(Memoryless):
+    """Keep drafted tokens so that a verification gives `mean` tokens in the mean, the target's own included.
+
+    mean: at least 1. A draft too short for it is kept whole.
+    """
+
+    simulated = True
+
+    def __init__(self, mean: float = 2.0) -> None:
+        self.mean = number("forced.mean", mean, 1)
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        longest = draft.tokens.shape[1]
+        chances = [chance(min((self.mean - 1) / max(n, 1), 1.0), n) for n in range(longest + 1)]
+        return _kept(draft, p, [[a] * longest for a in chances])
+
+
+class ForcedByPosition(Memoryless):
+    """Keep the token at each position with a given probability, if all before it were kept.
+
+    rates: by position, from the first one on, such as the `conditional_accept_rates` of a speculation profile. No token is kept
+    behind the last of them.
+    """
+
+    simulated = True
+
+    def __init__(self, rates: Sequence[float] = (0.8,)) -> None:
+        if isinstance(rates, str) or not isinstance(rates, Sequence) or not rates:
+            raise InputError(
+                f"forced.rates is {rates!r}; it must be a list of probabilities by position, such as [0.8, 0.6]."
+            )
+        self.rates = [number("forced.rates", rate, 0, 1) for rate in rates]
+
+    def law(self, draft: Draft, p: Scored, memory=None) -> Law:
+        longest = draft.tokens.shape[1]
+        rates = [*self.rates, *[0.0] * longest][:longest]
+        return _kept(draft, p, [rates] * (longest + 1))
+
+
+def _kept(draft: Draft, p: Scored, chances: Sequence[Sequence[float]]) -> Law:
+    """Return the law that keeps each token with a probability. chances: by the draft's length, then by position."""
+    passes = put(torch.tensor(chances, dtype=torch.float64), draft.tokens.device)[draft.length]
+    law = tokenwise(draft, p, passes)
+    law.drawn = True
+    return law
 
 
 @cache

@@ -16,11 +16,17 @@ from sdbench.analysis.report.grid import Column, Grid
 from sdbench.analysis.results import Results, read
 from sdbench.models.memory import GB
 from sdbench.papers import FOLDER, benchmark_tables, claims, figures, page, paper, sections, tables, tree_tables
+from sdbench.papers.findings import findings
 from sdbench.papers.paper_results import PaperResults
 
 FIGURES, TABLES = "figures", "tables"
 ASSETS = "pkg://sdbench/assets/"
 BANNER = "<!-- Written by `python -m sdbench.papers.render_docs` from results/. Do not edit. -->"
+
+FINDINGS = (
+    "What the papers do not say. Each number is that of the model, the task and the machine of its run. "
+    "Ranges are 95 % intervals."
+)
 
 
 class Docs:
@@ -32,6 +38,7 @@ class Docs:
 
     def write(self) -> None:
         """Write all pages, figures and tables."""
+        self._page("findings", "Findings", [FINDINGS, *findings(self.results)])
         for one in yaml.safe_load((FOLDER / "pages.yaml").read_text(encoding="utf-8")):
             self._page(one["name"], one["title"], self._shown(one))
         for name in paper.names():

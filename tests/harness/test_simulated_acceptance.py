@@ -95,9 +95,26 @@ def test_a_run_is_a_recording(bench, finished, tmp_path):
     assert first[:-1] == wanted[: len(first) - 1]
 
 
+def test_rates_by_position_and_a_mean_length_hold_in_a_run(bench, tmp_path):
+    words = ["arms=[ar,sd,sd_qualifier]", "ignore_eos=true", "max_new_tokens=96", "limit=5"]
+    words += ["arms.sd.forced_acceptance=[0.9,0.5,0.2]", "arms.sd.draft_length=4"]
+    words += ["arms.sd_qualifier.forced_acceptance={length: 2.5}", "arms.sd_qualifier.draft_length=3"]
+    assert bench.call("run", tmp_path / "out", *words) == 0
+    rounds = load(tmp_path / "out").rounds
+    lengths = rounds[rounds.arm == "sd"].accepted.to_numpy()
+    assert len(lengths) > 120
+    for place, rate in enumerate([0.9, 0.5, 0.2, 0.0]):
+        tried = lengths[lengths >= place]
+        assert (tried > place).mean() == pytest.approx(rate, abs=2.5 / len(tried) ** 0.5 * (rate > 0))
+    lengths = rounds[rounds.arm == "sd_qualifier"].accepted.to_numpy() + 1
+    assert lengths.mean() == pytest.approx(2.5, abs=5 / len(lengths) ** 0.5)
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
+        (["arms=[sd]", "arms.sd.forced_acceptance={mean: 2}"], "length: MEAN"),
+        (["arms=[sd]", "arms.sd.forced_acceptance=[0.5,1.5]"], "rates"),
         (["arms=[sd]", "arms.sd.forced_acceptance=1.5"], "rate"),
         (["arms=[sd]", "arms.sd.forced_acceptance=/no/such/file.json"], "forced_acceptance"),
         (["arms=[ar]", "arms.ar.forced_acceptance=0.5"], "drafts nothing"),
