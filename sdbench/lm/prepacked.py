@@ -28,9 +28,8 @@ class PrepackedLinear(nn.Linear):
     as `nn.Linear` does. A copy of the module makes its own blocked weight.
     """
 
-    _blocked: (
-        tuple[Tensor, Tensor, int] | None
-    )  # the blocked weight, the weight that it was made of, and that weight's version
+    # The blocked weight, the weight that it was made of, and that weight's version.
+    _blocked: tuple[Tensor, Tensor, int] | None = None
 
     def forward(self, input: Tensor) -> Tensor:
         if torch.compiler.is_compiling():
