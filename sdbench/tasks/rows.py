@@ -1,7 +1,7 @@
-"""Read the rows of a prompt set from a JSON-lines file or, without a file, from the Hugging Face hub.
+"""Read the rows of a prompt set from a JSON-lines or parquet file or, without a file, from the Hugging Face hub.
 
-The argument `path` names the file. It can be a pipe, gzip can have packed it, and its text is UTF-8, UTF-16 or UTF-32. Without
-a path, `rows_of` looks for the set's usual file in the folder that the environment variable SDBENCH_DATA names.
+The argument `path` names the file. JSON lines can come from a pipe, gzip can have packed them, and their text is UTF-8, UTF-16 or
+UTF-32. Without a path, `rows_of` looks for the set's usual file in the folder that the environment variable SDBENCH_DATA names.
 """
 
 from __future__ import annotations
@@ -104,7 +104,8 @@ def rows_of(task: str, path: str | None, file_name: str | None, hub: Mapping[str
     arguments of `datasets.load_dataset`. Errors: InputError if no source is readable, or a line is malformed.
     """
     file = _file_of(path, file_name)
-    rows = list(_read_file(file) if file else _read_hub(task, file_name, hub))
+    read = _read_parquet if file and file.suffix == ".parquet" else _read_file
+    rows = list(read(file) if file else _read_hub(task, file_name, hub))
     if not rows:
         raise InputError(f"{file or task} holds no prompts.")
     return rows
@@ -139,6 +140,18 @@ def _read_file(file: Path) -> Iterator[Row]:
         raise InputError(f"{file} is not {encoding} text after line {number}; {_convert(file)}.") from error
     except (OSError, EOFError, zlib.error) as error:
         raise InputError(f"{file} cannot be read after line {number}: {error}.") from error
+
+
+def _read_parquet(file: Path) -> Iterator[Row]:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        table = pyarrow.parquet.read_table(file)
+    except (OSError, pyarrow.ArrowException) as error:
+        raise InputError(f"{file} cannot be read as parquet: {str(error).splitlines()[0]}.") from error
+    for number, fields in enumerate(table.to_pylist(), start=1):
+        yield Row(fields, f"{file}, row {number}", number)
 
 
 def _decoded(line: bytes, file: Path, number: int) -> str:

@@ -82,6 +82,6 @@ def test_conf_composes_and_says_what_the_class_says(file):
 
 def test_there_is_a_file_for_each_task():
     assert [file.stem for file in CONF] == [
-        "commonsense_qa", "gsm8k", "humaneval", "jsonl", "mt_bench", "records", "spec_bench", "stories", "stream",
+        "commonsense_qa", "gsm8k", "humaneval", "jsonl", "mt_bench", "records", "spec_bench", "speed_bench", "stories", "stream",
         "wordproblems",
     ]  # fmt: skip
