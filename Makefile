@@ -61,11 +61,13 @@ models: setup  ## Train the tiny family again (90 minutes on two cores; resumabl
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
 SMOLLM2_MODELS = results/models/smollm2-135m
 SMOLLM2_DTYPE ?= float32
+SMOLLM2_TRAINING = data=chat_and_problems recipe.batch_tokens=1024 recipe.learning_rate=1.0e-3 recipe.vocabulary=6144
 models-smollm2: setup  ## Train a draft of two layers of SmolLM2-135M and an EAGLE-3 head (SMOLLM2=FOLDER or .gguf; hours; resumable)
-	for part in 'draft distill recipe.layers=[0,29]' 'eagle3 eagle3'; do \
+	for part in 'draft distill recipe.layers=[0,29]' 'eagle3 eagle3 recipe.head.own_head=false recipe.steps=3'; do \
 	  set -- $$part; name=$$1 recipe=$$2; shift 2; \
-	  $(BIN)/sdbench train recipe=$$recipe models=smollm2 models.target.path=$(SMOLLM2) name=smollm2-$$name $$* \
-	    hardware.dtype=$(SMOLLM2_DTYPE) hardware.threads=2 work=$(SMOLLM2_MODELS)/work out=results/runs/smollm2-$$name $(OVERRIDES) && \
+	  $(BIN)/sdbench train recipe=$$recipe models=smollm2 models.target.path=$(SMOLLM2) name=smollm2-$$name \
+	    $(SMOLLM2_TRAINING) $$* hardware.dtype=$(SMOLLM2_DTYPE) hardware.threads=2 rows=64 \
+	    work=$(SMOLLM2_MODELS)/work out=results/runs/smollm2-$$name $(OVERRIDES) && \
 	  rm -rf $(SMOLLM2_MODELS)/$$name && cp -R results/runs/smollm2-$$name/model $(SMOLLM2_MODELS)/$$name || exit; \
 	done
 

@@ -1,7 +1,7 @@
 """Define the task SPEED-Bench (2604.09557): 880 prompts in eleven categories, and prompts of fixed lengths; first turns only.
 
-The published set (hub nvidia/SPEED-Bench) holds ids and categories. It lacks many texts, because they belong to other data sets. The
-user fetches them with `prepare_data.py` of specdec_bench (github NVIDIA/Model-Optimizer). The task has no score.
+The published set (hub nvidia/SPEED-Bench) holds ids and categories. It lacks many texts, because they belong to other data sets.
+The user fetches them with `prepare_data.py` of specdec_bench (github NVIDIA/Model-Optimizer). The task has no score.
 """
 
 from __future__ import annotations
