@@ -17,6 +17,7 @@ from sdbench.harness.plan import Plan
 from sdbench.lm.probe import first_not_finite
 from sdbench.lm.trace import NotFinite, Trace
 from sdbench.lm.transformer import Transformer
+from sdbench.runs.energy import Energy
 from sdbench.tasks.base import Prompt
 from sdbench.tasks.pieces import pieces
 
@@ -36,6 +37,7 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
     requests = [Request(tokens, prompt.id, repeat) for prompt, tokens in prompts]
     # In compiled modes a smaller last block keeps the batch size, and so the compiled shapes. Its free rows produce nothing.
     eager = plan.config["hardware"]["execution"] == "eager"
+    energy = Energy()
     begun = perf_counter()
     finished = list(
         arm.decoder.generate(
@@ -49,6 +51,7 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
         )
     )
     wall = perf_counter() - begun - trace.outside
+    joules = energy.spent()
     trace.close()
     if trace.not_finite is not None and arm.not_finite is None:
         arm.not_finite = _where(arm, trace.not_finite, requests, finished)
@@ -81,6 +84,7 @@ def decode(plan: Plan, arm: Arm, prompts: Sequence[tuple[Prompt, list[int]]], bl
                 "decode_seconds": item.decode_seconds,
                 "block_decode_seconds": decode_seconds,
                 "target_calls": item.target_calls,
+                **({} if joules is None else {"block_joules": joules}),
             }
         )
     for row in trace.rounds:

@@ -29,6 +29,7 @@ SEQUENCES = {
 }
 
 # Added: `pieces`, the text that each token added. The report colours it by origin.
+# Added on a machine with energy counters: `block_joules`, the energy of the whole block under this arm, the same in all its rows.
 
 ROUNDS = {
     "arm": "str: as in SEQUENCES",

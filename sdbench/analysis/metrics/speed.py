@@ -43,6 +43,15 @@ def end_to_end_tokens_per_second(sequences: pd.DataFrame) -> float:
     return _rate(emitted_tokens(sequences).sum(), sequences["prefill_seconds"].sum() + decode_seconds(sequences))
 
 
+def joules_per_token(sequences: pd.DataFrame) -> float | None:
+    """Divide the energy of all blocks whose energy was read by their emitted tokens; None if there are none."""
+    if "block_joules" not in sequences or sequences["block_joules"].isna().all():
+        return None
+    read = sequences[sequences["block_joules"].notna()]
+    joules = read.drop_duplicates(["arm", "block", "repeat"])["block_joules"].sum()
+    return _rate(joules, emitted_tokens(read).sum())
+
+
 def first_token_seconds(sequences: pd.DataFrame) -> dict[str, float]:
     """Summarise the time to first token: mean and percentiles, in seconds."""
     return _spread(sequences["first_token_seconds"])

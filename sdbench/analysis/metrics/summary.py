@@ -188,6 +188,7 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "overlapped": overlap,
         "ranks": ssd.ranks(rounds),
         "memory_bytes": meta["memory_bytes"],
+        "joules_per_token": speed.joules_per_token(sequences),
         "devices": list(meta["devices"]),
         "mode": meta["mode"],
         "lossless": meta["lossless"],
