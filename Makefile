@@ -114,6 +114,11 @@ results-smollm2: setup  ## Measure SmolLM2 on real prompts (SMOLLM2=FOLDER or .g
 	  $(ARCHIVE) results/runs/smollm2-$$task smollm2-$$task || exit; \
 	done
 
+results-smollm2-eagle3: setup  ## Measure the packaged EAGLE-3 head of SmolLM2 on GSM8K (SMOLLM2=FOLDER or .gguf), into results/smollm2_135m/gsm8k
+	$(RUN) experiment=smollm2_135m_eagle3 models.target.path=$(SMOLLM2) name=smollm2-135m-gsm8k $(OVERRIDES) \
+	  out=results/runs/smollm2-135m-gsm8k
+	$(ARCHIVE) results/runs/smollm2-135m-gsm8k smollm2_135m/gsm8k
+
 BENCH_EXECUTION ?= eager
 BENCH_NAME ?= $(BENCH_EXECUTION)
 bench: setup  ## Compare with transformers and flashspec, greedy and sampled, into results/bench/* (BENCH_EXECUTION=eager)
@@ -192,4 +197,4 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models models-smollm2 notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models models-smollm2 notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-smollm2-eagle3 results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check

@@ -20,7 +20,7 @@ from sdbench.lm.prepacked import prepack
 from sdbench.lm.transformer import Transformer
 from sdbench.models.family import Family, check_family
 from sdbench.models.identity import model_identity
-from sdbench.models.spec import ModelSpec, family_specs
+from sdbench.models.spec import ModelSpec, family_specs, resolve
 from sdbench.models.weights import load_weights
 from sdbench.runs.trackers import NoTracker, Tracker
 from sdbench.training.corpus import Corpus, Sample
@@ -101,6 +101,12 @@ class Job:
         _check_head(model)
         prepack(model)
         return model
+
+    @property
+    def target_name(self) -> str:
+        """Return the target's hub id, or the name of its file or folder without the path, which belongs to this machine."""
+        path = self._spec.path
+        return path if resolve(self._spec).kind == "hub" else Path(path).name
 
     @cached_property
     def identity(self) -> str:

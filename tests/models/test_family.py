@@ -195,6 +195,7 @@ def test_the_families():
         "qwen3_8b_eagle3",
         "smollm2",
         "smollm2_135m",
+        "smollm2_135m_eagle3",
         "smollm2_family",
         "tiny",
         "tiny_diffusion",

@@ -73,6 +73,7 @@ def test_a_head_learns_and_is_written_in_a_format_that_is_read(target, tmp_path)
     assert long["measured"]["alpha_1"] > short["measured"]["alpha_1"] + 0.03
     config = read_head_config("eagle3", json.loads((made.out / "config.json").read_text()))
     assert (config.draft_vocab, config.layers) == (200, (0, 1, 2))
+    assert str(target) not in (made.out / "config.json").read_text(), "no path of this machine"
 
 
 def test_a_head_may_use_the_targets_output_head_and_does_not_store_it(target, tmp_path):

@@ -118,7 +118,7 @@ class TrainHead:
             lambda: lesson.held_out(head, self.steps),
         )
         measured = lesson.held_out(head, self.steps)
-        self.head.write(job.out, head, job.specs["target"].path, layers)
+        self.head.write(job.out, head, job.target_name, layers)
         return job.finish("A head of its target", self.settings, measured, optimiser.log)
 
     def _ids(self, job: Job, corpus: Corpus) -> list[int]:
