@@ -86,7 +86,7 @@ def test_laws_are_read_once_and_again_for_more_sequences(
     assert (number := len(few.corpus)) % 20 != 0
     calls = []
     write = type(few)._write
-    monkeypatch.setattr(type(few), "_write", lambda *words: (calls.append(len(words[2])), write(*words)))
+    monkeypatch.setattr(type(few), "_write", lambda *words: (calls.append(len(words[3])), write(*words)))
     made.teacher(few.corpus, 5)
     assert calls == []
     more = made.teacher(made.corpus(Drawn(), 700), 5)
