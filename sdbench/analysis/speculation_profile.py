@@ -17,6 +17,7 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.figures import style
+from sdbench.analysis.metrics.acceptance import acceptance_by_position
 from sdbench.analysis.tables import target_rounds, usable
 from sdbench.errors import InputError
 from sdbench.runs.record import Run, load
@@ -61,7 +62,7 @@ def profile(run: Run, arm: str) -> dict[str, Any]:
     rounds = _rounds(run, arm)
     lengths, requests = rounds["accepted"] + 1, [rounds["prompt_id"], rounds["repeat"]]
     K = int(rounds["proposed"].max())
-    marginal = [float((lengths > k).mean()) for k in range(1, K + 1)]
+    marginal = acceptance_by_position(rounds)
     before = [1.0, *marginal[:-1]]
     conditional = [rate / base if base else 0.0 for rate, base in zip(marginal, before, strict=True)]
     mean = float(lengths.mean())
@@ -85,7 +86,7 @@ def profile(run: Run, arm: str) -> dict[str, Any]:
         "accept_length_model": "chain_analytic" if chain and rounds["proposed"].nunique() == 1 else "measured_per_k",
         "accept_length_by_k": _by_length(run, arm),
         "acceptance_length_histogram": {str(n): int(count) for n, count in sorted(lengths.value_counts().items())},
-        "per_category": _categories(run, arm, rounds),
+        "per_category": _categories(run, rounds),
         "measurement_conditions": _conditions(run, arm, rounds),
         "validation": {
             "mean_consistency": {
@@ -132,7 +133,7 @@ def _by_length(run: Run, arm: str) -> dict[str, float]:
     return dict(sorted(found.items(), key=lambda item: int(item[0])))
 
 
-def _categories(run: Run, arm: str, rounds: pd.DataFrame) -> dict[str, Any] | None:
+def _categories(run: Run, rounds: pd.DataFrame) -> dict[str, Any] | None:
     sequences = run.tables["sequences"]
     of_prompt = sequences.drop_duplicates("prompt_id").set_index("prompt_id")["category"]
     parts = rounds.assign(category=rounds["prompt_id"].map(of_prompt))
