@@ -41,6 +41,18 @@ def put(tensor: Tensor, device: torch.device) -> Tensor:
 
 
 @cache
+def native_bfloat16() -> bool:
+    """Return whether this processor has instructions for products in bfloat16. Others emulate them, far slower than float32."""
+    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
+    return any(held and "bf16" in name for name, held in capabilities.items())
+
+
+def takes_blocked_weights(dtype: torch.dtype) -> bool:
+    """Return whether this processor computes faster with blocked copies of weights of this type (`sdbench.lm.prepacked`)."""
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and native_bfloat16())
+
+
+@cache
 def usable() -> tuple[int, ...]:
     """Return the cores that this process could use at the first call, before it was pinned. Empty if the system does not tell."""
     return tuple(sorted(os.sched_getaffinity(0))) if hasattr(os, "sched_getaffinity") else ()

@@ -36,6 +36,7 @@ def measure(overrides: list[str]) -> dict[str, object]:
     return {
         "model": str(plan.specs["target"].path).rsplit("/", 1)[-1],
         "machine": cpu_model(),
+        "dtype": plan.config["hardware"]["dtype"],
         "threads": torch.get_num_threads(),
         "context": CONTEXT,
         "repeats": REPEATS,

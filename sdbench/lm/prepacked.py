@@ -1,7 +1,8 @@
-"""Keep large float32 weights of a model a second time, in the blocked layout of oneDNN (CPU).
+"""Keep large weights of a model a second time, in the blocked layout of oneDNN (CPU).
 
-torch computes `nn.Linear` in float32 with a routine that reads the weight as it lies. That is slow for the few tokens of a
-verification. oneDNN reads a blocked copy of the weight with the kernels that `torch.compile` uses for frozen models.
+torch computes `nn.Linear` with a routine that reads the weight as it lies. In float32 that is slow for the few tokens of a
+verification, and in bfloat16 for any number of them. oneDNN reads a blocked copy of the weight with the kernels that
+`torch.compile` uses for frozen models.
 `experiments/benchmarks/prepacked.py` measures the gain.
 
 Compiled programs hold no weights, so they call the operator `sdbench::linear`. It finds the blocked copy by the address
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear
 
+from sdbench.device import takes_blocked_weights
+
 SMALLEST = 2**18  # weights of a matrix; the call costs more than it saves for a smaller one
 _ROWS = 64  # the number of tokens that oneDNN chooses the layout for; a layout for one token is slow for several
 
@@ -25,7 +28,7 @@ class PrepackedLinear(nn.Linear):
     """An `nn.Linear` that computes with a blocked copy of its weight.
 
     The first forward makes the copy, and the first forward after a change of the weight makes it anew. With gradients it computes
-    as `nn.Linear` does. A copy of the module makes its own blocked weight.
+    as `nn.Linear` does, and so it does for another type of numbers. A copy of the module makes its own blocked weight.
     """
 
     # The blocked weight, the weight that it was made of, and that weight's version.
@@ -35,6 +38,8 @@ class PrepackedLinear(nn.Linear):
         if torch.compiler.is_compiling():
             return torch.ops.sdbench.linear(input, self.weight, self.bias)
         if torch.is_grad_enabled() and (self.weight.requires_grad or input.requires_grad):
+            return super().forward(input)
+        if input.dtype != self.weight.dtype or torch.is_autocast_enabled("cpu"):
             return super().forward(input)
         return self.product(input)
 
@@ -52,9 +57,10 @@ class PrepackedLinear(nn.Linear):
 
 
 def prepack(model: nn.Module) -> None:
-    """Let the large float32 matrices of a model on the CPU compute with blocked copies of their weights.
+    """Let the large matrices of a model on the CPU compute with blocked copies of their weights.
 
-    Nothing changes for other matrices, for quantised weights, and where torch was built without oneDNN.
+    These are matrices in float32, and in bfloat16 if the processor has instructions for it. Nothing changes for other matrices, for
+    quantised weights, and where torch was built without oneDNN.
     """
     if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         return
@@ -101,5 +107,5 @@ _library.impl("linear", _shape, "Meta")
 
 
 def _fits(weight: Tensor) -> bool:
-    plain = type(weight.data) is Tensor and weight.layout == torch.strided
-    return plain and weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.numel() >= SMALLEST
+    plain = type(weight.data) is Tensor and weight.layout == torch.strided and weight.device.type == "cpu"
+    return plain and takes_blocked_weights(weight.dtype) and weight.numel() >= SMALLEST

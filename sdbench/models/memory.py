@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from sdbench.device import takes_blocked_weights
 from sdbench.errors import InputError
 from sdbench.heads.config import STATES, HeadConfig
 from sdbench.heads.exit_config import ExitConfig
@@ -123,7 +124,7 @@ def fit(
 
     slots: the number of cache slots per row. batch: the number of rows. dtype, device: those of the hardware profile, for specs
     without their own. memory: the bytes that each device has (one number for all, or one per device; None: measure the machine).
-    trees: by role, the number of speculated tokens per row. Each needs a cache slot and logits. prepack: float32 weights on the CPU
+    trees: by role, the number of speculated tokens per row. Each needs a cache slot and logits. prepack: weights on the CPU
     are kept twice (`sdbench.lm.prepacked`).
     """
     tokens = {role: (slots, (trees or {}).get(role, 0)) for role in specs}
@@ -226,7 +227,8 @@ def _role_memory(
     size = size_of(spec)
     if size is None:
         return RoleMemory(role, device, None, None)
-    item = dtype_of(role, spec.dtype or dtype).itemsize
+    precision = dtype_of(role, spec.dtype or dtype)
+    item = precision.itemsize
     weights = size.parameters * item
     if spec.quantization is not None:
         scheme = scheme_of(role, spec.quantization)
@@ -234,6 +236,6 @@ def _role_memory(
         weights = (size.parameters - size.quantizable) * item + int(size.quantizable * scheme.weight_bytes) + scales
     elif size.stored_bytes is not None:
         weights = size.stored_bytes
-    elif prepack and device == "cpu" and item == torch.float32.itemsize:
+    elif prepack and device == "cpu" and takes_blocked_weights(precision):
         weights *= 2
     return RoleMemory(role, device, weights, (size.cache_values * (slots + tree) + size.vocab * tree) * batch * item)

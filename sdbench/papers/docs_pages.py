@@ -136,13 +136,16 @@ class Docs:
         files = sorted((self.results / "bench" / "prepacked").glob("*.json"))
         parts = [
             "## The gain of blocked weights",
-            "`experiments/benchmarks/prepacked.py` times the same float32 step with plain and with "
+            "`experiments/benchmarks/prepacked.py` times the same step with plain and with "
             "[blocked weights](../execution-modes.md#blocked-weights), in turn. A cost is the time of a step over n tokens, in "
             "steps over one token.",
         ]
         for file in files:
             found = _json(file)
-            words = f"{found['model']}, {found['context']} tokens of context, {found['repeats']} timings; {found['machine']}, "
+            words = (
+                f"{found['model']} in {found['dtype']}, {found['context']} tokens of context, {found['repeats']} timings; "
+                f"{found['machine']}, "
+            )
             parts += [
                 f"{words}{found['threads']} thread(s); torch {found['torch']}.",
                 benchmark_tables.prepacked_table(found).markdown(),

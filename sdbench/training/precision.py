@@ -5,9 +5,9 @@ A processor without such instructions emulates bfloat16, which is far slower tha
 
 import torch
 
+from sdbench.device import native_bfloat16
+
 
 def product_dtype() -> torch.dtype:
     """Return the type of matrix products on this processor."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    native = any(held and "bf16" in name for name, held in capabilities.items())
-    return torch.bfloat16 if native else torch.float32
+    return torch.bfloat16 if native_bfloat16() else torch.float32

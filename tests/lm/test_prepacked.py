@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import nn
 
+from sdbench.device import native_bfloat16
 from sdbench.lm import prepacked
 from sdbench.lm.prepacked import PrepackedLinear, prepack, prepacked_bytes
 
@@ -57,13 +58,34 @@ def test_a_training_gets_gradients(linear):
     assert prepacked_bytes(linear) == 0
 
 
-def test_only_large_float32_matrices_on_the_cpu_are_prepacked(monkeypatch):
+@pytest.mark.parametrize("native", [True, False])
+def test_only_large_matrices_on_the_cpu_are_prepacked(native, monkeypatch):
     monkeypatch.setattr(prepacked, "SMALLEST", 100)
+    monkeypatch.setattr("sdbench.device.native_bfloat16", lambda: native)
     parts = nn.ModuleList([
         nn.Linear(9, 9),
         nn.Linear(12, 12, dtype=torch.bfloat16),
+        nn.Linear(12, 12, dtype=torch.float64),
         nn.Linear(12, 12, device="meta"),
         nn.Linear(12, 12),
     ])  # fmt: skip
     prepack(parts)
-    assert [type(part) is PrepackedLinear for part in parts] == [False, False, False, True]
+    assert [type(part) is PrepackedLinear for part in parts] == [False, native, False, False, True]
+
+
+@pytest.mark.skipif(not native_bfloat16(), reason="this processor has no bfloat16 instructions")
+@pytest.mark.parametrize("shape", [(1, 48), (2, 3, 48)])
+def test_bfloat16(shape, monkeypatch):
+    monkeypatch.setattr(prepacked, "SMALLEST", 64)
+    part = nn.Linear(48, 40, dtype=torch.bfloat16).requires_grad_(False)
+    prepack(part)
+    given = torch.randn(shape, dtype=torch.bfloat16)
+    torch.testing.assert_close(part(given), plain(part, given), rtol=2e-2, atol=2e-2)
+    assert prepacked_bytes(part) == 2 * 40 * 48
+
+
+def test_another_type_of_numbers_is_computed_as_before(linear):
+    given = torch.randn(3, 48)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(given).dtype == torch.bfloat16
+    assert prepacked_bytes(linear) == 0
