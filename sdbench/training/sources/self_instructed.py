@@ -18,7 +18,7 @@ from sdbench.tasks.encode import FIXED_DATE
 from sdbench.training.corpus import Sample
 from sdbench.training.writer import Writer
 
-CHUNK = 256  # conversations that are written together
+CHUNK = 1024  # conversations that are written together; the rows of a batch are empty at the end of a chunk only
 EMPTY = 2  # chunks without a question, after which the source gives up
 SHORTEST = 4  # tokens of a user turn; shorter ones ask nothing
 _PLACE = "\x00"  # stands for the user's turn in a rendered template
