@@ -59,13 +59,14 @@ models: setup  ## Train the tiny family again (90 minutes on two cores; resumabl
 	$(BIN)/sdbench train
 
 SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
+export SDBENCH_SMOLLM2 = $(SMOLLM2)
 SMOLLM2_MODELS = results/models/smollm2-135m
 SMOLLM2_DTYPE ?= float32
 SMOLLM2_TRAINING = data=chat_and_problems recipe.batch_tokens=1024 recipe.learning_rate=1.0e-3 recipe.vocabulary=6144
-models-smollm2: setup  ## Train a draft of two layers of SmolLM2-135M and an EAGLE-3 head (SMOLLM2=FOLDER or .gguf; hours; resumable)
-	for part in 'draft distill recipe.layers=[0,29]' 'eagle3 eagle3 recipe.head.own_head=false recipe.steps=3'; do \
+models-smollm2: setup  ## Train a draft, a qualifier and an EAGLE-3 head for SmolLM2-135M (SMOLLM2=FOLDER or .gguf; hours; resumable)
+	for part in 'draft distill recipe.layers=[0,29]' 'qualifier distill recipe.layers=[0,1,2,3,28,29]' 'eagle3 eagle3 recipe.head.own_head=false recipe.steps=3'; do \
 	  set -- $$part; name=$$1 recipe=$$2; shift 2; \
-	  $(BIN)/sdbench train recipe=$$recipe models=smollm2 models.target.path=$(SMOLLM2) name=smollm2-$$name \
+	  $(BIN)/sdbench train recipe=$$recipe models=smollm2 name=smollm2-$$name \
 	    $(SMOLLM2_TRAINING) $$* hardware.dtype=$(SMOLLM2_DTYPE) hardware.threads=2 rows=64 \
 	    work=$(SMOLLM2_MODELS)/work out=results/runs/smollm2-$$name $(OVERRIDES) && \
 	  rm -rf $(SMOLLM2_MODELS)/$$name && cp -R results/runs/smollm2-$$name/model $(SMOLLM2_MODELS)/$$name || exit; \
@@ -109,13 +110,13 @@ SMOLLM2_OPTIONS ?=
 results-smollm2: setup  ## Measure SmolLM2 on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
 	for words in spec_bench gsm8k 'humaneval ignore_eos=true'; do \
 	  task=$${words%% *}; \
-	  $(RUN) experiment=smollm2 models.target.path=$(SMOLLM2) tasks=$$words name=smollm2-$$task $(SMOLLM2_OPTIONS) \
+	  $(RUN) experiment=smollm2 tasks=$$words name=smollm2-$$task $(SMOLLM2_OPTIONS) \
 	    out=results/runs/smollm2-$$task && \
 	  $(ARCHIVE) results/runs/smollm2-$$task smollm2-$$task || exit; \
 	done
 
 results-smollm2-eagle3: setup  ## Measure the packaged EAGLE-3 head of SmolLM2 on GSM8K (SMOLLM2=FOLDER or .gguf), into results/smollm2_135m/gsm8k
-	$(RUN) experiment=smollm2_135m_eagle3 models.target.path=$(SMOLLM2) name=smollm2-135m-gsm8k $(OVERRIDES) \
+	$(RUN) experiment=smollm2_135m_eagle3 name=smollm2-135m-gsm8k $(OVERRIDES) \
 	  out=results/runs/smollm2-135m-gsm8k
 	$(ARCHIVE) results/runs/smollm2-135m-gsm8k smollm2_135m/gsm8k
 
@@ -157,7 +158,7 @@ TREE_TASK ?= wordproblems
 bench-trees: setup  ## Measure T_v(n) and try the tree that it recommends, into results/bench/trees (SMOLLM2=FOLDER or .gguf)
 	$(BIN)/python -m experiments.benchmarks.trees results/bench/trees/tiny.json $(TREE_OPTIONS) limit=40 $(OVERRIDES)
 	$(BIN)/python -m experiments.benchmarks.trees results/bench/trees/smollm2.json $(TREE_OPTIONS) --layers 15 \
-	  models=smollm2 models.target.path=$(SMOLLM2) tasks=$(TREE_TASK) limit=6 max_new_tokens=64 $(OVERRIDES)
+	  models=smollm2 tasks=$(TREE_TASK) limit=6 max_new_tokens=64 $(OVERRIDES)
 
 results-verify: setup  ## Check each method by the oracle and by greedy identity, into results/verify
 	mkdir -p results/verify
@@ -172,15 +173,15 @@ results-verify: setup  ## Check each method by the oracle and by greedy identity
 	  'arms=[sd,ssd,ssd_fast_backup,pearl,amusd,psd_fuzzy]' 'arms.ssd.grid.proposer.saguaro.c=[1.0,0.5,0.1]' \
 	  'arms.ssd_fast_backup.grid.proposer.backup._target_=[sdbench.asynchronous.Lookup,sdbench.asynchronous.Random,sdbench.asynchronous.Undrafted]' \
 	  | tail -n 1 > results/verify/beside-sampled.json
-	$(BIN)/sdbench verify experiment=smollm2 models.target.path=$(SMOLLM2) tasks=spec_bench limit=20 max_new_tokens=48 \
+	$(BIN)/sdbench verify experiment=smollm2 tasks=spec_bench limit=20 max_new_tokens=48 \
 	  | tail -n 1 > results/verify/smollm2.json
 
 PROFILE ?= tiny
 BUDGET ?= quick
 reproduce-pyramidsd reproduce-ssd: reproduce-%: setup
 	$(BIN)/python -m sdbench.papers reproduce $* --profile $(PROFILE) --budget $(BUDGET) $(if $(DRY_RUN),--dry-run) $(OVERRIDES)
-reproduce-pyramidsd:  ## Reproduce PyramidSD's tables, figures and claims [PROFILE=tiny|llama3] [BUDGET=quick|paper] [DRY_RUN=1]
-reproduce-ssd:  ## Reproduce SSD's tables, figures and claims [PROFILE=tiny|llama3_70b|qwen3] [BUDGET=quick|paper] [DRY_RUN=1]
+reproduce-pyramidsd:  ## Reproduce PyramidSD's tables, figures and claims [PROFILE=tiny|smollm2_135m|llama3] [BUDGET=quick|paper] [DRY_RUN=1]
+reproduce-ssd:  ## Reproduce SSD's tables, figures and claims [PROFILE=tiny|smollm2_135m|llama3_70b|qwen3] [BUDGET=quick|paper] [DRY_RUN=1]
 
 notebooks: setup  ## Execute the notebooks in new kernels, and save the outputs in them
 	$(BIN)/jupyter-execute --inplace --kernel_name=python3 --NotebookClient.record_timing=False notebooks/*.ipynb
