@@ -40,9 +40,11 @@ def planned_runs(paper: Paper, profile: str, budget: str) -> list[PlannedRun]:
         raise InputError(f"PROFILE is '{profile}'; for {paper.name} there are: {', '.join(plan['profiles'])}.")
     if budget not in BUDGETS:
         raise InputError(f"BUDGET is '{budget}'; there are: {', '.join(BUDGETS)}.")
+    limits = plan.get("limits", {}).get(profile, {})
+    sized = (f"limit={limits[budget]}",) if budget in limits else ()
     found = []
     for name, part in plan["parts"].items():
-        words = (f"experiment={part['experiment']}", "tracker=none", *plan["profiles"][profile], *part[budget])
+        words = (f"experiment={part['experiment']}", "tracker=none", *plan["profiles"][profile], *part[budget], *sized)
         if "vary" in part:
             values = part["values"][profile]
             found += [PlannedRun(f"{name}-{value}", (*words, f"{part['vary']}={value}")) for value in values]

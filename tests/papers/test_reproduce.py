@@ -54,7 +54,10 @@ def test_the_quick_budget_is_quick(name):
 @pytest.mark.parametrize(
     ("words", "says"),
     [
-        (["ssd", "--profile", "llama3"], "PROFILE is 'llama3'; for ssd there are: tiny, llama3_70b, qwen3."),
+        (
+            ["ssd", "--profile", "llama3"],
+            "PROFILE is 'llama3'; for ssd there are: tiny, llama3_70b, qwen3, smollm2_135m.",
+        ),
         (["ssd", "--budget", "enormous"], "BUDGET is 'enormous'; there are: quick, paper."),
         (["pyramid"], "There is no plan for 'pyramid'; there are: pyramidsd, ssd."),
         (["pyramidsd", "--dry-run", "limit=0"], "limit"),
