@@ -1,9 +1,13 @@
-"""Log the rank of the verifier's own token in the draft's order, in every run. The ranks are computed off the clock.
+"""Log what a draft model thought of its draft, in every run: the rank of the verifier's own token in its order, and the
+probabilities of its drafted tokens. They are computed off the clock.
 
 The hit rate of a speculation cache (SSD, 2603.03251) follows from these ranks for any fan-out, without a run of SSD. The cache
 holds an outcome of k accepted tokens if its rank is at most F_k. Behind k < K accepted tokens the order is that of the draft's
 distribution there, without the rejected token. Behind a whole draft it is the order behind its last token, which the next draft's
 first step gives. The rank of a sequence's first token is its rank behind the prompt.
+
+The probabilities are those at temperature 1, before any warping. `sdbench.analysis.metrics.calibration` compares them with
+acceptance.
 """
 
 from __future__ import annotations
@@ -50,7 +54,7 @@ class _Logged:
 
 
 class RankLog:
-    """Keep each draft until its outcome is known, and compute the ranks when the session has ended."""
+    """Keep each draft until its outcome is known, and compute ranks and probabilities when the session has ended."""
 
     def __init__(self) -> None:
         self.open()
@@ -88,9 +92,11 @@ class RankLog:
             self._drafts[-1].verified = length
 
     def notes(self) -> Iterator[RoundNote]:
-        """Yield the ranks of the session, and forget it."""
+        """Yield the ranks and the probabilities of the session, and forget it."""
         drafts, self._drafts = self._drafts, []
         yield from self._first_ranks(drafts)
+        for number, logged in enumerate(drafts):
+            yield from _probabilities_of(number, logged)
         for number, (ended, following) in enumerate(pairwise(drafts)):
             yield from _ranks_of(number, ended, following)
 
@@ -106,6 +112,18 @@ class RankLog:
                     token = token.to(behind.device)[None]
                     rank = int(ranks(behind[None], token, torch.full_like(token, -1)))
                     yield RoundNote(number, row, {"first_rank": rank})
+
+
+def _probabilities_of(number: int, logged: _Logged) -> Iterator[RoundNote]:
+    """Yield the probabilities of the drafted tokens. A row that drafted fewer tokens has values behind them that say nothing."""
+    draft = logged.draft
+    assert draft.q is not None
+    logits = draft.q.logits.float()
+    chosen = logits.gather(-1, draft.tokens.to(logits.device)[..., None])[..., 0]
+    found = (chosen - logits.logsumexp(-1)).exp().tolist()
+    for row, active in enumerate(logged.position.active):
+        if active:
+            yield RoundNote(number, row, {"draft_probabilities": found[row]})
 
 
 def _ranks_of(number: int, ended: _Logged, following: _Logged) -> Iterator[RoundNote]:

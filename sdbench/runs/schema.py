@@ -60,6 +60,7 @@ ROUNDS = {
 #               a sequence's last round
 #   first_rank  in a sequence's first round: the rank of the first token after the prompt. A draft in its own process records
 #               it at batch size 1 only
+#   draft_probabilities  list[float]: the draft's probability of each drafted token, at temperature 1
 # Added if the draft learns while it serves, in the round after which it learned:
 #   update_seconds    the time of the update, part of the block
 #   update_positions  the positions that it learned from

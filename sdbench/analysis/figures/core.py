@@ -82,11 +82,8 @@ def acceptance(summary: Summary) -> Figure | None:
     names = sorted({edge for arm in arms.values() for edge in arm["edges"]}, key=_outermost_first)
     if not names:
         return None
-    columns = len(names) if len(names) <= 3 else 2 if len(names) == 4 else 3
-    rows = -(-len(names) // columns)
-    made = style.figure(max(4.2, 2.5 * columns + 1.3), 2.3 * rows + 0.5)
-    panels = list(made.subplots(rows, columns, sharey=True, squeeze=False).flat)
-    for panel, edge in zip(panels, names, strict=False):
+    made, panels = _panels(len(names))
+    for panel, edge in zip(panels, names, strict=True):
         shown = {
             name: arm["edges"][edge]["acceptance_by_position"] for name, arm in arms.items() if edge in arm["edges"]
         }
@@ -98,10 +95,48 @@ def acceptance(summary: Summary) -> Figure | None:
         panel.set_xlim(0.5, max(map(len, shown.values())) + 0.5)
         panel.xaxis.get_major_locator().set_params(integer=True)
         panel.grid(axis="y")
-    for panel in panels[len(names) :]:
-        panel.set_visible(False)
     made.supylabel("P(accepted ≥ position)", fontsize=9)
     _legend_right(made, {name: arm for name, arm in arms.items() if arm["edges"]})
+    return made
+
+
+def calibration(summary: Summary) -> Figure | None:
+    """Draw the accepted share of drafted tokens against the draft's probability (a reliability diagram), a panel per edge."""
+    found: dict[str, dict[str, Any]] = {}
+    for name, arm in _arms(summary).items():
+        for edge, about in arm["edges"].items():
+            if about.get("calibration") is not None:
+                found.setdefault(edge, {})[name] = about["calibration"]
+    if not found:
+        return None
+    names = sorted(found, key=_outermost_first)
+    made, panels = _panels(len(names))
+    for panel, edge in zip(panels, names, strict=True):
+        panel.plot([0, 1], [0, 1], color="#555555", linewidth=0.8, linestyle=(0, (4, 3)))
+        for name, one in found[edge].items():
+            points = [(part["mean_probability"], part["accepted"], part["tokens"]) for part in one["bins"]]
+            (line,) = panel.plot(
+                [given for given, _, _ in points],
+                [kept for _, kept, _ in points],
+                color=style.colour(name),
+                marker=style.marker(name),
+                markersize=3.5,
+                linewidth=1.0,
+            )
+            said = [
+                f"{edge}, probability {given:.2f}: {kept:.3f} of {tokens} tokens accepted"
+                for given, kept, tokens in points
+            ]
+            describe(line, name, *said)
+        panel.set_title(edge.replace(">", " → "))
+        panel.set_xlabel("probability by the draft")
+        panel.set_xlim(0, 1)
+        panel.set_ylim(0, 1.04)
+        panel.grid()
+    made.supylabel("accepted share", fontsize=9)
+    _legend_right(
+        made, {name: arm for name, arm in _arms(summary).items() if any(name in one for one in found.values())}
+    )
     return made
 
 
@@ -247,6 +282,17 @@ def _arms(summary: Summary) -> dict[str, Any]:
 
 def _with(summary: Summary, metric: str) -> dict[str, Any]:
     return {name: arm for name, arm in _arms(summary).items() if arm.get(metric) is not None}
+
+
+def _panels(count: int) -> tuple[Figure, list[Axes]]:
+    """Make a figure with so many panels, which share the vertical axis."""
+    columns = count if count <= 3 else 2 if count == 4 else 3
+    rows = -(-count // columns)
+    made = style.figure(max(4.2, 2.5 * columns + 1.3), 2.3 * rows + 0.5)
+    panels = list(made.subplots(rows, columns, sharey=True, squeeze=False).flat)
+    for panel in panels[count:]:
+        panel.set_visible(False)
+    return made, panels[:count]
 
 
 def _rows(arms: Mapping[str, Any]) -> tuple[Figure, Axes]:

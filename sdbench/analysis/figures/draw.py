@@ -32,6 +32,7 @@ FIGURES: dict[str, Kind] = {
     "end_to_end": Kind("Speed-up end to end, prefill included", core.end_to_end, ("sequences",)),
     "tokens_per_target_call": Kind("Tokens per target call", core.tokens_per_target_call, ("sequences",)),
     "acceptance": Kind("Acceptance by position, per edge", core.acceptance, ("rounds",)),
+    "calibration": Kind("Calibration of the drafts", core.calibration, ("rounds",)),
     "speed_quality": Kind("Speed against quality", core.speed_quality, ("sequences",)),
     "round_time": Kind("Where the time of a round goes", core.round_time, ("sequences", "steps")),
     "predicted": Kind("Predicted against measured speed", core.predicted, ("sequences", "rounds", "steps")),

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sdbench.analysis.metrics.calibration import calibration
 from sdbench.analysis.tables import ratio, target_rounds
 from sdbench.topology import Topology
 
@@ -69,7 +70,7 @@ def conditional_acceptance_by_position(rounds: pd.DataFrame) -> list[float]:
 def edges(rounds: pd.DataFrame) -> dict[str, dict[str, Any]]:
     """Describe each edge: rounds, proposed, accepted, emitted, their rates, both acceptances by position, and histograms.
 
-    trees: of token trees. read_per_round: of a verifier that reads more than the draft.
+    trees: of token trees. read_per_round: of a verifier that reads more than the draft. calibration: of a draft model.
     histogram[n]: rounds that accepted n tokens. proposed_histogram[n]: rounds that drafted n.
     """
     return {str(edge): _edge(part) for edge, part in rounds.groupby("edge") if part["proposed"].any()}
@@ -87,6 +88,7 @@ def _edge(rounds: pd.DataFrame) -> dict[str, Any]:
         "conditional_acceptance_by_position": conditional_acceptance_by_position(rounds),
         "trees": trees(rounds),
         "read_per_round": read_per_round(rounds),
+        "calibration": calibration(rounds),
         "histogram": np.bincount(rounds["accepted"]).tolist(),
         "proposed_histogram": np.bincount(rounds["proposed"]).tolist(),
     }
