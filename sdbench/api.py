@@ -21,6 +21,7 @@ from sdbench.errors import InputError
 from sdbench.harness.arms import make
 from sdbench.harness.config import compose
 from sdbench.lm.diffusion import DiffusionTransformer
+from sdbench.lm.recurrent import language_model
 from sdbench.lm.transformer import Transformer
 from sdbench.models.derived import derived
 from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
@@ -136,7 +137,7 @@ def _decoder(
     for role, spec in family_specs(composed["models"]).items():
         source = roles.get(spec.derive.source) if spec.derive else None
         if spec.derive and source is not None and role not in family:
-            family[role] = Transformer(role, derived(source, role, spec.derive), vocab)
+            family[role] = language_model(role, derived(source, role, spec.derive), vocab)
     (arm,) = make({method: composed["arms"][method]}, family)
     rules = GenerationDefaults.of(config).rules
     if rules:
@@ -148,7 +149,7 @@ def _stepped(role: str, model: PreTrainedModel, vocab: int) -> Transformer:
     """Return a model as decoders take it. Raises: InputError, if the config of a diffusion model is incomplete."""
     if mask_token_of(role, model.config.get_text_config()) is not None:
         return DiffusionTransformer(role, model)
-    return Transformer(role, model, vocab)
+    return language_model(role, model, vocab)
 
 
 def _config_of(model: PreTrainedModel) -> GenerationConfig:

@@ -53,7 +53,7 @@ def one_thread():
 
 
 def random_model(architecture: str, layers: int = 4, seed: int = 0):
-    """A small random-weight model of an architecture, in float32 under sdpa."""
+    """A small random-weight model of an architecture, in float32, with the attention that the loader chooses."""
     import transformers as t
 
     torch.manual_seed(seed)
@@ -63,6 +63,14 @@ def random_model(architecture: str, layers: int = 4, seed: int = 0):
         "attn_implementation": "sdpa", "bos_token_id": None, "eos_token_id": None, "pad_token_id": None,
     }  # fmt: skip
     mixed = ["sliding_attention", "full_attention"] * (layers // 2)
+    local: dict[str, Any] = {**small, "head_dim": 16, "sliding_window": 8, "layer_types": mixed}
+    eager: dict[str, Any] = {**local, "attn_implementation": "eager"}  # scores that are capped, or have sinks
+    # The last layers take keys and values from earlier ones, and each layer has an embedding of its own.
+    shared = {
+        "num_kv_shared_layers": layers // 4 * 2,
+        "hidden_size_per_layer_input": 8,
+        "vocab_size_per_layer_input": V,
+    }
     build = {
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**small)),
         "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(**small, head_dim=16)),
@@ -86,6 +94,30 @@ def random_model(architecture: str, layers: int = 4, seed: int = 0):
                 eos_token_id=None,
             )
         ),
+        "gemma2": lambda: t.Gemma2ForCausalLM(t.Gemma2Config(**eager, query_pre_attn_scalar=16)),
+        "gpt_oss": lambda: t.GptOssForCausalLM(
+            t.GptOssConfig(
+                **eager, num_local_experts=4, num_experts_per_tok=2, rope_parameters={"rope_type": "default"}
+            )
+        ),
+        "llama4": lambda: t.Llama4ForCausalLM(
+            t.Llama4TextConfig(
+                **small,
+                head_dim=16,
+                attention_chunk_size=8,
+                no_rope_layers=[1, 0] * (layers // 2),
+                num_local_experts=2,
+                num_experts_per_tok=1,
+                intermediate_size_mlp=96,
+                interleave_moe_layer_step=2,
+            )
+        ),
+        "gemma3n": lambda: t.Gemma3nForCausalLM(
+            t.Gemma3nTextConfig(
+                **local, **shared, laurel_rank=4, altup_num_inputs=2, activation_sparsity_pattern=[0.5] * layers
+            )
+        ),
+        "gemma4": lambda: t.Gemma4ForCausalLM(t.Gemma4TextConfig(**local, **shared, global_head_dim=16)),
     }
     model = build[architecture]().eval().requires_grad_(False)
     # Untrained logits nearly tie; spread them, so that greedy choices are clear.
@@ -94,3 +126,10 @@ def random_model(architecture: str, layers: int = 4, seed: int = 0):
 
 
 ARCHITECTURES = ["llama", "qwen3", "qwen3-sliding", "mistral", "gemma3", "phi3", "gpt2"]
+OTHER_ATTENTION = [
+    "gemma2",
+    "gpt_oss",
+    "llama4",
+    "gemma3n",
+    "gemma4",
+]  # capped scores, sinks, chunks, shared keys and values

@@ -63,6 +63,11 @@ class Arm:
             stage = proposer
 
     @property
+    def trees(self) -> bool:
+        """Say whether any stage drafts token trees."""
+        return any(getattr(stage, "trees", False) for stage, _ in self._proposers)
+
+    @property
     def reencoded(self) -> list[str]:
         """Return the names of the models that draft text for another tokenizer."""
         drafters = (stage for stage, _ in self._proposers if getattr(stage, "reencodes", False))

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from sdbench.decoding.diffusion import StepwiseDiffusion, check_greedy
+from sdbench.decoding.scoring import Plain
+from sdbench.decoding.speculative import Speculative
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm
 from sdbench.heads.config import HeadConfig
@@ -13,7 +15,7 @@ from sdbench.lm.early_exit import first_layers
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, Member
 from sdbench.models.identity import model_identity
-from sdbench.models.skeleton import skeleton, try_out
+from sdbench.models.skeleton import is_recurrent, skeleton, try_out
 from sdbench.models.spec import ModelSpec
 from sdbench.sampling import Sampling
 
@@ -57,6 +59,33 @@ def check_diffusion(arms: Iterable[Arm], family: Family, sampling: Sampling, mod
             raise InputError(
                 f"The arm '{arm.name}' does not apply {', '.join(family.defaults.rules)}, which the target's generation_config "
                 "asks for: take these fields out of generation_config.json."
+            )
+
+
+def check_recurrent(arms: Iterable[Arm], family: Family, mode: str, parallel: bool) -> None:
+    """Refuse an arm that a model with recurrent layers cannot run (`sdbench.lm.recurrent`). Raises: InputError.
+
+    mode: of execution. parallel: whether the target is tensor-parallel.
+    """
+    for arm in arms:
+        recurrent = [role for role in sorted(arm.roles) if is_recurrent(family.members[role].config)]
+        if arm.peer is not None or not recurrent:
+            continue
+        role, what = recurrent[0], None
+        elsewhere = arm.apart | {model.name for drafter in arm.async_drafters for model in drafter.models}
+        if mode != "eager":
+            what = f"hardware.execution={mode}: take eager"
+        elif parallel:
+            what = "tensor parallelism: leave it out"
+        elif any(f"{role}[" in view for view in (*arm.views, *arm.exits)):
+            what = "early exits: take an arm without them, such as sd or lookup"
+        elif elsewhere.intersection(recurrent):
+            what = "a server of drafts: take an arm that drafts in the same process, such as sd"
+        elif type(arm.decoder) is not Speculative or arm.trees or not isinstance(arm.decoder.scoring, Plain):
+            what = "token trees or several branches: take an arm that drafts chains, such as sd or lookup"
+        if what is not None:
+            raise InputError(
+                f"The arm '{arm.name}' cannot run: {role} has recurrent layers, which do not support {what}."
             )
 
 

@@ -24,6 +24,7 @@ from sdbench.harness.model_checks import (
     check_heads,
     check_own_quantization,
     check_peers,
+    check_recurrent,
     check_reencoding,
     check_trained_policies,
     notes,
@@ -200,6 +201,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     if encoded_arms != arm_configs:
         arm_configs, stub_arms = encoded_arms, build_on_stubs(encoded_arms, list(specs))
     check_diffusion(stub_arms, family, sampling, hardware["execution"], ranks is not None)
+    check_recurrent(stub_arms, family, hardware["execution"], ranks is not None)
     check_early_exits(stub_arms, family)
     check_reencoding(stub_arms, family)
     check_trained_policies(stub_arms, used)
@@ -297,7 +299,7 @@ def load_role(plan: Plan, role: str) -> Transformer:
     from sdbench.lm.diffusion import DiffusionTransformer, check_directions
     from sdbench.lm.probe import check_steps
     from sdbench.lm.programs.modes import execution_of
-    from sdbench.lm.transformer import Transformer
+    from sdbench.lm.recurrent import language_model
     from sdbench.models.text_bridge import TextBridge
     from sdbench.models.token_map import keep_head_rows
     from sdbench.models.weights import load_weights
@@ -316,7 +318,7 @@ def load_role(plan: Plan, role: str) -> Transformer:
         keep_head_rows(role, weights, ids.rows)
     _prepack(plan, weights)
     reencoded = member.vocabulary is not None and member.vocabulary.kind == "reencode"
-    model = Transformer(role, weights, member.width if reencoded else family.vocab, execution, ids)
+    model = language_model(role, weights, member.width if reencoded else family.vocab, execution, ids)
     if reencoded:
         model.bridge = TextBridge(family.tokenizer, member.tokenizer, family.vocab, member.width)
     check_steps(model)

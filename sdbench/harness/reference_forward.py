@@ -11,6 +11,7 @@ reference forwards of all steps divided by the wall time.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
 from itertools import zip_longest
 from time import perf_counter
@@ -23,6 +24,7 @@ from sdbench.device import synchronise
 from sdbench.lm.diffusion import DiffusionModel
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
+from sdbench.models.skeleton import is_recurrent
 
 GRID = 64  # contexts are timed at multiples of this many tokens; metrics interpolate between them
 AT_ONCE = 6  # timings after an arm's part of a block; their median is the machine's pace at that time
@@ -85,14 +87,17 @@ class ReferenceForwards:
             return None
         if model.execution.name != "eager":
             return self._program(model, batch, tokens, context, loop)
-        cache = self._cache(model, batch, context)
+        cache, states = self._cache(model, batch, context), is_recurrent(model.config)
+        if states:  # a recurrent state cannot be cropped
+            cache = copy.deepcopy(cache)
         new = torch.ones(batch, tokens, dtype=torch.long, device=model.device)
         synchronise(model.device)
         begun = perf_counter()
         model.model(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=tokens)
         synchronise(model.device)
         seconds = perf_counter() - begun
-        cache.crop(-tokens)
+        if not states:
+            cache.crop(-tokens)
         return seconds
 
     def _cache(self, model: Transformer, batch: int, context: int) -> DynamicCache:
@@ -101,7 +106,7 @@ class ReferenceForwards:
         if key not in self.caches:
             prompt = torch.arange(context, device=model.device).remainder(model.ids.width).expand(batch, -1)
             # Made without the config, so that every layer keeps all tokens. Then `crop` undoes a forward exactly.
-            cache = DynamicCache()
+            cache = DynamicCache(config=model.config) if is_recurrent(model.config) else DynamicCache()
             model.model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
             while self.caches and sum(map(_bytes, self.caches.values())) + _bytes(cache) > CACHE_BYTES:
                 del self.caches[next(iter(self.caches))]

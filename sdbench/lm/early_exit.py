@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -108,8 +108,9 @@ def hook_exit(
     behind the forward.
 
     Raises:
-        InputError: the list of decoder layers, or the norm behind it, was not found.
+        InputError: the list of decoder layers, or the norm behind it, was not found, or there is no hidden state between layers.
     """
+    check_states(model)
     body, name = layers_of(model, depth)
     norm, head = last_norm(model, depth), model.get_output_embeddings()
     if head is None:
@@ -124,10 +125,21 @@ def hook_exit(
 
 def last_norm(model: PreTrainedModel, depth: int) -> nn.Module:
     """Return the norm behind the last of `depth` decoder layers. Raises: InputError if it was not found."""
+    width = model.get_input_embeddings().weight.shape[-1]
     norms = [child for child in layers_of(model, depth)[0].children() if "norm" in type(child).__name__.lower()]
-    if not norms:
+    wide = [norm for norm in norms if all(weight.shape[-1] == width for weight in norm.parameters())]
+    if not wide:
         raise InputError(f"{type(model).__name__}: the norm behind its last layer was not found.")
-    return norms[-1]
+    return wide[-1]
+
+
+def check_states(model: PreTrainedModel) -> None:
+    """Refuse a model without one hidden state per token between its layers. Raises: InputError."""
+    if getattr(model.config.get_text_config(), "altup_num_inputs", 1) > 1:
+        raise InputError(
+            f"{type(model).__name__} keeps several hidden states of each token between its layers (AltUp), so they cannot be read "
+            "there. A draft model, a look-up or early_exit can draft for it."
+        )
 
 
 def layers_of(model: PreTrainedModel, depth: int) -> tuple[Any, str]:
@@ -137,10 +149,11 @@ def layers_of(model: PreTrainedModel, depth: int) -> tuple[Any, str]:
         InputError: the list was not found.
     """
     body: Any = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
-    lists = [name for name, child in body.named_children() if isinstance(child, nn.ModuleList) and len(child) == depth]
-    if not lists:
-        raise InputError(f"{type(model).__name__}: its list of decoder layers was not found.")
-    return body, lists[0]
+    for module in body.modules():  # some classes call themselves their decoder
+        for name, child in module.named_children():
+            if isinstance(child, nn.ModuleList) and len(child) == depth:
+                return cast(Any, module), name
+    raise InputError(f"{type(model).__name__}: its list of decoder layers was not found.")
 
 
 def _with_body(module: Any, body: nn.Module, cut: nn.Module) -> Any:

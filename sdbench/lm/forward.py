@@ -13,8 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from sdbench.errors import InputError
-from sdbench.lm.early_exit import last_norm, layers_of
+from sdbench.lm.early_exit import check_states, last_norm, layers_of
 from sdbench.lm.kv_cache import KVCache, hidden_layer
+from sdbench.models.skeleton import masks_by_kind
 from sdbench.models.token_map import SameIds
 
 
@@ -28,11 +29,12 @@ def forward(
     num_logits: int,
     ids: SameIds,
     taps: tuple[int, ...] = (),
+    unmasked: tuple[str, ...] = (),
 ) -> Float[Tensor, "B R V"]:
     """Return the logits of the last `num_logits` tokens.
 
     masks: one for each kind of attention layers. ids: translates between the target's V token ids and the model's own. taps: the
-    layers whose hidden states are written into the cache.
+    layers whose hidden states are written into the cache. unmasked: kinds of layers that take no mask.
     """
     with _tapped(model, taps, cache):
         logits = model(
@@ -40,7 +42,7 @@ def forward(
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
-            attention_mask=masks[0] if len(masks) == 1 else dict(zip(kinds, masks, strict=True)),
+            attention_mask=masks_by_kind(kinds, masks, unmasked),
             logits_to_keep=num_logits,
         ).logits
     return ids.widen(logits)
@@ -53,6 +55,7 @@ def check_taps(name: str, model: Any, taps: tuple[int, ...]) -> None:
         raise InputError(
             f"{name} has {depth} layers, so it has hidden states 0 to {depth}, but {list(taps)} are asked for."
         )
+    check_states(model)
     layers_of(model, depth)
     if depth in taps:
         last_norm(model, depth)

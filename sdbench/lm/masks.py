@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sdbench.models.architecture import FULL, SLIDING
+from sdbench.models.skeleton import FULL, SLIDING
 
 _ALIGNMENT = 8  # numbers; GPU kernels want each query's row of the mask to begin at a multiple of it
 
@@ -23,8 +23,9 @@ _ALIGNMENT = 8  # numbers; GPU kernels want each query's row of the mask to begi
 class MaskForm:
     """The masks that a model takes.
 
-    kinds: the kinds of its attention layers, in the order of their masks (FULL before SLIDING).
+    kinds: the kinds of its attention layers, in the order of their masks and of `sdbench.models.skeleton.KINDS`.
     window: the number of last tokens that a sliding-window layer sees, the query's own token included.
+    chunk: the number of tokens of a chunk. A chunked layer sees the tokens of the query's own chunk only.
     seen, unseen: what is added to the score of a slot that is seen (0), and of one that is not (-inf), in the model's type.
     hides_first: a query that sees other slots does not see slot 0 (a head: `sdbench.lm.feature_head`).
     """
@@ -34,23 +35,26 @@ class MaskForm:
     seen: Float[Tensor, ""]
     unseen: Float[Tensor, ""]
     hides_first: bool = False
+    chunk: int = 0
 
     @property
-    def sliding(self) -> bool:
-        """Whether some layers have a sliding window."""
-        return SLIDING in self.kinds
+    def local(self) -> bool:
+        """Whether some layers see near tokens only."""
+        return self.kinds != (FULL,)
 
 
 def additive_masks(
     form: MaskForm,
     visible: Bool[Tensor, "B Q E"],
+    positions: Int[Tensor, "B Q"],
     distance: Int[Tensor, "B Q E"] | None,
     padding: Bool[Tensor, "B Q"] | None = None,
 ) -> list[Float[Tensor, "B 1 Q E"]]:
     """Make the mask of each kind of layers.
 
-    visible: the slots that a query sees in a layer without a window.
-    distance: the position of the query minus the position of the slot's token. None if no layer has a window.
+    visible: the slots that a query sees in a layer of full attention.
+    positions: of the queries.
+    distance: the position of the query minus the position of the slot's token. None if all layers have full attention.
     padding: queries whose result is not used. They see every slot, because a softmax over no slot is not a number.
     """
     masks = []
@@ -58,7 +62,12 @@ def additive_masks(
         others = visible[:, :, 1:]
         visible = torch.cat([visible[:, :, :1] & ~others.any(-1, keepdim=True), others], -1)
     for kind in form.kinds:
-        seen = visible if kind == FULL or distance is None else visible & (distance < form.window)
+        if kind == FULL or distance is None:
+            seen = visible
+        elif kind == SLIDING:
+            seen = visible & (distance < form.window)
+        else:
+            seen = visible & (distance <= positions[:, :, None] % form.chunk)
         if padding is not None:
             seen = seen | padding[:, :, None]
         masks.append(torch.where(seen, form.seen, form.unseen)[:, None])
@@ -78,7 +87,7 @@ def chain_masks(
     positions: of the queries. slots: the numbers of the slots that attention reads.
     """
     query = positions[:, :, None]
-    return additive_masks(form, slots <= query, query - slots if form.sliding else None, padding)
+    return additive_masks(form, slots <= query, positions, query - slots if form.local else None, padding)
 
 
 def branch_masks(
@@ -98,8 +107,8 @@ def branch_masks(
     offset = (slots - base - branch[:, None]).repeat(depth, 1)  # [K*M, E], of a slot behind the branch's first one
     before = slots < begin
     own = (offset >= 0) & (offset <= deep * width) & (offset % width == 0)
-    distance = torch.where(before, begin + deep - slots, deep - offset // width) if form.sliding else None
-    return additive_masks(form, before | own, distance)
+    distance = torch.where(before, begin + deep - slots, deep - offset // width) if form.local else None
+    return additive_masks(form, before | own, (begin + deep)[:, :, 0], distance)
 
 
 def aligned(mask: Float[Tensor, "B 1 Q E"]) -> Float[Tensor, "B 1 Q E"]:

@@ -1,7 +1,7 @@
 """Keep large weights of a model a second time, in the blocked layout of oneDNN (CPU).
 
-torch computes `nn.Linear` with a routine that reads the weight as it lies. In float32 that is slow for the few tokens of a
-verification, and in bfloat16 for any number of them. oneDNN reads a blocked copy of the weight with the kernels that
+torch computes `nn.Linear` with a routine that reads the weight as it lies. In float32 it is slow for the few tokens of a
+verification. In bfloat16 it is slow for one token too. oneDNN reads a blocked copy of the weight with the kernels that
 `torch.compile` uses for frozen models.
 `experiments/benchmarks/prepacked.py` measures the gain.
 

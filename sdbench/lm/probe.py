@@ -116,9 +116,11 @@ def _stepped_logits(lm: Transformer, rows: list[Tensor]) -> list[Float[Tensor, "
     for row, ids in ((0, long[:_PREFILL]), (1, short[:1])):
         at = torch.arange(len(ids), device=lm.device)[None]
         lm.step(ids[None], at, None, rows=slice(row, row + 1), attend_len=len(ids))
-    # A token that is rejected: what it wrote is overwritten below.
+    # A token that is rejected: what it wrote is forgotten, or overwritten below.
     wrong, at = long[:1][None].expand(2, 1), torch.tensor([[_PREFILL], [1]], device=lm.device)
     lm.step(wrong, at, at, attend_len=_PREFILL + 1)
+    for row, read in enumerate((_PREFILL, 1)):
+        lm.forget(row, read)
     width, places = _LONG - _PREFILL, torch.arange(_LONG, device=lm.device)
     tokens, positions = long.new_zeros(2, width), torch.full((2, width), FAR, device=lm.device)
     slots = torch.full((2, width), lm.slots, device=lm.device)  # of padding

@@ -30,7 +30,8 @@ from sdbench.lm.programs.execution import Execution
 from sdbench.lm.programs.traced import Inputs, StepInputs
 from sdbench.lm.programs.tree import TreeInputs, spread
 from sdbench.lm.state import DecodeState
-from sdbench.models.architecture import FULL, SLIDING, longest_sequence
+from sdbench.models.architecture import longest_sequence
+from sdbench.models.skeleton import CHUNKED, KINDS, attention_kinds, unmasked_kinds
 from sdbench.models.token_map import SameIds
 from sdbench.sampling import Sampling
 from sdbench.topology import Topology
@@ -78,8 +79,8 @@ class Transformer(LanguageModel):
         self.ids, self.proposable = ids.to(model.device), int(ids.proposable.sum())
         self._own_layers: tuple[int, ...] | None = None  # of the cache, without those of taps
         self._rest: Rest | None = None
-        self.mask_form = _mask_form(name, model)
-        self.pool = KVCache(0, 0, self.device)
+        self.mask_form, self._unmasked = _mask_form(name, model), unmasked_kinds(config)
+        self.pool = self._new_pool(0, 0)
         _pack_input(model.get_output_embeddings())
 
     @property
@@ -104,9 +105,12 @@ class Transformer(LanguageModel):
     def allocate(self, rows: int, slots: int) -> None:
         # A cache that is large enough is used again: a step reads only the part of it that holds tokens.
         if rows != self.pool.rows or slots > self.pool.slots:
-            self.pool = KVCache(rows, self.execution.slots(slots), self.device)
+            self.pool = self._new_pool(rows, self.execution.slots(slots))
         self._allocated(rows, self.pool.slots)
         self._rest = None
+
+    def _new_pool(self, rows: int, slots: int) -> KVCache:
+        return KVCache(rows, slots, self.device)
 
     def freeze(self) -> None:
         self.execution.freeze(self)
@@ -117,7 +121,7 @@ class Transformer(LanguageModel):
         return other
 
     def _move(self, rows: list[int], source: list[list[int]], target: list[int]) -> None:
-        self.pool.move(rows, source, target, self.cached or (), positions=self.mask_form.sliding)
+        self.pool.move(rows, source, target, self.cached or (), positions=self.mask_form.local)
 
     def tap(self, layers: Sequence[int]) -> None:
         wanted = tuple(sorted({*self.taps, *layers}))
@@ -156,7 +160,7 @@ class Transformer(LanguageModel):
     ) -> StepOutput:
         stop, width = self.slots if attend_len is None else attend_len, tokens.shape[1]
         read = self.execution.attend_len(stop, self.slots)
-        if self.mask_form.sliding:
+        if self.mask_form.local:
             self.pool.position[rows].scatter_(1, self._written(positions, slots, mask, stop), positions)
         if slots is not None and slots is not positions:
             positions = torch.where(positions == FAR, 0, positions)
@@ -172,7 +176,9 @@ class Transformer(LanguageModel):
         count = num_logits if isinstance(num_logits, int) else width
         with self._exiting(count, rows):
             kinds, ids = self.mask_form.kinds, self.ids
-            logits = forward(self.model, tokens, positions, self.pool, kinds, masks, count, ids, self.taps)
+            logits = forward(
+                self.model, tokens, positions, self.pool, kinds, masks, count, ids, self.taps, self._unmasked
+            )
         if self._own_layers is None:
             self._own_layers = tuple(sorted({*self.pool.touched} - {*map(hidden_layer, self.taps)}))
         if not isinstance(num_logits, int):
@@ -214,7 +220,7 @@ class Transformer(LanguageModel):
             None if uniform is None else put(uniform, self.device),
         )
         outputs = self.execution.run(self, given)
-        if outputs is not None and self.mask_form.sliding:
+        if outputs is not None and self.mask_form.local:
             positions, slots, _ = laid(given.ends, width, width + given.depth - 1, self.slots)
             self.pool.position.scatter_(1, slots, positions)
         return outputs
@@ -236,7 +242,7 @@ class Transformer(LanguageModel):
         outputs = self.execution.run(self, given)
         if outputs is None:
             return None
-        if self.mask_form.sliding:
+        if self.mask_form.local:
             _, positions, slots = spread(behind, at, given.depth, self.max_positions - 1)
             self.pool.position.scatter_(1, slots, positions)
         return outputs[1], outputs[0]
@@ -289,8 +295,8 @@ class Transformer(LanguageModel):
             masks = chain_masks(form, positions, self._positions[:read], padding)
         else:
             visible = pad(mask[:, :, :stop], (0, read - stop))
-            distance = positions[:, :, None] - self.pool.position[rows, None, :read] if form.sliding else None
-            masks = additive_masks(form, visible, distance, padding)
+            distance = positions[:, :, None] - self.pool.position[rows, None, :read] if form.local else None
+            masks = additive_masks(form, visible, positions, distance, padding)
         return masks if self.device.type == "cpu" else [aligned(mask) for mask in masks]
 
 
@@ -378,17 +384,15 @@ def _mask_form(name: str, model: PreTrainedModel) -> MaskForm:
     """Read from a model's config which masks it takes.
 
     Raises:
-        InputError: the model has layers that are neither full nor sliding-window attention.
+        InputError: the model has layers of another kind.
     """
     config = model.config.get_text_config()
-    kinds = set(getattr(config, "layer_types", None) or [])
-    window = getattr(config, "sliding_window", None)
-    if not kinds:
-        kinds = {SLIDING} if window and getattr(config, "use_sliding_window", True) else {FULL}
-    if not kinds <= {FULL, SLIDING}:
+    kinds = attention_kinds(config)
+    if {*kinds} - {*KINDS}:
         raise InputError(
-            f"{name}: {type(model).__name__} has layers of kind {', '.join(sorted(kinds - {FULL, SLIDING}))}; "
-            "only full and sliding-window attention can be stepped over slots."
+            f"{name}: {type(model).__name__} has layers of kind {', '.join(sorted({*kinds} - {*KINDS}))}; "
+            "only full, sliding-window and chunked attention can be stepped over slots."
         )
+    window, chunk = getattr(config, "sliding_window", None), config.attention_chunk_size if CHUNKED in kinds else FAR
     seen, unseen = (torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))
-    return MaskForm(tuple(kind for kind in (FULL, SLIDING) if kind in kinds), window or FAR, seen, unseen)
+    return MaskForm(kinds, window or FAR, seen, unseen, chunk=chunk)

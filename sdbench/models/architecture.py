@@ -1,7 +1,8 @@
 """Check from its config whether an architecture can run on cache slots.
 
-A step passes explicit positions and an explicit mask to the model. A rollback overwrites slots. Full and sliding-window attention
-support both. A recurrent state does not, because it has no rollback. Encoder-decoders are not supported. A model that derives
+A step passes explicit positions and an explicit mask to the model. A rollback overwrites slots. Full, sliding-window and chunked
+attention support both. A recurrent state is kept from step to step instead
+(`sdbench.lm.recurrent`). Encoder-decoders are not supported. A model that derives
 positions or distances from the shape of the mask is not supported either. `sdbench.lm.probe` tests the loaded model.
 """
 
@@ -12,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sdbench.errors import InputError
-from sdbench.models.skeleton import FULL as FULL, SLIDING as SLIDING, causal_lm_class, tried
+from sdbench.models.skeleton import KINDS, attention_kinds, causal_lm_class, is_recurrent, tried
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -70,14 +71,14 @@ def _ropes(config: PreTrainedConfig) -> Iterator[Mapping[str, Any]]:
 
 def _unsuited(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> str | None:
     """Return the reason why a model cannot run on cache slots, or None if it can."""
-    kinds = set(getattr(config, "layer_types", None) or ())
+    kinds = set(attention_kinds(config)) - {*KINDS}
     if not isinstance(getattr(config, "num_hidden_layers", None), int):
         return "has no single stack of decoder layers (its config has no num_hidden_layers)"
-    if getattr(model_class, "_is_stateful", False):
-        return "has recurrent layers, whose state cannot be rolled back"
-    if kinds - {FULL, SLIDING}:
+    if getattr(model_class, "_is_stateful", False) and not is_recurrent(config):
+        return "has recurrent layers whose config does not list them, so their states cannot be kept"
+    if kinds:
         return (
-            f"has layers of kind {', '.join(sorted(kinds - {FULL, SLIDING}))}; only full and sliding-window ones work"
+            f"has layers of kind {', '.join(sorted(kinds))}; only full, sliding-window, chunked and recurrent ones work"
         )
     if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
         return "uses ALiBi, which takes distances from the order of the slots and not from the positions"
@@ -85,6 +86,4 @@ def _unsuited(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> s
         return "takes no position_ids, so its tokens cannot be placed"
     if getattr(config, "use_bidirectional_attention", False):
         return "attends in both directions, so it cannot decode"
-    if not model_class._supports_sdpa:
-        return "has no sdpa attention, the only kind that takes the masks needed"
     return None

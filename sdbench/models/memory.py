@@ -26,7 +26,7 @@ from sdbench.models.head_files import head_config, unfilled
 from sdbench.models.hub import read_config
 from sdbench.models.masked_diffusion import mask_token_of
 from sdbench.models.quantization import scheme_of
-from sdbench.models.skeleton import skeleton, try_out
+from sdbench.models.skeleton import KEPT_STATES, skeleton, try_out
 from sdbench.models.spec import ModelSpec, resolve
 from sdbench.models.weight_files import weight_files
 from sdbench.models.weights import dtype_of
@@ -46,7 +46,7 @@ class Size:
     parameters: of the whole model. quantizable: the parameters in linear layers other than the head. quantizable_rows: the number
     of output features of these layers; a quantised layer has a scale for each. cache_values: the numbers (keys and values) cached
     per token. vocab: the number of logits (0: not known). stored_bytes: the bytes of the weight files, for a quantised checkpoint
-    only.
+    only. state_values: the numbers of the recurrent states of a row.
     """
 
     parameters: int
@@ -55,6 +55,7 @@ class Size:
     vocab: int = 0
     quantizable_rows: int = 0
     stored_bytes: int | None = None
+    state_values: int = 0
 
 
 @dataclass(frozen=True)
@@ -165,7 +166,8 @@ def count(config: PreTrainedConfig) -> Size:
     model = skeleton(config)
     text, head = config.get_text_config(), model.get_output_embeddings()
     linear = [part for part in model.modules() if isinstance(part, torch.nn.Linear) and part is not head]
-    kept = try_out(model).cache_values
+    trial = try_out(model)
+    kept = trial.cache_values
     if kept is None:  # the meta device cannot run this model: assume grouped-query attention in every layer
         heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
         width = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
@@ -176,6 +178,7 @@ def count(config: PreTrainedConfig) -> Size:
         cache_values=0 if mask_token_of("the model", text) is not None else kept,
         vocab=text.vocab_size,
         quantizable_rows=sum(part.out_features for part in linear),
+        state_values=trial.state_values,
     )
 
 
@@ -238,4 +241,7 @@ def _role_memory(
         weights = size.stored_bytes
     elif prepack and device == "cpu" and takes_blocked_weights(precision):
         weights *= 2
-    return RoleMemory(role, device, weights, (size.cache_values * (slots + tree) + size.vocab * tree) * batch * item)
+    # A row keeps some of its earlier states, most of them in float32.
+    states = size.state_values * (1 + KEPT_STATES) * torch.float32.itemsize
+    cached = (size.cache_values * (slots + tree) + size.vocab * tree) * item + states
+    return RoleMemory(role, device, weights, cached * batch)

@@ -7,7 +7,7 @@ arguments of a step, and how large the cache of each layer is.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,12 @@ from sdbench.models.quiet import quiet, reason_of
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-FULL, SLIDING = "full_attention", "sliding_attention"
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+KINDS = (FULL, SLIDING, CHUNKED)  # of attention layers that can run on cache slots
+RECURRENT = ("linear_attention", "conv")  # layers with a state
+KEPT_STATES = 32  # the most states that a row keeps (`sdbench.lm.recurrent`)
+_BOTH = {"hybrid": FULL, "hybrid_sliding": SLIDING}  # layers with a state and with attention
+_NEITHER = ("moe", "mlp")
 
 
 def causal_lm_class(config: PreTrainedConfig) -> type[PreTrainedModel] | None:
@@ -45,7 +50,7 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     if model_class is None:
         raise InputError(f"{config.model_type} is not a causal language model that transformers knows.")
     text = config.get_text_config()
-    options = {"attn_implementation": "sdpa"} if model_class._supports_sdpa else {}
+    options = {"attn_implementation": attention_of(model_class)}
     make: Callable[..., Any] = model_class._from_config
     try:
         # On the meta device, the grouped products of mixtures of experts support bfloat16 only.
@@ -57,6 +62,47 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
+def masks_by_kind(kinds: Sequence[str], masks: Sequence[Tensor], unmasked: Sequence[str] = ()) -> Any:
+    """Return masks as a model takes them: one, or by the kind of layers. unmasked: kinds of layers that take none."""
+    if len(masks) == 1 and not unmasked:
+        return masks[0]
+    return {**dict.fromkeys(unmasked), **dict(zip(kinds, masks, strict=True))}
+
+
+def attention_of(model_class: type[PreTrainedModel]) -> str:
+    """Return how a class computes attention over masks of our own: `sdpa`, or `eager` for what sdpa lacks, such as sinks."""
+    return "sdpa" if model_class._supports_sdpa else "eager"
+
+
+def is_recurrent(config: PreTrainedConfig) -> bool:
+    """Return whether some layers of a model have a recurrent state."""
+    return any(kind in RECURRENT or kind in _BOTH for kind in _listed(config))
+
+
+def unmasked_kinds(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Return the kinds of layers of a recurrent model that take no mask; none for another model."""
+    if not is_recurrent(config):
+        return ()
+    return tuple(sorted({*RECURRENT, *_listed(config)} - {*KINDS}))
+
+
+def attention_kinds(config: PreTrainedConfig) -> tuple[str, ...]:
+    """Return the kinds of attention layers of a model, in the order of `KINDS`, or of what cannot run on cache slots."""
+    text = config.get_text_config()
+    kinds = {_BOTH.get(kind, kind) for kind in _listed(config)} - {*RECURRENT, *_NEITHER}
+    if is_recurrent(config):
+        kinds = kinds or {FULL}  # a model without attention layers makes that mask all the same
+    elif not kinds:
+        windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
+        kinds = {SLIDING} if windowed else {FULL}
+    return (*(kind for kind in KINDS if kind in kinds), *sorted(kinds - {*KINDS}))
+
+
+def _listed(config: PreTrainedConfig) -> set[str]:
+    """Return the kinds of layers that a config lists."""
+    return set(getattr(config.get_text_config(), "layer_types", None) or ())
+
+
 class _Sizes:
     """A KV cache that stores only the size of each layer: the numbers per token and row."""
 
@@ -66,12 +112,32 @@ class _Sizes:
         self.is_sliding: list[bool] = []
         self.layers: list[Any] = []
         self.by_layer: dict[int, int] = {}
+        self.by_state: dict[tuple[int, int, bool], int] = {}
 
     def update(
         self, key: Float[Tensor, "B H T D"], value: Float[Tensor, "B H2 T D2"], layer: int, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
         self.by_layer[layer] = sum(part.shape[1] * part.shape[3] for part in (key, value))
         return key, value
+
+    def update_conv_state(self, states: Tensor, layer_idx: int, state_idx: int = 0, **named: Any) -> Tensor:
+        self.by_state[layer_idx, state_idx, False] = states.shape[1] * (named.get("conv_kernel_size") or 1)
+        return states
+
+    def update_recurrent_state(self, states: Tensor, layer_idx: int, state_idx: int = 0, **named: Any) -> Tensor:
+        self.by_state[layer_idx, state_idx, True] = states[0].numel()
+        return states
+
+    def get_conv_state(self, *args: Any, **named: Any) -> None:
+        return None
+
+    get_recurrent_state = get_conv_state
+
+    def is_recording_past(self, layer_idx: int) -> bool:
+        return True
+
+    def has_previous_state(self, *args: Any) -> bool:
+        return False
 
     def get_seq_length(self, *args: Any) -> int:
         return 0
@@ -89,10 +155,12 @@ class Trial:
 
     cache_values: the numbers (keys and values) cached per token, over all layers; None if the forward reached no layer. failure:
     the reason why the model rejects the arguments of a step; None if it accepts them, or if the meta device cannot tell.
+    state_values: the numbers of the recurrent states of a row, over all layers.
     """
 
     cache_values: int | None
     failure: str | None
+    state_values: int = 0
 
 
 def tried(config: PreTrainedConfig) -> Trial:
@@ -109,7 +177,7 @@ def _tried(config_class: type[PreTrainedConfig], document: str) -> Trial:
 def try_out(model: Any) -> Trial:
     """Run one token through a model on the meta device, with a cache that records sizes."""
     config, sizes = model.config.get_text_config(), _Sizes()
-    kinds = sorted(set(getattr(config, "layer_types", None) or ()))
+    kinds, unmasked = attention_kinds(config), unmasked_kinds(config)
     one = torch.zeros(1, 1, dtype=torch.long, device="meta")
     mask = torch.zeros(1, 1, 1, 1, dtype=model.dtype, device="meta")
     complete, failure = False, None
@@ -120,7 +188,7 @@ def try_out(model: Any) -> Trial:
                 position_ids=one,
                 past_key_values=sizes,
                 use_cache=True,
-                attention_mask=dict.fromkeys(kinds, mask) if len(kinds) > 1 else mask,
+                attention_mask=masks_by_kind(kinds, [mask] * len(kinds), unmasked),
                 logits_to_keep=1,
             )
         complete = True
@@ -129,9 +197,11 @@ def try_out(model: Any) -> Trial:
         # model can tell whether the call works.
         if not (isinstance(error, NotImplementedError) or "meta" in str(error)):
             failure = reason_of(error)
-    kept = list(sizes.by_layer.values())
+    kept, states = list(sizes.by_layer.values()), sum(sizes.by_state.values())
+    if complete and unmasked and not states:
+        failure = "its recurrent layers keep their states outside the cache"
     if not kept:
-        return Trial(None, failure)
+        return Trial(0 if complete and states else None, failure, states)
     # After an incomplete forward, assume that the missing layers have the size of the last recorded layer.
     missing = 0 if complete else max(config.num_hidden_layers - len(kept), 0)
-    return Trial(sum(kept) + missing * kept[-1], failure)
+    return Trial(sum(kept) + missing * kept[-1], failure, states)

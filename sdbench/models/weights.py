@@ -16,6 +16,7 @@ from sdbench.models.family import check_source
 from sdbench.models.hub import place_of, read_config, readable
 from sdbench.models.quantization import check_quantization, quantization_config
 from sdbench.models.quiet import quiet
+from sdbench.models.skeleton import attention_of
 from sdbench.models.spec import ModelSpec, resolve
 from sdbench.models.weight_files import others, sizes_differ
 
@@ -38,7 +39,7 @@ _DERIVED = re.compile(r"(\.inv_freq|\.position_ids|\.masked_bias|\.attn\.bias)$"
 
 
 def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", parts: int = 1) -> PreTrainedModel:
-    """Load the model of a spec with sdpa attention, in evaluation mode and without gradients.
+    """Load the model of a spec, in evaluation mode and without gradients.
 
     dtype, device: those of the hardware profile; the spec's own take precedence. parts: the number of processes of the tensor
     parallelism. Each process is a member of the default process group, and `device` is its own. An image-and-text model loads only
@@ -75,7 +76,7 @@ def load_weights(spec: ModelSpec, dtype: str = "float32", device: str = "cpu", p
             place,
             config=config,
             dtype=torch_dtype,
-            attn_implementation="sdpa",
+            attn_implementation=attention_of(model_class),
             output_loading_info=True,
             ignore_mismatched_sizes=True,  # `_check_report` refuses them, and names them
             **options,

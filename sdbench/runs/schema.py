@@ -77,7 +77,8 @@ STEPS = {
     "repeat": "int: as in SEQUENCES",
     "round": "int: the batch's round, from 0; -1 for prefill",
     "role": "str: which model stepped (target, qualifier, draft, or target[n] for its first n layers)",
-    "kind": "str: prefill, draft or verify; in a draft's server also backup, glue, tree, branch (one branch of a tree) or run",
+    "kind": "str: prefill, draft, verify, or reread (a recurrent model reads kept tokens again); in a draft's server also backup, "
+    "glue, tree, branch (one branch of a tree) or run",
     "rows": "int: rows B of the step",
     "tokens": "int: new tokens T of the step (the widest row's)",
     "context": "int: slots that the step attended over",

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from sdbench.errors import InputError
 from sdbench.lm.prepacked import prepack
-from sdbench.lm.transformer import Transformer
+from sdbench.lm.recurrent import language_model
 from sdbench.models.family import Family, check_family
 from sdbench.models.identity import model_identity
 from sdbench.models.spec import ModelSpec, family_specs, resolve
@@ -116,7 +116,7 @@ class Job:
     @cached_property
     def writer(self) -> Writer:
         """Return what lets the target write."""
-        return Writer(Transformer("target", self.target), self.tokenizer, self.family.eos, self.rows)
+        return Writer(language_model("target", self.target), self.tokenizer, self.family.eos, self.rows)
 
     def corpus(self, source: Source, tokens: int) -> Corpus:
         """Return the first sequences of a source with at least `tokens` tokens in their answers, or all that the source gives.

@@ -20,6 +20,7 @@ from torch.nn.functional import linear
 
 from sdbench import validate
 from sdbench.errors import InputError
+from sdbench.lm.recurrent import language_model
 from sdbench.lm.transformer import Transformer
 from sdbench.models.derivation import LAYERS_FILE, WEIGHTS_FILE, Derivation, layers_beside, trained_weights
 from sdbench.models.derived import derived, put_weight, shared_copy
@@ -84,7 +85,7 @@ class Student:
         if self.ids is not None:
             maps = reduced(self.ids, self._vocab, self._vocab)
             keep_head_rows("draft", model, maps.rows)
-        return Transformer("draft", model.eval(), ids=maps)
+        return language_model("draft", model.eval(), ids=maps)
 
     @property
     def head_weights(self) -> int:

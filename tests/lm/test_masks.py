@@ -5,13 +5,18 @@ import torch
 from hypothesis import given, settings, strategies as st
 
 from sdbench.lm.masks import MaskForm, additive_masks, aligned, branch_masks, chain_masks
-from sdbench.models.architecture import FULL, SLIDING
+from sdbench.models.skeleton import CHUNKED, FULL, SLIDING
 
-KINDS = st.sampled_from([(FULL,), (SLIDING,), (FULL, SLIDING)])
+KINDS = st.sampled_from([(FULL,), (SLIDING,), (FULL, SLIDING), (CHUNKED,), (FULL, CHUNKED)])
 
 
 def form(kinds: tuple[str, ...], window: int) -> MaskForm:
-    return MaskForm(kinds, window, torch.tensor(0.0), torch.tensor(-torch.inf))
+    return MaskForm(kinds, window, torch.tensor(0.0), torch.tensor(-torch.inf), chunk=window)
+
+
+def near(kind: str, size: int, query: int, other: int) -> bool:
+    """Whether a layer with a window or chunks of `size` tokens lets position `query` see position `other` before it."""
+    return {FULL: True, SLIDING: query - other < size, CHUNKED: query // size == other // size}[kind]
 
 
 def seen(masks: list[torch.Tensor]) -> list[list]:
@@ -33,8 +38,7 @@ def test_a_chain_sees_its_past_within_the_window(kinds, window, firsts, width, p
         for row, first in enumerate(firsts):
             for query in range(width):
                 position = first + query
-                near = [position - slot < window or kind == FULL for slot in range(slots)]
-                expected = [slot <= position and near[slot] for slot in range(slots)]
+                expected = [slot <= position and near(kind, window, position, slot) for slot in range(slots)]
                 if padded and (row, query) == (0, 0):
                     expected = [True] * slots
                 assert found[row][query] == expected
@@ -58,9 +62,7 @@ def test_a_branch_sees_its_row_up_to_its_root_and_itself(kinds, window, firsts, 
                 for branch, first in enumerate(branches):
                     held = {slot: slot for slot in range(first)}  # slot: position
                     held |= {base + d * M + branch: first + d for d in range(deep + 1)}
-                    expected = [
-                        slot in held and (kind == FULL or first + deep - held[slot] < window) for slot in range(slots)
-                    ]
+                    expected = [slot in held and near(kind, window, first + deep, held[slot]) for slot in range(slots)]
                     assert found[row][deep * M + branch] == expected
 
 
@@ -68,9 +70,17 @@ def test_a_window_counts_positions_and_not_slots():
     """A tree's token may stand in a slot far from its position."""
     visible = torch.tensor([[[True, True, False, True]]])
     distance = torch.tensor([[[2, 1, 5, 0]]])
-    full, sliding = seen(additive_masks(form((FULL, SLIDING), 2), visible, distance))
+    full, sliding = seen(additive_masks(form((FULL, SLIDING), 2), visible, torch.tensor([[7]]), distance))
     assert full == [[[True, True, False, True]]]
     assert sliding == [[[False, True, False, True]]]
+
+
+def test_a_chunk_counts_positions_and_not_slots():
+    visible = torch.tensor([[[True, True, False, True]]])
+    distance = torch.tensor([[[2, 1, 5, 0]]])
+    full, chunked = seen(additive_masks(form((FULL, CHUNKED), 3), visible, torch.tensor([[7]]), distance))
+    assert full == [[[True, True, False, True]]]
+    assert chunked == [[[False, True, False, True]]]  # position 7 begins its chunk at 6
 
 
 @pytest.mark.parametrize(("rows", "width", "slots"), [(1, 1, 13), (1, 5, 16), (3, 4, 21)])

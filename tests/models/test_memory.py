@@ -17,7 +17,7 @@ CONF = Path(__file__).parents[2] / "conf" / "models"
 
 
 def family(name: str, **more) -> dict[str, ModelSpec]:
-    conf = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"))
+    conf = OmegaConf.to_container(OmegaConf.load(CONF / f"{name}.yaml"), resolve=True)
     assert isinstance(conf, dict)
     return {role: ModelSpec(role=role, **{**fields, **more}) for role, fields in conf.items()}
 

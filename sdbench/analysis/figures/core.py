@@ -93,7 +93,7 @@ def acceptance(summary: Summary) -> Figure | None:
         panel.set_xlabel("position in the draft (tokens)")
         panel.set_ylim(0, 1.04)
         panel.set_xlim(0.5, max(map(len, shown.values())) + 0.5)
-        panel.xaxis.get_major_locator().set_params(integer=True)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.grid(axis="y")
     made.supylabel("P(accepted ≥ position)", fontsize=9)
     _legend_right(made, {name: arm for name, arm in arms.items() if arm["edges"]})
