@@ -39,6 +39,13 @@ def test_every_profile_and_budget_composes(name):
 
 
 @pytest.mark.parametrize("name", names())
+def test_a_profile_may_set_the_number_of_prompts(name):
+    for budget, limit in (("quick", "limit=10"), ("paper", "limit=100")):
+        for run in planned_runs(find(name), "smollm2_135m", budget):
+            assert [word for word in run.overrides if word.startswith("limit=")][-1] == limit
+
+
+@pytest.mark.parametrize("name", names())
 def test_the_quick_budget_is_quick(name):
     paper, kept = find(name), PaperResults(ROOT / "results" / name / "tiny-quick")
     planned = planned_runs(paper, "tiny", "quick")
