@@ -45,7 +45,7 @@ ALLOWED = {
     "decoding": DRAFTS | {"asynchronous"},
     "exactness": DECODES,
     "peers": STEPS | {"decoding"},
-    "tasks": BASE,
+    "tasks": BASE | {"runs"},
     "training": DECODES | {"tasks", "runs"},
     "runs": BASE,
     "simulate": BASE | {"runs"},

@@ -42,8 +42,8 @@ class DatasetTask(ABC):
         self.max_new_tokens = self.default_max_new_tokens if max_new_tokens is None else max_new_tokens
 
     @abstractmethod
-    def prompt(self, row: Row) -> Prompt:
-        """Return the prompt of a row. Errors: InputError if the row lacks a field."""
+    def prompt(self, row: Row) -> Prompt | None:
+        """Return the prompt of a row, or None to leave the row out. Errors: InputError if the row lacks a field."""
 
     def prompts(self, limit: int | None = None) -> list[Prompt]:
         """Return the first `limit` prompts (None: all), and alternate between the categories. Errors: InputError."""
@@ -51,9 +51,15 @@ class DatasetTask(ABC):
         found: dict[str, Prompt] = {}
         for row in rows:
             prompt = self.prompt(row)
+            if prompt is None:
+                continue
             if prompt.id in found:
                 raise row.refuse(f"the id '{prompt.id}' was used by an earlier row.")
             found[prompt.id] = prompt
+        if not found:
+            raise InputError(
+                f"The task {self.name} has no prompt of this kind: no row has this turn, and answers before it."
+            )
         return select(list(found.values()), self.name, limit, self.category)
 
     def score(self, prompt: Prompt, text: str) -> float | None:

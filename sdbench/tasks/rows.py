@@ -71,13 +71,15 @@ class Row:
             raise InputError(f"{self.where}: the field '{field}' is {value}; it must be a text or a finite number.")
         return json.dumps(value)
 
-    def first(self, field: str) -> str:
-        """Return the first text of a field with a list of texts: the first turn of a conversation. Errors: InputError."""
+    def texts(self, field: str) -> list[str]:
+        """Return a field with a list of texts, such as the turns of a conversation. Errors: InputError if the first is no text."""
         turns = self.get(field, list)
         if not turns or not isinstance(turns[0], str) or not turns[0].strip():
             raise InputError(f"{self.where}: the field '{field}' should be a list that opens with a text.")
-        self._written(field, turns[0])
-        return turns[0]
+        found = [turn for turn in turns if isinstance(turn, str) and turn.strip()]
+        for turn in found:
+            self._written(field, turn)
+        return found
 
     def _written(self, field: str, value: str) -> None:
         """Refuse a lone surrogate: JSON can encode half of a character. Errors: InputError."""

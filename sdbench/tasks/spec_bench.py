@@ -1,7 +1,7 @@
-"""Define the task Spec-Bench: common prompts for comparing methods of speculative decoding (Xia et al. 2024), first turns only.
+"""Define the task Spec-Bench: common prompts for comparing methods of speculative decoding (Xia et al. 2024).
 
-The task has the paper's six categories of 80 prompts. The eight categories of the MT-bench part count as one, `mt_bench`. The
-task has no score.
+The task has the paper's six categories of 80 prompts. The eight categories of the MT-bench part count as one, `mt_bench`, and
+its conversations have two turns. The task has no score.
 """
 
 from __future__ import annotations
@@ -9,15 +9,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from sdbench.tasks.base import Message, Prompt
-from sdbench.tasks.dataset import DatasetTask
+from sdbench.tasks.conversation import Conversation
 from sdbench.tasks.rows import Row
 
 _OWN_CATEGORIES = ("translation", "summarization", "qa", "math_reasoning", "rag")
 
 
-class SpecBench(DatasetTask):
-    """Read the 480 first turns. The hub has no official copy, so the source is the file in the authors' repository."""
+class SpecBench(Conversation):
+    """Read a turn of the 480 conversations. The hub has no official copy, so the source is the file in the authors' repository."""
 
     name = "spec_bench"
     file_name = "spec_bench.jsonl"
@@ -28,12 +27,7 @@ class SpecBench(DatasetTask):
     }
     default_max_new_tokens = 512
 
-    def prompt(self, row: Row) -> Prompt:
-        turn = row.first("turns").strip()
+    def turns(self, row: Row) -> tuple[str, list[str], str]:
         category = row.text("category")
-        return Prompt(
-            id=f"spec_bench/{row.get('question_id', int)}",
-            text=turn,
-            messages=(Message("user", turn),),
-            category=category if category in _OWN_CATEGORIES else "mt_bench",
-        )
+        own = category if category in _OWN_CATEGORIES else "mt_bench"
+        return f"spec_bench/{row.get('question_id', int)}", row.texts("turns"), own

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.metrics import acceptance, model_time, order, quality, repetition, speed, ssd
+from sdbench.analysis.metrics.thinking import thinking
 from sdbench.analysis.stats.intervals import FEWEST_PROMPTS, FewPrompts
 from sdbench.analysis.stats.power import detectable_difference
 from sdbench.analysis.stats.tests import MARGIN, holm, non_inferiority
@@ -172,6 +173,7 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "acceptance_rate": acceptance.acceptance_rate(outer),
         "acceptance_by_position": acceptance.acceptance_by_position(outer),
         "edges": acceptance.edges(rounds),
+        "thinking": thinking(sequences, rounds),
         "order_trend": order.order_trend(sequences),
         "updates": order.updates(rounds, decode_seconds(sequences)),
         "target_calls_per_answer": speed.target_calls_per_answer(sequences),

@@ -14,6 +14,7 @@ from sdbench.analysis.report.grid import Grid
 from sdbench.analysis.report.order_table import order_table
 from sdbench.analysis.report.origins_table import origins_table
 from sdbench.analysis.report.significance_table import significance
+from sdbench.analysis.report.thinking_table import thinking_table
 from sdbench.runs.record import Run
 
 
@@ -34,6 +35,7 @@ def section(run: Run, folder: Path, figures: Sequence[str]) -> str:
         _titled("Significance", significance(run.summary)),
         _titled("Bounds", bounds(run.summary)),
         _titled("Calibration of the drafts", calibration_table(run.summary)),
+        _titled("Thinking and answer", thinking_table(run.summary)),
         _titled("Origins and survival", origins_table(run)),
         _titled("The order of the prompts", order_table(run)),
         *pictures,

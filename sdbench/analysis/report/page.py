@@ -27,6 +27,7 @@ from sdbench.analysis.report.order_table import order_table
 from sdbench.analysis.report.origins_table import origins_table
 from sdbench.analysis.report.significance_table import significance
 from sdbench.analysis.report.svg_inline import inline
+from sdbench.analysis.report.thinking_table import thinking_table
 from sdbench.runs.record import Run
 
 
@@ -60,6 +61,7 @@ def _section(run: Run, folder: Path, prefix: str, room: int) -> dict[str, Any]:
     table = replace(comparison(summary), title="")
     below = [("Significance", significance(summary)), ("Bounds", bounds(summary))]
     below.append(("Calibration of the drafts", calibration_table(summary)))
+    below.append(("Thinking and answer", thinking_table(summary)))
     below.append(("Origins and survival", origins_table(run)))
     below.append(("The order of the prompts", order_table(run)))
     palette = Palette(summary["arms"])
