@@ -44,9 +44,9 @@ class Conversation(DatasetTask):
         messages = [
             message
             for turn, text in zip(turns, texts, strict=False)
-            for message in (Message("user", turn.strip()), Message("assistant", text or ""))
+            for message in (Message("user", turn), Message("assistant", text or ""))
         ]
-        messages.append(Message("user", turns[count].strip()))
+        messages.append(Message("user", turns[count]))
         return Prompt(
             id=_turn_id(name, count + 1),
             text="\n\n".join(message.content for message in messages),

@@ -23,4 +23,4 @@ class MTBench(Conversation):
     def turns(self, row: Row) -> tuple[str, list[str], str]:
         # The hub's copy calls these fields `prompt` and `prompt_id`.
         turns, number = ("turns", "question_id") if "turns" in row else ("prompt", "prompt_id")
-        return f"mt_bench/{row.get(number, int)}", row.texts(turns), row.text("category")
+        return f"mt_bench/{row.get(number, int)}", [turn.strip() for turn in row.texts(turns)], row.text("category")

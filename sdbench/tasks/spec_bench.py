@@ -30,4 +30,4 @@ class SpecBench(Conversation):
     def turns(self, row: Row) -> tuple[str, list[str], str]:
         category = row.text("category")
         own = category if category in _OWN_CATEGORIES else "mt_bench"
-        return f"spec_bench/{row.get('question_id', int)}", row.texts("turns"), own
+        return f"spec_bench/{row.get('question_id', int)}", [turn.strip() for turn in row.texts("turns")], own

@@ -7,6 +7,7 @@ The user fetches them with `prepare_data.py` of specdec_bench (github NVIDIA/Mod
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from sdbench import validate
 from sdbench.tasks.conversation import Conversation
