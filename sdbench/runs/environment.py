@@ -17,6 +17,8 @@ PACKAGES = (
     "torch",
     "transformers",
     "flashspec",
+    "onnxruntime",
+    "onnxruntime-genai",
     "tokenizers",
     "hydra-core",
     "datasets",

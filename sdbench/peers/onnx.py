@@ -1,0 +1,234 @@
+"""Wrap ONNX Runtime GenAI (optional extra `onnx`), an engine that decodes in this process.
+
+The engine has weights of its own. They are exported from the modules that the other arms run on, in float32 and without loss, and
+kept in the cache folder under the SHA-256 of the weights. Token ids go in and come out, so the engine needs no tokenizer.
+
+The peer reads the engine's counters after each token. So it knows the drafted and accepted tokens of each round, in order. The
+first round starts behind the last token of the prompt, and gives the first token too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdbench import validate
+from sdbench.decoding.base import Finished, Request
+from sdbench.errors import InputError, RunError
+from sdbench.lm.model import LanguageModel
+from sdbench.lm.trace import Edge, Trace
+from sdbench.models.cache import writable_cache
+from sdbench.peers.base import Growing, Peer
+from sdbench.peers.generation import module_of
+from sdbench.sampling import Sampling
+from sdbench.stopping import Stop
+
+PACKAGE = "onnxruntime-genai"
+_LONGEST = 16  # tokens that the engine drafts in a round
+
+
+class OnnxRuntime(Peer):
+    """Decode with ONNX Runtime GenAI, greedily, in float32 on the CPU.
+
+    model: the draft. draft_length: K tokens in every round. ngram: without a draft model, the engine looks up the last `ngram` - 1
+    tokens in the text so far, and drafts at most K tokens behind their last place. Without both, it decodes autoregressively.
+    Errors: InputError.
+    """
+
+    one_row = True
+    one_width = True
+
+    def __init__(
+        self,
+        verifier: LanguageModel,
+        model: LanguageModel | None = None,
+        draft_length: int | None = None,
+        ngram: int | None = None,
+    ) -> None:
+        super().__init__([verifier, *([model] if model else [])])
+        if importlib.util.find_spec("onnxruntime_genai") is None:
+            raise InputError(f"{PACKAGE} is not installed; pip install 'sdbench[onnx]' brings it.")
+        drafts = model is not None or ngram is not None
+        if drafts != (draft_length is not None) or (model is not None and ngram is not None):
+            raise InputError(
+                "draft_length belongs to model or to ngram: give one of the two with it, or none of the three."
+            )
+        if draft_length is not None:
+            validate.whole("draft_length", draft_length, 1)
+            if draft_length > _LONGEST:
+                raise InputError(
+                    f"draft_length is {draft_length}; {self.title} drafts at most {_LONGEST} tokens a round."
+                )
+        if ngram is not None:
+            validate.whole("ngram", ngram, 2)
+        self.draft_length, self.ngram = draft_length, ngram
+        self.edge = Edge(model.name if model else "lookup" if ngram else "", verifier.name)
+        self._folder: tempfile.TemporaryDirectory[str] | None = None
+        self._engine: Any = None
+        self._ends: list[int] = []
+
+    @property
+    def title(self) -> str:
+        return "ONNX Runtime GenAI"
+
+    def max_lookahead(self) -> int:
+        return (self.draft_length or 0) + 1
+
+    def check(self, rows: int, sampling: Sampling, stop_strings: Sequence[str]) -> None:
+        super().check(rows, sampling, stop_strings)
+        if not sampling.greedy:
+            raise InputError(
+                f"{self.title} was compared with its target's law in greedy decoding only; set sampling.temperature=0, or leave it "
+                "out."
+            )
+
+    def open(self, rows: int, slots: int) -> None:
+        """Export the weights, unless the cache holds them."""
+        if self._folder is not None:
+            return
+        kept = [_exported(model) for model in self.models]
+        self._folder = tempfile.TemporaryDirectory(prefix="sdbench-onnx-")
+        place = Path(self._folder.name)
+        for role, source in zip(("target", "draft"), kept, strict=False):
+            # The engine takes no path outside its folder.
+            shutil.copytree(source, place / role, copy_function=_linked)
+
+    def close(self) -> None:
+        self._engine = None
+        if self._folder is not None:
+            self._folder.cleanup()
+            self._folder = None
+
+    def _loaded(self, ends: list[int]) -> Any:
+        """Return the engine. ends: the ids that end a sequence; the engine ends there by itself, so it must know these alone."""
+        import onnxruntime_genai as og
+
+        if self._engine is None or ends != self._ends:
+            assert self._folder is not None
+            place = Path(self._folder.name)
+            configs = {file.parent.name: json.loads(file.read_text()) for file in place.glob("*/genai_config.json")}
+            for role, config in configs.items():
+                threads = torch.get_num_threads()
+                config["model"]["decoder"]["filename"] = f"{role}/model.onnx"
+                config["model"]["decoder"]["session_options"] = {
+                    "provider_options": [], "intra_op_num_threads": threads, "inter_op_num_threads": 1,
+                }  # fmt: skip
+            main = configs["target"]
+            if "draft" in configs:
+                main["model"]["draft"] = configs["draft"]["model"]["decoder"]
+            # There is no switch for it: without ends, the last id of the vocabulary must stand for one.
+            main["model"]["eos_token_id"] = ends or main["model"]["vocab_size"] - 1
+            (place / "genai_config.json").write_text(json.dumps(main))
+            self._engine, self._ends = og.Model(str(place)), ends
+        return self._engine
+
+    def _decode(
+        self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace
+    ) -> list[Finished]:
+        import onnxruntime_genai as og
+
+        (request,) = group
+        self.open(1, 0)
+        engine = self._loaded(sorted(getattr(stop, "eos", ())))
+        growing = Growing(request, stop.start(), max_new_tokens)
+        given = og.GeneratorParams(engine)
+        given.set_search_options(do_sample=False, max_length=len(request.tokens) + max_new_tokens)
+        if self.ngram is not None:
+            given.set_speculative_options(max_draft_tokens=self.draft_length, ngram_size=self.ngram)
+        elif self.draft_length is not None:
+            given.set_speculative_options(max_draft_tokens=self.draft_length)
+        generator = og.Generator(engine, given)
+        generator.append_tokens(np.array(request.tokens, np.int32))
+        rounds: list[tuple[int, int]] = []  # drafted and accepted tokens up to the end of each round
+        while not growing.done:
+            if generator.is_done():
+                raise RunError(
+                    f"{self.title} ended the answer to {request.name} at token {len(growing.finished.tokens)}, where no stop rule "
+                    "ended it: leave the arm out for this task."
+                )
+            generator.generate_next_token()
+            growing.push([int(generator.get_next_tokens()[0])])
+            if self.draft_length is not None:
+                counts = generator.get_speculative_stats()
+                found = counts["draft_tokens_proposed"], counts["draft_tokens_accepted"]
+                if counts["rounds"] + counts["standard_fallback_steps"] > len(rounds):  # the latter drafted nothing
+                    rounds.append(found)
+                elif rounds:
+                    rounds[-1] = found
+        del generator
+        if self.draft_length is not None:
+            drafted = np.diff([0, *(count for count, _ in rounds)]).tolist()
+            growing.pieces = [kept + 1 for kept in np.diff([0, *(count for _, count in rounds)]).tolist()]
+            return [growing.recorded(0, self.edge, trace, drafted)]
+        return [growing.recorded(0, self.edge, trace)]
+
+
+def _linked(source: str, target: str) -> str:
+    """Link a file, or copy it where that is not possible."""
+    try:
+        os.link(source, target)
+    except OSError:
+        shutil.copy2(source, target)
+    return target
+
+
+def _exported(model: LanguageModel) -> Path:
+    """Return the folder of a model's weights in the engine's format. It is made once. Errors: InputError, RunError."""
+    module = module_of(model)
+    if module.dtype != torch.float32 or module.device.type != "cpu":
+        kind = str(module.dtype).removeprefix("torch.")
+        raise InputError(
+            f"ONNX Runtime GenAI runs float32 on the CPU here, and {model.name} is {kind} on {module.device.type}: set "
+            "hardware.dtype=float32 and hardware=cpu, or leave the arm out."
+        )
+    cache = writable_cache("onnx")
+    place = cache / _key(module)
+    if (place / "genai_config.json").is_file():
+        return place
+    with tempfile.TemporaryDirectory(dir=cache) as work:
+        source, made = Path(work) / "hf", Path(work) / "onnx"
+        module.save_pretrained(source)
+        _stand_in_tokenizer().save_pretrained(source)  # the exporter asks for one; ids alone are used
+        command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+        done = subprocess.run(
+            [*command, "-i", str(source), "-o", str(made), "-p", "fp32", "-e", "cpu", "-c", str(Path(work) / "cache")],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode or not (made / "genai_config.json").is_file():
+            reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
+            raise InputError(f"ONNX Runtime GenAI cannot export {model.name} ({type(module).__name__}): {reason}")
+        if not place.exists():
+            os.replace(made, place)
+    return place
+
+
+def _key(module: Any) -> str:
+    """Return the name of an export: the SHA-256 of config, weights and versions."""
+    found = hashlib.sha256(json.dumps(module.config.to_dict(), sort_keys=True, default=str).encode())
+    for name, weight in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.detach().contiguous().numpy().data)
+    found.update(importlib.metadata.version(PACKAGE).encode())
+    return found.hexdigest()[:32]
+
+
+def _stand_in_tokenizer() -> Any:
+    from tokenizers import Tokenizer, models
+    from transformers import PreTrainedTokenizerFast
+
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(models.WordLevel({"a": 0}, unk_token="a")), eos_token="a", pad_token="a"
+    )
