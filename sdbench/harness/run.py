@@ -35,6 +35,7 @@ from sdbench.lm.programs.modes import programs_of
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.paths import expanded
+from sdbench.runs.bandwidth import read_bandwidth
 from sdbench.runs.environment import environment
 from sdbench.runs.lock import held
 from sdbench.runs.record import RunFolder, claim
@@ -403,6 +404,23 @@ def _meta(plan: Plan, arm: Arm, identity: dict[str, int] | None, lost: int, fold
         "lost_draft_blocks": lost,
         "not_finite": folder.not_finite.get(arm.name),
         "failure": folder.arm_failures.get(arm.name),
+        "reads": {} if arm.peer else _reads(plan, arm),
+    }
+
+
+def _reads(plan: Plan, arm: Arm) -> dict[str, Any]:
+    """Return what a step of each model of an arm must read. Without the models of servers and of mixtures of experts."""
+    from sdbench.analysis.metrics.bandwidth import Reads
+
+    threads = arm.threads or plan.config["hardware"]["threads"]
+    return {
+        model.name: Reads(
+            weight_bytes=model.weight_bytes,
+            token_bytes=model.token_bytes,
+            bytes_per_second=read_bandwidth(str(model.device), threads),
+        )
+        for model in arm.decoder.models
+        if isinstance(model, Transformer) and model.weight_bytes is not None
     }
 
 

@@ -102,6 +102,21 @@ class Transformer(LanguageModel):
         held = {part.data_ptr(): part.numel() * part.element_size() for part in own}
         return sum(held.values()) + prepacked_bytes(self.model) + self.pool.bytes
 
+    @property
+    def weight_bytes(self) -> int | None:
+        """The bytes of the weights that a step reads: all but an embedding of its own. None for a mixture of experts."""
+        if any("experts" in name for name, _ in self.model.named_modules()):
+            return None  # each token chooses some of them
+        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
+        left = set() if head is not None and head.weight is embedding.weight else {id(embedding.weight)}
+        parts = (part for weight in self.model.parameters() if id(weight) not in left for part in _stored(weight))
+        return sum({part.data_ptr(): part.numel() * part.element_size() for part in parts}.values())
+
+    @property
+    def token_bytes(self) -> float:
+        """The bytes of keys and values of one token, once a step has shown them."""
+        return self.pool.bytes / (self.pool.rows * (self.pool.slots + 1)) if self.pool.rows else 0.0
+
     def allocate(self, rows: int, slots: int) -> None:
         # A cache that is large enough is used again: a step reads only the part of it that holds tokens.
         if rows != self.pool.rows or slots > self.pool.slots:

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 
 from sdbench.analysis.metrics import acceptance, model_time, order, quality, repetition, speed, ssd
+from sdbench.analysis.metrics.bandwidth import Reads, bandwidth_share
 from sdbench.analysis.metrics.thinking import thinking
 from sdbench.analysis.stats.intervals import FEWEST_PROMPTS, FewPrompts
 from sdbench.analysis.stats.power import detectable_difference
@@ -31,6 +32,7 @@ class ArmMeta(TypedDict):
     that went on without a draft because its process failed; simulated_acceptance: whether acceptance was forced, not
     tested; identity: number of sequences whose greedy tokens equal the baseline's, part at a tie, or do not match.
     not_finite: where the arm's numbers first were not finite (None: nowhere). failure: the error that stopped the arm.
+    reads: by model, what its steps must read.
     """
 
     lossless: bool
@@ -45,6 +47,7 @@ class ArmMeta(TypedDict):
     identity: NotRequired[Mapping[str, int] | None]
     not_finite: NotRequired[str | None]
     failure: NotRequired[str | None]
+    reads: NotRequired[Mapping[str, Reads]]
 
 
 def summarise(
@@ -190,6 +193,7 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "overlapped": overlap,
         "ranks": ssd.ranks(rounds),
         "memory_bytes": meta["memory_bytes"],
+        "bandwidth_share": bandwidth_share(arm["steps"], meta.get("reads") or {}),
         "joules_per_token": speed.joules_per_token(sequences),
         "devices": list(meta["devices"]),
         "mode": meta["mode"],

@@ -8,6 +8,7 @@ from typing import Any
 
 from sdbench.analysis.figures.draw import FIGURES
 from sdbench.analysis.report import provenance
+from sdbench.analysis.report.bandwidth_table import bandwidth_table
 from sdbench.analysis.report.calibration_table import calibration_table
 from sdbench.analysis.report.comparison_table import READING, bounds, comparison
 from sdbench.analysis.report.grid import Grid
@@ -34,6 +35,7 @@ def section(run: Run, folder: Path, figures: Sequence[str]) -> str:
         comparison(run.summary).markdown(notes=True),
         _titled("Significance", significance(run.summary)),
         _titled("Bounds", bounds(run.summary)),
+        _titled("Bandwidth", bandwidth_table(run.summary)),
         _titled("Calibration of the drafts", calibration_table(run.summary)),
         _titled("Thinking and answer", thinking_table(run.summary)),
         _titled("Origins and survival", origins_table(run)),

@@ -20,6 +20,7 @@ from sdbench import __version__
 from sdbench.analysis.figures.draw import FIGURES
 from sdbench.analysis.figures.style import Palette
 from sdbench.analysis.report import drilldown, provenance, token_origins
+from sdbench.analysis.report.bandwidth_table import bandwidth_table
 from sdbench.analysis.report.calibration_table import calibration_table
 from sdbench.analysis.report.category_tables import categories, category_tables
 from sdbench.analysis.report.comparison_table import READING, bounds, comparison
@@ -60,6 +61,7 @@ def _section(run: Run, folder: Path, prefix: str, room: int) -> dict[str, Any]:
     files = provenance.files(run)
     table = replace(comparison(summary), title="")
     below = [("Significance", significance(summary)), ("Bounds", bounds(summary))]
+    below.append(("Bandwidth", bandwidth_table(summary)))
     below.append(("Calibration of the drafts", calibration_table(summary)))
     below.append(("Thinking and answer", thinking_table(summary)))
     below.append(("Origins and survival", origins_table(run)))
