@@ -58,16 +58,21 @@ format: setup  ## Format the code
 models: setup  ## Train the tiny family again (90 minutes on two cores; resumable)
 	$(BIN)/sdbench train
 
-SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
-export SDBENCH_SMOLLM2 = $(SMOLLM2)
+SDBENCH_SMOLLM2 ?= HuggingFaceTB/SmolLM2-135M-Instruct
+SMOLLM2 ?= $(SDBENCH_SMOLLM2)
+override SDBENCH_SMOLLM2 := $(SMOLLM2)
+export SDBENCH_SMOLLM2
 SMOLLM2_MODELS = results/models/smollm2-135m
 SMOLLM2_DTYPE ?= float32
-SMOLLM2_TRAINING = data=chat_and_problems recipe.batch_tokens=1024 recipe.learning_rate=1.0e-3 recipe.vocabulary=6144
+SMOLLM2_TRAINING = data=chat_and_problems recipe.data_tokens=490000 recipe.batch_tokens=2048 recipe.learning_rate=1.0e-3 recipe.vocabulary=8192
 models-smollm2: setup  ## Train a draft, a qualifier and an EAGLE-3 head for SmolLM2-135M (SMOLLM2=FOLDER or .gguf; hours; resumable)
-	for part in 'draft distill recipe.layers=[0,29]' 'qualifier distill recipe.layers=[0,1,2,3,28,29]' 'eagle3 eagle3 recipe.head.own_head=false recipe.steps=3'; do \
+	for part in \
+	  'eagle3 eagle3 recipe.head.own_head=false recipe.steps=3 recipe.tokens=1600000' \
+	  'draft distill recipe.layers=[0,29] recipe.tokens=1500000' \
+	  'qualifier distill recipe.layers=[0,1,2,3,28,29] recipe.tokens=1000000'; do \
 	  set -- $$part; name=$$1 recipe=$$2; shift 2; \
 	  $(BIN)/sdbench train recipe=$$recipe models=smollm2 name=smollm2-$$name \
-	    $(SMOLLM2_TRAINING) $$* hardware.dtype=$(SMOLLM2_DTYPE) hardware.threads=2 rows=64 \
+	    $(SMOLLM2_TRAINING) $$* hardware.dtype=$(SMOLLM2_DTYPE) hardware.threads=2 rows=128 \
 	    work=$(SMOLLM2_MODELS)/work out=results/runs/smollm2-$$name $(OVERRIDES) && \
 	  rm -rf $(SMOLLM2_MODELS)/$$name && cp -R results/runs/smollm2-$$name/model $(SMOLLM2_MODELS)/$$name || exit; \
 	done
@@ -128,6 +133,12 @@ bench: setup  ## Compare with transformers and flashspec, greedy and sampled, in
 	  $(RUN) experiment=bench sampling.temperature=$${drawn#*=} hardware.execution=$(BENCH_EXECUTION) $(OVERRIDES) out=$$out && \
 	  $(ARCHIVE) $$out $$kept || exit; \
 	done
+
+bench-engines: setup  ## Compare with ONNX Runtime GenAI and llama.cpp: the tiny family, and SmolLM2 alone (SMOLLM2=FOLDER or .gguf), into results/engines/*
+	$(RUN) experiment=engines out=results/runs/engines-tiny $(OVERRIDES)
+	$(ARCHIVE) results/runs/engines-tiny engines/tiny
+	$(RUN) experiment=engines_smollm2 out=results/runs/engines-smollm2 $(OVERRIDES)
+	$(ARCHIVE) results/runs/engines-smollm2 engines/smollm2
 
 GPU_BENCH = hardware=cuda hardware.dtype=float32
 GPU_MODES = eager cudagraph
@@ -198,4 +209,4 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models models-smollm2 notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-smollm2-eagle3 results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-engines bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models models-smollm2 notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-smollm2-eagle3 results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check

@@ -73,14 +73,18 @@ def check_recurrent(arms: Iterable[Arm], family: Family, mode: str, parallel: bo
             continue
         role, what = recurrent[0], None
         elsewhere = arm.apart | {model.name for drafter in arm.async_drafters for model in drafter.models}
+        exits = [one for one in recurrent if any(view.startswith(f"{one}[") for view in (*arm.views, *arm.exits))]
+        served = [one for one in recurrent if one in elsewhere]
         if mode != "eager":
             what = f"hardware.execution={mode}: take eager"
         elif parallel:
             what = "tensor parallelism: leave it out"
-        elif any(f"{role}[" in view for view in (*arm.views, *arm.exits)):
-            what = "early exits: take an arm without them, such as sd or lookup"
-        elif elsewhere.intersection(recurrent):
-            what = "a server of drafts: take an arm that drafts in the same process, such as sd"
+        elif exits:
+            role, what = exits[0], "early exits: take an arm without them, such as sd or lookup"
+        elif served:
+            role, what = served[0], "a server of drafts: take an arm that drafts in the same process, such as sd"
+        elif any(family.members[one].spec.head_of is not None for one in arm.roles):
+            what = "heads that read its hidden states: take an arm with a draft model or a look-up"
         elif type(arm.decoder) is not Speculative or arm.trees or not isinstance(arm.decoder.scoring, Plain):
             what = "token trees or several branches: take an arm that drafts chains, such as sd or lookup"
         if what is not None:

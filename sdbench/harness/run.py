@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -412,16 +412,15 @@ def _reads(plan: Plan, arm: Arm) -> dict[str, Any]:
     """Return what a step of each model of an arm must read. Without the models of servers and of mixtures of experts."""
     from sdbench.analysis.metrics.bandwidth import Reads
 
-    threads = arm.threads or plan.config["hardware"]["threads"]
-    return {
-        model.name: Reads(
-            weight_bytes=model.weight_bytes,
-            token_bytes=model.token_bytes,
-            bytes_per_second=read_bandwidth(str(model.device), threads),
-        )
-        for model in arm.decoder.models
-        if isinstance(model, Transformer) and model.weight_bytes is not None
-    }
+    threads, found = arm.threads or plan.config["hardware"]["threads"], {}
+    plan.take_cores(arm.threads)
+    for model in arm.decoder.models:
+        if isinstance(model, Transformer) and (weights := model.weight_bytes) is not None:
+            with suppress(torch.OutOfMemoryError):  # a full device has no room for the measurement
+                speed = read_bandwidth(str(model.device), threads)
+                found[model.name] = Reads(weight_bytes=weights, token_bytes=model.token_bytes, bytes_per_second=speed)
+    plan.take_cores()
+    return found
 
 
 @contextmanager

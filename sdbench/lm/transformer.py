@@ -31,7 +31,7 @@ from sdbench.lm.programs.traced import Inputs, StepInputs
 from sdbench.lm.programs.tree import TreeInputs, spread
 from sdbench.lm.state import DecodeState
 from sdbench.models.architecture import longest_sequence
-from sdbench.models.skeleton import CHUNKED, KINDS, attention_kinds, unmasked_kinds
+from sdbench.models.skeleton import CHUNKED, KINDS, attention_kinds, tried, unmasked_kinds
 from sdbench.models.token_map import SameIds
 from sdbench.sampling import Sampling
 from sdbench.topology import Topology
@@ -104,18 +104,20 @@ class Transformer(LanguageModel):
 
     @property
     def weight_bytes(self) -> int | None:
-        """The bytes of the weights that a step reads: all but an embedding of its own. None for a mixture of experts."""
+        """The bytes of the weights that a step reads: all but tables of embeddings. None for a mixture of experts."""
         if any("experts" in name for name, _ in self.model.named_modules()):
             return None  # each token chooses some of them
-        embedding, head = self.model.get_input_embeddings(), self.model.get_output_embeddings()
-        left = set() if head is not None and head.weight is embedding.weight else {id(embedding.weight)}
+        head = self.model.get_output_embeddings()
+        tables = [part.weight for part in self.model.modules() if isinstance(part, torch.nn.Embedding)]
+        left = {id(weight) for weight in tables if head is None or weight is not head.weight}
         parts = (part for weight in self.model.parameters() if id(weight) not in left for part in _stored(weight))
         return sum({part.data_ptr(): part.numel() * part.element_size() for part in parts}.values())
 
     @property
-    def token_bytes(self) -> float:
-        """The bytes of keys and values of one token, once a step has shown them."""
-        return self.pool.bytes / (self.pool.rows * (self.pool.slots + 1)) if self.pool.rows else 0.0
+    def token_bytes(self) -> int:
+        """The bytes of keys and values of one token in the layers that a step reads."""
+        values = tried(self.config).cache_values or 0
+        return values * self.dtype.itemsize * self.layers // self.config.num_hidden_layers
 
     def allocate(self, rows: int, slots: int) -> None:
         # A cache that is large enough is used again: a step reads only the part of it that holds tokens.

@@ -223,6 +223,18 @@ def module_of(model: LanguageModel) -> Any:
     return module
 
 
+def float32_module(title: str, model: LanguageModel) -> Any:
+    """Return the module of a model in float32 on the CPU. title: of the peer that asks. Errors: InputError."""
+    module = module_of(model)
+    if module.dtype != torch.float32 or module.device.type != "cpu":
+        kind = str(module.dtype).removeprefix("torch.")
+        raise InputError(
+            f"{title} runs float32 on the CPU here, and {model.name} is {kind} on {module.device.type}: set hardware.dtype=float32 "
+            "and hardware=cpu, or leave the arm out."
+        )
+    return module
+
+
 def _view(model: LanguageModel, **knobs: Any) -> Any:
     """Return a shallow copy of a model's module that shares all weights. Its generation config contains only `knobs`."""
     from transformers import GenerationConfig

@@ -24,7 +24,7 @@ from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Edge
 from sdbench.peers.base import Growing
 from sdbench.peers.counters import Counts
-from sdbench.peers.generation import module_of
+from sdbench.peers.generation import float32_module
 from sdbench.peers.server import Server
 from sdbench.peers.serving import Pieces, Serving
 from sdbench.sampling import Sampling
@@ -91,16 +91,11 @@ class LlamaCpp(Serving):
             )
 
     def open(self, rows: int, slots: int) -> None:
-        """Write the weights. The server starts with the first request, which says whether texts have an end."""
+        """Check the models. The first request says whether texts have an end; then the files are written, and the server starts."""
+        for model in self.models:
+            _llama_config(model)
         if self._folder is None:
             self._folder = tempfile.TemporaryDirectory(prefix="sdbench-gguf-")
-            try:
-                for model in self.models:
-                    for natural in (True, False):
-                        write_gguf(model, self._file(model, natural), natural)
-            except BaseException:
-                self.close()
-                raise
         if slots > self._slots:
             self._slots, self._natural = slots, None
 
@@ -120,6 +115,9 @@ class LlamaCpp(Serving):
         if natural == self._natural:
             return
         self.server.stop()
+        for model in self.models:
+            if not self._file(model, natural).exists():
+                write_gguf(model, self._file(model, natural), natural)
         threads = str(torch.get_num_threads())
         words = [
             self._binary, "--host", "127.0.0.1", "--port", str(self._port), "--offline", "--no-ui", "-np", "1", "-t", threads,
@@ -141,7 +139,7 @@ class LlamaCpp(Serving):
     def _pieces(self, growing: Growing, sampling: Sampling, limit: int, natural: bool, seed: int) -> Pieces:
         asked = {
             "prompt": growing.finished.request.tokens, "n_predict": limit, "temperature": 0, "samplers": ["temperature"],
-            "return_tokens": True, "cache_prompt": False, "stream": True,
+            "return_tokens": True, "cache_prompt": False, "stream": True, "timings_per_token": True,
         }  # fmt: skip
         for event in self.server.events("/completion", asked, last=lambda one: bool(one.get("stop"))):
             reason = {"eos": "eos", "limit": "length"}.get(event.get("stop_type") or "") if event.get("stop") else None
@@ -169,12 +167,8 @@ def write_gguf(model: LanguageModel, file: Path, ends: bool) -> None:
     """Write a Llama model in float32. ends: name the tokens that end a text. Errors: InputError for another architecture."""
     import gguf
 
-    module = module_of(model)
-    config = module.config
-    if config.model_type != "llama":
-        raise InputError(
-            f"llama.cpp: sdbench writes Llama models, and {model.name} is a {type(module).__name__}: leave the arm out."
-        )
+    module = float32_module("llama.cpp", model)
+    config = _llama_config(model)
     heads, shared = config.num_attention_heads, config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     writer = gguf.GGUFWriter(str(file), "llama")
@@ -196,7 +190,7 @@ def write_gguf(model: LanguageModel, file: Path, ends: bool) -> None:
     writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
     writer.add_token_merges(["t 0"])
     writer.add_add_bos_token(False)
-    if ends:
+    if ends:  # the server takes two; our own stop rule knows the others, and then the peer closes the stream
         given = module.generation_config.eos_token_id or config.eos_token_id
         for write, token in zip(
             (writer.add_eos_token_id, writer.add_eot_token_id),
@@ -217,6 +211,23 @@ def write_gguf(model: LanguageModel, file: Path, ends: bool) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _llama_config(model: LanguageModel) -> Any:
+    """Return the config of a model that `write_gguf` can write. Errors: InputError."""
+    module = float32_module("llama.cpp", model)
+    config, lacks = module.config, None
+    if config.model_type != "llama":
+        lacks = f"it is a {type(module).__name__}"
+    elif config.rope_parameters.get("rope_type", "default") != "default":
+        lacks = f"its positions are scaled ({config.rope_parameters['rope_type']})"
+    elif getattr(config, "attention_bias", False) or getattr(config, "mlp_bias", False):
+        lacks = "its layers have biases"
+    if lacks:
+        raise InputError(
+            f"llama.cpp: sdbench writes plain Llama models, and {model.name} is none ({lacks}): leave the arm out."
+        )
+    return config
 
 
 def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:

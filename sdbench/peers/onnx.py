@@ -27,12 +27,12 @@ import torch
 
 from sdbench import validate
 from sdbench.decoding.base import Finished, Request
-from sdbench.errors import InputError, RunError
+from sdbench.errors import InputError
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Edge, Trace
 from sdbench.models.cache import writable_cache
 from sdbench.peers.base import Growing, Peer
-from sdbench.peers.generation import module_of
+from sdbench.peers.generation import float32_module
 from sdbench.sampling import Sampling
 from sdbench.stopping import Stop
 
@@ -155,9 +155,10 @@ class OnnxRuntime(Peer):
         rounds: list[tuple[int, int]] = []  # drafted and accepted tokens up to the end of each round
         while not growing.done:
             if generator.is_done():
-                raise RunError(
-                    f"{self.title} ended the answer to {request.name} at token {len(growing.finished.tokens)}, where no stop rule "
-                    "ended it: leave the arm out for this task."
+                # No RunError: this arm alone is void, and the others go on.
+                raise ValueError(
+                    f"the target wrote token {(growing.finished.tokens or [None])[-1]} in the answer to {request.name}, which "
+                    f"{self.title} takes for an end, because it has no switch for none; leave the arm out with ignore_eos=true"
                 )
             generator.generate_next_token()
             growing.push([int(generator.get_next_tokens()[0])])
@@ -186,14 +187,8 @@ def _linked(source: str, target: str) -> str:
 
 
 def _exported(model: LanguageModel) -> Path:
-    """Return the folder of a model's weights in the engine's format. It is made once. Errors: InputError, RunError."""
-    module = module_of(model)
-    if module.dtype != torch.float32 or module.device.type != "cpu":
-        kind = str(module.dtype).removeprefix("torch.")
-        raise InputError(
-            f"ONNX Runtime GenAI runs float32 on the CPU here, and {model.name} is {kind} on {module.device.type}: set "
-            "hardware.dtype=float32 and hardware=cpu, or leave the arm out."
-        )
+    """Return the folder of a model's weights in the engine's format. It is made once. Errors: InputError."""
+    module = float32_module("ONNX Runtime GenAI", model)
     cache = writable_cache("onnx")
     place = cache / _key(module)
     if (place / "genai_config.json").is_file():

@@ -74,8 +74,8 @@ class Serving(Peer):
         with closing(self._pieces(growing, sampling, limit, natural, seed)) as pieces:
             for tokens, said, reason in pieces:
                 last = said or last
-                if growing.push(tokens) and growing.finished.reason == "stop":
-                    break  # the server would go on; at another end it stops by itself, and reports its counts
+                if growing.push(tokens) and not reason and growing.finished.reason != "length":
+                    break  # the server would go on; at an end of its own or at the limit it reports its counts
                 if reason and not growing.done:
                     growing.finished.reason = "length" if reason == "length" else "eos"
         if not growing.done:
@@ -91,6 +91,8 @@ class Serving(Peer):
         trace.sequence, trace.sequence_round = rows, [0] * len(rows)
         for row, (growing, counts) in enumerate(zip(grown, self._counts(told), strict=True)):
             if counts is None:
+                if not self.edge.proposer:
+                    growing.finished.target_calls = len(growing.finished.tokens)
                 continue
             for number, (proposed, accepted) in enumerate(counts.rounds()):
                 trace.sequence_round[row] = number
@@ -113,6 +115,7 @@ class VLLM(Serving):
 
     _model: str | None = None
     _before: dict[str, float] | None = None
+    _detailed = False
 
     @property
     def title(self) -> str:
@@ -156,7 +159,8 @@ class VLLM(Serving):
 
     def _counts(self, told: list[dict[str, Any]]) -> list[Counts | None]:
         steps = [of_steps(report) for report in told]
-        if any(steps):
+        self._detailed = self._detailed or any(steps)
+        if self._detailed:  # an answer without a report was cut by our stop rule
             return steps
         before, self._before = self._before, of_metrics(self.server.get("/metrics").text)
         if len(told) > 1 or before is None:

@@ -61,6 +61,10 @@ def predict(
     for key in times:
         if key[1] == "verify":  # pyright: ignore[reportIndexIssue]  # keys are (role, kind)
             times[key] += host_seconds
+    for role, part in steps[steps["kind"] == "reread"].groupby("role"):  # a recurrent model, behind some rejections
+        own = steps[(steps["role"] == role) & (steps["kind"] == "verify")]
+        if len(own):
+            times[role, "verify"] += float(part["seconds"].sum()) / len(own)
     by_verifier = {str(verifier): part for verifier, part in rounds.groupby("verifier")}
     outer = by_verifier[TARGET]
     batch = steps.drop_duplicates(["block", "repeat", "round"])

@@ -48,6 +48,19 @@ def test_rounds_are_split():
     assert [row[:3] for row in table.rows] == [("sd", "thinking", 1), ("sd", "answer", 2)]
 
 
+def test_a_template_that_opens_the_thinking():
+    sequences = pd.DataFrame(
+        {"prompt_id": ["p", "q"], "repeat": [0, 0], "pieces": [["a", "</think>", "b"], ["a", "b"]]}
+    )
+    rounds = pd.DataFrame(
+        [("p", "draft>target", "target", 1, 1, 2), ("q", "draft>target", "target", 1, 0, 1)],
+        columns=["prompt_id", "edge", "verifier", "proposed", "accepted", "emitted"],
+    ).assign(repeat=0)
+    found = thinking(sequences, rounds)
+    assert found["sequences"] == 2  # the second was cut while it thinks
+    assert found["thinking"]["rounds"] == 2
+
+
 def test_without_thinking_there_is_no_split():
     sequences = pd.DataFrame({"prompt_id": ["p"], "repeat": [0], "pieces": [["a"]]})
     assert thinking(sequences, pd.DataFrame()) is None

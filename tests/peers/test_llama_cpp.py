@@ -74,5 +74,12 @@ def test_what_is_refused(models):
     with pytest.raises(InputError, match=r"set sampling\.temperature=0"):
         LlamaCpp(target).check(1, Sampling(1.0), ())
     other = LlamaCpp(Transformer("target", random_model("qwen3")))
-    with pytest.raises(InputError, match="sdbench writes Llama models, and target is a Qwen3ForCausalLM"):
+    with pytest.raises(InputError, match=r"writes plain Llama models, and target is none \(it is a Qwen3ForCausalLM\)"):
         other.open(1, 8)
+    scaled = random_model("llama")
+    scaled.config.rope_parameters = {"rope_type": "llama3", "rope_theta": 1e4, "factor": 8.0}
+    with pytest.raises(InputError, match=r"target is none \(its positions are scaled \(llama3\)\)"):
+        LlamaCpp(Transformer("target", scaled)).open(1, 8)
+    half = LlamaCpp(Transformer("target", random_model("llama").to(torch.bfloat16)))
+    with pytest.raises(InputError, match=r"target is bfloat16 on cpu: set hardware\.dtype=float32"):
+        half.open(1, 8)

@@ -176,7 +176,7 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "acceptance_rate": acceptance.acceptance_rate(outer),
         "acceptance_by_position": acceptance.acceptance_by_position(outer),
         "edges": acceptance.edges(rounds),
-        "thinking": thinking(sequences, rounds),
+        "thinking": None if peer else thinking(sequences, rounds),
         "order_trend": order.order_trend(sequences),
         "updates": order.updates(rounds, decode_seconds(sequences)),
         "target_calls_per_answer": speed.target_calls_per_answer(sequences),

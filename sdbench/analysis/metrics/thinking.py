@@ -38,12 +38,19 @@ def thinking(sequences: pd.DataFrame, rounds: pd.DataFrame) -> dict[str, Any] | 
     """
     if "pieces" not in sequences:
         return None
-    found = {
-        (prompt, repeat): thinking_tokens(list(pieces))
+    written = {
+        (prompt, repeat): list(pieces)
         for prompt, repeat, pieces in zip(sequences["prompt_id"], sequences["repeat"], sequences["pieces"], strict=True)
         if pieces is not None and not isinstance(pieces, float)
     }
-    ends = {name: count for name, count in found.items() if count is not None}
+    # Some templates open the thinking in the prompt. Then an answer that was cut while it thinks holds neither mark.
+    opened = any(END in (text := "".join(pieces)) and BEGIN not in text for pieces in written.values())
+    found = {name: thinking_tokens(pieces) for name, pieces in written.items()}
+    ends = {
+        name: len(written[name]) if count is None else count
+        for name, count in found.items()
+        if opened or count is not None
+    }
     if not ends:
         return None
     outer = target_rounds(rounds)
