@@ -121,9 +121,15 @@ results-smollm2: setup  ## Measure SmolLM2 on real prompts (SMOLLM2=FOLDER or .g
 	done
 
 results-smollm2-eagle3: setup  ## Measure the packaged EAGLE-3 head of SmolLM2 on GSM8K (SMOLLM2=FOLDER or .gguf), into results/smollm2_135m/gsm8k
-	$(RUN) experiment=smollm2_135m_eagle3 name=smollm2-135m-gsm8k $(OVERRIDES) \
+	$(RUN) experiment=smollm2_135m_eagle3 name=smollm2-135m-gsm8k hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) \
 	  out=results/runs/smollm2-135m-gsm8k
 	$(ARCHIVE) results/runs/smollm2-135m-gsm8k smollm2_135m/gsm8k
+
+results-smollm2-trained: setup  ## Measure all that models-smollm2 trains, on GSM8K, and SSD with it (SMOLLM2=FOLDER or .gguf), into results/smollm2_135m/trained-*
+	$(RUN) experiment=smollm2_135m name=smollm2-135m-trained hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) out=results/runs/smollm2-135m-trained
+	$(ARCHIVE) results/runs/smollm2-135m-trained smollm2_135m/trained-gsm8k
+	$(RUN) experiment=smollm2_135m_ssd name=smollm2-135m-ssd hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) out=results/runs/smollm2-135m-ssd
+	$(ARCHIVE) results/runs/smollm2-135m-ssd smollm2_135m/trained-ssd
 
 BENCH_EXECUTION ?= eager
 BENCH_NAME ?= $(BENCH_EXECUTION)
@@ -209,4 +215,4 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-engines bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models models-smollm2 notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-smollm2-eagle3 results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-engines bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models models-smollm2 notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-smollm2-eagle3 results-smollm2-trained results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check

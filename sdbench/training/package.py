@@ -23,7 +23,6 @@ def write_model(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, fol
     stored.load_state_dict(model.state_dict())
     stored.half().save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    (folder / "model.safetensors").chmod(0o644)  # safetensors makes the file readable for its owner only
     config_file = folder / "config.json"
     config = json.loads(config_file.read_text())
     config["dtype"] = "float32"
@@ -37,8 +36,10 @@ def write_log(logs: Mapping[str, Sequence[Mapping[str, Any]]], file: Path) -> No
 
 
 def write_checksums(folder: Path) -> None:
-    """Write the SHA-256 of every file below `folder`, in the format of `sha256sum`."""
+    """Write the SHA-256 of every file below `folder`, in the format of `sha256sum`, and let everybody read the files."""
     files = sorted(file for file in folder.rglob("*") if file.is_file() and file.name != CHECKSUMS)
+    for file in files:
+        file.chmod(file.stat().st_mode | 0o444)  # safetensors makes a file readable for its owner only
     lines = [
         f"{hashlib.sha256(file.read_bytes()).hexdigest()}  {file.relative_to(folder).as_posix()}" for file in files
     ]

@@ -108,7 +108,6 @@ class Student:
             metadata={"format": "pt"},
         )
         (folder / LAYERS_FILE).write_text(json.dumps(self.layers) + "\n")
-        (folder / WEIGHTS_FILE).chmod(0o644)
         if self.ids is not None:
             (folder / IDS_FILE).write_text(json.dumps(self.ids) + "\n")
 
