@@ -130,6 +130,8 @@ results-smollm2-trained: setup  ## Measure all that models-smollm2 trains, on GS
 	$(ARCHIVE) results/runs/smollm2-135m-trained smollm2_135m/trained-gsm8k
 	$(RUN) experiment=smollm2_135m_ssd name=smollm2-135m-ssd hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) out=results/runs/smollm2-135m-ssd
 	$(ARCHIVE) results/runs/smollm2-135m-ssd smollm2_135m/trained-ssd
+	$(RUN) experiment=smollm2_135m_lengths hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) out=results/runs/smollm2-135m-lengths
+	$(ARCHIVE) results/runs/smollm2-135m-lengths smollm2_135m/trained-lengths
 
 BENCH_EXECUTION ?= eager
 BENCH_NAME ?= $(BENCH_EXECUTION)
