@@ -125,13 +125,15 @@ results-smollm2-eagle3: setup  ## Measure the packaged EAGLE-3 head of SmolLM2 o
 	  out=results/runs/smollm2-135m-gsm8k
 	$(ARCHIVE) results/runs/smollm2-135m-gsm8k smollm2_135m/gsm8k
 
-results-smollm2-trained: setup  ## Measure all that models-smollm2 trains, on GSM8K, and SSD with it (SMOLLM2=FOLDER or .gguf), into results/smollm2_135m/trained-*
+results-smollm2-trained: setup  ## Measure what models-smollm2 trains on GSM8K: drafters, SSD, lengths, PyramidSD (SMOLLM2=FOLDER or .gguf), into results/smollm2_135m/trained-*
 	$(RUN) experiment=smollm2_135m name=smollm2-135m-trained hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) out=results/runs/smollm2-135m-trained
 	$(ARCHIVE) results/runs/smollm2-135m-trained smollm2_135m/trained-gsm8k
 	$(RUN) experiment=smollm2_135m_ssd name=smollm2-135m-ssd hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) out=results/runs/smollm2-135m-ssd
 	$(ARCHIVE) results/runs/smollm2-135m-ssd smollm2_135m/trained-ssd
 	$(RUN) experiment=smollm2_135m_lengths hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) out=results/runs/smollm2-135m-lengths
 	$(ARCHIVE) results/runs/smollm2-135m-lengths smollm2_135m/trained-lengths
+	$(RUN) experiment=smollm2_135m_pyramid hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) out=results/runs/smollm2-135m-pyramid
+	$(ARCHIVE) results/runs/smollm2-135m-pyramid smollm2_135m/trained-pyramid
 
 BENCH_EXECUTION ?= eager
 BENCH_NAME ?= $(BENCH_EXECUTION)

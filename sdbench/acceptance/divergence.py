@@ -68,6 +68,7 @@ OVER_DISTRIBUTIONS: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "tv": tv,
 }
 OF_THE_TOKEN = ("abs_logprob", "abs_logit")
+UNBOUNDED = ("js_fsd_code", "kl_pq")  # infinite if q gives no mass to a token that p gives some
 DIVERGENCES = (*OVER_DISTRIBUTIONS, *OF_THE_TOKEN)
 
 

@@ -63,6 +63,16 @@ class Arm:
             stage = proposer
 
     @property
+    def rules(self) -> list[tuple[Any, str]]:
+        """Return its acceptance rules, the outermost first, each with the name of what drafts for it."""
+        stages = [self.decoder, *(stage for stage, _ in self._proposers)]
+        return [
+            (stage.rule, stage.proposer.name)
+            for stage in stages
+            if hasattr(stage, "rule") and hasattr(stage, "proposer")
+        ]
+
+    @property
     def trees(self) -> bool:
         """Say whether any stage drafts token trees."""
         return any(getattr(stage, "trees", False) for stage, _ in self._proposers)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from sdbench.acceptance.divergence import UNBOUNDED, Divergence
 from sdbench.decoding.diffusion import StepwiseDiffusion, check_greedy
 from sdbench.decoding.scoring import Plain
 from sdbench.decoding.speculative import Speculative
@@ -60,6 +61,24 @@ def check_diffusion(arms: Iterable[Arm], family: Family, sampling: Sampling, mod
                 f"The arm '{arm.name}' does not apply {', '.join(family.defaults.rules)}, which the target's generation_config "
                 "asks for: take these fields out of generation_config.json."
             )
+
+
+def check_divergences(arms: Iterable[Arm], family: Family) -> None:
+    """Refuse a fuzzy rule whose divergence is infinite wherever the draft lacks a token of the target. Raises: InputError."""
+    for arm in arms:
+        for rule, proposer in arm.rules:
+            divergence, role = getattr(rule, "divergence", None), proposer.partition("[")[0]
+            if not isinstance(divergence, Divergence) or role not in family.members:
+                continue
+            if (
+                divergence.name in UNBOUNDED
+                and divergence.top_k is None
+                and family.members[role].vocabulary is not None
+            ):
+                raise InputError(
+                    f"The arm '{arm.name}': the divergence {divergence.name} is infinite where {role} cannot propose a token of "
+                    f"the target (models.{role}.vocabulary), so the rule would keep nothing: take divergence=js or tv."
+                )
 
 
 def check_recurrent(arms: Iterable[Arm], family: Family, mode: str, parallel: bool) -> None:

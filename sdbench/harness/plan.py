@@ -20,6 +20,7 @@ from sdbench.harness.co_tenancy import Use
 from sdbench.harness.gpu_lock import physical
 from sdbench.harness.model_checks import (
     check_diffusion,
+    check_divergences,
     check_early_exits,
     check_heads,
     check_own_quantization,
@@ -201,6 +202,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     if encoded_arms != arm_configs:
         arm_configs, stub_arms = encoded_arms, build_on_stubs(encoded_arms, list(specs))
     check_diffusion(stub_arms, family, sampling, hardware["execution"], ranks is not None)
+    check_divergences(stub_arms, family)
     check_recurrent(stub_arms, family, hardware["execution"], ranks is not None)
     check_early_exits(stub_arms, family)
     check_reencoding(stub_arms, family)

@@ -44,7 +44,15 @@ def planned_runs(paper: Paper, profile: str, budget: str) -> list[PlannedRun]:
     sized = (f"limit={limits[budget]}",) if budget in limits else ()
     found = []
     for name, part in plan["parts"].items():
-        words = (f"experiment={part['experiment']}", "tracker=none", *plan["profiles"][profile], *part[budget], *sized)
+        also = part.get("also", {}).get(profile, ())
+        words = (
+            f"experiment={part['experiment']}",
+            "tracker=none",
+            *plan["profiles"][profile],
+            *part[budget],
+            *sized,
+            *also,
+        )
         if "vary" in part:
             values = part["values"][profile]
             found += [PlannedRun(f"{name}-{value}", (*words, f"{part['vary']}={value}")) for value in values]

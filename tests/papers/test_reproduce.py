@@ -43,6 +43,9 @@ def test_a_profile_may_set_the_number_of_prompts(name):
     for budget, limit in (("quick", "limit=10"), ("paper", "limit=100")):
         for run in planned_runs(find(name), "smollm2_135m", budget):
             assert [word for word in run.overrides if word.startswith("limit=")][-1] == limit
+            if name == "pyramidsd":
+                assert "arms.psd_fuzzy.rule.divergence=js" in run.overrides
+                compose(run.overrides)
 
 
 @pytest.mark.parametrize("name", names())
