@@ -1,7 +1,7 @@
 """Ask a turn of a conversation of several turns, in which the target itself has answered the earlier ones.
 
-The prompts of a run are the same for all its arms. So the answers to the earlier turns come from finished runs, one for each turn:
-run the first turn, then give its folder as `answers`, and the prompts are the second turns.
+The prompts of a run are the same for all its arms. So the answers to the earlier turns come from finished runs, one for each turn.
+Run the first turn, then give its folder as `answers`: the prompts are then the second turns.
 """
 
 from __future__ import annotations

@@ -71,7 +71,7 @@ def test_the_stop_rule_is_ours(models):
 
 @pytest.mark.slow
 def test_an_end_of_its_own_is_no_answer(models):
-    """Without ends, the last id of the vocabulary stands for one. A target that writes it is told."""
+    """Without ends, the last id of the vocabulary stands for one. A target that writes it is named."""
     bent = random_model("llama")
     bent.get_output_embeddings().weight.data[V - 1] = 5 * bent.get_output_embeddings().weight.data.abs().max()
     peer = OnnxRuntime(Transformer("target", bent))
