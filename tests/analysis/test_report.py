@@ -36,7 +36,7 @@ def run(tmp_path_factory):
     return write(tmp_path_factory.mktemp("run") / "demo", ARMS, "abc")
 
 
-NOT_OF_THESE_ARMS = {"draft_length", "timeline", "fan_out", "saguaro", "batch", "end_to_end"}
+NOT_OF_THESE_ARMS = {"calibration", "draft_length", "timeline", "fan_out", "saguaro", "batch", "end_to_end"}
 
 
 @pytest.fixture(scope="module")

@@ -139,6 +139,6 @@ def test_a_draft_that_is_not_there_names_its_command(verb, tmp_path, monkeypatch
     said = capsys.readouterr()
     assert stop.value.code == (2 if verb == "run" else 0)
     assert (
-        "models.draft.derive.weights: the folder results/models/smollm2-135m/draft holds no model.safetensors; "
+        "models.qualifier.derive.weights: the folder results/models/smollm2-135m/qualifier holds no model.safetensors; "
         "`make models-smollm2` makes it." in said.out + said.err
     )
