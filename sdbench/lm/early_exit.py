@@ -125,7 +125,7 @@ def hook_exit(
 
 def last_norm(model: PreTrainedModel, depth: int) -> nn.Module:
     """Return the norm behind the last of `depth` decoder layers. Raises: InputError if it was not found."""
-    width = model.get_input_embeddings().weight.shape[-1]
+    width = cast(Any, model.get_input_embeddings()).weight.shape[-1]
     norms = [child for child in layers_of(model, depth)[0].children() if "norm" in type(child).__name__.lower()]
     wide = [norm for norm in norms if all(weight.shape[-1] == width for weight in norm.parameters())]
     if not wide:

@@ -206,7 +206,10 @@ def write_gguf(model: LanguageModel, file: Path, ends: bool) -> None:
         values = weight.detach().float()
         if name.endswith(("q_proj.weight", "k_proj.weight")):
             values = _interleaved(values, heads if "q_proj" in name else shared)
-        writer.add_tensor(names.get_name(name, try_suffixes=(".weight",)), values.contiguous().numpy())
+        stored = names.get_name(name, try_suffixes=(".weight",))
+        if stored is None:
+            raise InputError(f"llama.cpp: a Llama file has no place for {name} of {model.name}: leave the arm out.")
+        writer.add_tensor(stored, values.contiguous().numpy())
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

@@ -10,6 +10,7 @@ first round starts behind the last token of the prompt, and gives the first toke
 from __future__ import annotations
 
 import hashlib
+import importlib
 import importlib.metadata
 import importlib.util
 import json
@@ -114,8 +115,7 @@ class OnnxRuntime(Peer):
 
     def _loaded(self, ends: list[int]) -> Any:
         """Return the engine. ends: the ids that end a sequence; the engine ends there by itself, so it must know these alone."""
-        import onnxruntime_genai as og
-
+        og: Any = importlib.import_module("onnxruntime_genai")
         if self._engine is None or ends != self._ends:
             assert self._folder is not None
             place = Path(self._folder.name)
@@ -138,8 +138,7 @@ class OnnxRuntime(Peer):
     def _decode(
         self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace
     ) -> list[Finished]:
-        import onnxruntime_genai as og
-
+        og: Any = importlib.import_module("onnxruntime_genai")
         (request,) = group
         self.open(1, 0)
         engine = self._loaded(sorted(getattr(stop, "eos", ())))
