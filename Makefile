@@ -134,6 +134,11 @@ results-smollm2-trained: setup  ## Measure what models-smollm2 trains on GSM8K: 
 	$(ARCHIVE) results/runs/smollm2-135m-lengths smollm2_135m/trained-lengths
 	$(RUN) experiment=smollm2_135m_pyramid hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) out=results/runs/smollm2-135m-pyramid
 	$(ARCHIVE) results/runs/smollm2-135m-pyramid smollm2_135m/trained-pyramid
+	for drawn in 0.7 1.0; do \
+	  $(RUN) experiment=smollm2_135m_shapes sampling.temperature=$$drawn hardware.dtype=$(SMOLLM2_DTYPE) $(OVERRIDES) \
+	    out=results/runs/smollm2-135m-shapes-$$drawn && \
+	  $(ARCHIVE) results/runs/smollm2-135m-shapes-$$drawn smollm2_135m/trained-shapes-$$drawn || exit; \
+	done
 
 BENCH_EXECUTION ?= eager
 BENCH_NAME ?= $(BENCH_EXECUTION)
