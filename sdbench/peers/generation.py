@@ -14,6 +14,8 @@ or a stop cuts a draft, the target's own token may be missing. The count of acce
 from __future__ import annotations
 
 import copy
+import hashlib
+import json
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -233,6 +235,15 @@ def float32_module(title: str, model: LanguageModel) -> Any:
             "and hardware=cpu, or leave the arm out."
         )
     return module
+
+
+def weights_key(module: Any, *more: str) -> str:
+    """Return the name of a file that is made of a module: the SHA-256 of its config, its weights and `more`."""
+    found = hashlib.sha256(json.dumps([module.config.to_dict(), more], sort_keys=True, default=str).encode())
+    for name, weight in sorted(module.state_dict().items()):
+        found.update(name.encode())
+        found.update(weight.detach().contiguous().numpy().data)
+    return found.hexdigest()[:32]
 
 
 def _view(model: LanguageModel, **knobs: Any) -> Any:

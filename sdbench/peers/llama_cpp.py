@@ -1,4 +1,5 @@
-"""Wrap llama.cpp's server as an arm. sdbench writes the weights of the run into GGUF files, and starts the server on them.
+"""Wrap llama.cpp's server as an arm. sdbench writes the weights of the run into GGUF files of its cache folder, and
+starts the server on them.
 
 The files hold float32 weights and neutral names of tokens, because ids alone are sent and received. A file says which token ends a
 text, so that the server stops there by itself. In a run that ignores ends, it says nothing: the server's own `ignore_eos` would
@@ -12,7 +13,7 @@ import os
 import shutil
 import socket
 import sys
-import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +23,10 @@ from sdbench import validate
 from sdbench.errors import InputError
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Edge
+from sdbench.models.cache import writable_cache
 from sdbench.peers.base import Growing
 from sdbench.peers.counters import Counts
-from sdbench.peers.generation import float32_module
+from sdbench.peers.generation import float32_module, weights_key
 from sdbench.peers.server import Server
 from sdbench.peers.serving import Pieces, Serving
 from sdbench.sampling import Sampling
@@ -71,7 +73,6 @@ class LlamaCpp(Serving):
         self.edge = Edge(model.name if model else "", verifier.name)
         self.draft_length, self._binary, self._port = draft_length, found, port
         self._limits = start_seconds, stall_seconds
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._natural: bool | None = None
         self._slots = 0
 
@@ -94,30 +95,29 @@ class LlamaCpp(Serving):
         """Check the models. The first request says whether texts have an end; then the files are written, and the server starts."""
         for model in self.models:
             _llama_config(model)
-        if self._folder is None:
-            self._folder = tempfile.TemporaryDirectory(prefix="sdbench-gguf-")
         if slots > self._slots:
             self._slots, self._natural = slots, None
 
     def close(self) -> None:
         super().close()
         self._natural = None
-        if self._folder is not None:
-            self._folder.cleanup()
-            self._folder = None
 
     def _file(self, model: LanguageModel, natural: bool) -> Path:
-        assert self._folder is not None
-        return Path(self._folder.name) / f"{model.name}{'' if natural else '-endless'}.gguf"
+        """Return the file of a model in the cache, and write it if it is not there."""
+        module = float32_module(self.title, model)
+        ends = _ends(module) if natural else []
+        file = writable_cache("gguf") / f"{weights_key(module, str(ends))}.gguf"
+        if not file.exists():
+            made = file.with_suffix(f".{os.getpid()}.part")
+            write_gguf(model, made, ends)
+            os.replace(made, file)
+        return file
 
     def _start(self, natural: bool) -> None:
         """Start the server on the files with ends, or on those without."""
         if natural == self._natural:
             return
         self.server.stop()
-        for model in self.models:
-            if not self._file(model, natural).exists():
-                write_gguf(model, self._file(model, natural), natural)
         threads = str(torch.get_num_threads())
         words = [
             self._binary, "--host", "127.0.0.1", "--port", str(self._port), "--offline", "--no-ui", "-np", "1", "-t", threads,
@@ -163,8 +163,11 @@ def find_binary(name: str | None = None) -> str | None:
     return next(filter(None, found), None)
 
 
-def write_gguf(model: LanguageModel, file: Path, ends: bool) -> None:
-    """Write a Llama model in float32. ends: name the tokens that end a text. Errors: InputError for another architecture."""
+def write_gguf(model: LanguageModel, file: Path, ends: Sequence[int]) -> None:
+    """Write a Llama model in float32.
+
+    ends: the tokens that end a text; the file names two at most. Errors: InputError for another architecture.
+    """
     import gguf
 
     module = float32_module("llama.cpp", model)
@@ -190,14 +193,9 @@ def write_gguf(model: LanguageModel, file: Path, ends: bool) -> None:
     writer.add_token_types([gguf.TokenType.NORMAL] * config.vocab_size)
     writer.add_token_merges(["t 0"])
     writer.add_add_bos_token(False)
-    if ends:  # the server takes two; our own stop rule knows the others, and then the peer closes the stream
-        given = module.generation_config.eos_token_id or config.eos_token_id
-        for write, token in zip(
-            (writer.add_eos_token_id, writer.add_eot_token_id),
-            [given] if isinstance(given, int) else given or [],
-            strict=False,
-        ):
-            write(token)
+    # Our own stop rule knows the other ends, and then the peer closes the stream.
+    for write, token in zip((writer.add_eos_token_id, writer.add_eot_token_id), ends, strict=False):
+        write(token)
     names = gguf.get_tensor_name_map(gguf.MODEL_ARCH.LLAMA, config.num_hidden_layers)
     tied = module.get_output_embeddings().weight is module.get_input_embeddings().weight
     for name, weight in module.state_dict().items():
@@ -214,6 +212,12 @@ def write_gguf(model: LanguageModel, file: Path, ends: bool) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
+
+
+def _ends(module: Any) -> list[int]:
+    """Return the tokens that end a text of a model."""
+    given = module.generation_config.eos_token_id or module.config.eos_token_id
+    return [given] if isinstance(given, int) else list(given or ())
 
 
 def _llama_config(model: LanguageModel) -> Any:

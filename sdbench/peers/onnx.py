@@ -9,7 +9,6 @@ first round starts behind the last token of the prompt, and gives the first toke
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.metadata
 import importlib.util
@@ -33,7 +32,7 @@ from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Edge, Trace
 from sdbench.models.cache import writable_cache
 from sdbench.peers.base import Growing, Peer
-from sdbench.peers.generation import float32_module
+from sdbench.peers.generation import float32_module, weights_key
 from sdbench.sampling import Sampling
 from sdbench.stopping import Stop
 
@@ -189,7 +188,7 @@ def _exported(model: LanguageModel) -> Path:
     """Return the folder of a model's weights in the engine's format. It is made once. Errors: InputError."""
     module = float32_module("ONNX Runtime GenAI", model)
     cache = writable_cache("onnx")
-    place = cache / _key(module)
+    place = cache / weights_key(module, importlib.metadata.version(PACKAGE))
     if (place / "genai_config.json").is_file():
         return place
     with tempfile.TemporaryDirectory(dir=cache) as work:
@@ -207,16 +206,6 @@ def _exported(model: LanguageModel) -> Path:
         if not place.exists():
             os.replace(made, place)
     return place
-
-
-def _key(module: Any) -> str:
-    """Return the name of an export: the SHA-256 of config, weights and versions."""
-    found = hashlib.sha256(json.dumps(module.config.to_dict(), sort_keys=True, default=str).encode())
-    for name, weight in sorted(module.state_dict().items()):
-        found.update(name.encode())
-        found.update(weight.detach().contiguous().numpy().data)
-    found.update(importlib.metadata.version(PACKAGE).encode())
-    return found.hexdigest()[:32]
 
 
 def _stand_in_tokenizer() -> Any:

@@ -20,12 +20,15 @@ if find_binary() is None:
 
 
 @pytest.fixture(scope="module")
-def models():
+def models(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SDBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
     target, draft = random_model("llama"), random_model("llama")
     generator = torch.Generator().manual_seed(1)
     for weight in draft.parameters():
         weight.data += 0.03 * weight.std() * torch.randn(weight.shape, generator=generator) if weight.numel() > 1 else 0
-    return Transformer("target", target), Transformer("draft", draft)
+    yield Transformer("target", target), Transformer("draft", draft)
+    patch.undo()
 
 
 @pytest.mark.parametrize("length", [None, 3])
