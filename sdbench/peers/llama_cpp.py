@@ -106,7 +106,7 @@ class LlamaCpp(Serving):
         """Return the file of a model in the cache, and write it if it is not there."""
         module = float32_module(self.title, model)
         ends = _ends(module) if natural else []
-        file = writable_cache("gguf") / f"{weights_key(module, str(ends))}.gguf"
+        file = writable_cache("llama.cpp") / f"{weights_key(module, str(ends))}.gguf"
         if not file.exists():
             made = file.with_suffix(f".{os.getpid()}.part")
             write_gguf(model, made, ends)
