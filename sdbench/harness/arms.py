@@ -49,6 +49,11 @@ class Arm:
         return [stage for stage, _ in self._proposers if isinstance(stage, AsyncDrafter)]
 
     @property
+    def elsewhere(self) -> set[str]:
+        """Return the roles whose model drafts in another process, in a process of its own or in a draft's server."""
+        return self.apart | {model.name for drafter in self.async_drafters for model in drafter.models}
+
+    @property
     def branch_slots(self) -> dict[str, int]:
         """Return, by role, the number of slots that a server's speculations need for each row."""
         servers = ((stage, length) for stage, length in self._proposers if isinstance(stage, AsyncDrafter))

@@ -91,9 +91,8 @@ def check_recurrent(arms: Iterable[Arm], family: Family, mode: str, parallel: bo
         if arm.peer is not None or not recurrent:
             continue
         role, what = recurrent[0], None
-        elsewhere = arm.apart | {model.name for drafter in arm.async_drafters for model in drafter.models}
         exits = [one for one in recurrent if any(view.startswith(f"{one}[") for view in (*arm.views, *arm.exits))]
-        served = [one for one in recurrent if one in elsewhere]
+        served = [one for one in recurrent if one in arm.elsewhere]
         if mode != "eager":
             what = f"hardware.execution={mode}: take eager"
         elif parallel:
@@ -152,7 +151,6 @@ def check_heads(arms: Iterable[Arm], family: Family, parallel: bool) -> None:
     Raises: InputError.
     """
     for arm in arms:
-        elsewhere = arm.apart | {model.name for drafter in arm.async_drafters for model in drafter.models}
         for role in sorted(arm.roles):
             base = family.members[role].spec.head_of
             _check_depth(arm, role, family.members[role].head)
@@ -163,7 +161,7 @@ def check_heads(arms: Iterable[Arm], family: Family, parallel: bool) -> None:
                     f"The arm '{arm.name}' steps {role}, which reads the hidden states of {base}, but not {base} itself: take an "
                     f"arm in which {base} verifies."
                 )
-            if role in elsewhere or parallel:
+            if role in arm.elsewhere or parallel:
                 raise InputError(
                     f"The arm '{arm.name}' drafts with {role} in another process than {base}, whose hidden states it reads: take "
                     "an arm that drafts in the same process, such as eagle3, without tensor_parallel."

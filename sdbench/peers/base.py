@@ -30,6 +30,7 @@ class Peer(ABC):
     one_row = False
     lossless = True
     applies_rules = False  # whether the peer applies the rules of the target's generation config
+    greedy_only = False  # whether the peer's sampling was not compared with the target's law
     one_width = False  # whether the embeddings of its models must have the same number of rows
 
     def __init__(self, models: list[LanguageModel]) -> None:
@@ -44,6 +45,11 @@ class Peer(ABC):
         """Refuse settings that the peer cannot serve, before any work. Errors: InputError."""
         if rows > 1 and self.one_row:
             raise InputError(f"{self.title} decodes one sequence at a time; set batch_size=1 (it is {rows}).")
+        if self.greedy_only and not sampling.greedy:
+            raise InputError(
+                f"{self.title} was compared with its target's law in greedy decoding only; set sampling.temperature=0, or leave it "
+                "out."
+            )
 
     def open(self, rows: int, slots: int) -> None:
         """Do slow preparation outside the timed part, for `rows` sequences of at most `slots` tokens."""

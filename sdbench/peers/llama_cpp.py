@@ -43,6 +43,7 @@ class LlamaCpp(Serving):
 
     one_row = True
     one_width = True
+    greedy_only = True
 
     def __init__(
         self,
@@ -83,18 +84,10 @@ class LlamaCpp(Serving):
     def max_lookahead(self) -> int:
         return (self.draft_length or 0) + 1
 
-    def check(self, rows: int, sampling: Sampling, stop_strings: Any) -> None:
-        super().check(rows, sampling, stop_strings)
-        if not sampling.greedy:
-            raise InputError(
-                f"{self.title} was compared with its target's law in greedy decoding only; set sampling.temperature=0, or leave it "
-                "out."
-            )
-
     def open(self, rows: int, slots: int) -> None:
         """Check the models. The first request says whether texts have an end; then the files are written, and the server starts."""
         for model in self.models:
-            _llama_config(model)
+            _llama_module(model)
         if slots > self._slots:
             self._slots, self._natural = slots, None
 
@@ -104,7 +97,7 @@ class LlamaCpp(Serving):
 
     def _file(self, model: LanguageModel, natural: bool) -> Path:
         """Return the file of a model in the cache, and write it if it is not there."""
-        module = float32_module(self.title, model)
+        module = _llama_module(model)
         ends = _ends(module) if natural else []
         file = writable_cache("llama.cpp") / f"{weights_key(module, str(ends))}.gguf"
         if not file.exists():
@@ -170,8 +163,8 @@ def write_gguf(model: LanguageModel, file: Path, ends: Sequence[int]) -> None:
     """
     import gguf
 
-    module = float32_module("llama.cpp", model)
-    config = _llama_config(model)
+    module = _llama_module(model)
+    config = module.config
     heads, shared = config.num_attention_heads, config.num_key_value_heads
     width = getattr(config, "head_dim", None) or config.hidden_size // heads
     writer = gguf.GGUFWriter(str(file), "llama")
@@ -220,8 +213,8 @@ def _ends(module: Any) -> list[int]:
     return [given] if isinstance(given, int) else list(given or ())
 
 
-def _llama_config(model: LanguageModel) -> Any:
-    """Return the config of a model that `write_gguf` can write. Errors: InputError."""
+def _llama_module(model: LanguageModel) -> Any:
+    """Return the module of a model that `write_gguf` can write. Errors: InputError."""
     module = float32_module("llama.cpp", model)
     config, lacks = module.config, None
     if config.model_type != "llama":
@@ -234,7 +227,7 @@ def _llama_config(model: LanguageModel) -> Any:
         raise InputError(
             f"llama.cpp: sdbench writes plain Llama models, and {model.name} is none ({lacks}): leave the arm out."
         )
-    return config
+    return module
 
 
 def _interleaved(weight: torch.Tensor, heads: int) -> torch.Tensor:

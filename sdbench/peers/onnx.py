@@ -18,7 +18,6 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +49,7 @@ class OnnxRuntime(Peer):
 
     one_row = True
     one_width = True
+    greedy_only = True
 
     def __init__(
         self,
@@ -86,14 +86,6 @@ class OnnxRuntime(Peer):
 
     def max_lookahead(self) -> int:
         return (self.draft_length or 0) + 1
-
-    def check(self, rows: int, sampling: Sampling, stop_strings: Sequence[str]) -> None:
-        super().check(rows, sampling, stop_strings)
-        if not sampling.greedy:
-            raise InputError(
-                f"{self.title} was compared with its target's law in greedy decoding only; set sampling.temperature=0, or leave it "
-                "out."
-            )
 
     def open(self, rows: int, slots: int) -> None:
         """Export the weights, unless the cache holds them."""

@@ -20,13 +20,18 @@ REQUESTS = [Request([3, 5, 7, 9, 3, 5, 7], "a"), Request([1, 2, 3, 4], "b"), Req
 NEW = 20
 
 
-@pytest.fixture(scope="module")
-def models():
+def pair() -> tuple[Transformer, Transformer]:
+    """A target, and a draft that is the target disturbed."""
     target, draft = random_model("llama"), random_model("llama")
     generator = torch.Generator().manual_seed(1)
     for weight in draft.parameters():
         weight.data += 0.03 * weight.std() * torch.randn(weight.shape, generator=generator) if weight.numel() > 1 else 0
     return Transformer("target", target), Transformer("draft", draft)
+
+
+@pytest.fixture(scope="module")
+def models():
+    return pair()
 
 
 PEERS = {

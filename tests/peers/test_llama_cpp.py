@@ -12,7 +12,7 @@ from sdbench.peers import LlamaCpp
 from sdbench.peers.llama_cpp import find_binary
 from sdbench.sampling import Sampling
 from tests.conftest import random_model
-from tests.peers.test_generation import REQUESTS, decoded, tokens
+from tests.peers.test_generation import REQUESTS, decoded, pair, tokens
 from tests.peers.test_serving import StopAt
 
 if find_binary() is None:
@@ -23,11 +23,7 @@ if find_binary() is None:
 def models(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("SDBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-    target, draft = random_model("llama"), random_model("llama")
-    generator = torch.Generator().manual_seed(1)
-    for weight in draft.parameters():
-        weight.data += 0.03 * weight.std() * torch.randn(weight.shape, generator=generator) if weight.numel() > 1 else 0
-    yield Transformer("target", target), Transformer("draft", draft)
+    yield pair()
     patch.undo()
 
 

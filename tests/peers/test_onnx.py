@@ -11,7 +11,7 @@ from sdbench.lm.transformer import Transformer
 from sdbench.peers import OnnxRuntime
 from sdbench.sampling import Sampling
 from tests.conftest import V, random_model
-from tests.peers.test_generation import REQUESTS, decoded, tokens
+from tests.peers.test_generation import REQUESTS, decoded, pair, tokens
 from tests.peers.test_serving import StopAt
 
 pytest.importorskip("onnxruntime_genai")
@@ -21,11 +21,7 @@ pytest.importorskip("onnxruntime_genai")
 def models(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.setenv("SDBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
-    target, draft = random_model("llama"), random_model("llama")
-    generator = torch.Generator().manual_seed(1)
-    for weight in draft.parameters():
-        weight.data += 0.03 * weight.std() * torch.randn(weight.shape, generator=generator) if weight.numel() > 1 else 0
-    yield Transformer("target", target), Transformer("draft", draft)
+    yield pair()
     patch.undo()
 
 
