@@ -117,6 +117,25 @@ def random_model(architecture: str, layers: int = 4, seed: int = 0):
                 **local, **shared, laurel_rank=4, altup_num_inputs=2, activation_sparsity_pattern=[0.5] * layers
             )
         ),
+        "deepseek_v32": lambda: t.DeepseekV32ForCausalLM(
+            t.DeepseekV32Config(
+                **{**small, "num_key_value_heads": 4},
+                moe_intermediate_size=32,
+                n_routed_experts=4,
+                num_experts_per_tok=2,
+                n_group=1,
+                topk_group=1,
+                first_k_dense_replace=1,
+                kv_lora_rank=16,
+                q_lora_rank=16,
+                qk_rope_head_dim=8,
+                qk_nope_head_dim=8,
+                v_head_dim=16,
+                index_topk=6,
+                index_n_heads=16,  # with few, whole scores are zero, and the choice among them is open
+                index_head_dim=16,
+            )
+        ),
         "gemma4": lambda: t.Gemma4ForCausalLM(t.Gemma4TextConfig(**local, **shared, global_head_dim=16)),
     }
     model = build[architecture]().eval().requires_grad_(False)
@@ -132,4 +151,5 @@ OTHER_ATTENTION = [
     "llama4",
     "gemma3n",
     "gemma4",
-]  # capped scores, sinks, chunks, shared keys and values
+    "deepseek_v32",
+]  # capped scores, sinks, chunks, shared keys and values, an indexer

@@ -18,6 +18,7 @@ from torch import Tensor
 from sdbench.device import upload
 
 FEATURES = -1  # the layer of a head's own cache that holds the feature of the token in each slot
+INDEXERS = 1 << 20  # the layer of the cache for the indexer of layer 0; that of layer i stands i behind it
 
 
 def hidden_layer(layer: int) -> int:
@@ -90,6 +91,10 @@ class KVCache:
                     continue
                 held.view(-1, held.shape[3]).index_copy_(0, self._lines_at(new.shape[1]), new.reshape(-1, new.shape[3]))
         return keys[:, :, : self._attend_len], values[:, :, : self._attend_len]
+
+    def update_indexer(self, key: Float[Tensor, "B T D"], layer: int, *args, **kwargs) -> Float[Tensor, "B E D"]:
+        """Write what a layer's indexer keeps of the new tokens; return that of the first `attend_len` slots."""
+        return self.update(key[:, None], key[:, None, :, :0], INDEXERS + layer)[0][:, 0]
 
     def _lines_at(self, heads: int) -> Int[Tensor, " L"]:
         """The lines that the step writes, in a table of all slots of all heads."""

@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from sdbench.models.skeleton import FULL, SLIDING
+from sdbench.models.skeleton import LOCAL, SLIDING
 
 _ALIGNMENT = 8  # numbers; GPU kernels want each query's row of the mask to begin at a multiple of it
 
@@ -40,7 +40,7 @@ class MaskForm:
     @property
     def local(self) -> bool:
         """Whether some layers see near tokens only."""
-        return self.kinds != (FULL,)
+        return any(kind in LOCAL for kind in self.kinds)
 
 
 def additive_masks(
@@ -62,7 +62,7 @@ def additive_masks(
         others = visible[:, :, 1:]
         visible = torch.cat([visible[:, :, :1] & ~others.any(-1, keepdim=True), others], -1)
     for kind in form.kinds:
-        if kind == FULL or distance is None:
+        if kind not in LOCAL or distance is None:
             seen = visible
         elif kind == SLIDING:
             seen = visible & (distance < form.window)

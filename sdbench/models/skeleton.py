@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
-KINDS = (FULL, SLIDING, CHUNKED)  # of attention layers that can run on cache slots
+INDEXED = (
+    "indexed_attention"  # a query sees the tokens that an indexer of the layer chooses among those of full attention
+)
+KINDS = (FULL, SLIDING, CHUNKED, INDEXED)  # of attention layers that can run on cache slots
+LOCAL = (SLIDING, CHUNKED)  # those whose queries see near tokens only
 RECURRENT = ("linear_attention", "conv")  # layers with a state
 KEPT_STATES = 32  # the most states that a row keeps (`sdbench.lm.recurrent`)
 _BOTH = {"hybrid": FULL, "hybrid_sliding": SLIDING}  # layers with a state and with attention
@@ -119,6 +123,10 @@ class _Sizes:
     ) -> tuple[Tensor, Tensor]:
         self.by_layer[layer] = sum(part.shape[1] * part.shape[3] for part in (key, value))
         return key, value
+
+    def update_indexer(self, key: Float[Tensor, "B T D"], layer: int, *args: Any, **kwargs: Any) -> Tensor:
+        self.by_layer[layer] = self.by_layer.get(layer, 0) + key.shape[2]
+        return key
 
     def update_conv_state(self, states: Tensor, layer_idx: int, state_idx: int = 0, **named: Any) -> Tensor:
         self.by_state[layer_idx, state_idx, False] = states.shape[1] * (named.get("conv_kernel_size") or 1)
