@@ -149,7 +149,7 @@ bench: setup  ## Compare with transformers and flashspec, greedy and sampled, in
 	  $(ARCHIVE) $$out $$kept || exit; \
 	done
 
-bench-engines: setup  ## Compare with ONNX Runtime GenAI and llama.cpp: the tiny family, and SmolLM2 alone (SMOLLM2=FOLDER or .gguf), into results/engines/*
+bench-engines: setup  ## Compare with ONNX Runtime GenAI, OpenVINO GenAI and llama.cpp: the tiny family, and SmolLM2 alone (SMOLLM2=FOLDER or .gguf), into results/engines/*
 	$(RUN) experiment=engines out=results/runs/engines-tiny $(OVERRIDES)
 	$(ARCHIVE) results/runs/engines-tiny engines/tiny
 	$(RUN) experiment=engines_smollm2 out=results/runs/engines-smollm2 $(OVERRIDES)

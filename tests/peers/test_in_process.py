@@ -1,0 +1,146 @@
+"""Engines that decode in this process as arms: their tokens are ours, their drafts have K tokens, and exports are kept."""
+
+import importlib.util
+
+import pytest
+import torch
+
+from sdbench.acceptance import Exact
+from sdbench.decoding import Speculative
+from sdbench.drafting import ModelDrafter
+from sdbench.errors import InputError
+from sdbench.lm.transformer import Transformer
+from sdbench.peers import OnnxRuntime, OpenVino
+from sdbench.sampling import Sampling
+from tests.conftest import V, random_model
+from tests.peers.test_generation import REQUESTS, decoded, pair, tokens
+from tests.peers.test_serving import StopAt
+
+ENGINES = {"onnxruntime_genai": OnnxRuntime, "openvino_genai": OpenVino}
+
+
+@pytest.fixture(params=ENGINES)
+def engine(request):
+    pytest.importorskip(request.param)
+    return ENGINES[request.param]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    patch = pytest.MonkeyPatch()
+    patch.setenv("SDBENCH_CACHE", str(tmp_path_factory.mktemp("cache")))
+    yield pair()
+    patch.undo()
+
+
+def arms(engine, target, draft):
+    return {
+        "plain": engine(target),
+        "draft": engine(target, draft, 3),
+        "lookup": engine(target, draft_length=4, ngram=3),
+    }
+
+
+@pytest.mark.parametrize("name", ["plain", "draft", "lookup"])
+def test_greedy_tokens_are_ours(engine, models, name):
+    ours, _ = decoded(Speculative(models[0]))
+    peer = arms(engine, *models)[name]
+    peer.open(1, 64)
+    theirs, rounds = decoded(peer)
+    assert tokens(theirs) == tokens(ours)
+    for number, request in enumerate(REQUESTS):
+        own = [row for row in rounds if row["sequence"] == number]
+        assert sum(row["emitted"] for row in own) == len(theirs[request.name].tokens)
+        assert theirs[request.name].target_calls == len(own)
+        assert all(row["accepted"] <= row["proposed"] for row in own)
+    if name == "draft":
+        begun = 1 if engine is OpenVino else 0  # its first round is the forward over the prompt
+        assert {row["proposed"] for row in rounds if begun <= row["round"] < 3} == {3}
+        _, mine = decoded(Speculative(models[0], Exact(), ModelDrafter(models[1]), 3))
+        assert sum(row["accepted"] for row in rounds) == pytest.approx(sum(row["accepted"] for row in mine), abs=6)
+    peer.close()
+
+
+def test_the_stop_rule_is_ours(engine, models):
+    ours, _ = decoded(Speculative(models[0]))
+    for eos in (True, False):
+        stop = StopAt(ours["a"].tokens[7])
+        stop.eos = frozenset([stop.token] if eos else [])
+        wanted, _ = decoded(Speculative(models[0]), stop=stop)
+        for peer in arms(engine, *models).values():
+            found, _ = decoded(peer, stop=stop)
+            assert tokens(found) == tokens(wanted)
+            assert found["a"].reason == "stop"
+            peer.close()
+
+
+@pytest.mark.slow
+def test_an_end_of_its_own_is_no_answer():
+    """Without ends, the last id of the vocabulary stands for one. A target that writes it is named."""
+    pytest.importorskip("onnxruntime_genai")
+    bent = random_model("llama")
+    bent.get_output_embeddings().weight.data[V - 1] = 5 * bent.get_output_embeddings().weight.data.abs().max()
+    peer = OnnxRuntime(Transformer("target", bent))
+    ours, _ = decoded(Speculative(peer.models[0]))
+    assert any(V - 1 in own[:-1] for own in tokens(ours).values())
+    with pytest.raises(ValueError, match=f"wrote token {V - 1} in the answer"):
+        decoded(peer)
+    peer.close()
+
+
+def test_every_drafted_token_is_counted(models):
+    """The rounds of OpenVINO hold as many drafts as its own counter, which leaves out the last round."""
+    pytest.importorskip("openvino_genai")
+    peer = OpenVino(*models, 3)
+    peer.open(1, 64)
+    told, generate = [], peer._engine.generate
+
+    class Counting:
+        def generate(self, *given):
+            told.append(generate(*given))
+            return told[-1]
+
+    peer._engine = Counting()
+    _, rounds = decoded(peer)
+    for number, one in enumerate(told):
+        own = [row for row in rounds if row["sequence"] == number][:-1]
+        assert sum(row["proposed"] for row in own) == one.extended_perf_metrics.get_num_draft_tokens() > 0
+        assert sum(row["accepted"] for row in own) == one.extended_perf_metrics.get_num_accepted_tokens()
+    peer.close()
+
+
+@pytest.mark.parametrize("architecture", ["qwen3", "phi3", "gpt2"])
+def test_other_architectures_are_written(models, architecture):
+    pytest.importorskip("openvino_genai")
+    target = Transformer("target", random_model(architecture))
+    ours, _ = decoded(Speculative(target))
+    peer = OpenVino(target)
+    theirs, _ = decoded(peer)
+    assert tokens(theirs) == tokens(ours)
+    peer.close()
+
+
+def test_what_is_refused(engine, models):
+    target, draft = models
+    with pytest.raises(InputError, match="draft_length belongs to model or to ngram"):
+        engine(target, draft)
+    with pytest.raises(InputError, match="draft_length belongs to model or to ngram"):
+        engine(target, draft, 3, ngram=3)
+    with pytest.raises(InputError, match=r"set sampling\.temperature=0"):
+        engine(target).check(1, Sampling(1.0), ())
+    with pytest.raises(InputError, match="set batch_size=1"):
+        engine(target).check(2, Sampling(), ())
+    half = engine(Transformer("target", random_model("llama").to(torch.bfloat16)))
+    with pytest.raises(InputError, match=r"target is bfloat16 on cpu: set hardware\.dtype=float32"):
+        half.open(1, 8)
+
+
+def test_what_one_engine_refuses(models):
+    target, draft = models
+    if importlib.util.find_spec("onnxruntime_genai"):
+        with pytest.raises(InputError, match="drafts at most 16 tokens"):
+            OnnxRuntime(target, draft, 17)
+    if importlib.util.find_spec("openvino_genai"):
+        local = OpenVino(Transformer("target", random_model("gemma3")))
+        with pytest.raises(InputError, match="target has layers of kind sliding_attention: leave the arm out"):
+            local.open(1, 8)
