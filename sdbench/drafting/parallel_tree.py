@@ -40,7 +40,7 @@ class ParallelTree(OnePass, TreeDrafter):
         widths: Sequence[int] | None = None,
         siblings: str = "top",
         paths: Sequence[Sequence[int]] | None = None,
-        mask_token: int | None = None,
+        mask_token: int | str | None = None,
     ) -> None:
         TreeDrafter.__init__(self, model, widths, siblings, paths)
         OnePass.__init__(self, model, mask_token)
@@ -81,7 +81,7 @@ class BestPaths(OnePass):
     trees = True
     kind = ProposalKind.DETERMINISTIC
 
-    def __init__(self, model: LanguageModel, depth: int, budget: int = 32, mask_token: int | None = None) -> None:
+    def __init__(self, model: LanguageModel, depth: int, budget: int = 32, mask_token: int | str | None = None) -> None:
         super().__init__(model, mask_token)
         self.depth = validate.whole("proposer.depth", depth, 1)
         self.budget = validate.whole("proposer.budget", budget, 1)
@@ -150,7 +150,7 @@ class ParallelChains(OnePass):
         depth: int,
         chains: int = 8,
         temperature: float = 1.5,
-        mask_token: int | None = None,
+        mask_token: int | str | None = None,
     ) -> None:
         super().__init__(model, mask_token)
         self.depth = validate.whole("proposer.depth", depth, 1)

@@ -91,8 +91,14 @@ class Arm:
     @property
     def one_pass(self) -> dict[str, int]:
         """Return, by model, how many tokens the arm drafts in one pass of it, without a mask token."""
-        drafters = [one for one in self._proposers if getattr(one[0], "one_pass", False) and one[0].mask_token is None]
+        drafters = [one for one in self._proposers if getattr(one[0], "one_pass", False) and not one[0].masked]
         return {model.name: stage.own_length or length for stage, length in drafters for model in stage.models}
+
+    @property
+    def masks_in_config(self) -> list[str]:
+        """Return the models that draft with the mask that their own config names."""
+        drafters = (stage for stage, _ in self._proposers if getattr(stage, "mask_from_config", False))
+        return [model.name for stage in drafters for model in stage.models]
 
     @property
     def files(self) -> list[Path]:

@@ -8,6 +8,7 @@ from sdbench.acceptance.divergence import UNBOUNDED, Divergence
 from sdbench.decoding.diffusion import StepwiseDiffusion, check_greedy
 from sdbench.decoding.scoring import Plain
 from sdbench.decoding.speculative import Speculative
+from sdbench.drafting.parallel import mask_in
 from sdbench.errors import InputError
 from sdbench.harness.arms import Arm
 from sdbench.heads.config import HeadConfig
@@ -151,6 +152,8 @@ def check_heads(arms: Iterable[Arm], family: Family, parallel: bool) -> None:
     Raises: InputError.
     """
     for arm in arms:
+        for role in arm.masks_in_config:
+            mask_in(f"models.{role}", family.members[role].config)
         for role in sorted(arm.roles):
             base = family.members[role].spec.head_of
             _check_depth(arm, role, family.members[role].head)

@@ -15,6 +15,7 @@ KINDS = {
     "parallelspec": "ParallelSpec",
     "specformer": "SpecFormer",
     "block_diffusion": "BlockDiffusion",
+    "specdec": "SpecDec",
 }
 
 

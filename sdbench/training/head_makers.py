@@ -75,7 +75,7 @@ class NewEagle3:
 class NewParallel:
     """Make a head that predicts several tokens in one pass, as wide as its target.
 
-    kind: medusa, parallelspec, specformer or block_diffusion. depth: the number of tokens. reads: numbers of the hidden states, as
+    kind: medusa, parallelspec, specformer, block_diffusion or specdec. depth: the number of tokens. reads: numbers of the hidden states, as
     in transformers' `hidden_states`; None: as in the paper of the kind. decoder_layers: for the kinds that have some. options: of
     the kind, such as blocks of medusa.
     """
@@ -96,7 +96,7 @@ class NewParallel:
 
     def layers(self, config: Any) -> tuple[int, ...]:
         """Return the numbers of the hidden states that the head reads."""
-        return self.reads or kind_of(self.kind).taps(config.num_hidden_layers)
+        return kind_of(self.kind).taps(config.num_hidden_layers) if self.reads is None else self.reads
 
     def fresh(self, target: Any, ids: Sequence[int]) -> ParallelHead:
         """Return an untrained head in float32."""

@@ -129,5 +129,7 @@ class Teacher:
 
     def states(self, places: Sequence[int]) -> Float[Tensor, "B T W"]:
         """Return the hidden states of some sequences, padded on the right, side by side for the layers. In float32."""
+        if not self.layers:
+            return torch.zeros(len(places), max(len(self.corpus.samples[place].tokens) for place in places), 0)
         rows = [torch.from_numpy(np.array(self._states[place])).view(torch.bfloat16).float() for place in places]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True)

@@ -37,6 +37,8 @@ HEADS: dict[str, tuple[str, dict[str, Any]]] = {
     "specformer, bidirectional": ("specformer", {"drafts": "bidirectional"}),
     "block diffusion": ("block_diffusion", {"layers": 2, "taps": (1, 2, 4)}),
     "block diffusion, a token as mask": ("block_diffusion", {"mask_id": 5}),
+    "specdec": ("specdec", {"encoder_layers": 3}),
+    "specdec, two layers": ("specdec", {"encoder_layers": 1, "layers": 2}),
 }
 ARMS = {
     "chain": (ParallelDrafter, {}, Exact(), K),
@@ -72,7 +74,7 @@ def hidden_of(raw, tokens: torch.Tensor, head: ParallelHead) -> torch.Tensor:
 @pytest.mark.parametrize("name", HEADS)
 def test_laws_over_the_pool_are_those_of_the_training_function(name):
     """Two ragged rows: behind the prompt, behind a verdict that keeps 1 and 3 tokens, and a third time without new places."""
-    raw = random_model("qwen3" if name == "specformer" else "llama")
+    raw = random_model("qwen3" if name in ("specformer", "specdec") else "llama")
     head = made(raw, name, [*range(0, V, 3), V - 2]).requires_grad_(False)
     target = Transformer("target", raw)
     model = ParallelModel("head", head, target)
@@ -136,7 +138,7 @@ def decoded(raw, module, arm: str, rows: int, mode=Execution, sampling=None):
     return {one.request.name: one.tokens for one in done}, trace, target
 
 
-MAIN = ["medusa", "parallelspec", "specformer", "block diffusion"]
+MAIN = ["medusa", "parallelspec", "specformer", "block diffusion", "specdec"]
 CASES = [
     *((name, "chain", 3) for name in MAIN),
     ("medusa", "chain", 1),
@@ -254,7 +256,8 @@ def test_a_draft_model_reads_masks(mode):
     """PARD: the laws are those of the draft behind the text and masks, also behind verdicts; and the masks are forgotten."""
     raw = random_model("llama")
     draft = Transformer("draft", raw, execution=mode())  # as good as the target, where it reads no mask
-    drafter, seen = ParallelDrafter(draft, 3), []
+    raw.config.pard_token = 3
+    drafter, seen = ParallelDrafter(draft, "config"), []
     whole = drafter.laws
 
     def checked(state, depth):

@@ -182,7 +182,7 @@ def test_a_run_plans_and_loads_heads(tmp_path):
     target = t.AutoModelForCausalLM.from_pretrained(paths["target"]).requires_grad_(False)
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "how many"}\n')
-    arms = ["medusa", "medusa_tree", "parallelspec", "specformer", "block_diffusion"]
+    arms = ["medusa", "medusa_tree", "parallelspec", "specformer", "block_diffusion", "specdec"]
     words = [*overrides(paths, prompts, tmp_path / "out"), f"arms=[ar,{','.join(arms)}]"]
     for kind in KINDS:
         torch.manual_seed(0)
@@ -200,7 +200,11 @@ def test_arms_and_heads_must_fit():
     config = ParallelConfig(t.LlamaConfig(), V, W, (1,), kind="medusa", depth=3)
     head = SimpleNamespace(spec=ModelSpec("medusa", "c", head_of="target"), head=config)
     family: Any = SimpleNamespace(
-        members={"target": target, "draft": SimpleNamespace(spec=other, head=None), "medusa": head}
+        members={
+            "target": target,
+            "draft": SimpleNamespace(spec=other, head=None, config=SimpleNamespace(ptd_token_id=4)),
+            "medusa": head,
+        }
     )
 
     def check(drafter: str, length: int, **knobs) -> None:
@@ -215,6 +219,10 @@ def test_arms_and_heads_must_fit():
 
     check("ParallelDrafter", 3, model="medusa")
     check("ParallelDrafter", 9, model="draft", mask_token=1)
+    check("ParallelDrafter", 9, model="draft", mask_token="config")
+    family.members["draft"].config = SimpleNamespace()
+    with pytest.raises(InputError, match=r"config\.json of models\.draft names no mask \(pard_token or ptd_token_id\)"):
+        check("ParallelDrafter", 9, model="draft", mask_token="config")
     refused = {
         "drafts 4 tokens, but medusa predicts 3: draft at most 3": ("ParallelDrafter", 4, "medusa"),
         "reads medusa token by token, but medusa is a head that predicts 3 tokens": ("ModelDrafter", 2, "medusa"),

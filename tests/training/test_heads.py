@@ -101,7 +101,10 @@ class Other:
     "kind",
     [
         "medusa",
-        *(pytest.param(kind, marks=pytest.mark.slow) for kind in ("parallelspec", "specformer", "block_diffusion")),
+        *(
+            pytest.param(kind, marks=pytest.mark.slow)
+            for kind in ("parallelspec", "specformer", "block_diffusion", "specdec")
+        ),
     ],
 )
 def test_heads_that_predict_in_one_pass_learn_too(kind, target, tmp_path):
