@@ -73,7 +73,11 @@ class Student:
         device = self._head.device
         embedded = self.model.get_input_embeddings()(tokens.to(device)).float()
         hidden = body_of(self.model)(inputs_embeds=embedded, use_cache=False).last_hidden_state
-        return linear(hidden[wanted.to(device)], self._head, self._bias)
+        return self.head(hidden[wanted.to(device)])
+
+    def head(self, hidden: Float[Tensor, "N D"]) -> Float[Tensor, "N R"]:
+        """Return the logits of some hidden states behind the last norm."""
+        return linear(hidden, self._head, self._bias)
 
     def deployed(self) -> Transformer:
         """Return the draft as it serves: its weights in the target's type, and a head of R rows."""

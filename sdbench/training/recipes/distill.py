@@ -111,7 +111,7 @@ class Distill:
     def run(self, job: Job) -> dict[str, Any]:
         self.check(job)
         corpus = job.corpus(self.data, self.data_tokens)
-        lesson = Lesson(job, corpus, job.teacher(corpus, self.top))
+        lesson = self.lesson(job, corpus)
         student = self.student(job, corpus)
         untrained = lesson.held_out(student)
         log: list[dict[str, Any]] = []
@@ -142,6 +142,10 @@ class Distill:
         job.check_top(self.top)
         if self.start is not None:
             Student(job.target, self.layers).load_folder(self.start)
+
+    def lesson(self, job: Job, corpus: Corpus) -> Lesson:
+        """Return the corpus with what the target says about it."""
+        return Lesson(job, corpus, job.teacher(corpus, self.top))
 
     def student(self, job: Job, corpus: Corpus) -> Student:
         """Return the untrained draft, or the one of `start`."""
