@@ -23,6 +23,7 @@ USAGE = """\
   sdbench report DIR ...                   write tables and figures of finished runs, in HTML, Markdown and LaTeX
   sdbench compare A B | A --arms x,y       is the second faster, and as good? A, B: run folders, or DIR:ARM
   sdbench profile DIR [ARM ...]            write what a run measured as speculation_profile.json, for engines that simulate
+  sdbench load NAME=REPORT ... --out DIR   tables and a figure of served engines under load, from reports of guidellm
   sdbench status DIR ...                   list runs: finished, failed and why, stopped and where, running
   sdbench push DIR ...                     send finished runs to Weights & Biases, each once
   sdbench verify [overrides]               check that each arm is lossless; exit status 0 or 1
@@ -133,6 +134,9 @@ def _parser() -> argparse.ArgumentParser:
     profiled = verb("profile", _profile, "write the measured acceptance of a run as speculation profiles")
     profiled.add_argument("folder", type=expanded, metavar="DIR")
     profiled.add_argument("arms", nargs="*", metavar="ARM", help="default: every arm that drafts")
+    load = verb("load", _load, "tables and a figure of served engines under load, from reports of guidellm")
+    load.add_argument("reports", nargs="+", metavar="NAME=REPORT")
+    load.add_argument("--out", type=expanded, required=True, help="folder for the tables and the figure")
     verb("status", _status_of, "list the finished, failed, stopped and running runs in some folders").add_argument(
         "folders", nargs="+", type=expanded, metavar="DIR"
     )
@@ -261,6 +265,21 @@ def _profile(options: argparse.Namespace, overrides: list[str]) -> int:
 
     for file in write_profiles(options.folder, options.arms):
         print(file)
+    return OK
+
+
+def _load(options: argparse.Namespace, overrides: list[str]) -> int:
+    from sdbench.analysis.open_loop import grid, write
+
+    reports: dict[str, Path] = {}
+    for word in options.reports:
+        name, sign, path = word.partition("=")
+        if not (name and sign and path) or name in reports:
+            raise InputError(
+                f"'{word}' must be NAME=REPORT, and each name stands once: as in sdbench load ar=ar.json --out DIR."
+            )
+        reports[name] = expanded(path)
+    print(grid(write(reports, options.out)).markdown())
     return OK
 
 
