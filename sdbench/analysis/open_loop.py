@@ -1,8 +1,9 @@
-"""Read the requests of served engines under load: throughput, time to the first token and time per token against the arrival rate.
+"""Read the requests of served engines under load: throughput, time to the first token and time per token against the arrival
+rate.
 
-sdbench's own runs are closed loops: a request starts when the one before it has ended. Under an open loop requests arrive at a rate,
-whether the server keeps up or not. guidellm (github vllm-project/guidellm) sends them, and this module reads its JSON reports, one for
-each server. `docs/open-loop.md` has the commands.
+sdbench's own runs are closed loops: a request starts when the one before it has ended. Under an open loop requests arrive at a
+rate, whether the server keeps up or not. guidellm (github vllm-project/guidellm) sends them. This module reads its JSON
+reports, one for each server. `docs/open-loop.md` has the commands.
 """
 
 from __future__ import annotations
@@ -88,7 +89,7 @@ def rates(requests: pd.DataFrame) -> pd.DataFrame:
 def write(reports: Mapping[str, Path], folder: Path) -> pd.DataFrame:
     """Read the reports of some servers, and write requests.csv, load.md and load.svg into a folder.
 
-    reports: files of guidellm, by the name of the server. Returns the table of `rates`. Errors: InputError, before a file is written.
+    reports: files of guidellm, by the name of the server. Returns the table of `rates`. Errors: InputError, before any file.
     """
     requests = pd.concat([read(server, report) for server, report in reports.items()], ignore_index=True)
     table = rates(requests)
@@ -118,7 +119,7 @@ def grid(table: pd.DataFrame) -> Grid:
 
 
 def drawn(table: pd.DataFrame) -> Figure:
-    """Draw throughput, time to the first token and time per token against the rate. Lines are medians, dashed the 95th percentile."""
+    """Draw throughput, first token and time per token against the rate. Lines are medians, dashed ones the 95th percentile."""
     made = style.figure(7.6, 2.8)
     panels = [
         ("tokens per second", [("tokens_per_second", "-", 1.0)]),

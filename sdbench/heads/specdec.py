@@ -1,13 +1,13 @@
-"""SpecDec's drafter (2203.16487; github hemingkx/SpecDec): an independent model with a deep encoder and a shallow decoder. The decoder
-fills a block of K masks in one pass.
+"""SpecDec's drafter (2203.16487; github hemingkx/SpecDec): an independent model with a deep encoder and a shallow decoder. The
+decoder fills a block of K masks in one pass.
 
     e   = norm(encoder layers(embedding of the text))     causal, over a cache
     x   = K mask vectors behind the last token
     x   = decoder layers(x; e)                            every mask sees the text and the whole block
 
-The paper's drafter translates: its encoder reads the source once, and its decoder the target so far. A language model has one text.
-So here the encoder reads each token of the text once, and the decoder reads the block alone. The embedding and the head are the
-target's. The paper trains with glancing, which shows the decoder some true tokens; sdbench's recipe does not.
+The paper's drafter translates: its encoder reads the source once, and its decoder the target so far. A language model has one
+text. So here the encoder reads each token of the text once, and the decoder reads the block alone. The embedding and the head
+are the target's. The paper trains with glancing, which shows the decoder some true tokens; sdbench's recipe does not.
 """
 
 from __future__ import annotations

@@ -1,11 +1,11 @@
 """Wrap OpenVINO GenAI (optional extra `openvino`), an engine that decodes in this process.
 
-The engine has weights of its own. sdbench writes them from the modules that the other arms run on, in float32 and without loss, and
-keeps them in the cache folder under the SHA-256 of the weights. Token ids go in and come out, so the engine needs no tokenizer.
+The engine has weights of its own. sdbench writes them from the modules that the other arms run on, in float32 and without loss.
+The cache folder keeps them under their SHA-256. Token ids go in and come out, so the engine needs no tokenizer.
 
-All three ways of decoding run in the engine's paged pipeline. The engine hands over the tokens of each round together, so the number
-of accepted tokens of each round is known. A first piece of one token is the forward over the prompt, and has no drafts. With
-look-up the engine does not report how many tokens it drafted.
+All three ways of decoding run in the engine's paged pipeline. The engine hands over the tokens of each round together, so the
+number of accepted tokens of each round is known. A first piece of one token is the forward over the prompt, and has no drafts.
+With look-up the engine does not report how many tokens it drafted.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ PACKAGE = "openvino-genai"
 class OpenVino(Peer):
     """Decode with OpenVINO GenAI, greedily, in float32 on the CPU.
 
-    model: the draft. draft_length: K tokens in every round. ngram: without a draft model, the engine looks up the last tokens of the
-    text so far, `ngram` of them at most, and drafts at most K tokens behind their last place. Without both, it decodes
-    autoregressively. Errors: InputError.
+    model: the draft. draft_length: K tokens in every round. ngram: without a draft model, the engine looks up the last tokens of
+    the text so far, `ngram` of them at most, and drafts at most K tokens behind them. Without both, it decodes autoregressively.
+    Errors: InputError.
     """
 
     one_row = True

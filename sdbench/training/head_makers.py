@@ -75,9 +75,9 @@ class NewEagle3:
 class NewParallel:
     """Make a head that predicts several tokens in one pass, as wide as its target.
 
-    kind: medusa, parallelspec, specformer, block_diffusion or specdec. depth: the number of tokens. reads: numbers of the hidden states, as
-    in transformers' `hidden_states`; None: as in the paper of the kind. decoder_layers: for the kinds that have some. options: of
-    the kind, such as blocks of medusa.
+    kind: medusa, parallelspec, specformer, block_diffusion or specdec. depth: the number of tokens. reads: numbers of the hidden
+    states, as in transformers' `hidden_states`; None: as in the paper of the kind. decoder_layers: for the kinds that have some.
+    options: of the kind, such as blocks of medusa.
     """
 
     def __init__(

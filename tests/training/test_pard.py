@@ -102,7 +102,7 @@ def test_the_drop_is_nested_and_as_often_as_asked(target: Path, tmp_path: Path) 
 def test_what_is_refused(target: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"leave recipe\.divergence=streak"):
         recipe(divergence="streak")
-    with pytest.raises(InputError, match="recipe.mask_token is 999, but the target has 300 tokens"):
+    with pytest.raises(InputError, match=r"recipe\.mask_token is 999, but the target has 300 tokens"):
         recipe(mask_token=999).run(job(target, tmp_path / "far"))
     with pytest.raises(InputError, match="a text of the corpus holds this token"):
         recipe(mask_token=5).run(job(target, tmp_path / "met"))

@@ -1,11 +1,12 @@
 """Train a draft model that predicts several tokens in one pass (PARD, 2504.18583; github AMD-AGI/PARD).
 
-The draft reads the text and mask tokens behind it, and predicts a token at each: at depth 1 behind the text itself, at depth j behind
-j - 1 masks. The mask is an ordinary token that no text holds. Every place of an answer teaches depth 1. Of the deeper ones only some
-do (conditional drop): depth j is kept at a place with probability max(keep ** (j - 1), floor), and with it all depths above.
+The draft reads the text and mask tokens behind it, and predicts a token at each: at depth 1 behind the text itself, at depth j
+behind j - 1 masks. The mask is an ordinary token that no text holds. Every place of an answer teaches depth 1. Of the deeper
+ones only some do (conditional drop): depth j is kept at a place with probability max(keep ** (j - 1), floor), and with it all
+depths above.
 
-The draft is made of layers of the target, as in `distill`; the paper adapts a small model of the target's family. So the embedding of
-the mask is the target's, and stays.
+The draft is made of layers of the target, as in `distill`; the paper adapts a small model of the target's family. So the
+embedding of the mask is the target's, and stays.
 """
 
 from __future__ import annotations
