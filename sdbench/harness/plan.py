@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -168,9 +168,9 @@ class Plan:
         return [self.prompts[start : start + size] for start in range(0, len(self.prompts), size)]
 
 
-def specs_of(config: Mapping[str, Any]) -> dict[str, ModelSpec]:
-    """Return, by role, the specification of the model."""
-    return family_specs(config["models"])
+def _specs(config: Mapping[str, Any], arms: Iterable[Arm]) -> dict[str, ModelSpec]:
+    """Return, by role, the specifications of the models that some arms use. The others of the family need no files here."""
+    return family_specs(config["models"], {role for arm in arms for role in arm.roles})
 
 
 def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
@@ -178,13 +178,12 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     if config["hardware"].get("tensor_parallel") and ranks is None:
         raise InputError("hardware.tensor_parallel is for `sdbench run` alone, without -m.")
     sampling = Sampling(**config["sampling"])
-    specs = specs_of(config)
-    arm_configs = config["arms"]
-    stub_arms = build_on_stubs(arm_configs, list(specs), config["hardware"]["execution"])
+    arm_configs, roles = config["arms"], list(config["models"])
+    stub_arms = build_on_stubs(arm_configs, roles, config["hardware"]["execution"])
     baseline = _baseline(config["baseline"], arm_configs)
     task: Task = build(config["tasks"], {}, "tasks")
     build(config["tracker"], {}, "tracker")
-    used = {role: spec for role, spec in specs.items() if any(role in arm.roles for arm in stub_arms)}
+    used = _specs(config, stub_arms)
     hardware = config["hardware"]
     for role, spec in used.items():
         dtype_of(role, spec.dtype or hardware["dtype"])
@@ -200,7 +199,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
         name: with_token_ids(arm, encoder(family.tokenizer), f"arms.{name}") for name, arm in arm_configs.items()
     }
     if encoded_arms != arm_configs:
-        arm_configs, stub_arms = encoded_arms, build_on_stubs(encoded_arms, list(specs))
+        arm_configs, stub_arms = encoded_arms, build_on_stubs(encoded_arms, roles)
     check_diffusion(stub_arms, family, sampling, hardware["execution"], ranks is not None)
     check_divergences(stub_arms, family)
     check_recurrent(stub_arms, family, hardware["execution"], ranks is not None)
@@ -245,8 +244,7 @@ def memory(config: dict[str, Any], slots: int, specs: Mapping[str, ModelSpec] | 
     """
     hardware = config["hardware"]
     arms = build_on_stubs(config["arms"], list(config["models"]))
-    named = specs_of(config) if specs is None else specs
-    specs = {role: spec for role, spec in named.items() if any(role in arm.roles for arm in arms)}
+    specs = _specs(config, arms) if specs is None else specs
     trees: dict[str, int] = {}
     for role, tokens in (tree for arm in arms for tree in arm.branch_slots.items()):
         trees[role] = max(trees.get(role, 0), tokens)

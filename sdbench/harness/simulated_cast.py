@@ -59,7 +59,7 @@ def cast_seconds(config: Mapping[str, Any], role: str, target_seconds: Sequence[
     config: of the run. target_seconds: of the target's forwards over one token. Raises: InputError if there is no config of the
     model.
     """
-    spec = family_specs(config["models"])[role]
+    spec = family_specs(config["models"], [role])[role]
     if spec.derive is None or spec.derive.quantize is None or spec.derive.source != "target":
         return None
     return share_of(spec, spec.dtype or config["hardware"]["dtype"]) * float(np.mean(target_seconds))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -41,13 +41,15 @@ class ModelSpec:
     head_of: str | None = None
 
 
-def family_specs(entries: Mapping[str, Mapping[str, Any]]) -> dict[str, ModelSpec]:
-    """Return the specs of a family, by role. entries: as in the files of `conf/models/`.
+def family_specs(
+    entries: Mapping[str, Mapping[str, Any]], roles: Collection[str] | None = None
+) -> dict[str, ModelSpec]:
+    """Return the specs of a family, by role. entries: as in the files of `conf/models/`. roles: those to return; None: all.
 
     A derived role has the path and the revision of the role that it comes from, and its device and dtype where it names none.
     Errors: InputError if a role has no source, or is derived from a role that cannot give its weights.
     """
-    return {role: _spec(role, entry, entries) for role, entry in entries.items()}
+    return {role: _spec(role, entry, entries) for role, entry in entries.items() if roles is None or role in roles}
 
 
 def _spec(role: str, entry: Mapping[str, Any], entries: Mapping[str, Mapping[str, Any]]) -> ModelSpec:

@@ -127,3 +127,11 @@ def test_an_early_exit_needs_its_whole_model_in_the_arm():
 def test_a_derived_role_is_recorded(made):
     _, out, _ = made
     assert "quantize=mxfp4" in json.loads((out / "environment.json").read_text())["weights"]["mxfp4"]
+
+
+def test_a_role_that_no_arm_uses_needs_no_weights(tmp_path):
+    words = [f"+models.trained.derive={{from: target, weights: {tmp_path / 'missing'}, made_by: make models}}", "limit=1"]
+    plan = prepare(compose(["arms=[ar]", *words]))
+    assert "trained" not in plan.specs
+    with pytest.raises(InputError, match=r"holds no model\.safetensors; `make models` makes it"):
+        prepare(compose(["arms=[ar,sd]", "arms.sd.proposer.model=trained", *words]))
