@@ -130,7 +130,10 @@ def test_a_derived_role_is_recorded(made):
 
 
 def test_a_role_that_no_arm_uses_needs_no_weights(tmp_path):
-    words = [f"+models.trained.derive={{from: target, weights: {tmp_path / 'missing'}, made_by: make models}}", "limit=1"]
+    words = [
+        f"+models.trained.derive={{from: target, weights: {tmp_path / 'missing'}, made_by: make models}}",
+        "limit=1",
+    ]
     plan = prepare(compose(["arms=[ar]", *words]))
     assert "trained" not in plan.specs
     with pytest.raises(InputError, match=r"holds no model\.safetensors; `make models` makes it"):

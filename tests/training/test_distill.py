@@ -27,7 +27,7 @@ from sdbench.stopping import StopAtTokens
 from sdbench.training.corpus import Corpus
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.recipes import distill
-from sdbench.training.recipes.distill import Lesson
+from sdbench.training.recipes.distill import DraftLesson
 from sdbench.training.student import Student
 from tests.training.made import LAYERS, Drawn, job, recipe, target_folder
 
@@ -52,7 +52,7 @@ def trained(target: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
         made, one = job(target, folder), recipe()
         card = one.run(made)
         corpus = made.corpus(one.data, one.data_tokens)
-        lesson = Lesson(made, corpus, made.teacher(corpus, one.top))
+        lesson = DraftLesson(made, corpus, made.teacher(corpus, one.top))
         return folder, card, lesson.held_out(one.student(made, corpus))["alpha"]
 
 
@@ -296,7 +296,7 @@ def test_a_loss_that_is_no_number_ends_the_training(tmp_path: Path) -> None:
 def test_texts_of_the_draft_come_from_the_draft(target: Path, tmp_path: Path) -> None:
     made, one = job(target, tmp_path), recipe()
     corpus = made.corpus(one.data, 300)
-    lesson = Lesson(made, corpus, made.teacher(corpus, 24))
+    lesson = DraftLesson(made, corpus, made.teacher(corpus, 24))
     student = one.student(made, corpus)
     own = distill.own_texts(made, lesson, student, [1, 2, 3], "0-0")
     assert [sample.tokens[:3] for sample in own.corpus.samples] == [corpus.samples[n].tokens[:3] for n in (1, 2, 3)]

@@ -20,6 +20,7 @@ from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus, Sample
 from sdbench.training.divergences import DIVERGENCES, LEAST, Compared, compare, divergence, streak
 from sdbench.training.job import Job
+from sdbench.training.lesson import Lesson
 from sdbench.training.network_calls import product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.sources.base import Source
@@ -31,7 +32,6 @@ from sdbench.training.writer import Writer
 MASKS = ("every", "rejected", "loss_gap")
 NORMALISERS = ("all", "kept")
 STREAK = "streak"
-WATCHED = 48  # held-out sequences that are measured for each row of the log
 
 
 class Distill:
@@ -143,9 +143,9 @@ class Distill:
         if self.start is not None:
             Student(job.target, self.layers).load_folder(self.start)
 
-    def lesson(self, job: Job, corpus: Corpus) -> Lesson:
+    def lesson(self, job: Job, corpus: Corpus) -> DraftLesson:
         """Return the corpus with what the target says about it."""
-        return Lesson(job, corpus, job.teacher(corpus, self.top))
+        return DraftLesson(job, corpus, job.teacher(corpus, self.top))
 
     def student(self, job: Job, corpus: Corpus) -> Student:
         """Return the untrained draft, or the one of `start`."""
@@ -161,7 +161,7 @@ class Distill:
     def _train(
         self,
         job: Job,
-        lesson: Lesson,
+        lesson: DraftLesson,
         student: Student,
         name: str,
         schedule: Schedule,
@@ -179,7 +179,7 @@ class Distill:
 
         optimiser = Optimiser(student.weights, schedule, job.state / name, said)
 
-        def batches(number: int) -> Iterable[tuple[Lesson, list[int]]]:
+        def batches(number: int) -> Iterable[tuple[DraftLesson, list[int]]]:
             order = passes(lesson.corpus.samples, lesson.training, schedule.batch_tokens, job.seed, number)
             if not self.on_policy:
                 return ((lesson, places) for places in order)
@@ -198,8 +198,8 @@ class Distill:
         return None
 
     def _with_own(
-        self, job: Job, lesson: Lesson, student: Student, order: Sequence[list[int]], number: int
-    ) -> Iterator[tuple[Lesson, list[int]]]:
+        self, job: Job, lesson: DraftLesson, student: Student, order: Sequence[list[int]], number: int
+    ) -> Iterator[tuple[DraftLesson, list[int]]]:
         """Yield batches of the corpus, and in place of some of them batches that the draft has answered itself."""
         own, written = lesson, []
         for place, batch in enumerate(order):
@@ -211,7 +211,7 @@ class Distill:
             mine = int((turn + 1) * self.on_policy) > int(turn * self.on_policy)
             yield (own, written.pop()) if mine and written else (lesson, batch)
 
-    def _loss(self, lesson: Lesson, places: Sequence[int], student: Student, reference: Student | None) -> Loss:
+    def _loss(self, lesson: DraftLesson, places: Sequence[int], student: Student, reference: Student | None) -> Loss:
         """Return the loss of a batch."""
         one = lesson.compared(student, places)
         notes = {"alpha": float(one.alpha.detach().mean())}
@@ -234,7 +234,7 @@ class Distill:
         return Loss(losses[kept].sum() / count, len(losses), {**notes, "kept": float(kept.float().mean())})
 
 
-def own_texts(job: Job, lesson: Lesson, student: Student, places: Sequence[int], name: str) -> Lesson:
+def own_texts(job: Job, lesson: DraftLesson, student: Student, places: Sequence[int], name: str) -> DraftLesson:
     """Let a draft answer the prompts of some sequences, and the target say what it would have written (on-policy data).
 
     The texts are kept, so a training that was killed goes on with the same ones. name: of their folder.
@@ -253,20 +253,11 @@ def own_texts(job: Job, lesson: Lesson, student: Student, places: Sequence[int],
         )
     teacher = Teacher(job.target, corpus, lesson.teacher.top, folder / "target")
     teacher.read_all()
-    return Lesson(job, corpus, teacher, range(len(corpus)))
+    return DraftLesson(job, corpus, teacher, range(len(corpus)))
 
 
-class Lesson:
-    """A corpus with what the target says about it. training: the sequences to train on; None: all but the held-out ones."""
-
-    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, training: Sequence[int] | None = None) -> None:
-        self.corpus, self.teacher = corpus, teacher
-        self.training, held_out = (training, []) if training is not None else job.split(corpus)
-        self.watched = held_out[:WATCHED]
-
-    def samples(self, places: Sequence[int]) -> list[Sample]:
-        """Return sequences by their numbers."""
-        return [self.corpus.samples[place] for place in places]
+class DraftLesson(Lesson):
+    """A lesson for a draft model."""
 
     def compared(self, student: Student, places: Sequence[int]) -> Compared:
         """Compare a draft with the target on the answers of some sequences, one behind the other."""
@@ -276,16 +267,6 @@ class Lesson:
             logits = student.logits(tokens[:, :-1], wanted)
         return compare(logits, self.teacher.laws(places), tokens[:, 1:][wanted], student.own)
 
-    @torch.inference_mode()
-    def held_out(self, student: Student) -> Mapping[str, float]:
-        """Measure a draft on held-out sequences.
-
-        Returns `alpha`, the mean probability that the exact rule accepts a drafted token at temperature 1, and `greedy`, the share
-        of positions at which draft and target have the same most likely token.
-        """
-        alpha, best = [], []
-        for first in range(0, len(self.watched), 4):
-            one = self.compared(student, self.watched[first : first + 4])
-            alpha.append(one.alpha)
-            best.append(one.best.float())
-        return {"alpha": float(torch.cat(alpha).mean()), "greedy": float(torch.cat(best).mean())}
+    def held_out(self, student: Student) -> dict[str, float]:
+        """Measure a draft on held-out sequences: its `alpha` and `greedy`."""
+        return self.measured(lambda places: {"": self.compared(student, places)})

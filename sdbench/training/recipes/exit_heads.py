@@ -6,7 +6,7 @@ other, and all exits are trained with one forward. The paper's loss is the diver
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -21,12 +21,11 @@ from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus
 from sdbench.training.divergences import DIVERGENCES, Compared, compare, divergence
 from sdbench.training.job import Job
+from sdbench.training.lesson import Lesson
 from sdbench.training.network_calls import hidden_behind, product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.sources.base import Source
 from sdbench.training.teacher import Teacher
-
-WATCHED = 48  # held-out sequences that are measured for each row of the log
 
 
 class TrainExitHeads:
@@ -104,16 +103,12 @@ class TrainExitHeads:
         return config
 
 
-class ExitLesson:
-    """A corpus with what the target says about it, and the exits that learn it.
-
-    training: the numbers of the sequences to train on.
-    """
+class ExitLesson(Lesson):
+    """A lesson for exits. heads: those that learn it."""
 
     def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, heads: ExitHeads) -> None:
-        self.heads, self._corpus, self._teacher = heads, corpus, teacher
-        self.training, held_out = job.split(corpus)
-        self._watched = held_out[:WATCHED]
+        super().__init__(job, corpus, teacher)
+        self.heads = heads
         target: Any = job.target
         depth, last = target.config.get_text_config().num_hidden_layers, heads.config.layers[-1]
         self._body, self._norm = first_layers(target, last, depth), last_norm(target, depth)
@@ -122,9 +117,9 @@ class ExitLesson:
 
     def compared(self, places: Sequence[int]) -> list[Compared]:
         """Compare each exit with the target on the answers of some sequences, one behind the other."""
-        tokens, answer = padded([self._corpus.samples[place] for place in places])
+        tokens, answer = padded(self.samples(places))
         wanted = answer[:, 1:]
-        law, written = self._teacher.laws(places), tokens[:, 1:][wanted]
+        law, written = self.teacher.laws(places), tokens[:, 1:][wanted]
         with product_mode(self._body):
             states = self._states(tokens[:, :-1], wanted)
             logits = [self.heads.head(place, self._own)(state) for place, state in enumerate(states)]
@@ -150,16 +145,9 @@ class ExitLesson:
             for hook in hooks:
                 hook.remove()
 
-    @torch.no_grad()
-    def held_out(self) -> Mapping[str, float]:
-        """Measure each exit on held-out sequences.
-
-        Returns `alpha_N`, the mean probability that the exact rule accepts a token of exit N at temperature 1, and `greedy_N`, the
-        share of positions at which exit and target have the same most likely token.
-        """
-        parts = [self.compared(self._watched[first : first + 4]) for first in range(0, len(self._watched), 4)]
-        measured = {}
-        for number, each in zip(self.heads.config.layers, zip(*parts, strict=True), strict=True):
-            measured[f"alpha_{number}"] = float(torch.cat([one.alpha for one in each]).mean())
-            measured[f"greedy_{number}"] = float(torch.cat([one.best.float() for one in each]).mean())
-        return measured
+    def held_out(self) -> dict[str, float]:
+        """Measure the exits on held-out sequences: `alpha_N` and `greedy_N` of the exit behind N layers."""
+        layers = self.heads.config.layers
+        return self.measured(
+            lambda places: {f"_{n}": one for n, one in zip(layers, self.compared(places), strict=True)}
+        )

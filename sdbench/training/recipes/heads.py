@@ -7,7 +7,7 @@ The loss of a depth is a divergence from the target's law of that token, and fal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -17,16 +17,15 @@ from torch import Tensor, nn
 
 from sdbench import validate
 from sdbench.models.vocabulary import most_frequent
-from sdbench.training.batches import padded, passes
+from sdbench.training.batches import passes
 from sdbench.training.corpus import Corpus
-from sdbench.training.divergences import DIVERGENCES, Compared, compare, divergence
+from sdbench.training.divergences import DIVERGENCES, Compared, divergence
 from sdbench.training.job import Job
+from sdbench.training.lesson import Lesson
 from sdbench.training.network_calls import product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.sources.base import Source
-from sdbench.training.teacher import Teacher, TopLaw
-
-WATCHED = 48  # held-out sequences that are measured for each row of the log
+from sdbench.training.teacher import Teacher
 
 
 class TrainableHead(Protocol):
@@ -130,62 +129,39 @@ class TrainHead:
     def _loss(self, lesson: HeadLesson, head: TrainableHead, places: Sequence[int]) -> Loss:
         """Return the loss of a batch over all depths."""
         measure, total, weight, notes = divergence(self.divergence), torch.zeros(()), 0.0, {}
-        for depth, one in enumerate(lesson.compared(head, places, self.steps)):
-            if one is None:
-                continue
-            total = total + self.decay**depth * measure(one).mean()
-            weight += self.decay**depth
-            notes[f"alpha_{depth + 1}"] = float(one.alpha.detach().mean())
-        samples = [lesson.corpus.samples[place] for place in places]
-        return Loss(total / weight, sum(len(sample.answer) for sample in samples), notes)
+        for depth, one in lesson.compared(head, places, self.steps).items():
+            total = total + self.decay ** (depth - 1) * measure(one).mean()
+            weight += self.decay ** (depth - 1)
+            notes[f"alpha_{depth}"] = float(one.alpha.detach().mean())
+        return Loss(total / weight, sum(len(sample.answer) for sample in lesson.samples(places)), notes)
 
 
-class HeadLesson:
-    """A corpus with what the target says about it, and the sequences that are held out. ids: those that the head proposes."""
+class HeadLesson(Lesson):
+    """A lesson for a head. ids: those that the head proposes."""
 
     def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, ids: Sequence[int]) -> None:
-        self.corpus, self.teacher = corpus, teacher
-        self.training, held_out = job.split(corpus)
-        self.watched = held_out[:WATCHED]
+        super().__init__(job, corpus, teacher)
         self.own = torch.full((job.family.vocab,), -1)
         self.own[torch.tensor(ids)] = torch.arange(len(ids))
         self._model = job.target
 
-    def compared(self, head: TrainableHead, places: Sequence[int], steps: int) -> list[Compared | None]:
-        """Compare a head with the target on the answers of some sequences, for each depth. None: no token is so deep."""
-        tokens, answer = padded([self.corpus.samples[place] for place in places])
-        law = self.teacher.laws(places)
-        ids = torch.zeros(*answer.shape, law.ids.shape[1], dtype=torch.long)
-        probs = torch.zeros(ids.shape)
-        ids[answer], probs[answer] = law.ids, law.probs
+    def compared(self, head: TrainableHead, places: Sequence[int], steps: int) -> dict[int, Compared]:
+        """Compare a head with the target on the answers of some sequences, by depth from 1, as deep as they have tokens."""
+        texts = self.texts(places)
         with product_mode(_Like(self._model)):
-            depths = head.unrolled(tokens, self.teacher.states(places), steps)
-        found: list[Compared | None] = []
+            depths = head.unrolled(texts.tokens, self.teacher.states(places), steps)
+        found: dict[int, Compared] = {}
         for depth, logits in enumerate(depths):
-            counted = answer[:, 2 + depth :]
-            part = logits[:, : counted.shape[1]][counted]
-            its = TopLaw(ids[:, 2 + depth :][counted], probs[:, 2 + depth :][counted])
-            found.append(compare(part, its, tokens[:, 2 + depth :][counted], self.own) if len(part) else None)
+            rows, columns = texts.answer[:, 2 + depth :].nonzero(as_tuple=True)
+            if len(rows):
+                found[depth + 1] = texts.compared(logits[rows, columns], (rows, columns + 2 + depth), self.own)
         return found
 
-    @torch.inference_mode()
-    def held_out(self, head: TrainableHead, steps: int) -> Mapping[str, float]:
-        """Measure a head on held-out sequences, for each depth d.
-
-        Returns `alpha_d`, the mean probability that the exact rule accepts the drafted token at temperature 1, and `greedy_d`, the
-        share of places at which head and target have the same most likely token. The tokens before it are the target's own.
-        """
-        alpha: dict[int, list[Tensor]] = {}
-        best: dict[int, list[Tensor]] = {}
-        for first in range(0, len(self.watched), 4):
-            for depth, one in enumerate(self.compared(head, self.watched[first : first + 4], steps), 1):
-                if one is not None:
-                    alpha.setdefault(depth, []).append(one.alpha)
-                    best.setdefault(depth, []).append(one.best.float())
-        return {
-            **{f"alpha_{depth}": float(torch.cat(parts).mean()) for depth, parts in alpha.items()},
-            **{f"greedy_{depth}": float(torch.cat(parts).mean()) for depth, parts in best.items()},
-        }
+    def held_out(self, head: TrainableHead, steps: int) -> dict[str, float]:
+        """Measure a head on held-out sequences: `alpha_d` and `greedy_d` of each depth d, behind the target's own tokens."""
+        return self.measured(
+            lambda places: {f"_{depth}": one for depth, one in self.compared(head, places, steps).items()}
+        )
 
 
 class _Like:

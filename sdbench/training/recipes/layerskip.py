@@ -33,13 +33,13 @@ from sdbench.lm.early_exit import last_norm, layers_of
 from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus
 from sdbench.training.job import Job
+from sdbench.training.lesson import WATCHED
 from sdbench.training.network_calls import hidden_behind, product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.sources.base import Source
 
 DROPOUT_CURRICULA = ("constant", "exponential")
 EXIT_CURRICULA = ("rotational", "gradual", "all")
-WATCHED = 48  # held-out sequences that are measured for each row of the log
 
 
 class LayerSkip:

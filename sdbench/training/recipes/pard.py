@@ -11,7 +11,7 @@ embedding of the mask is the target's, and stays.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -24,13 +24,13 @@ from sdbench.errors import InputError
 from sdbench.models.skeleton import FULL, attention_kinds
 from sdbench.training.batches import padded
 from sdbench.training.corpus import Corpus
-from sdbench.training.divergences import Compared, compare, divergence
+from sdbench.training.divergences import Compared, divergence
 from sdbench.training.job import Job
 from sdbench.training.network_calls import body_of, product_mode
 from sdbench.training.optimise import Loss
-from sdbench.training.recipes.distill import STREAK, Distill, Lesson
+from sdbench.training.recipes.distill import STREAK, Distill, DraftLesson
 from sdbench.training.student import Student
-from sdbench.training.teacher import TopLaw
+from sdbench.training.teacher import Teacher
 
 
 class Pard(Distill):
@@ -81,7 +81,7 @@ class Pard(Distill):
             )
         return PardLesson(job, corpus, job.teacher(corpus, self.top), self)
 
-    def _loss(self, lesson: Lesson, places: Sequence[int], student: Student, reference: Student | None) -> Loss:
+    def _loss(self, lesson: DraftLesson, places: Sequence[int], student: Student, reference: Student | None) -> Loss:
         assert isinstance(lesson, PardLesson)
         measure = divergence(self.divergence)
         found = lesson.by_depth(student, places, lesson.drawn(places))
@@ -92,10 +92,10 @@ class Pard(Distill):
         return Loss(losses.mean(), len(found[0].best), notes)
 
 
-class PardLesson(Lesson):
+class PardLesson(DraftLesson):
     """A corpus with what the target says about it, for drafts that read masks. recipe: its depth, mask and drop."""
 
-    def __init__(self, job: Job, corpus: Corpus, teacher: Any, recipe: Pard) -> None:
+    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, recipe: Pard) -> None:
         super().__init__(job, corpus, teacher)
         self.recipe = recipe
         self._random = torch.Generator().manual_seed(job.seed)
@@ -109,42 +109,28 @@ class PardLesson(Lesson):
 
     def by_depth(self, student: Student, places: Sequence[int], taught: Int[Tensor, "B T"]) -> list[Compared]:
         """Compare a draft with the target at each depth. taught: how many depths each place teaches."""
-        tokens, answer = padded(self.samples(places))
-        law = self.teacher.laws(places)
-        ids = torch.zeros(*answer.shape, law.ids.shape[1], dtype=torch.long)
-        probs = torch.zeros(ids.shape)
-        ids[answer], probs[answer] = law.ids, law.probs
+        texts = self.texts(places)
         # A place teaches a depth only if the token there belongs to the answer too.
-        chosen = [answer[:, 1:]]
+        chosen = [texts.answer[:, 1:]]
         for behind in range(1, self.recipe.depth):
-            there = pad(answer[:, 1 + behind :], (0, behind))[:, : answer.shape[1] - 1]
+            there = pad(texts.answer[:, 1 + behind :], (0, behind))[:, : texts.answer.shape[1] - 1]
             chosen.append(chosen[-1] & there & (taught[:, :-1] > behind))
         with product_mode(student.model):
-            parts = masked_logits(student, tokens[:, :-1], chosen, self.recipe.mask_token)
+            parts = masked_logits(student, texts.tokens[:, :-1], chosen, self.recipe.mask_token)
         found = []
         for behind, (logits, at) in enumerate(zip(parts, chosen, strict=True)):
             rows, columns = at.nonzero(as_tuple=True)
-            token = columns + 1 + behind
-            its = TopLaw(ids[rows, token], probs[rows, token])
-            found.append(compare(logits, its, tokens[rows, token], student.own))
+            found.append(texts.compared(logits, (rows, columns + 1 + behind), student.own))
         return found
 
-    @torch.inference_mode()
-    def held_out(self, student: Student) -> Mapping[str, float]:
-        """Measure a draft on held-out sequences, for each depth d: `alpha_d` and `greedy_d`, as of `Lesson`."""
-        found: list[list[Compared]] = []
-        for first in range(0, len(self.watched), 4):
-            places = self.watched[first : first + 4]
+    def held_out(self, student: Student) -> dict[str, float]:
+        """Measure a draft on held-out sequences: `alpha_d` and `greedy_d` of each depth d."""
+
+        def compared(places: Sequence[int]) -> dict[str, Compared]:
             every = torch.full_like(padded(self.samples(places))[0], self.recipe.depth)
-            found.append(self.by_depth(student, places, every))
-        alphas = {
-            f"alpha_{d}": torch.cat([one.alpha for one in parts]) for d, parts in enumerate(zip(*found, strict=True), 1)
-        }
-        bests = {
-            f"greedy_{d}": torch.cat([one.best.float() for one in parts])
-            for d, parts in enumerate(zip(*found, strict=True), 1)
-        }
-        return {name: float(values.mean()) for name, values in {**alphas, **bests}.items() if len(values)}
+            return {f"_{depth}": one for depth, one in enumerate(self.by_depth(student, places, every), 1)}
+
+        return self.measured(compared)
 
 
 def masked_logits(

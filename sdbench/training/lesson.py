@@ -1,0 +1,83 @@
+"""A corpus with what the target says about it: what every recipe of a drafter trains on, and measures itself on.
+
+Shapes: B sequences, T tokens of the longest one, k tokens of the target's law that are kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from sdbench.training.batches import padded
+from sdbench.training.corpus import Corpus, Sample
+from sdbench.training.divergences import Compared, compare
+from sdbench.training.job import Job
+from sdbench.training.teacher import Teacher, TopLaw
+
+WATCHED = 48  # held-out sequences that are measured for each row of the log
+
+
+@dataclass(frozen=True)
+class Texts:
+    """Some sequences, padded on the right. ids, probs: the target's law of each token of an answer (`TopLaw`).
+
+    tokens: [B, T]. answer: [B, T] which of them belong to answers.
+    """
+
+    tokens: Int[Tensor, "B T"]
+    answer: Bool[Tensor, "B T"]
+    ids: Int[Tensor, "B T k"]
+    probs: Float[Tensor, "B T k"]
+
+    def compared(
+        self, logits: Float[Tensor, "N R"], at: tuple[Tensor, Tensor], own: Int[Tensor, " V"] | None = None
+    ) -> Compared:
+        """Compare a drafter's logits with the law of N tokens. at: their rows and columns. own: see `compare`."""
+        return compare(logits, TopLaw(self.ids[at], self.probs[at]), self.tokens[at], own)
+
+
+class Lesson:
+    """Sequences to train on, and others to measure on.
+
+    training: the numbers of the sequences to train on; None: all but the held-out ones. watched: the held-out ones that are
+    measured for each row of the log.
+    """
+
+    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, training: Sequence[int] | None = None) -> None:
+        self.corpus, self.teacher = corpus, teacher
+        self.training, held_out = (training, []) if training is not None else job.split(corpus)
+        self.watched = held_out[:WATCHED]
+
+    def samples(self, places: Sequence[int]) -> list[Sample]:
+        """Return sequences by their numbers."""
+        return [self.corpus.samples[place] for place in places]
+
+    def texts(self, places: Sequence[int]) -> Texts:
+        """Return sequences by their numbers, with the target's laws."""
+        tokens, answer = padded(self.samples(places))
+        law = self.teacher.laws(places)
+        ids = torch.zeros(*answer.shape, law.ids.shape[1], dtype=torch.long)
+        probs = torch.zeros(ids.shape)
+        ids[answer], probs[answer] = law.ids, law.probs
+        return Texts(tokens, answer, ids, probs)
+
+    @torch.no_grad()
+    def measured(self, compared: Callable[[Sequence[int]], Mapping[str, Compared]]) -> dict[str, float]:
+        """Measure drafters on the watched sequences.
+
+        compared: compares each drafter on some sequences, by the ending of its name. Returns for each ending `alpha`, the mean
+        probability that the exact rule accepts a drafted token at temperature 1, and `greedy`, the share of places at which drafter
+        and target have the same most likely token. An ending without any token has neither.
+        """
+        alpha: dict[str, list[Tensor]] = {}
+        greedy: dict[str, list[Tensor]] = {}
+        for first in range(0, len(self.watched), 4):
+            for name, one in compared(self.watched[first : first + 4]).items():
+                alpha.setdefault(f"alpha{name}", []).append(one.alpha)
+                greedy.setdefault(f"greedy{name}", []).append(one.best.float())
+        joined = {name: torch.cat(parts) for name, parts in {**alpha, **greedy}.items()}
+        return {name: float(values.mean()) for name, values in joined.items() if len(values)}
