@@ -2,7 +2,7 @@
 
 Between processes each message is one buffer. No key or value of the cache ever crosses, because the server reads the tokens itself:
 
-    outcome      int64 [magic, serial | active B | length B | first B | streams B | tokens B W]
+    outcome      int64 [magic, serial | active B | length B | first B | signal B | streams B | tokens B W]
     speculation  int64 [magic, serial | hit B | length B | tokens B K], then logits [B, K, V] in the model's own type
 
 Values by row are lists of plain numbers. Right after a forward every call of numpy takes several times as long as a short loop.
@@ -46,6 +46,7 @@ class Outcome:
     first: [B] the position of the first token that the server does not have. It is length - 1, unless a stage above has changed
         more tokens.
     tokens: by row, the length - first tokens from `first` on. streams: [B] uint64, the rows' random streams.
+    signal: [B] what the verifier expects of the next draft; only SpecBranch's server reads it. None: 0 for each row.
     """
 
     active: list[bool]
@@ -53,6 +54,7 @@ class Outcome:
     first: list[int]
     tokens: list[list[int]]
     streams: np.ndarray
+    signal: list[int] | None = None
 
 
 @dataclass
@@ -81,25 +83,26 @@ class OutcomeMessage:
         """Return the message. serial: the number of the outcome in the session."""
         width = max(map(len, outcome.tokens))
         tokens = [token for row in outcome.tokens for token in (*row, *(0,) * (width - len(row)))]
-        rows = *outcome.active, *outcome.length, *outcome.first, *outcome.streams.tolist(), *tokens
+        signal = outcome.signal or (0,) * self.rows
+        rows = *outcome.active, *outcome.length, *outcome.first, *signal, *outcome.streams.tolist(), *tokens
         return struct.pack(self._form(width), MAGIC, serial, *rows)
 
     def unpack(self, data: bytes) -> tuple[int, Outcome]:
         """Return the serial number and the outcome. Errors: MalformedError."""
         rows = self.rows
-        width, rest = divmod(len(data) // 8 - 2 - 4 * rows, rows)
+        width, rest = divmod(len(data) // 8 - 2 - 5 * rows, rows)
         if rest or len(data) % 8 or not 0 < width <= NEW_TOKENS:
             raise MalformedError(f"an outcome of {len(data)} bytes for {rows} rows")
         _, serial, *ints = struct.unpack(self._form(width), data)
-        active, length, first, streams = (ints[at * rows : (at + 1) * rows] for at in range(4))
+        active, length, first, signal, streams = (ints[at * rows : (at + 1) * rows] for at in range(5))
         if self._streams != tuple(streams):  # they change with the prompts only
             self._streams, self._same = tuple(streams), np.array(streams, np.uint64)
-        tokens = [ints[at : at + width] for at in range(4 * rows, len(ints), width)]
+        tokens = [ints[at : at + width] for at in range(5 * rows, len(ints), width)]
         tokens = [row[: end - begin] for row, begin, end in zip(tokens, first, length, strict=True)]
-        return serial, Outcome([flag != 0 for flag in active], length, first, tokens, self._same)
+        return serial, Outcome([flag != 0 for flag in active], length, first, tokens, self._same, signal)
 
     def _form(self, width: int) -> str:
-        return f"={2 + 3 * self.rows}q{self.rows}Q{self.rows * width}q"
+        return f"={2 + 4 * self.rows}q{self.rows}Q{self.rows * width}q"
 
 
 class SpeculationMessage:

@@ -95,6 +95,16 @@ class Arm:
         return {model.name: stage.own_length or length for stage, length in drafters for model in stage.models}
 
     @property
+    def branch_networks(self) -> list[tuple[str, str, str, str]]:
+        """Return, for each trained classifier: its verifier's role, its draft's, and the identities that it was trained for."""
+        found = [
+            (stage.trained_for, stage.models[0].name)
+            for stage, _ in self._proposers
+            if getattr(stage, "trained_for", None)
+        ]
+        return [(verifier, draft, of_target, of_draft) for (verifier, of_target, of_draft), draft in found]
+
+    @property
     def masks_in_config(self) -> list[str]:
         """Return the models that draft with the mask that their own config names."""
         drafters = (stage for stage, _ in self._proposers if getattr(stage, "mask_from_config", False))

@@ -222,6 +222,18 @@ def check_trained_policies(arms: Iterable[Arm], specs: Mapping[str, ModelSpec]) 
                 )
 
 
+def check_branch_networks(arms: Iterable[Arm], specs: Mapping[str, ModelSpec]) -> None:
+    """Refuse a classifier of SpecBranch that was trained for other models. Raises: InputError."""
+    for arm in arms:
+        for verifier, draft, *wanted in arm.branch_networks:
+            for role, identity in zip((verifier, draft), wanted, strict=True):
+                if model_identity(specs[role]) != identity:
+                    raise InputError(
+                        f"The arm '{arm.name}': proposer.classifier was trained for another model than {role} "
+                        f"({specs[role].path}): train one for this family, by `sdbench train recipe=branch_classifier`."
+                    )
+
+
 def check_peers(arms: Iterable[Arm], family: Family, rows: int, sampling: Sampling, stop: Sequence[str]) -> None:
     """Refuse peers that do not support the settings of the run, or would not draw from the target's law. Raises: InputError."""
     for arm in arms:

@@ -19,6 +19,7 @@ from sdbench.harness.build import build, with_token_ids
 from sdbench.harness.co_tenancy import Use
 from sdbench.harness.gpu_lock import physical
 from sdbench.harness.model_checks import (
+    check_branch_networks,
     check_diffusion,
     check_divergences,
     check_early_exits,
@@ -206,6 +207,7 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     check_early_exits(stub_arms, family)
     check_reencoding(stub_arms, family)
     check_trained_policies(stub_arms, used)
+    check_branch_networks(stub_arms, used)
     check_heads(stub_arms, family, ranks is not None)
     maps = token_maps(family)
     if ranks is not None:

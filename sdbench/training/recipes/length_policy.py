@@ -110,7 +110,7 @@ class LengthPolicy:
         self._shape(0, "")
 
     def run(self, job: Job) -> dict[str, Any]:
-        draft = self._draft(job)
+        draft = draft_of(job, "A length policy")
         corpus = job.corpus(self.data, self.data_tokens)
         training, held_out = job.split(corpus)
         examples = self._examples(job, corpus, draft)
@@ -127,7 +127,7 @@ class LengthPolicy:
         )
 
         def batches(number: int) -> Iterable[Tensor]:
-            order = torch.randperm(len(known.places), generator=_generator(job.seed, "pass", number))
+            order = torch.randperm(len(known.places), generator=generator(job.seed, "pass", number))
             return known.places[order].split(self.schedule.batch_tokens)
 
         constant = float(known.label[known.places].mean())
@@ -185,25 +185,7 @@ class LengthPolicy:
         except InputError as error:
             raise InputError(f"recipe.{error}") from error
 
-    def _draft(self, job: Job) -> _Draft:
-        """Return the draft of the family. Errors: InputError if it has none, or one with another vocabulary."""
-        spec = job.specs.get("draft")
-        if spec is None:
-            raise InputError(
-                "A length policy is trained for a draft, and this family has no role draft: choose another one."
-            )
-        member = check_family({role: job.specs[role] for role in ("target", "draft") if role in job.specs}).members[
-            "draft"
-        ]
-        if member.vocabulary is not None:
-            raise InputError(
-                f"models.draft.vocabulary is {member.vocabulary.kind}; a length policy can be trained for a draft with the "
-                "target's vocabulary only."
-            )
-        width = member.config.get_text_config().hidden_size
-        return _Draft(model_identity(spec), width, lambda: load_weights(spec, job.dtype, job.device))
-
-    def _examples(self, job: Job, corpus: Corpus, draft: _Draft) -> list[Drafted]:
+    def _examples(self, job: Job, corpus: Corpus, draft: DraftOfFamily) -> list[Drafted]:
         """Return what was drafted in each sequence. Files that are there are used."""
         reads = [self.features, self.top, self.sampling.temperature, self.draft_length, job.seed, job.dtype]
         told = json.dumps([reads, draft.identity, model_identity(job.specs["target"])])
@@ -221,15 +203,15 @@ class LengthPolicy:
         return found
 
     @torch.inference_mode()
-    def _replayed(self, job: Job, draft: _Draft, sample: Sample, place: int) -> Drafted:
+    def _replayed(self, job: Job, draft: DraftOfFamily, sample: Sample, place: int) -> Drafted:
         """Return what was drafted along one text. place: its number, which seeds the draws."""
         count, text = len(sample.answer), torch.tensor(sample.answer)
         tokens = torch.tensor([sample.tokens[:-1]], device=job.device)
-        p = _logits(job.target, tokens, count)
-        q = _logits(draft.model, tokens, count)
+        p = logits_behind(job.target, tokens, count)
+        q = logits_behind(draft.model, tokens, count)
         q = nn.functional.pad(q, (0, p.shape[-1] - q.shape[-1]), value=-torch.inf)  # negative padding cuts surplus ids
         chosen, kept, label = drafted(
-            warp(p, self.sampling), warp(q, self.sampling), text, _generator(job.seed, "text", place)
+            warp(p, self.sampling), warp(q, self.sampling), text, generator(job.seed, "text", place)
         )
         depth = depths(kept.tolist(), self.draft_length)
         hidden = _hidden(draft.model, tokens, count) if "hidden" in self.features else None
@@ -238,7 +220,7 @@ class LengthPolicy:
         return Drafted(features, label.float(), torch.tensor(depth))
 
 
-class _Draft:
+class DraftOfFamily:
     """The draft of the family. identity: of its weights. width: of its hidden state. load: loads it once."""
 
     def __init__(self, identity: str, width: int, load: Any) -> None:
@@ -249,7 +231,23 @@ class _Draft:
         return self._load()
 
 
-def _logits(model: Any, tokens: Int[Tensor, "1 T"], count: int) -> Float[Tensor, "N V"]:
+def draft_of(job: Job, what: str) -> DraftOfFamily:
+    """Return the draft of the family. what: is trained for it. Errors: InputError if there is none with the target's vocabulary."""
+    spec = job.specs.get("draft")
+    if spec is None:
+        raise InputError(f"{what} is trained for a draft, and this family has no role draft: choose another one.")
+    family = check_family({role: job.specs[role] for role in ("target", "draft") if role in job.specs})
+    member = family.members["draft"]
+    if member.vocabulary is not None:
+        raise InputError(
+            f"models.draft.vocabulary is {member.vocabulary.kind}; {what[0].lower()}{what[1:]} can be trained for a draft with the "
+            "target's vocabulary only."
+        )
+    width = member.config.get_text_config().hidden_size
+    return DraftOfFamily(model_identity(spec), width, lambda: load_weights(spec, job.dtype, job.device))
+
+
+def logits_behind(model: Any, tokens: Int[Tensor, "1 T"], count: int) -> Float[Tensor, "N V"]:
     """Return the logits behind the last `count` tokens, on the CPU."""
     return model(input_ids=tokens, use_cache=False, logits_to_keep=count).logits[0, -count:].float().cpu()
 
@@ -260,7 +258,7 @@ def _hidden(model: Any, tokens: Int[Tensor, "1 T"], count: int) -> Float[Tensor,
     return body(input_ids=tokens, use_cache=False).last_hidden_state[0, -count:].float().cpu()
 
 
-def _generator(*words: Any) -> torch.Generator:
+def generator(*words: Any) -> torch.Generator:
     """Return a source of random numbers that some words name."""
     digest = hashlib.sha256(json.dumps(words).encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
