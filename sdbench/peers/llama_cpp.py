@@ -13,16 +13,19 @@ import os
 import shutil
 import socket
 import sys
+import tempfile
 from collections.abc import Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from sdbench import validate
-from sdbench.errors import InputError
+from sdbench.errors import InputError, RunError
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Edge
+from sdbench.lm.transformer import Transformer
 from sdbench.models.cache import writable_cache
 from sdbench.peers.base import Growing
 from sdbench.peers.counters import Counts
@@ -32,6 +35,7 @@ from sdbench.peers.serving import Pieces, Serving
 from sdbench.sampling import Sampling
 
 BINARIES = ("llama-server", "llama-server-vulkan")
+_TRIAL_SECONDS = 20.0
 
 
 class LlamaCpp(Serving):
@@ -66,9 +70,7 @@ class LlamaCpp(Serving):
             raise InputError("draft_length belongs to model: give both, or none.")
         if draft_length is not None:
             validate.whole("draft_length", draft_length, 1)
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+        port = _free_port()
         super().__init__(verifier, f"http://127.0.0.1:{port}", None, start_seconds, stall_seconds)
         self.models = [verifier, *([model] if model else [])]
         self.edge = Edge(model.name if model else "", verifier.name)
@@ -80,6 +82,14 @@ class LlamaCpp(Serving):
     @property
     def title(self) -> str:
         return "llama.cpp"
+
+    def check(self, rows: int, sampling: Sampling, stop_strings: Sequence[str]) -> None:
+        super().check(rows, sampling, stop_strings)
+        fault = fault_of(self._binary)
+        if fault is not None:
+            raise InputError(
+                f"this build of llama.cpp cannot run here: {fault} A build for this processor can, or leave the arm out."
+            )
 
     def max_lookahead(self) -> int:
         return (self.draft_length or 0) + 1
@@ -154,6 +164,42 @@ def find_binary(name: str | None = None) -> str | None:
     places = os.pathsep.join([os.environ.get("PATH", ""), str(Path(sys.executable).parent)])
     found = (shutil.which(one, path=places) for one in ([name] if name else BINARIES))
     return next(filter(None, found), None)
+
+
+@cache
+def fault_of(binary: str) -> str | None:
+    """Return why a build of the server cannot run here, after a trial on a model of one layer; None if it can.
+
+    A build may need instructions that the processor lacks. It then ends when it loads a model.
+    """
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=64, hidden_size=32, intermediate_size=64, num_hidden_layers=1, num_attention_heads=2, num_key_value_heads=2
+    )  # fmt: skip
+    model = Transformer("trial", LlamaForCausalLM(config).eval().requires_grad_(False))
+    with tempfile.TemporaryDirectory() as folder:
+        file, port = Path(folder) / "trial.gguf", _free_port()
+        write_gguf(model, file, [])
+        server = Server(f"http://127.0.0.1:{port}", None, _TRIAL_SECONDS, _TRIAL_SECONDS)
+        server.words = [
+            binary, "--host", "127.0.0.1", "--port", str(port), "--offline", "--no-ui", "-np", "1", "-t", "1", "-fit", "off",
+            "-c", "64", "-m", str(file), "--device", "none",
+        ]  # fmt: skip
+        try:
+            server.start()
+        except RunError as error:
+            return str(error)
+        finally:
+            server.stop()
+    return None
+
+
+def _free_port() -> int:
+    """Return a port that no program listens on."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]
 
 
 def write_gguf(model: LanguageModel, file: Path, ends: Sequence[int]) -> None:

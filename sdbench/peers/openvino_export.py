@@ -35,7 +35,8 @@ def export(module: Any, place: Path) -> None:
     frontend = FrontEndManager().load_by_framework("pytorch")
     with torch.no_grad(), quiet(), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # the tracer warns of each branch on a size
-        traced = TorchScriptPythonDecoder(_Step(module), example_input=_example(module))
+        plain = _plain(module)
+        traced = TorchScriptPythonDecoder(_Step(plain), example_input=_example(plain))
     graph: Any = frontend.convert(frontend.load(traced))
     layers = range((len(graph.inputs) - len(_INPUTS)) // 2)
     kept = [f"{layer}.{half}" for layer in layers for half in ("key", "value")]
@@ -55,6 +56,14 @@ def export(module: Any, place: Path) -> None:
     (place / "config.json").write_text(json.dumps({**json.loads(module.config.to_json_string()), **ends}))
     for graph, name in zip(_tokenizer(), ("tokenizer", "detokenizer"), strict=True):
         ov.save_model(graph, place / f"openvino_{name}.xml")
+
+
+def _plain(module: Any) -> Any:
+    """Return a copy of a module without what was changed in its layers, such as blocked weights. It shares every weight."""
+    plain = type(module)(module.config)
+    plain.load_state_dict(module.state_dict(), assign=True)
+    plain.tie_weights()
+    return plain.eval()
 
 
 class _Step(nn.Module):

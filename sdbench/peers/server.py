@@ -81,6 +81,8 @@ class Server:
                     f"did not answer within {self.start_seconds:g} s"
                     if status is None
                     else f"ended with status {status}"
+                    if status >= 0
+                    else f"was ended by {signal.Signals(-status).name}"
                 )
                 said = self._said()
                 self.stop()

