@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
@@ -19,6 +20,7 @@ from sdbench.training.job import Job
 from sdbench.training.teacher import Teacher, TopLaw
 
 WATCHED = 48  # held-out sequences that are measured for each row of the log
+_RESAMPLES = 2000
 
 
 @dataclass(frozen=True)
@@ -73,11 +75,31 @@ class Lesson:
         probability that the exact rule accepts a drafted token at temperature 1, and `greedy`, the share of places at which drafter
         and target have the same most likely token. An ending without any token has neither.
         """
+        found = self._watched_tokens(compared, 4)
+        joined = {name: torch.cat(parts) for name, parts in found.items()}
+        return {name: float(values.mean()) for name, values in joined.items() if len(values)}
+
+    @torch.no_grad()
+    def intervals(self, compared: Callable[[Sequence[int]], Mapping[str, Compared]]) -> dict[str, list[float]]:
+        """Return `NAME_ci95` of each name that `measured` returns: the bootstrap interval over the watched sequences."""
+        drawn = np.random.default_rng(0).integers(len(self.watched), size=(_RESAMPLES, len(self.watched)))
+        found = {}
+        for name, parts in self._watched_tokens(compared, 1).items():
+            sums = np.zeros((len(self.watched), 2))
+            sums[: len(parts)] = [(float(part.sum()), len(part)) for part in parts]
+            totals = sums[drawn].sum(1)
+            means = totals[:, 0] / np.maximum(totals[:, 1], 1)
+            found[f"{name}_ci95"] = [round(float(end), 4) for end in np.percentile(means, (2.5, 97.5))]
+        return found
+
+    def _watched_tokens(
+        self, compared: Callable[[Sequence[int]], Mapping[str, Compared]], rows: int
+    ) -> dict[str, list[Tensor]]:
+        """Return alpha and greedy of each token, by name, for `rows` watched sequences at a time."""
         alpha: dict[str, list[Tensor]] = {}
         greedy: dict[str, list[Tensor]] = {}
-        for first in range(0, len(self.watched), 4):
-            for name, one in compared(self.watched[first : first + 4]).items():
+        for first in range(0, len(self.watched), rows):
+            for name, one in compared(self.watched[first : first + rows]).items():
                 alpha.setdefault(f"alpha{name}", []).append(one.alpha)
                 greedy.setdefault(f"greedy{name}", []).append(one.best.float())
-        joined = {name: torch.cat(parts) for name, parts in {**alpha, **greedy}.items()}
-        return {name: float(values.mean()) for name, values in joined.items() if len(values)}
+        return {**alpha, **greedy}

@@ -59,6 +59,8 @@ def trained(target: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
 def test_a_short_distillation_raises_the_acceptance(trained: tuple[Path, dict[str, Any], float]) -> None:
     _, card, before = trained
     assert card["measured"]["alpha"] > before + 0.04
+    low, high = card["measured"]["alpha_ci95"]
+    assert before < low < card["measured"]["alpha"] < high < card["measured"]["alpha"] + 0.1
     assert card["trained_tokens"] >= 3000
 
 

@@ -12,7 +12,7 @@ from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus, Sample
 from sdbench.training.identity import claim
 from sdbench.training.leaks import Leaks
-from sdbench.training.sources import Answers, FinishedRun, Mixture, SelfInstructed, TextFile
+from sdbench.training.sources import Answers, FinishedRun, Kept, Mixture, SelfInstructed, TextFile
 from sdbench.training.sources.self_instructed import template_parts
 from tests.tasks.tokenizers_made import CHAT, byte_level
 from tests.training.made import Drawn
@@ -119,6 +119,24 @@ def test_texts_and_answers_go_on_behind_what_is_there(tmp_path: Path) -> None:
     assert TextFile(str(texts)).identity != before != TextFile(str(texts), 7).identity
 
 
+def test_a_kept_corpus_is_read_as_it_was_written(tmp_path: Path) -> None:
+    corpus = Corpus(tmp_path / "corpus.jsonl")
+    corpus.add([Sample([5, 6, 7 + number], 2, f"made/{number}", left_out=number == 3) for number in range(70)])
+    packed = tmp_path / "corpus.jsonl.gz"
+    packed.write_bytes(gzip.compress(corpus.file.read_bytes()))
+    for file in (corpus.file, packed):
+        source = Kept(str(file))
+        assert all_of(source, Stub()) == corpus.samples
+        assert all_of(source, Stub(), corpus.samples[:64]) == corpus.samples[64:]
+    corpus.add([Sample([5, 6, 999], 2)])
+    with pytest.raises(InputError, match="holds tokens beyond the 300 of this target"):
+        all_of(Kept(str(corpus.file)), Stub())
+    assert Kept(str(corpus.file)).identity != Kept(str(packed)).identity
+    packed.write_bytes(packed.read_bytes()[:-20])
+    with pytest.raises(InputError, match="is no corpus of a training"):
+        Kept(str(packed))
+
+
 def test_a_conversation_has_both_turns_of_the_template() -> None:
     writer, source = Stub(), SelfInstructed(answer_temperatures=[0.0, 0.5], longest_answer=4)
     opening, closing = template_parts(writer)  # pyright: ignore[reportArgumentType]
@@ -166,8 +184,9 @@ def test_a_mixture_keeps_its_shares_and_goes_on() -> None:
         (lambda: SelfInstructed(temperature=-1), "recipe.data.temperature"),
         (lambda: SelfInstructed(openings=[]), "recipe.data.openings"),
         (lambda: FinishedRun("/nosuch"), "nosuch"),
+        (lambda: Kept("/nosuch"), "recipe.data.path: there is no file"),
     ],
-    ids=["text", "answers", "no temperature", "temperature", "no openings", "run"],
+    ids=["text", "answers", "no temperature", "temperature", "no openings", "run", "kept"],
 )
 def test_a_source_refuses_what_it_cannot_read(made: Any, said: str) -> None:
     with pytest.raises(InputError, match=said):

@@ -125,7 +125,8 @@ class Distill:
         student.load_folder(str(job.out))  # what is measured now are the weights as they were written, in bfloat16
         before = {f"{name}_before_training": value for name, value in untrained.items()}
         job.facts |= self.facts(job, student)
-        return job.finish(self.title, self.settings, {**lesson.held_out(student), **before}, log)
+        measured = {**lesson.held_out(student), **lesson.intervals(lesson.named(student)), **before}
+        return job.finish(self.title, self.settings, measured, log)
 
     def facts(self, job: Job, student: Student) -> dict[str, Any]:
         """Return what the card says of the trained draft, beside the measured values."""
@@ -269,4 +270,8 @@ class DraftLesson(Lesson):
 
     def held_out(self, student: Student) -> dict[str, float]:
         """Measure a draft on held-out sequences: its `alpha` and `greedy`."""
-        return self.measured(lambda places: {"": self.compared(student, places)})
+        return self.measured(self.named(student))
+
+    def named(self, student: Student) -> Callable[[Sequence[int]], dict[str, Compared]]:
+        """Return what compares a draft on some sequences, by the ending of its names."""
+        return lambda places: {"": self.compared(student, places)}

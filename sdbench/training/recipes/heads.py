@@ -7,7 +7,7 @@ The loss of a depth is a divergence from the target's law of that token, and fal
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -116,7 +116,7 @@ class TrainHead:
             lambda places: self._loss(lesson, head, places),
             lambda: lesson.held_out(head, self.steps),
         )
-        measured = lesson.held_out(head, self.steps)
+        measured = {**lesson.held_out(head, self.steps), **lesson.intervals(lesson.named(head, self.steps))}
         self.head.write(job.out, head, job.target_name, layers)
         return job.finish("A head of its target", self.settings, measured, optimiser.log)
 
@@ -159,9 +159,11 @@ class HeadLesson(Lesson):
 
     def held_out(self, head: TrainableHead, steps: int) -> dict[str, float]:
         """Measure a head on held-out sequences: `alpha_d` and `greedy_d` of each depth d, behind the target's own tokens."""
-        return self.measured(
-            lambda places: {f"_{depth}": one for depth, one in self.compared(head, places, steps).items()}
-        )
+        return self.measured(self.named(head, steps))
+
+    def named(self, head: TrainableHead, steps: int) -> Callable[[Sequence[int]], dict[str, Compared]]:
+        """Return what compares a head on some sequences, by depth."""
+        return lambda places: {f"_{depth}": one for depth, one in self.compared(head, places, steps).items()}
 
 
 class _Like:

@@ -11,7 +11,7 @@ embedding of the mask is the target's, and stays.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -123,14 +123,14 @@ class PardLesson(DraftLesson):
             found.append(texts.compared(logits, (rows, columns + 1 + behind), student.own))
         return found
 
-    def held_out(self, student: Student) -> dict[str, float]:
-        """Measure a draft on held-out sequences: `alpha_d` and `greedy_d` of each depth d."""
+    def named(self, student: Student) -> Callable[[Sequence[int]], dict[str, Compared]]:
+        """Return what compares a draft on some sequences, by depth."""
 
         def compared(places: Sequence[int]) -> dict[str, Compared]:
             every = torch.full_like(padded(self.samples(places))[0], self.recipe.depth)
             return {f"_{depth}": one for depth, one in enumerate(self.by_depth(student, places, every), 1)}
 
-        return self.measured(compared)
+        return compared
 
 
 def masked_logits(
