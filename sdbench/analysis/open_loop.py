@@ -24,8 +24,9 @@ from sdbench.runs.files import write_text
 def read(server: str, report: Path) -> pd.DataFrame:
     """Return the requests of a report of guidellm, one row each.
 
-    Columns: server; arrivals (constant, poisson, or another profile); rate, in requests per second as asked (None for a closed
-    loop); started and ended, in seconds; first_token, in seconds since the start; tokens; state (successful, errored, incomplete).
+    Columns: server; part, the number of the benchmark in the report; arrivals (constant, poisson, or another profile); rate, in
+    requests per second as asked, and streams, of a closed loop (each None in the other); started and ended, in seconds;
+    first_token, in seconds since the start; tokens; state (successful, errored, incomplete).
     Errors: InputError.
     """
     try:
@@ -33,15 +34,17 @@ def read(server: str, report: Path) -> pd.DataFrame:
         rows = [
             {
                 "server": server,
+                "part": number,
                 "arrivals": part["config"]["strategy"]["type_"],
                 "rate": part["config"]["strategy"].get("rate"),
+                "streams": part["config"]["strategy"].get("streams"),
                 "started": one["request_start_time"],
                 "ended": one["request_end_time"],
                 "first_token": None if one["time_to_first_token_ms"] is None else one["time_to_first_token_ms"] / 1000,
                 "tokens": one["output_tokens"] or 0,
                 "state": state,
             }
-            for part in document["benchmarks"]
+            for number, part in enumerate(document["benchmarks"])
             for state in ("successful", "errored", "incomplete")
             for one in part["requests"][state] or ()
         ]
@@ -58,22 +61,20 @@ def read(server: str, report: Path) -> pd.DataFrame:
 
 
 def rates(requests: pd.DataFrame) -> pd.DataFrame:
-    """Return one row for each server and rate.
+    """Return one row for each benchmark.
 
-    Columns: server, arrivals, rate; requests and failed (errored or incomplete); served, in successful requests per second, and
-    tokens_per_second, both over the time from the first start to the last end; and the median and the 95th percentile of
-    first_token and of seconds_per_token (behind the first one), in seconds.
+    Columns: server, arrivals, rate, streams; requests, and of them failed (errored or incomplete); served, in successful requests
+    per second, and tokens_per_second, both over the time from the first start to the last end; and the median and the 95th
+    percentile of first_token and of seconds_per_token (behind the first one), in seconds.
     """
     found = []
-    for (server, arrivals, rate), part in requests.groupby(["server", "arrivals", "rate"], sort=False, dropna=False):
+    for _, part in requests.groupby(["server", "part"], sort=False):
         good = part[part.state == "successful"]
         lasted = part.ended.max() - part.started.min()
         several = good[(good.tokens > 1) & good.first_token.notna()]
         per_token = (several.ended - several.started - several.first_token) / (several.tokens - 1)
         found.append({
-            "server": server,
-            "arrivals": arrivals,
-            "rate": rate,
+            **part.iloc[0][["server", "arrivals", "rate", "streams"]],
             "requests": len(part),
             "failed": len(part) - len(good),
             "served": len(good) / lasted,
@@ -104,17 +105,14 @@ def write(reports: Mapping[str, Path], folder: Path) -> pd.DataFrame:
 def grid(table: pd.DataFrame) -> Grid:
     """Return the table of `rates` for a reader, times in milliseconds."""
     columns = [
-        Column("server", code=True), Column("arrivals"), Column("asked per s", "g"), Column("requests", "d"), Column("failed", "d"),
-        Column("served per s", ".2f"), Column("tokens per s", ".1f"), Column("first token, p50 ms", ".0f"), Column("p95 ms", ".0f"),
-        Column("per token, p50 ms", ".1f"), Column("p95 ms", ".1f"),
+        Column("server", code=True), Column("arrivals"), Column("asked per s", "g"), Column("streams", ".0f"),
+        Column("requests", "d"), Column("failed", "d"), Column("served per s", ".2f"), Column("tokens per s", ".1f"),
+        Column("first token, p50 ms", ".0f"), Column("first token, p95 ms", ".0f"),
+        Column("per token, p50 ms", ".1f"), Column("per token, p95 ms", ".1f"),
     ]  # fmt: skip
-    rows = [
-        [
-            one["server"], one["arrivals"], one["rate"], one["requests"], one["failed"], one["served"], one["tokens_per_second"],
-            *(1000 * one[f"{part}_{share}"] for part in ("first_token", "seconds_per_token") for share in ("p50", "p95")),
-        ]
-        for one in table.to_dict("records")
-    ]  # fmt: skip
+    names = ["server", "arrivals", "rate", "streams", "requests", "failed", "served", "tokens_per_second"]
+    times = [f"{part}_{share}" for part in ("first_token", "seconds_per_token") for share in ("p50", "p95")]
+    rows = [[*(one[name] for name in names), *(1000 * one[name] for name in times)] for one in table.to_dict("records")]
     return Grid(columns, rows, title="Served engines under load")
 
 

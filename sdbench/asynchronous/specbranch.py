@@ -140,6 +140,11 @@ class SpecBranchDrafter(SSDDrafter):
         """Return what the network expects of the next draft of each row, from the tokens that the verifier has read."""
         if self.network is None:
             return None
+        if (np.array(self.verifier.kv_len) < state.length - 1)[state.active].any():
+            raise InputError(
+                f"The classifier reads hidden states of {self.verifier.name} behind the last decided token but one, so it cannot "
+                f"work below a stage in between: let {self.verifier.name} verify the drafts."
+            )
         ends = np.maximum(state.length, 2)
         hidden = self.verifier.hidden(self.network.shape.layers, np.arange(state.rows), ends - 2)
         newest = state.tokens.gather(1, upload(ends[:, None] - 1, state.tokens.device))[:, 0]

@@ -17,8 +17,9 @@ from sdbench.lm.early_exit import first_layers
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, Member
 from sdbench.models.identity import model_identity
-from sdbench.models.skeleton import is_recurrent, skeleton, try_out
+from sdbench.models.skeleton import FULL, attention_kinds, is_recurrent, skeleton, try_out
 from sdbench.models.spec import ModelSpec
+from sdbench.peers.generation import check_float32
 from sdbench.sampling import Sampling
 
 
@@ -226,6 +227,11 @@ def check_branch_networks(arms: Iterable[Arm], specs: Mapping[str, ModelSpec]) -
     """Refuse a classifier of SpecBranch that was trained for other models. Raises: InputError."""
     for arm in arms:
         for verifier, draft, *wanted in arm.branch_networks:
+            if verifier not in arm.views:
+                raise InputError(
+                    f"The arm '{arm.name}': proposer.verifier is {verifier}, which does not step in this arm: name the model that "
+                    "verifies the drafts."
+                )
             for role, identity in zip((verifier, draft), wanted, strict=True):
                 if model_identity(specs[role]) != identity:
                     raise InputError(
@@ -234,8 +240,18 @@ def check_branch_networks(arms: Iterable[Arm], specs: Mapping[str, ModelSpec]) -
                     )
 
 
-def check_peers(arms: Iterable[Arm], family: Family, rows: int, sampling: Sampling, stop: Sequence[str]) -> None:
-    """Refuse peers that do not support the settings of the run, or would not draw from the target's law. Raises: InputError."""
+def check_peers(
+    arms: Iterable[Arm],
+    family: Family,
+    rows: int,
+    sampling: Sampling,
+    stop: Sequence[str],
+    placed: Mapping[str, tuple[str, str]],
+) -> None:
+    """Refuse peers that do not support the settings of the run, or would not draw from the target's law.
+
+    placed: by role, the dtype and the device of the model. Raises: InputError.
+    """
     for arm in arms:
         if arm.peer is None:
             continue
@@ -243,6 +259,16 @@ def check_peers(arms: Iterable[Arm], family: Family, rows: int, sampling: Sampli
             arm.peer.check(rows, sampling, stop)
         except InputError as error:
             raise InputError(f"arms.{arm.name}: {error}") from error
+        for role in sorted(arm.roles):
+            if arm.peer.float32_cpu:
+                check_float32(f"arms.{arm.name}: {arm.peer.title}", role, *placed[role])
+            kinds = {*attention_kinds(family.members[role].config)}
+            if arm.peer.full_attention and (kinds != {FULL} or is_recurrent(family.members[role].config)):
+                other = ", ".join(sorted(kinds - {FULL})) or "recurrent states"
+                raise InputError(
+                    f"arms.{arm.name}: {arm.peer.title} gets models with full attention only, and {role} has {other}: leave the "
+                    "arm out."
+                )
         if family.defaults.rules and not arm.peer.applies_rules:
             raise InputError(
                 f"arms.{arm.name}: {arm.peer.title} does not apply {', '.join(family.defaults.rules)}, which the target's "

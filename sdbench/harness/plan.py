@@ -216,7 +216,8 @@ def prepare(config: dict[str, Any], ranks: Ranks | None = None) -> Plan:
     encoded = [(prompt, encode(prompt, family.tokenizer, chat=config["chat"] is not False)) for prompt in prompts]
     _check_tokens(encoded, family)
     stops = (*task.stop, *family.defaults.stop_strings)
-    check_peers(stub_arms, family, config["batch_size"], sampling, () if config["ignore_eos"] else stops)
+    placed = {role: (spec.dtype or hardware["dtype"], spec.device or hardware["device"]) for role, spec in used.items()}
+    check_peers(stub_arms, family, config["batch_size"], sampling, () if config["ignore_eos"] else stops, placed)
     max_new_tokens = config["max_new_tokens"] or task.max_new_tokens
     validate.whole("tasks.max_new_tokens", max_new_tokens, 1)
     checker = StopChecker(family.eos, stops, family.tokenizer)

@@ -408,7 +408,7 @@ def _mask_form(name: str, model: PreTrainedModel) -> MaskForm:
     if {*kinds} - {*KINDS}:
         raise InputError(
             f"{name}: {type(model).__name__} has layers of kind {', '.join(sorted({*kinds} - {*KINDS}))}; "
-            "only full, sliding-window and chunked attention can be stepped over slots."
+            "only full, indexed, sliding-window and chunked attention can be stepped over slots."
         )
     window, chunk = getattr(config, "sliding_window", None), config.attention_chunk_size if CHUNKED in kinds else FAR
     seen, unseen = (torch.tensor(x, dtype=model.dtype, device=model.device) for x in (0.0, -torch.inf))

@@ -31,6 +31,8 @@ class Peer(ABC):
     lossless = True
     applies_rules = False  # whether the peer applies the rules of the target's generation config
     greedy_only = False  # whether the peer's sampling was not compared with the target's law
+    float32_cpu = False  # whether its models must be in float32 on the CPU
+    full_attention = False  # whether its models must have layers of full attention only
     one_width = False  # whether the embeddings of its models must have the same number of rows
 
     def __init__(self, models: list[LanguageModel]) -> None:

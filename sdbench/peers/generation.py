@@ -228,13 +228,17 @@ def module_of(model: LanguageModel) -> Any:
 def float32_module(title: str, model: LanguageModel) -> Any:
     """Return the module of a model in float32 on the CPU. title: of the peer that asks. Errors: InputError."""
     module = module_of(model)
-    if module.dtype != torch.float32 or module.device.type != "cpu":
-        kind = str(module.dtype).removeprefix("torch.")
-        raise InputError(
-            f"{title} runs float32 on the CPU here, and {model.name} is {kind} on {module.device.type}: set hardware.dtype=float32 "
-            "and hardware=cpu, or leave the arm out."
-        )
+    check_float32(title, model.name, str(module.dtype).removeprefix("torch."), module.device.type)
     return module
+
+
+def check_float32(title: str, name: str, dtype: str, device: str) -> None:
+    """Refuse a model for a peer that runs float32 on the CPU. title: of the peer. name: of the model. Errors: InputError."""
+    if dtype != "float32" or device != "cpu":
+        raise InputError(
+            f"{title} runs float32 on the CPU here, and {name} is {dtype} on {device}: set hardware.dtype=float32 and "
+            "hardware=cpu, or leave the arm out."
+        )
 
 
 def weights_key(module: Any, *more: str) -> str:

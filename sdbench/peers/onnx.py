@@ -50,6 +50,7 @@ class OnnxRuntime(Peer):
     one_row = True
     one_width = True
     greedy_only = True
+    float32_cpu = True
 
     def __init__(
         self,

@@ -29,14 +29,14 @@ from sdbench.lm.model import LanguageModel
 from sdbench.lm.trace import Edge, Trace
 from sdbench.models.cache import writable_cache
 from sdbench.models.quiet import reason_of
-from sdbench.models.skeleton import FULL, attention_kinds
 from sdbench.peers.base import Growing, Peer
 from sdbench.peers.generation import float32_module, weights_key
-from sdbench.peers.openvino_export import FILE, export
+from sdbench.peers.openvino_export import FILE, FORMAT, export
 from sdbench.sampling import Sampling
 from sdbench.stopping import Stop
 
 PACKAGE = "openvino-genai"
+_BLOCK = 32  # tokens of a block of the engine's cache on a CPU
 
 
 class OpenVino(Peer):
@@ -50,6 +50,8 @@ class OpenVino(Peer):
     one_row = True
     one_width = True
     greedy_only = True
+    float32_cpu = True
+    full_attention = True
 
     def __init__(
         self,
@@ -91,7 +93,9 @@ class OpenVino(Peer):
         og: Any = importlib.import_module("openvino_genai")
         scheduler = og.SchedulerConfig()
         scheduler.enable_prefix_caching, scheduler.max_num_seqs = False, 1
-        scheduler.cache_size = max(1, math.ceil(sum(_cache_bytes(model) for model in self.models) * slots / 2**30))
+        # One forward reads the whole prompt, and each model has a cache for one sequence.
+        scheduler.max_num_batched_tokens = max(_BLOCK, slots)
+        scheduler.cache_size, scheduler.num_kv_blocks = 0, math.ceil(slots / _BLOCK) + 2
         # Without the hint, the engine chooses bfloat16 where the processor has it.
         exact = {
             "INFERENCE_PRECISION_HINT": "f32",
@@ -123,12 +127,20 @@ class OpenVino(Peer):
         config.max_new_tokens, config.do_sample, config.num_return_sequences = max_new_tokens, False, 1
         ends = set(getattr(stop, "eos", ()))
         config.ignore_eos, config.stop_token_ids = not ends, ends
+        if ends:
+            config.set_eos_token_id(min(ends))  # else the engine takes the end of its stand-in tokenizer
         if self.draft_length is not None:
             config.num_assistant_tokens = self.draft_length
         if self.ngram is not None:
             config.max_ngram_size = self.ngram
         growing = Growing(request, stop.start(), max_new_tokens)
         self._engine.generate(openvino.Tensor(np.array([request.tokens], np.int64)), config, _streamer(og, growing))
+        if not growing.done:
+            # No RunError: this arm alone is void, and the others go on.
+            raise ValueError(
+                f"{self.title} ended the answer to {request.name} after {len(growing.finished.tokens)} tokens, and no rule of the "
+                "run ends it there; leave the arm out"
+            )
         if self.ngram is not None or self.draft_length is None:
             return [growing.recorded(0, self.edge, trace)]
         # The engine drafts K tokens, or those that the limit leaves beside the target's own.
@@ -151,26 +163,12 @@ def _streamer(og: Any, growing: Growing) -> Any:
     return Streamer()
 
 
-def _cache_bytes(model: LanguageModel) -> int:
-    """Return the bytes of keys and values of one token, in float32."""
-    config = model.model.config  # pyright: ignore
-    shared = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
-    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    return config.num_hidden_layers * shared * width * 2 * 4
-
-
 def _exported(model: LanguageModel) -> Path:
     """Return the folder of a model's weights in the engine's format. It is made once. Errors: InputError."""
     title = "OpenVINO GenAI"
     module = float32_module(title, model)
-    kinds = {*attention_kinds(module.config.get_text_config())}
-    if kinds != {FULL}:
-        raise InputError(
-            f"{title}: sdbench writes models with full attention, and {model.name} has layers of kind "
-            f"{', '.join(sorted(kinds - {FULL}))}: leave the arm out."
-        )
     cache = writable_cache("openvino")
-    place = cache / weights_key(module, importlib.metadata.version("openvino"))
+    place = cache / weights_key(module, FORMAT, importlib.metadata.version("openvino"))
     if (place / FILE).is_file():
         return place
     with tempfile.TemporaryDirectory(dir=cache) as work:

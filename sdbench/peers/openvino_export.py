@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from sdbench.models.quiet import quiet
 
 FILE = "openvino_model.xml"
+FORMAT = "1"  # of the written files; a changed graph gets another one
 _INPUTS = ("input_ids", "attention_mask", "position_ids")
 
 
@@ -51,7 +52,7 @@ def export(module: Any, place: Path) -> None:
     _start_empty(graph)
     place.mkdir(parents=True)
     ov.save_model(graph, place / FILE, compress_to_fp16=False)
-    # The engine asks for ends and a tokenizer, though each request names its own ends and holds ids.
+    # The engine asks for an end and a tokenizer. Each request names its own ends, and holds ids.
     ends = {"eos_token_id": 0, "bos_token_id": 0, "pad_token_id": 0}
     (place / "config.json").write_text(json.dumps({**json.loads(module.config.to_json_string()), **ends}))
     for graph, name in zip(_tokenizer(), ("tokenizer", "detokenizer"), strict=True):

@@ -47,6 +47,7 @@ class Server:
                 f"command: there is no program '{self.words[0]}' here; install it, or attach by url alone."
             )
         self.url, self.start_seconds, self.stall_seconds = url.rstrip("/"), start_seconds, stall_seconds
+        self.died = False  # whether it ended by itself before it answered
         self._process: subprocess.Popen[bytes] | None = None
         self._log: Any = None
         self._client: httpx.Client | None = None
@@ -84,7 +85,7 @@ class Server:
                     if status >= 0
                     else f"was ended by {signal.Signals(-status).name}"
                 )
-                said = self._said()
+                said, self.died = self._said(), status is not None
                 self.stop()
                 raise RunError(f"The server '{self.words[0]}' {why}{said}.")
             sleep(POLL_SECONDS)

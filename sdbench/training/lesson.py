@@ -87,6 +87,8 @@ class Lesson:
         for name, parts in self._watched_tokens(compared, 1).items():
             sums = np.zeros((len(self.watched), 2))
             sums[: len(parts)] = [(float(part.sum()), len(part)) for part in parts]
+            if not sums[:, 1].any():
+                continue
             totals = sums[drawn].sum(1)
             means = totals[:, 0] / np.maximum(totals[:, 1], 1)
             found[f"{name}_ci95"] = [round(float(end), 4) for end in np.percentile(means, (2.5, 97.5))]

@@ -35,20 +35,22 @@ def report(file: Path, **more: Any) -> Path:
         "config": {"strategy": {"type_": "concurrent", "streams": 4}},
         "requests": {"successful": good, "errored": None, "incomplete": None, "total": None},
     }
-    file.write_text(json.dumps({"metadata": {"version": 2}, "benchmarks": [open_loop, closed], **more}))
+    wide = {**closed, "config": {"strategy": {"type_": "concurrent", "streams": 16}}}
+    file.write_text(json.dumps({"metadata": {"version": 2}, "benchmarks": [open_loop, closed, wide], **more}))
     return file
 
 
 def test_the_numbers_are_those_of_the_requests(tmp_path: Path) -> None:
     table = rates(read("ar", report(tmp_path / "ar.json")))
-    one, two = table.to_dict("records")
+    one, two, three = table.to_dict("records")
     assert (one["server"], one["arrivals"], one["rate"], one["requests"], one["failed"]) == ("ar", "poisson", 2.0, 4, 1)
     assert one["served"] == pytest.approx(3 / 10)
     assert one["tokens_per_second"] == pytest.approx(33 / 10)
     assert one["first_token_p50"] == pytest.approx(0.5)
     assert one["first_token_p95"] == pytest.approx(0.95)
     assert one["seconds_per_token_p50"] == pytest.approx(0.15)  # 2 s for 10 tokens, and for 20; a single token has none
-    assert (two["arrivals"], two["failed"]) == ("concurrent", 0)
+    assert (two["arrivals"], two["streams"], two["failed"]) == ("concurrent", 4, 0)
+    assert (three["streams"], three["requests"]) == (16, 3)
     assert two["served"] == pytest.approx(3 / 4)
 
 
@@ -62,8 +64,8 @@ def test_a_table_and_a_figure_are_written(tmp_path: Path, capsys: pytest.Capture
     assert (tmp_path / "out" / "load.md").read_text() in said
     drawn = (tmp_path / "out" / "load.svg").read_text()
     assert "requests per second" in drawn
-    assert len((tmp_path / "out" / "requests.csv").read_text().splitlines()) == 1 + 2 * 7
-    assert len(grid(write({"ar": tmp_path / "ar.json"}, tmp_path / "out")).rows) == 2
+    assert len((tmp_path / "out" / "requests.csv").read_text().splitlines()) == 1 + 2 * 10
+    assert len(grid(write({"ar": tmp_path / "ar.json"}, tmp_path / "out")).rows) == 3
 
 
 @pytest.mark.parametrize(

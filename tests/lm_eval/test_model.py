@@ -16,13 +16,12 @@ from lm_eval.models.huggingface import HFLM
 from sdbench.decoding.speculative import Speculative
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
-from sdbench.harness.plan import specs_of
 from sdbench.lm_eval.__main__ import main
 from sdbench.lm_eval.cache import OWNER
 from sdbench.lm_eval.catalogue import Catalogue
 from sdbench.lm_eval.model import ArmLM
 from sdbench.models.hub import place_of
-from sdbench.models.spec import resolve
+from sdbench.models.spec import family_specs, resolve
 from sdbench.runs.record import load
 from sdbench.tasks.texts import generate
 
@@ -32,7 +31,7 @@ LIMIT = 2
 
 def hf(words: tuple[str, ...] = (), **options: Any) -> HFLM:
     """lm-eval's own model on the same weights."""
-    spec = specs_of(compose(list(words)))["target"]
+    spec = family_specs(compose(list(words))["models"], ["target"])["target"]
     place, files = place_of(spec, resolve(spec))
     return HFLM(place, device="cpu", dtype="float32", gguf_file=files.get("gguf_file"), **options)
 

@@ -1,14 +1,20 @@
 """Engines that decode in this process as arms: their tokens are ours, their drafts have K tokens, and exports are kept."""
 
 import importlib.util
+from types import SimpleNamespace
 
 import pytest
 import torch
+import transformers
 
 from sdbench.acceptance import Exact
 from sdbench.decoding import Speculative
 from sdbench.drafting import ModelDrafter
 from sdbench.errors import InputError
+from sdbench.harness.arms import build_on_stubs
+from sdbench.harness.config import compose
+from sdbench.harness.model_checks import check_peers
+from sdbench.harness.plan import prepare
 from sdbench.lm.transformer import Transformer
 from sdbench.peers import OnnxRuntime, OpenVino
 from sdbench.sampling import Sampling
@@ -88,6 +94,29 @@ def test_an_end_of_its_own_is_no_answer():
     peer.close()
 
 
+def test_the_engine_knows_no_end_but_those_of_the_run():
+    """Its stand-in tokenizer has an end of its own, token 257, which a target may write in a text that goes on."""
+    pytest.importorskip("openvino_genai")
+    raw = transformers.LlamaForCausalLM(
+        transformers.LlamaConfig(
+            vocab_size=300, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2,
+            max_position_embeddings=128, bos_token_id=None, eos_token_id=None,
+        )
+    ).eval().requires_grad_(False)  # fmt: skip
+    raw.lm_head.weight.data[:] = 0
+    raw.lm_head.weight.data[257] = 1e-3
+    raw.lm_head.weight.data[5] = -1e-3  # one of the two is the most likely token everywhere
+    target = Transformer("target", raw)
+    stop = StopAt(299)
+    stop.eos = frozenset([299])
+    ours, _ = decoded(Speculative(target), stop=stop)
+    assert any(257 in own[:-1] for own in tokens(ours).values())
+    peer = OpenVino(target)
+    theirs, _ = decoded(peer, stop=stop)
+    assert tokens(theirs) == tokens(ours)
+    peer.close()
+
+
 def test_every_drafted_token_is_counted(models):
     """The rounds of OpenVINO hold as many drafts as its own counter, which leaves out the last round."""
     pytest.importorskip("openvino_genai")
@@ -140,7 +169,19 @@ def test_what_one_engine_refuses(models):
     if importlib.util.find_spec("onnxruntime_genai"):
         with pytest.raises(InputError, match="drafts at most 16 tokens"):
             OnnxRuntime(target, draft, 17)
-    if importlib.util.find_spec("openvino_genai"):
-        local = OpenVino(Transformer("target", random_model("gemma3")))
-        with pytest.raises(InputError, match="target has layers of kind sliding_attention: leave the arm out"):
-            local.open(1, 8)
+
+
+def test_what_a_plan_refuses(tmp_path):
+    """Before any weight is loaded: another precision, and layers that an engine does not get."""
+    pytest.importorskip("openvino_genai")
+    with pytest.raises(
+        InputError,
+        match=r"OpenVINO GenAI runs float32 on the CPU here, and target is bfloat16 on cpu",
+    ):
+        prepare(compose(["arms=[ar,openvino_generate]", "hardware.dtype=bfloat16", "limit=1"]))
+    config = random_model("gemma3").config
+    member = SimpleNamespace(config=config, vocabulary=None, width=1)
+    family = SimpleNamespace(members={"target": member}, defaults=SimpleNamespace(rules={}))
+    arms = build_on_stubs({"engine": {"_target_": "sdbench.peers.OpenVino", "verifier": "target"}}, ["target"])
+    with pytest.raises(InputError, match="gets models with full attention only, and target has sliding_attention"):
+        check_peers(arms, family, 1, Sampling(), (), {"target": ("float32", "cpu")})

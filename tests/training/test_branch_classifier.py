@@ -83,13 +83,13 @@ def test_drafts_end_where_the_network_says(process, tmp_path):
     texts = [Request([5, 3, 8, 1 + number], str(number)) for number in range(3)]
     target, draft = Transformer("target", raw), Transformer("draft", random_model("llama", seed=1))
     expected = [one.tokens for one in Speculative(target).generate(texts, Sampling(), NeverStop(), 10)]
-    for signal, lengths in ((NONE, {0}), (ALL, {3}), (SOME, {0})):
+    for signal, epsilon, lengths in ((NONE, 0.0, {0}), (ALL, 1.0, {3}), (SOME, 0.0, {3}), (SOME, 1.0, {0})):
         network = BranchNetwork(BranchShape((3, 4), raw.config.hidden_size, (), "", ""))
         torch.nn.init.zeros_(network.layers[0].weight)
         network.layers[0].bias.data = torch.nn.functional.one_hot(torch.tensor(signal), 3).float()
         network.write(tmp_path / str(signal))
         drafter = SpecBranchDrafter(
-            draft, 2, 1.0, process=process, classifier=str(tmp_path / str(signal)), verifier=target
+            draft, 2, epsilon, process=process, classifier=str(tmp_path / str(signal)), verifier=target
         )
         trace = Trace()
         rows = 1 if process else 3

@@ -27,6 +27,8 @@ from sdbench.training.recipes.length_policy import DraftOfFamily, draft_of, gene
 from sdbench.training.rounds import drafted
 from sdbench.training.sources.base import Source
 
+_OWN = 0.9  # least share of the tokens that the target can write at the recipe's temperature
+
 
 class BranchClassifier:
     """Train the classifier for the target and the draft of the family.
@@ -46,7 +48,7 @@ class BranchClassifier:
         learning_rate: float = 1e-3,
         warmup: float = 0.05,
         weight_decay: float = 0.01,
-        temperature: float = 0.0,
+        temperature: float = 1.0,
         draft_length: int = 4,
         last_layers: int = 4,
         widths: Sequence[int] = (256,),
@@ -111,25 +113,32 @@ class BranchClassifier:
         self, job: Job, corpus: Corpus, draft: DraftOfFamily, layers: Sequence[int], places: Sequence[int]
     ) -> tuple[Float[Tensor, "N F"], Int[Tensor, " N"]]:
         """Return the features and labels of all places of some sequences."""
-        features, labels = [], []
+        features, labels, likely = [], [], []
         for number in places:
             sample = corpus.samples[number]
             count, tokens = len(sample.answer), torch.tensor([sample.tokens[:-1]], device=job.device)
             answer = torch.tensor(sample.answer)
-            p, q = logits_behind(job.target, tokens, count), logits_behind(draft.model, tokens, count)
+            read = job.target(input_ids=tokens, use_cache=False, output_hidden_states=True, logits_to_keep=count)
+            p, q = read.logits[0, -count:].float().cpu(), logits_behind(draft.model, tokens, count)
             q = nn.functional.pad(
                 q, (0, p.shape[-1] - q.shape[-1]), value=-torch.inf
             )  # negative padding cuts surplus ids
             seed = generator(job.seed, "text", number)
-            _, kept, _ = drafted(warp(p, self.sampling), warp(q, self.sampling), answer, seed)
+            law = warp(p, self.sampling)
+            likely.append(law.gather(-1, answer[:, None]) > 0)
+            _, kept, _ = drafted(law, warp(q, self.sampling), answer, seed)
             label, known = outcomes(kept, self.draft_length)
-            states = job.target(input_ids=tokens, use_cache=False, output_hidden_states=True).hidden_states
-            whole = torch.cat([states[layer][0] for layer in layers], -1)
+            whole = torch.cat([read.hidden_states[layer][0] for layer in layers], -1)
             embedded = job.target.get_input_embeddings()(tokens[0])
             # A draft that begins with token i of the answer follows a newest token that the target has not read yet.
             newest = torch.arange(len(sample.tokens) - count - 1, len(sample.tokens) - 1, device=job.device)[known]
             features.append(torch.cat([whole[newest - 1], embedded[newest]], -1).float().cpu())
             labels.append(label[known])
+        if likely and float(torch.cat(likely).float().mean()) < _OWN:
+            raise InputError(
+                f"The target would not write these texts at recipe.temperature={self.sampling.temperature:g}: take texts of this "
+                "temperature, such as data=answers recipe.data.temperature=..."
+            )
         return torch.cat(features), torch.cat(labels)
 
 

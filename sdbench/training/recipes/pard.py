@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from sdbench import validate
 from sdbench.errors import InputError
-from sdbench.models.skeleton import FULL, attention_kinds
+from sdbench.models.skeleton import FULL, attention_kinds, is_recurrent
 from sdbench.training.batches import padded
 from sdbench.training.corpus import Corpus
 from sdbench.training.divergences import Compared, divergence
@@ -29,6 +29,7 @@ from sdbench.training.job import Job
 from sdbench.training.network_calls import body_of, product_mode
 from sdbench.training.optimise import Loss
 from sdbench.training.recipes.distill import STREAK, Distill, DraftLesson
+from sdbench.training.recipes.length_policy import generator
 from sdbench.training.student import Student
 from sdbench.training.teacher import Teacher
 
@@ -66,10 +67,10 @@ class Pard(Distill):
         super().check(job)
         text = job.family.main.config
         kinds = {*attention_kinds(text)}
-        if kinds != {FULL}:
+        if kinds != {FULL} or is_recurrent(text):
+            other = ", ".join(sorted(kinds - {FULL})) or "recurrent states"
             raise InputError(
-                f"recipe=pard trains models with full attention, and the target has layers of kind "
-                f"{', '.join(sorted(kinds - {FULL}))}: take another recipe."
+                f"recipe=pard trains models with full attention, and the target has {other}: take another recipe."
             )
         if self.mask_token >= job.family.vocab:
             raise InputError(f"recipe.mask_token is {self.mask_token}, but the target has {job.family.vocab} tokens.")
@@ -98,12 +99,12 @@ class PardLesson(DraftLesson):
     def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, recipe: Pard) -> None:
         super().__init__(job, corpus, teacher)
         self.recipe = recipe
-        self._random = torch.Generator().manual_seed(job.seed)
+        self._seed = job.seed
 
     def drawn(self, places: Sequence[int]) -> Int[Tensor, "B T"]:
-        """Draw how many depths each place of some sequences teaches, at least 1."""
+        """Draw how many depths each place of some sequences teaches, at least 1. The draw depends on the seed and the sequences."""
         tokens, _ = padded(self.samples(places))
-        chance = torch.rand(tokens.shape, generator=self._random)[..., None]
+        chance = torch.rand(tokens.shape, generator=generator(self._seed, "drop", list(places)))[..., None]
         depths = torch.arange(1, self.recipe.depth)
         return 1 + (chance < (self.recipe.keep**depths).clamp(min=self.recipe.floor)).sum(-1)
 
@@ -142,9 +143,8 @@ def masked_logits(
     read the text up to the place, and j - 1 masks in the places behind it.
     """
     rows, width = tokens.shape
-    deepest = torch.stack([torch.zeros_like(tokens), *(one.long() for one in chosen[1:])]).sum(
-        0
-    )  # masks behind each place
+    masks = [one.long() for one in chosen[1:]]
+    deepest = torch.stack([torch.zeros_like(tokens), *masks]).sum(0)  # masks behind each place
     most = int(deepest.sum(1).max())
     anchor = torch.full((rows, most), -1)  # of each mask: the place that it stands behind
     behind = torch.ones(rows, most, dtype=torch.long)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -35,7 +36,7 @@ class Kept:
         try:
             lines = (gzip.decompress(held) if held[:2] == b"\x1f\x8b" else held).splitlines()
             samples = [Sample(**json.loads(line)) for line in lines if line]
-        except (ValueError, TypeError, OSError, EOFError) as error:
+        except (ValueError, TypeError, OSError, EOFError, zlib.error) as error:
             raise InputError(f"recipe.data.path: {self._file} is no corpus of a training ({error}).") from error
         self._samples = [sample for sample in samples if not sample.left_out]
 
@@ -48,7 +49,7 @@ class Kept:
         vocab = len(writer.tokenizer)
         for begin in range(len(have), len(self._samples), CHUNK):
             part = self._samples[begin : begin + CHUNK]
-            if any(max(sample.tokens) >= vocab for sample in part):
+            if any(max(sample.tokens, default=0) >= vocab for sample in part):
                 raise InputError(
                     f"recipe.data.path: {self._file} holds tokens beyond the {vocab} of this target: it belongs to another one."
                 )
