@@ -1,7 +1,6 @@
 """Wrap ONNX Runtime GenAI (optional extra `onnx`), an engine that decodes in this process.
 
-The engine has weights of its own. They are exported from the modules that the other arms run on, in float32 and without loss, and
-kept in the cache folder under the SHA-256 of the weights. Token ids go in and come out, so the engine needs no tokenizer.
+Token ids go in and come out, so the engine needs no tokenizer.
 
 The peer reads the engine's counters after each token. So it knows the drafted and accepted tokens of each round, in order. The
 first round starts behind the last token of the prompt, and gives the first token too.
@@ -11,7 +10,6 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import json
 import os
 import shutil
@@ -24,33 +22,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from sdbench import validate
 from sdbench.decoding.base import Finished, Request
 from sdbench.errors import InputError
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.trace import Edge, Trace
-from sdbench.models.cache import writable_cache
-from sdbench.peers.base import Growing, Peer
+from sdbench.lm.trace import Trace
+from sdbench.peers.base import Growing
 from sdbench.peers.generation import float32_module, weights_key
+from sdbench.peers.in_process import InProcess, exported
 from sdbench.sampling import Sampling
 from sdbench.stopping import Stop
 
 PACKAGE = "onnxruntime-genai"
 _LONGEST = 16  # tokens that the engine drafts in a round
+_LAST = "genai_config.json"
 
 
-class OnnxRuntime(Peer):
-    """Decode with ONNX Runtime GenAI, greedily, in float32 on the CPU.
+class OnnxRuntime(InProcess):
+    """Decode with ONNX Runtime GenAI. ngram: the engine matches the last `ngram` - 1 tokens. See `InProcess`."""
 
-    model: the draft. draft_length: K tokens in every round. ngram: without a draft model, the engine looks up the last `ngram` - 1
-    tokens in the text so far, and drafts at most K tokens behind their last place. Without both, it decodes autoregressively.
-    Errors: InputError.
-    """
-
-    one_row = True
-    one_width = True
-    greedy_only = True
-    float32_cpu = True
+    package, module, extra, least_ngram = PACKAGE, "onnxruntime_genai", "onnx", 2
 
     def __init__(
         self,
@@ -59,24 +49,9 @@ class OnnxRuntime(Peer):
         draft_length: int | None = None,
         ngram: int | None = None,
     ) -> None:
-        super().__init__([verifier, *([model] if model else [])])
-        if importlib.util.find_spec("onnxruntime_genai") is None:
-            raise InputError(f"{PACKAGE} is not installed; pip install 'sdbench[onnx]' brings it.")
-        drafts = model is not None or ngram is not None
-        if drafts != (draft_length is not None) or (model is not None and ngram is not None):
-            raise InputError(
-                "draft_length belongs to model or to ngram: give one of the two with it, or none of the three."
-            )
-        if draft_length is not None:
-            validate.whole("draft_length", draft_length, 1)
-            if draft_length > _LONGEST:
-                raise InputError(
-                    f"draft_length is {draft_length}; {self.title} drafts at most {_LONGEST} tokens a round."
-                )
-        if ngram is not None:
-            validate.whole("ngram", ngram, 2)
-        self.draft_length, self.ngram = draft_length, ngram
-        self.edge = Edge(model.name if model else "lookup" if ngram else "", verifier.name)
+        super().__init__(verifier, model, draft_length, ngram)
+        if draft_length is not None and draft_length > _LONGEST:
+            raise InputError(f"draft_length is {draft_length}; {self.title} drafts at most {_LONGEST} tokens a round.")
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._engine: Any = None
         self._ends: list[int] = []
@@ -84,9 +59,6 @@ class OnnxRuntime(Peer):
     @property
     def title(self) -> str:
         return "ONNX Runtime GenAI"
-
-    def max_lookahead(self) -> int:
-        return (self.draft_length or 0) + 1
 
     def open(self, rows: int, slots: int) -> None:
         """Export the weights, unless the cache holds them."""
@@ -180,25 +152,21 @@ def _linked(source: str, target: str) -> str:
 def _exported(model: LanguageModel) -> Path:
     """Return the folder of a model's weights in the engine's format. It is made once. Errors: InputError."""
     module = float32_module("ONNX Runtime GenAI", model)
-    cache = writable_cache("onnx")
-    place = cache / weights_key(module, importlib.metadata.version(PACKAGE))
-    if (place / "genai_config.json").is_file():
-        return place
-    with tempfile.TemporaryDirectory(dir=cache) as work:
-        source, made = Path(work) / "hf", Path(work) / "onnx"
-        module.save_pretrained(source)
-        _stand_in_tokenizer().save_pretrained(source)  # the exporter asks for one; ids alone are used
-        command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
-        done = subprocess.run(
-            [*command, "-i", str(source), "-o", str(made), "-p", "fp32", "-e", "cpu", "-c", str(Path(work) / "cache")],
-            capture_output=True, text=True, check=False,
-        )  # fmt: skip
-        if done.returncode or not (made / "genai_config.json").is_file():
+
+    def write(made: Path) -> None:
+        with tempfile.TemporaryDirectory() as work:
+            module.save_pretrained(work)
+            _stand_in_tokenizer().save_pretrained(work)  # the exporter asks for one; ids alone are used
+            command = [sys.executable, "-m", "onnxruntime_genai.models.builder"]
+            done = subprocess.run(
+                [*command, "-i", work, "-o", str(made), "-p", "fp32", "-e", "cpu", "-c", str(Path(work) / "cache")],
+                capture_output=True, text=True, check=False,
+            )  # fmt: skip
+        if done.returncode or not (made / _LAST).is_file():
             reason = (done.stderr.strip().splitlines() or ["no reason was given"])[-1]
             raise InputError(f"ONNX Runtime GenAI cannot export {model.name} ({type(module).__name__}): {reason}")
-        if not place.exists():
-            os.replace(made, place)
-    return place
+
+    return exported("onnx", weights_key(module, importlib.metadata.version(PACKAGE)), _LAST, write)
 
 
 def _stand_in_tokenizer() -> Any:

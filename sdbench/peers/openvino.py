@@ -1,7 +1,6 @@
 """Wrap OpenVINO GenAI (optional extra `openvino`), an engine that decodes in this process.
 
-The engine has weights of its own. sdbench writes them from the modules that the other arms run on, in float32 and without loss.
-The cache folder keeps them under their SHA-256. Token ids go in and come out, so the engine needs no tokenizer.
+Token ids go in and come out, so the engine needs no tokenizer.
 
 All three ways of decoding run in the engine's paged pipeline. The engine hands over the tokens of each round together, so the
 number of accepted tokens of each round is known. A first piece of one token is the forward over the prompt, and has no drafts.
@@ -12,25 +11,21 @@ from __future__ import annotations
 
 import importlib
 import importlib.metadata
-import importlib.util
 import math
-import os
-import tempfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
-from sdbench import validate
 from sdbench.decoding.base import Finished, Request
 from sdbench.errors import InputError
 from sdbench.lm.model import LanguageModel
-from sdbench.lm.trace import Edge, Trace
-from sdbench.models.cache import writable_cache
+from sdbench.lm.trace import Trace
 from sdbench.models.quiet import reason_of
-from sdbench.peers.base import Growing, Peer
+from sdbench.peers.base import Growing
 from sdbench.peers.generation import float32_module, weights_key
+from sdbench.peers.in_process import InProcess, exported
 from sdbench.peers.openvino_export import FILE, FORMAT, export
 from sdbench.sampling import Sampling
 from sdbench.stopping import Stop
@@ -39,19 +34,11 @@ PACKAGE = "openvino-genai"
 _BLOCK = 32  # tokens of a block of the engine's cache on a CPU
 
 
-class OpenVino(Peer):
-    """Decode with OpenVINO GenAI, greedily, in float32 on the CPU.
+class OpenVino(InProcess):
+    """Decode with OpenVINO GenAI. ngram: the engine matches the last `ngram` tokens, or fewer. See `InProcess`."""
 
-    model: the draft. draft_length: K tokens in every round. ngram: without a draft model, the engine looks up the last tokens of
-    the text so far, `ngram` of them at most, and drafts at most K tokens behind them. Without both, it decodes autoregressively.
-    Errors: InputError.
-    """
-
-    one_row = True
-    one_width = True
-    greedy_only = True
-    float32_cpu = True
     full_attention = True
+    package, module, extra = PACKAGE, "openvino_genai", "openvino"
 
     def __init__(
         self,
@@ -60,29 +47,13 @@ class OpenVino(Peer):
         draft_length: int | None = None,
         ngram: int | None = None,
     ) -> None:
-        super().__init__([verifier, *([model] if model else [])])
-        if importlib.util.find_spec("openvino_genai") is None:
-            raise InputError(f"{PACKAGE} is not installed; pip install 'sdbench[openvino]' brings it.")
-        drafts = model is not None or ngram is not None
-        if drafts != (draft_length is not None) or (model is not None and ngram is not None):
-            raise InputError(
-                "draft_length belongs to model or to ngram: give one of the two with it, or none of the three."
-            )
-        if draft_length is not None:
-            validate.whole("draft_length", draft_length, 1)
-        if ngram is not None:
-            validate.whole("ngram", ngram, 1)
-        self.draft_length, self.ngram = draft_length, ngram
-        self.edge = Edge(model.name if model else "lookup" if ngram else "", verifier.name)
+        super().__init__(verifier, model, draft_length, ngram)
         self._slots = 0
         self._engine: Any = None
 
     @property
     def title(self) -> str:
         return "OpenVINO GenAI"
-
-    def max_lookahead(self) -> int:
-        return (self.draft_length or 0) + 1
 
     def open(self, rows: int, slots: int) -> None:
         """Write the weights, unless the cache holds them, and load the engine. Errors: InputError."""
@@ -164,21 +135,16 @@ def _streamer(og: Any, growing: Growing) -> Any:
 
 
 def _exported(model: LanguageModel) -> Path:
-    """Return the folder of a model's weights in the engine's format. It is made once. Errors: InputError."""
+    """Return the folder of a model's weights in the engine's format. Errors: InputError."""
     title = "OpenVINO GenAI"
     module = float32_module(title, model)
-    cache = writable_cache("openvino")
-    place = cache / weights_key(module, FORMAT, importlib.metadata.version("openvino"))
-    if (place / FILE).is_file():
-        return place
-    with tempfile.TemporaryDirectory(dir=cache) as work:
-        made = Path(work) / "model"
+
+    def write(made: Path) -> None:
         try:
             export(module, made)
         except Exception as error:  # the tracer and the converter raise errors of many kinds
-            raise InputError(
-                f"{title} cannot convert {model.name} ({type(module).__name__}): {reason_of(error)}."
-            ) from error
-        if not place.exists():
-            os.replace(made, place)
-    return place
+            reason = reason_of(error)
+            raise InputError(f"{title} cannot convert {model.name} ({type(module).__name__}): {reason}.") from error
+
+    key = weights_key(module, FORMAT, importlib.metadata.version("openvino"))
+    return exported("openvino", key, FILE, write)
