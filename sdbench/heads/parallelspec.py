@@ -17,7 +17,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from sdbench.heads.parallel import EMBEDDING, HEAD, ParallelConfig, ParallelHead
-from sdbench.heads.parts import Layer, blocks_mask, part
+from sdbench.heads.parts import Layer, blocks_mask, blocks_positions, part
 
 
 class ParallelSpec(ParallelHead):
@@ -55,9 +55,8 @@ class ParallelSpec(ParallelHead):
         return self.norm(states)
 
     def states(self, tokens: Int[Tensor, "B P"], hidden: Float[Tensor, "B P S3"]) -> Float[Tensor, "B P K W"]:
-        count, places = tokens.shape[1], torch.arange(tokens.shape[1], device=tokens.device)
-        behind = places[:, None] + torch.arange(1, self.block + 1, device=tokens.device)
-        positions = torch.cat([places, behind.flatten()])[None]
+        count = tokens.shape[1]
+        positions = blocks_positions(count, self.block, tokens.device)
         mask = blocks_mask(count, self.block, True, tokens.device)
         states = self._read(tokens, hidden, count, positions, mask)
         masked = states[:, count:].unflatten(1, (count, self.block))

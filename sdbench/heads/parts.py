@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
@@ -121,3 +121,10 @@ def blocks_mask(places: int, block: int, causal: bool, device: torch.device) -> 
     if causal:
         own &= offset <= offset[:, None]
     return (context | own)[None]
+
+
+def blocks_positions(places: int, block: int, device: torch.device) -> Int[Tensor, "1 T"]:
+    """Return the positions of the queries of `blocks_mask`: those of the places, then of the blocks behind each."""
+    numbers = torch.arange(places, device=device)
+    behind = numbers[:, None] + torch.arange(1, block + 1, device=device)
+    return torch.cat([numbers, behind.flatten()])[None]

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from sdbench import validate
 from sdbench.heads.parallel import EMBEDDING, HEAD, ParallelConfig, ParallelHead
-from sdbench.heads.parts import Layer, blocks_mask, part
+from sdbench.heads.parts import Layer, blocks_mask, blocks_positions, part
 
 
 class SpecDec(ParallelHead):
@@ -68,14 +68,13 @@ class SpecDec(ParallelHead):
         return self.norm(states).unflatten(1, (blocks, self.block))
 
     def states(self, tokens: Int[Tensor, "B P"], hidden: Float[Tensor, "B P S3"]) -> Float[Tensor, "B P K W"]:
-        count, places = tokens.shape[1], torch.arange(tokens.shape[1], device=tokens.device)
-        behind = places[:, None] + torch.arange(1, self.block + 1, device=tokens.device)
+        count = tokens.shape[1]
+        positions = blocks_positions(count, self.block, tokens.device)
         mask = blocks_mask(count, self.block, False, tokens.device)
         states = self.embed_tokens(tokens)
-        rotation = self.rotary_emb(states, places[None])
+        rotation = self.rotary_emb(states, positions[:, :count])
         for layer in self.encoder:
             states = layer(states, rotation, mask[:, :count, :count])
-        positions = torch.cat([places, behind.flatten()])[None]
         return self._filled(states, count, positions, mask[:, count:])
 
     def passed(
