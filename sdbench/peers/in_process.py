@@ -29,7 +29,7 @@ class InProcess(Peer):
     autoregressively. Errors: InputError.
 
     package, module, extra: the engine's package, its name for imports, and the extra of sdbench that installs it.
-    least_ngram: the smallest number that `ngram` takes.
+    longest: the most tokens that it drafts in a round; None: any number. least_ngram: the smallest number that `ngram` takes.
     """
 
     one_row = True
@@ -39,6 +39,7 @@ class InProcess(Peer):
     package: ClassVar[str]
     module: ClassVar[str]
     extra: ClassVar[str]
+    longest: ClassVar[int | None] = None
     least_ngram: ClassVar[int] = 1
 
     def __init__(
@@ -58,6 +59,10 @@ class InProcess(Peer):
             )
         if draft_length is not None:
             validate.whole("draft_length", draft_length, 1)
+            if self.longest is not None and draft_length > self.longest:
+                raise InputError(
+                    f"draft_length is {draft_length}; {self.title} drafts at most {self.longest} tokens a round."
+                )
         if ngram is not None:
             validate.whole("ngram", ngram, self.least_ngram)
         self.draft_length, self.ngram = draft_length, ngram

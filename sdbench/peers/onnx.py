@@ -33,7 +33,6 @@ from sdbench.sampling import Sampling
 from sdbench.stopping import Stop
 
 PACKAGE = "onnxruntime-genai"
-_LONGEST = 16  # tokens that the engine drafts in a round
 _LAST = "genai_config.json"
 
 
@@ -42,19 +41,10 @@ class OnnxRuntime(InProcess):
 
     package, module, extra, least_ngram = PACKAGE, "onnxruntime_genai", "onnx", 2
 
-    def __init__(
-        self,
-        verifier: LanguageModel,
-        model: LanguageModel | None = None,
-        draft_length: int | None = None,
-        ngram: int | None = None,
-    ) -> None:
-        super().__init__(verifier, model, draft_length, ngram)
-        if draft_length is not None and draft_length > _LONGEST:
-            raise InputError(f"draft_length is {draft_length}; {self.title} drafts at most {_LONGEST} tokens a round.")
-        self._folder: tempfile.TemporaryDirectory[str] | None = None
-        self._engine: Any = None
-        self._ends: list[int] = []
+    longest = 16
+    _folder: tempfile.TemporaryDirectory[str] | None = None
+    _engine: Any = None
+    _ends: list[int] | None = None
 
     @property
     def title(self) -> str:

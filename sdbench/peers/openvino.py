@@ -40,16 +40,8 @@ class OpenVino(InProcess):
     full_attention = True
     package, module, extra = PACKAGE, "openvino_genai", "openvino"
 
-    def __init__(
-        self,
-        verifier: LanguageModel,
-        model: LanguageModel | None = None,
-        draft_length: int | None = None,
-        ngram: int | None = None,
-    ) -> None:
-        super().__init__(verifier, model, draft_length, ngram)
-        self._slots = 0
-        self._engine: Any = None
+    _slots = 0
+    _engine: Any = None
 
     @property
     def title(self) -> str:
