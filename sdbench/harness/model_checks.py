@@ -17,7 +17,7 @@ from sdbench.lm.early_exit import first_layers
 from sdbench.lm.programs.modes import check_execution
 from sdbench.models.family import Family, Member
 from sdbench.models.identity import model_identity
-from sdbench.models.skeleton import FULL, attention_kinds, is_recurrent, skeleton, try_out
+from sdbench.models.skeleton import is_recurrent, other_than_full_attention, skeleton, try_out
 from sdbench.models.spec import ModelSpec
 from sdbench.peers.generation import check_float32
 from sdbench.sampling import Sampling
@@ -262,9 +262,8 @@ def check_peers(
         for role in sorted(arm.roles):
             if arm.peer.float32_cpu:
                 check_float32(f"arms.{arm.name}: {arm.peer.title}", role, *placed[role])
-            kinds = {*attention_kinds(family.members[role].config)}
-            if arm.peer.full_attention and (kinds != {FULL} or is_recurrent(family.members[role].config)):
-                other = ", ".join(sorted(kinds - {FULL})) or "recurrent states"
+            other = other_than_full_attention(family.members[role].config)
+            if arm.peer.full_attention and other:
                 raise InputError(
                     f"arms.{arm.name}: {arm.peer.title} gets models with full attention only, and {role} has {other}: leave the "
                     "arm out."

@@ -102,6 +102,12 @@ def attention_kinds(config: PreTrainedConfig) -> tuple[str, ...]:
     return (*(kind for kind in KINDS if kind in kinds), *sorted(kinds - {*KINDS}))
 
 
+def other_than_full_attention(config: PreTrainedConfig) -> str:
+    """Name the layers of a model that have no full attention, for a message; "" if all have it."""
+    kinds = sorted({*attention_kinds(config)} - {FULL})
+    return ", ".join(kinds) or ("recurrent states" if is_recurrent(config) else "")
+
+
 def _listed(config: PreTrainedConfig) -> set[str]:
     """Return the kinds of layers that a config lists."""
     return set(getattr(config.get_text_config(), "layer_types", None) or ())

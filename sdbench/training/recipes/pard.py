@@ -21,7 +21,7 @@ from torch.nn.functional import pad
 
 from sdbench import validate
 from sdbench.errors import InputError
-from sdbench.models.skeleton import FULL, attention_kinds, is_recurrent
+from sdbench.models.skeleton import other_than_full_attention
 from sdbench.training.batches import padded
 from sdbench.training.corpus import Corpus
 from sdbench.training.divergences import Compared, divergence
@@ -65,10 +65,8 @@ class Pard(Distill):
 
     def check(self, job: Job) -> None:
         super().check(job)
-        text = job.family.main.config
-        kinds = {*attention_kinds(text)}
-        if kinds != {FULL} or is_recurrent(text):
-            other = ", ".join(sorted(kinds - {FULL})) or "recurrent states"
+        other = other_than_full_attention(job.family.main.config)
+        if other:
             raise InputError(
                 f"recipe=pard trains models with full attention, and the target has {other}: take another recipe."
             )
