@@ -21,9 +21,9 @@ from sdbench.errors import InputError
 from sdbench.models.identity import model_identity
 from sdbench.sampling import Sampling, warp
 from sdbench.training.corpus import Corpus
+from sdbench.training.draft_of_family import DraftOfFamily, draft_of, generator, logits_behind
 from sdbench.training.job import Job
 from sdbench.training.optimise import Loss, Optimiser, Schedule
-from sdbench.training.recipes.length_policy import DraftOfFamily, draft_of, generator, logits_behind
 from sdbench.training.rounds import drafted
 from sdbench.training.sources.base import Source
 

@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from sdbench import validate
 from sdbench.drafting.lengths.acceptance_network import AcceptanceNetwork, NetworkShape
 from sdbench.errors import InputError
-from sdbench.models.family import check_family
 from sdbench.models.identity import model_identity
-from sdbench.models.weights import load_weights
 from sdbench.sampling import Sampling, Scored, warp
 from sdbench.training.corpus import Corpus, Sample
+from sdbench.training.draft_of_family import DraftOfFamily, draft_of, generator, logits_behind
 from sdbench.training.job import Job
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.rounds import depths, drafted
@@ -220,48 +219,10 @@ class LengthPolicy:
         return Drafted(features, label.float(), torch.tensor(depth))
 
 
-class DraftOfFamily:
-    """The draft of the family. identity: of its weights. width: of its hidden state. load: loads it once."""
-
-    def __init__(self, identity: str, width: int, load: Any) -> None:
-        self.identity, self.width, self._load = identity, width, load
-
-    @cached_property
-    def model(self) -> Any:
-        return self._load()
-
-
-def draft_of(job: Job, what: str) -> DraftOfFamily:
-    """Return the draft of the family. what: is trained for it. Errors: InputError if there is none with the target's vocabulary."""
-    spec = job.specs.get("draft")
-    if spec is None:
-        raise InputError(f"{what} is trained for a draft, and this family has no role draft: choose another one.")
-    family = check_family({role: job.specs[role] for role in ("target", "draft") if role in job.specs})
-    member = family.members["draft"]
-    if member.vocabulary is not None:
-        raise InputError(
-            f"models.draft.vocabulary is {member.vocabulary.kind}; {what[0].lower()}{what[1:]} can be trained for a draft with the "
-            "target's vocabulary only."
-        )
-    width = member.config.get_text_config().hidden_size
-    return DraftOfFamily(model_identity(spec), width, lambda: load_weights(spec, job.dtype, job.device))
-
-
-def logits_behind(model: Any, tokens: Int[Tensor, "1 T"], count: int) -> Float[Tensor, "N V"]:
-    """Return the logits behind the last `count` tokens, on the CPU."""
-    return model(input_ids=tokens, use_cache=False, logits_to_keep=count).logits[0, -count:].float().cpu()
-
-
 def _hidden(model: Any, tokens: Int[Tensor, "1 T"], count: int) -> Float[Tensor, "N D"]:
     """Return the hidden states behind the last `count` tokens, from which the logits are computed, on the CPU."""
     body = model.get_decoder() if hasattr(model, "get_decoder") else model.base_model
     return body(input_ids=tokens, use_cache=False).last_hidden_state[0, -count:].float().cpu()
-
-
-def generator(*words: Any) -> torch.Generator:
-    """Return a source of random numbers that some words name."""
-    digest = hashlib.sha256(json.dumps(words).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:7]))
 
 
 def _joined(parts: Sequence[Drafted]) -> Drafted:

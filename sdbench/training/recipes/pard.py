@@ -25,11 +25,11 @@ from sdbench.models.skeleton import other_than_full_attention
 from sdbench.training.batches import padded
 from sdbench.training.corpus import Corpus
 from sdbench.training.divergences import Compared, divergence
+from sdbench.training.draft_of_family import generator
 from sdbench.training.job import Job
 from sdbench.training.network_calls import body_of, product_mode
 from sdbench.training.optimise import Loss
 from sdbench.training.recipes.distill import STREAK, Distill, DraftLesson
-from sdbench.training.recipes.length_policy import generator
 from sdbench.training.student import Student
 from sdbench.training.teacher import Teacher
 
