@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -17,15 +17,15 @@ from typing import Any
 import torch
 from jaxtyping import Float
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdbench import validate
 from sdbench.errors import InputError
-from sdbench.paths import expanded, packaged
+from sdbench.models.network_files import network_files, write_network
 
 SOME, NONE, ALL = 0, 1, 2  # signals; 0 is that of a server without a classifier
-WEIGHTS_FILE, SHAPE_FILE = "model.safetensors", "branches.json"
+SHAPE_FILE = "branches.json"
 
 
 @dataclass(frozen=True)
@@ -86,24 +86,12 @@ class BranchNetwork(nn.Module):
 
     def write(self, folder: Path) -> None:
         """Write the weights and the shape."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: weight.contiguous() for name, weight in self.state_dict().items()}, folder / WEIGHTS_FILE)
-        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes the file readable for its owner only
-        (folder / SHAPE_FILE).write_text(json.dumps(asdict(self.shape), indent=2) + "\n")
+        write_network(folder, self, self.shape, SHAPE_FILE)
 
 
 def branch_network_files(path: Any) -> list[Path]:
     """Return the files of a trained network. path: its folder, or `pkg://PACKAGE/FOLDER`. Errors: InputError if one is missing."""
-    knob = "proposer.classifier"
-    if not isinstance(path, str):
-        raise InputError(f"{knob} is {validate.shown(path)}; it must be the folder that `sdbench train` wrote.")
-    folder = packaged(path, knob) or expanded(path)
-    for name in (WEIGHTS_FILE, SHAPE_FILE):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"{knob}: the folder {path} holds no {name}; `sdbench train recipe=branch_classifier` writes such a folder."
-            )
-    return [folder / WEIGHTS_FILE, folder / SHAPE_FILE]
+    return network_files("proposer.classifier", path, SHAPE_FILE, "`sdbench train recipe=branch_classifier`")
 
 
 def load_branch_network(path: Any) -> BranchNetwork:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -25,15 +25,15 @@ import numpy as np
 import torch
 from jaxtyping import Float, Int
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from sdbench import validate
 from sdbench.errors import InputError
-from sdbench.paths import expanded, packaged
+from sdbench.models.network_files import network_files, write_network
 from sdbench.sampling import Scored
 
-WEIGHTS_FILE, SHAPE_FILE = "model.safetensors", "policy.json"
+SHAPE_FILE = "policy.json"
 FEATURES = ("entropy", "top", "token", "depth", "hidden")
 
 
@@ -140,26 +140,12 @@ class AcceptanceNetwork(nn.Module):
 
     def write(self, folder: Path) -> None:
         """Write the weights and the shape."""
-        folder.mkdir(parents=True, exist_ok=True)
-        save_file({name: weight.contiguous() for name, weight in self.state_dict().items()}, folder / WEIGHTS_FILE)
-        (folder / WEIGHTS_FILE).chmod(0o644)  # safetensors makes the file readable for its owner only
-        (folder / SHAPE_FILE).write_text(json.dumps(asdict(self.shape), indent=2) + "\n")
+        write_network(folder, self, self.shape, SHAPE_FILE)
 
 
 def files_of(path: Any) -> list[Path]:
     """Return the files of a trained policy. path: its folder, or `pkg://PACKAGE/FOLDER`. Errors: InputError if one is missing."""
-    if not isinstance(path, str):
-        raise InputError(
-            f"lengths.weights is {validate.shown(path)}; it must be the folder that `sdbench train` wrote."
-        )
-    folder = packaged(path, "lengths.weights") or expanded(path)
-    for name in (WEIGHTS_FILE, SHAPE_FILE):
-        if not (folder / name).is_file():
-            raise InputError(
-                f"lengths.weights: the folder {path} holds no {name}; `sdbench train recipe=decision_model` or recipe=pacer writes "
-                "such a folder."
-            )
-    return [folder / WEIGHTS_FILE, folder / SHAPE_FILE]
+    return network_files("lengths.weights", path, SHAPE_FILE, "`sdbench train recipe=decision_model` or recipe=pacer")
 
 
 def load_network(path: Any, policy: str) -> AcceptanceNetwork:
