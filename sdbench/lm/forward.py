@@ -15,7 +15,7 @@ from torch import Tensor
 from sdbench.errors import InputError
 from sdbench.lm.early_exit import check_states, last_norm, layers_of
 from sdbench.lm.kv_cache import KVCache, hidden_layer
-from sdbench.models.skeleton import masks_by_kind
+from sdbench.models.skeleton import step_arguments
 from sdbench.models.token_map import SameIds
 
 
@@ -37,14 +37,8 @@ def forward(
     layers whose hidden states are written into the cache. unmasked: kinds of layers that take no mask.
     """
     with _tapped(model, taps, cache):
-        logits = model(
-            input_ids=ids.read(tokens),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            attention_mask=masks_by_kind(kinds, masks, unmasked),
-            logits_to_keep=num_logits,
-        ).logits
+        given = step_arguments(cache, positions, kinds, masks, unmasked)
+        logits = model(input_ids=ids.read(tokens), use_cache=True, logits_to_keep=num_logits, **given).logits
     return ids.widen(logits)
 
 

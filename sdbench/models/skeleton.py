@@ -10,6 +10,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from inspect import signature
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -66,11 +67,19 @@ def skeleton(config: PreTrainedConfig) -> PreTrainedModel:
     return model.eval().requires_grad_(False)
 
 
-def masks_by_kind(kinds: Sequence[str], masks: Sequence[Tensor], unmasked: Sequence[str] = ()) -> Any:
-    """Return masks as a model takes them: one, or by the kind of layers. unmasked: kinds of layers that take none."""
-    if len(masks) == 1 and not unmasked:
-        return masks[0]
-    return {**dict.fromkeys(unmasked), **dict(zip(kinds, masks, strict=True))}
+def step_arguments(
+    cache: Any, positions: Tensor, kinds: Sequence[str], masks: Sequence[Tensor], unmasked: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return what a model takes beside tokens, under the names of its class.
+
+    kinds: of its attention layers, one for each mask. A model without any takes no mask and no positions. unmasked: the kinds of
+    layers that take no mask.
+    """
+    if not kinds:
+        return {"cache_params": cache}
+    alone = len(masks) == 1 and not unmasked
+    by_kind = masks[0] if alone else {**dict.fromkeys(unmasked), **dict(zip(kinds, masks, strict=True))}
+    return {"past_key_values": cache, "position_ids": positions, "attention_mask": by_kind}
 
 
 def attention_of(model_class: type[PreTrainedModel]) -> str:
@@ -95,7 +104,8 @@ def attention_kinds(config: PreTrainedConfig) -> tuple[str, ...]:
     text = config.get_text_config()
     kinds = {_BOTH.get(kind, kind) for kind in _listed(config)} - {*RECURRENT, *_NEITHER}
     if is_recurrent(config):
-        kinds = kinds or {FULL}  # a model without attention layers makes that mask all the same
+        # A class for models with attention asks for that mask, even where a config lists no such layer.
+        kinds = kinds or (set() if _without_attention(config) else {FULL})
     elif not kinds:
         windowed = getattr(text, "sliding_window", None) and getattr(text, "use_sliding_window", True)
         kinds = {SLIDING} if windowed else {FULL}
@@ -106,6 +116,12 @@ def other_than_full_attention(config: PreTrainedConfig) -> str:
     """Name the layers of a model that have no full attention, for a message; "" if all have it."""
     kinds = sorted({*attention_kinds(config)} - {FULL})
     return ", ".join(kinds) or ("recurrent states" if is_recurrent(config) else "")
+
+
+def _without_attention(config: PreTrainedConfig) -> bool:
+    """Return whether the class of a model has recurrent layers only (Mamba). Such classes call their cache `cache_params`."""
+    found = causal_lm_class(config)
+    return found is not None and "cache_params" in signature(found.forward).parameters
 
 
 def _listed(config: PreTrainedConfig) -> set[str]:
@@ -197,14 +213,8 @@ def try_out(model: Any) -> Trial:
     complete, failure = False, None
     try:
         with torch.inference_mode(), quiet():
-            model(
-                input_ids=one,
-                position_ids=one,
-                past_key_values=sizes,
-                use_cache=True,
-                attention_mask=masks_by_kind(kinds, [mask] * len(kinds), unmasked),
-                logits_to_keep=1,
-            )
+            given = step_arguments(sizes, one, kinds, [mask] * len(kinds), unmasked)
+            model(input_ids=one, use_cache=True, logits_to_keep=1, **given)
         complete = True
     except Exception as error:  # the model's code can raise any type
         # Some forwards need values, for example the chosen experts. The meta device has no values, so only a test of the loaded

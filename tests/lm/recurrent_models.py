@@ -10,7 +10,18 @@ import transformers as t
 
 from tests.conftest import V
 
-ARCHITECTURES = ["qwen3_5", "lfm2", "nemotron_h", "falcon_h1", "qwen3_next", "bamba", "olmo_hybrid", "zamba2"]
+ARCHITECTURES = [
+    "qwen3_5",
+    "lfm2",
+    "nemotron_h",
+    "falcon_h1",
+    "qwen3_next",
+    "bamba",
+    "olmo_hybrid",
+    "zamba2",
+    "mamba2",
+    "mamba",
+]
 
 
 def recurrent_model(architecture: str, layers: int = 4, seed: int = 0, width: int = V, **more: Any) -> Any:
@@ -47,6 +58,11 @@ def recurrent_model(architecture: str, layers: int = 4, seed: int = 0, width: in
             **small, num_experts=2, num_experts_per_tok=1, attn_layer_period=2, attn_layer_offset=1, mamba_d_state=8,
             mamba_d_conv=4, mamba_dt_rank=8, use_mamba_kernels=False,
         ),
+        "mamba2": lambda: t.Mamba2Config(
+            **small, num_heads=8, head_dim=16, state_size=8, n_groups=1, conv_kernel=4, expand=2, chunk_size=8
+        ),
+        "mamba": lambda: t.MambaConfig(**small, state_size=8, conv_kernel=4, expand=2),
+        "falcon_mamba": lambda: t.FalconMambaConfig(**small, state_size=8, conv_kernel=4, expand=2),
         "zamba2": lambda: t.Zamba2Config(
             **small, layers_block_type=["mamba", "hybrid"] * (layers // 2), mamba_d_state=8, mamba_expand=2,
             mamba_ngroups=1, n_mamba_heads=8, chunk_size=8, attention_head_dim=32,

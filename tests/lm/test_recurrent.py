@@ -118,10 +118,12 @@ def test_kept_tokens_are_read_again_behind_a_rejection_only():
 
 @torch.inference_mode()
 def test_a_family_may_mix_kinds():
+    """Plain attention, a delta rule with attention, and Mamba without attention draft for each other."""
     recurrent_target = language_model("target", recurrent_model("qwen3_5"))
     plain = Transformer("draft", random_model("llama"))
+    mamba = language_model("draft", recurrent_model("mamba2", layers=2))
     texts = prompts(3)
-    for target, draft in ((recurrent_target, plain), (Transformer("target", plain.model), family("lfm2")[2])):
+    for target, draft in ((recurrent_target, plain), (Transformer("target", plain.model), mamba)):
         draft.name = "draft"
         expected = [generated(target.model, text) for text in texts]
         for rows in (1, 2):
@@ -146,10 +148,11 @@ def test_half_precision():
     assert tokens(decoder, texts) == tokens(decoder, texts)
 
 
-def test_a_model_whose_own_code_cannot_go_on_from_a_state_is_refused():
-    """Jamba's code begins a step of several tokens with an empty state."""
+@pytest.mark.parametrize("architecture", ["jamba", "falcon_mamba"])
+def test_a_model_whose_own_code_cannot_go_on_from_a_state_is_refused(architecture):
+    """The code of these models begins a step of several tokens with an empty state."""
     with pytest.raises(InputError, match="gives other logits over cache slots than by itself"):
-        check_steps(language_model("target", recurrent_model("jamba")))
+        check_steps(language_model("target", recurrent_model(architecture)))
 
 
 def test_what_is_refused():
