@@ -71,6 +71,12 @@ def random_model(architecture: str, layers: int = 4, seed: int = 0):
         "hidden_size_per_layer_input": 8,
         "vocab_size_per_layer_input": V,
     }
+    indexed = {
+        **small, "num_key_value_heads": 4, "moe_intermediate_size": 32, "n_routed_experts": 4, "num_experts_per_tok": 2,
+        "n_group": 1, "topk_group": 1, "kv_lora_rank": 16, "q_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 8,
+        "v_head_dim": 16, "index_topk": 6, "index_head_dim": 16,
+        "index_n_heads": 16,  # with few, whole scores are zero, and the choice among them is open
+    }  # fmt: skip
     build = {
         "llama": lambda: t.LlamaForCausalLM(t.LlamaConfig(**small)),
         "qwen3": lambda: t.Qwen3ForCausalLM(t.Qwen3Config(**small, head_dim=16)),
@@ -117,23 +123,12 @@ def random_model(architecture: str, layers: int = 4, seed: int = 0):
                 **local, **shared, laurel_rank=4, altup_num_inputs=2, activation_sparsity_pattern=[0.5] * layers
             )
         ),
-        "deepseek_v32": lambda: t.DeepseekV32ForCausalLM(
-            t.DeepseekV32Config(
-                **{**small, "num_key_value_heads": 4},
-                moe_intermediate_size=32,
-                n_routed_experts=4,
-                num_experts_per_tok=2,
-                n_group=1,
-                topk_group=1,
-                first_k_dense_replace=1,
-                kv_lora_rank=16,
-                q_lora_rank=16,
-                qk_rope_head_dim=8,
-                qk_nope_head_dim=8,
-                v_head_dim=16,
-                index_topk=6,
-                index_n_heads=16,  # with few, whole scores are zero, and the choice among them is open
-                index_head_dim=16,
+        "deepseek_v32": lambda: t.DeepseekV32ForCausalLM(t.DeepseekV32Config(**indexed, first_k_dense_replace=1)),
+        "glm_moe_dsa": lambda: t.GlmMoeDsaForCausalLM(  # layers that see what the indexer of an earlier layer chose
+            t.GlmMoeDsaConfig(
+                **indexed,
+                mlp_layer_types=["dense", *["sparse"] * (layers - 1)],
+                indexer_types=["full", "shared"] * (layers // 2),
             )
         ),
         "gemma4": lambda: t.Gemma4ForCausalLM(t.Gemma4TextConfig(**local, **shared, global_head_dim=16)),
@@ -152,4 +147,5 @@ OTHER_ATTENTION = [
     "gemma3n",
     "gemma4",
     "deepseek_v32",
+    "glm_moe_dsa",
 ]  # capped scores, sinks, chunks, shared keys and values, an indexer

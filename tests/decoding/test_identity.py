@@ -130,7 +130,7 @@ READINGS = (
 FULL = [("llama", 1)]
 READ = [  # of different attention and positions
     ("qwen3-sliding", 3), ("gpt2", 3), ("gemma3", 1), ("phi3", 1), ("gpt_oss", 3), ("llama4", 3), ("gemma4", 1),
-    ("deepseek_v32", 1),
+    ("glm_moe_dsa", 1),
 ]  # fmt: skip
 
 
