@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from transformers import AutoModelForImageTextToText
 
 from sdbench.errors import InputError
 from sdbench.models.family import check_family
@@ -220,6 +221,16 @@ def test_tensors_that_every_model_computes_are_no_surplus(tmp_path):
     expected = saved(tmp_path)(IDS).logits
     tensors(lambda held: held.update({"model.layers.0.self_attn.rotary_emb.inv_freq": torch.zeros(4)}))(tmp_path)
     assert torch.equal(load_weights(spec(tmp_path))(IDS).logits, expected)
+
+
+@pytest.mark.parametrize("architecture", ["gemma3-with-images", "gemma4-with-images", "qwen3_5-with-images"])
+def test_of_an_image_and_text_checkpoint_the_language_model_is_read(architecture, tmp_path):
+    whole = saved(tmp_path, architecture, auto=AutoModelForImageTextToText)
+    alone = load_weights(spec(tmp_path))
+    assert type(whole).__name__.endswith("ForConditionalGeneration")
+    assert type(alone).__name__.endswith("ForCausalLM")
+    expected = whole(input_ids=IDS, attention_mask=torch.ones_like(IDS), mm_token_type_ids=torch.zeros_like(IDS))
+    assert torch.equal(alone(IDS).logits, expected.logits)
 
 
 def test_of_an_image_and_text_checkpoint_only_surplus_text_is_refused(tmp_path):
