@@ -19,8 +19,12 @@ from jaxtyping import jaxtyped
 
 F = TypeVar("F", bound=Callable[..., Any])
 SHAPED = ("Float[", "Int[", "Bool[", "UInt8[", "Shaped[")
-CALLS = 3  # in each test; an enumeration calls a function many thousand times, and a check takes longer than most functions
-DEFINITIONS = 20  # a function inside a function is defined again in each call, and a wrapper takes a millisecond to make
+CALLS = (
+    3  # in each test; an enumeration calls a function many thousand times, and a check takes longer than most functions
+)
+DEFINITIONS = (
+    20  # a function inside a function is defined again in each call, and a wrapper takes a millisecond to make
+)
 
 _test = 0  # the number of the running test
 _defined: Counter[str] = Counter()  # how often each function was defined

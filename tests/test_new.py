@@ -38,7 +38,7 @@ def tried(command: str, folder: Path, *more: str) -> subprocess.CompletedProcess
     return subprocess.run([sys.executable, *program, *more], cwd=folder, env=env, capture_output=True, text=True)
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", ["rule", *(pytest.param(kind, marks=pytest.mark.slow) for kind in KINDS[1:])])
 def test_the_written_test_passes(kind, tmp_path):
     written = create(kind, "brave", tmp_path / "my methods")
     assert {path.relative_to(tmp_path / "my methods").as_posix() for path in written} == FILES[kind]

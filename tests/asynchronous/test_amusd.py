@@ -18,7 +18,7 @@ from sdbench.stopping import NeverStop
 from tests.conftest import V, random_model
 
 
-@pytest.mark.parametrize(("ahead", "least"), [(1, 1), (2, 1), (2, 2), (3, 1)])
+@pytest.mark.parametrize(("ahead", "least"), [(1, 1), (2, 1), (2, 2), pytest.param(3, 1, marks=pytest.mark.slow)])
 def test_lossless(ahead, least):
     target, draft = TabularModel("target", 2, 1), TabularModel("draft", 2, 3)
     decoder = Speculative(target, Exact(), AMUSDDrafter(draft, least, process=False), ahead)

@@ -1,11 +1,16 @@
 """A small random-weight family on disk, and a run of it, made once."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
+from sdbench.analysis.figures.draw import FIGURES, draw
+from sdbench.analysis.report import write
 from sdbench.cli import main
 from tests.family import overrides, save_family
 
@@ -20,8 +25,9 @@ class Bench:
     def words(self, out: Path, *more: str) -> list[str]:
         return [*overrides(self.paths, self.prompts, out), *more]
 
-    def call(self, verb: str, out: Path, *more: str) -> int:
-        with pytest.raises(SystemExit) as stop:
+    def call(self, verb: str, out: Path, *more: str, figures: Collection[str] = ("speedup",)) -> int:
+        """Return the exit status. figures: those that a report draws, because drawing takes longer than such a run."""
+        with pytest.raises(SystemExit) as stop, patch.object(write, "draw", partial(draw, only=figures)):
             main([verb, *self.words(out, *more)])
         return int(stop.value.code or 0)
 
@@ -38,5 +44,5 @@ def bench(tmp_path_factory) -> Bench:
 @pytest.fixture(scope="session")
 def finished(bench, tmp_path_factory) -> Path:
     out = tmp_path_factory.mktemp("runs") / "finished"
-    assert bench.call("run", out, "arms=[ar,sd,psd_fuzzy]") == 0
+    assert bench.call("run", out, "arms=[ar,sd,psd_fuzzy]", figures=FIGURES) == 0
     return out

@@ -28,7 +28,7 @@ WORDS = ["arms=[ar,sd,hf_generate,hf_assisted]", "arms.sd.draft_length=3", "arms
 @pytest.fixture(scope="module")
 def with_peers(bench, tmp_path_factory):
     out = tmp_path_factory.mktemp("peers") / "run"
-    assert bench.call("run", out, *WORDS) == 0
+    assert bench.call("run", out, *WORDS, figures=["end_to_end"]) == 0
     return load(out)
 
 

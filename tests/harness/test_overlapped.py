@@ -11,6 +11,7 @@ from functools import partial
 
 import pytest
 
+from sdbench.analysis.figures.draw import FIGURES
 from sdbench.runs.journal import Journal
 from sdbench.runs.record import load
 
@@ -37,8 +38,13 @@ class Faulty(Neural):
 @pytest.fixture(scope="module")
 def overlapped(bench, tmp_path_factory):
     out = tmp_path_factory.mktemp("runs") / "overlapped"
-    arms = "arms=[ar,sd,ssd,pearl,amusd,sd_two_cores]"
-    assert bench.call("run", out, arms, "hardware=cpu_pair", "arms.sd.grid.draft_length=[2,4]", "limit=4") == 0
+    words = [
+        "arms=[ar,sd,ssd,pearl,amusd,sd_two_cores]",
+        "hardware=cpu_pair",
+        "arms.sd.grid.draft_length=[2,4]",
+        "limit=3",
+    ]
+    assert bench.call("run", out, *words, figures=FIGURES) == 0
     assert not multiprocessing.active_children()
     return out
 

@@ -42,6 +42,7 @@ def test_what_it_cannot_predict_is_refused(words, said):
         tune(words)
 
 
+@pytest.mark.slow
 def test_the_tiny_family_is_tuned():
     document = tune(["limit=2", "max_new_tokens=32"])
     speeds = [row["tokens_per_second"] for row in document["predicted"]]

@@ -18,7 +18,7 @@ from tests.conftest import random_model
 from tests.decoding.test_identity import generated, prompts
 from tests.lm.recurrent_models import ARCHITECTURES, recurrent_model
 
-FAST = ["qwen3_5", "nemotron_h"]  # a delta rule, and Mamba with attention
+FAST = [("qwen3_5", 3), ("nemotron_h", 1)]  # a delta rule, and Mamba with attention, with their batch
 NEW = 12
 
 
@@ -53,9 +53,13 @@ def tokens(decoder, texts, rows=1, sampling=Sampling(), trace=None):  # noqa: B0
 
 
 @pytest.mark.parametrize(
-    "architecture", [name if name in FAST else pytest.param(name, marks=pytest.mark.slow) for name in ARCHITECTURES]
+    ("architecture", "rows"),
+    [
+        pytest.param(name, rows, marks=[] if (name, rows) in FAST else pytest.mark.slow)
+        for name in ARCHITECTURES
+        for rows in (1, 3)
+    ],
 )
-@pytest.mark.parametrize("rows", [1, 3])
 @torch.inference_mode()
 def test_every_chain_gives_the_tokens_of_generate(architecture, rows):
     models = family(architecture)

@@ -25,8 +25,8 @@ LEVELS = (0.2, 0.4, 0.5, 0.8)
 
 @pytest.fixture(autouse=True)
 def few_resamples(monkeypatch):
-    """Draw 100 resamples of a statistic: enough for truths as far from the bounds as these."""
-    monkeypatch.setattr("sdbench.papers.estimate.RESAMPLES", 1000)
+    """Draw 300 resamples of a statistic: enough for truths as far from the bounds as these."""
+    monkeypatch.setattr("sdbench.papers.estimate.RESAMPLES", 300)
 
 
 def judged(paper, folder) -> dict[str, claims.Judged]:

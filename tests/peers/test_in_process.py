@@ -23,9 +23,10 @@ from tests.peers.test_generation import REQUESTS, decoded, pair, tokens
 from tests.peers.test_serving import StopAt
 
 ENGINES = {"onnxruntime_genai": OnnxRuntime, "openvino_genai": OpenVino}
+SLOW_ONE = pytest.param("onnxruntime_genai", marks=pytest.mark.slow)  # it writes and loads a model in several seconds
 
 
-@pytest.fixture(params=ENGINES)
+@pytest.fixture
 def engine(request):
     pytest.importorskip(request.param)
     return ENGINES[request.param]
@@ -47,7 +48,15 @@ def arms(engine, target, draft):
     }
 
 
-@pytest.mark.parametrize("name", ["plain", "draft", "lookup"])
+@pytest.mark.parametrize(
+    ("engine", "name"),
+    [
+        pytest.param(engine, name, marks=pytest.mark.slow if engine == "onnxruntime_genai" and name != "plain" else [])
+        for engine in ENGINES
+        for name in ("plain", "draft", "lookup")
+    ],
+    indirect=["engine"],
+)
 def test_greedy_tokens_are_ours(engine, models, name):
     ours, _ = decoded(Speculative(models[0]))
     peer = arms(engine, *models)[name]
@@ -67,6 +76,7 @@ def test_greedy_tokens_are_ours(engine, models, name):
     peer.close()
 
 
+@pytest.mark.parametrize("engine", ["openvino_genai", SLOW_ONE], indirect=True)
 def test_the_stop_rule_is_ours(engine, models):
     ours, _ = decoded(Speculative(models[0]))
     for eos in (True, False):
@@ -149,6 +159,7 @@ def test_other_architectures_are_written(models, architecture):
     peer.close()
 
 
+@pytest.mark.parametrize("engine", ENGINES, indirect=True)
 def test_what_is_refused(engine, models):
     target, draft = models
     with pytest.raises(InputError, match="draft_length belongs to model or to ngram"):
