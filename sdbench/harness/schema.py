@@ -117,5 +117,6 @@ class Training:
     out: str | None
     work: str | None
     evaluation: str | list[str] | None
+    held_out: Mapping[str, Mapping[str, Any]]
     seed: Whole
     rows: Count

@@ -12,6 +12,7 @@ from sdbench.runs.lock import held
 
 if TYPE_CHECKING:
     from sdbench.training.job import Job
+    from sdbench.training.sources.base import Source
 
 _PLACES = {"recipe": "train@recipe", "data": "data@recipe.data"}
 
@@ -77,4 +78,13 @@ def job_of(config: Mapping[str, Any]) -> Job:
         config["seed"],
         config["rows"],
         build(config["tracker"], {}, "tracker"),
+        held_out={name: _source(name, one) for name, one in config["held_out"].items()},
     )
+
+
+def _source(name: str, config: Any) -> Source:
+    """Return a source of `held_out`. Raises: InputError if it is none."""
+    made = build(config, {}, f"held_out.{name}")
+    if not callable(getattr(made, "chunks", None)):
+        raise InputError(f"held_out.{name} is no source of sequences: add one with +data@held_out.{name}=NAME.")
+    return made

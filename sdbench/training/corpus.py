@@ -41,6 +41,7 @@ class Corpus:
     """Sequences in a file, in the order in which they were added.
 
     every: all of them. samples: those that training may read. answer_tokens: the number of tokens behind their prompts.
+    folder: where the file lies, and what a target says about the sequences.
     """
 
     def __init__(self, file: Path) -> None:
@@ -54,6 +55,10 @@ class Corpus:
 
     def __len__(self) -> int:
         return len(self.samples)
+
+    @property
+    def folder(self) -> Path:
+        return self.file.parent
 
     def add(self, samples: Iterable[Sample]) -> None:
         """Append a chunk of sequences to the file."""

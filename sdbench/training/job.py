@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import cached_property
@@ -53,7 +53,7 @@ class Job:
     device, dtype: of the target. out: folder of the weights. work: folder of the corpus and the laws; trainings with the same
     target, data and seed may share it, also at the same time. evaluation: files and folders of texts that no training sequence may
     hold. seed: of all random choices. rows: answers that are written at a time. state: folder of the checkpoints; by default
-    `checkpoints` beside `out`.
+    `checkpoints` beside `out`. held_out: sources by name; a drafter is measured on all that each of them gives.
     facts: what the card says besides the settings and the measured numbers.
     """
 
@@ -69,11 +69,12 @@ class Job:
         rows: int = ROWS,
         tracker: Tracker | None = None,
         state: Path | None = None,
+        held_out: Mapping[str, Source] | None = None,
     ) -> None:
         self.specs = family_specs({role: entry for role, entry in models.items() if entry.get("derive") is None})
         self.out, self.work, self.state = out, work, state or out.parent / "checkpoints"
         self.device, self.dtype, self.seed, self.rows = device, dtype, seed, rows
-        self._evaluation = list(evaluation)
+        self._evaluation, self._held_out = list(evaluation), dict(held_out or {})
         self.tracker: Tracker = tracker or NoTracker()
         self.begun = perf_counter()
         self.facts: dict[str, Any] = {}
@@ -137,6 +138,8 @@ class Job:
                     self.say(f"corpus: {whole.answer_tokens:,} of {tokens:,} answer tokens")
                     if whole.answer_tokens >= tokens:
                         break
+            for name in self._held_out:  # now, so that what cannot be had ends the training before it begins
+                self._set(name)
         corpus = whole.upto(tokens)
         if len(corpus) < 2:
             raise InputError(
@@ -152,6 +155,25 @@ class Job:
             "sequences_left_out": len(corpus.every) - len(corpus),
         }
         return corpus
+
+    def _set(self, name: str) -> Corpus:
+        """Return all sequences of a source of `held_out`."""
+        source, corpus = self._held_out[name], Corpus(self.work / "held_out" / name / "corpus.jsonl")
+        whole = {"target": self.identity, "dtype": self.dtype, "seed": self.seed, "data": source.identity}
+        claim(corpus.folder, whole, "work", begun=bool(corpus.every))
+        for chunk in source.chunks(self.writer, corpus.every, self.seed):
+            corpus.add([self._checked(sample, Leaks(())) for sample in chunk])
+        if not corpus.answer_tokens:
+            raise InputError(f"held_out.{name}: its source gives no answer; name another one.")
+        return corpus
+
+    def measure_sets(self, measure: Callable[[Corpus], Mapping[str, Any]]) -> None:
+        """Put on the card what `measure` finds on each set of `held_out`."""
+        for name in self._held_out:
+            self.say(f"measuring on {name}")
+            corpus = self._set(name)
+            size = {"sequences": len(corpus), "answer_tokens": corpus.answer_tokens}
+            self.facts.setdefault("held_out", {})[name] = {**size, **measure(corpus)}
 
     def _checked(self, sample: Sample, leaks: Leaks) -> Sample:
         """Return a sequence, marked if it holds evaluation data. Errors: InputError if it is too long for the target."""
@@ -173,7 +195,7 @@ class Job:
 
     def teacher(self, corpus: Corpus, top: int, layers: Sequence[int] = ()) -> Teacher:
         """Return what the target says about a corpus. It reads what it has not read. layers: the hidden states to keep."""
-        teacher = Teacher(self.target, corpus, top, self.work / "target", layers)
+        teacher = Teacher(self.target, corpus, top, corpus.folder / "target", layers)
         with self._alone():
             teacher.read_all(lambda done: self.say(f"the target reads the corpus: {done:.0%}"))
         return teacher

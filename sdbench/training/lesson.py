@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from enum import Enum
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +23,14 @@ from sdbench.training.teacher import Teacher, TopLaw
 
 WATCHED = 48  # held-out sequences that are measured for each row of the log
 _RESAMPLES = 2000
+
+
+class Use(Enum):
+    """What the sequences of a corpus are for: training, measuring, or both, where some of them are held out."""
+
+    BOTH = "both"
+    TRAINING = "training"
+    MEASURING = "measuring"
 
 
 @dataclass(frozen=True)
@@ -45,14 +55,15 @@ class Texts:
 class Lesson:
     """Sequences to train on, and others to measure on.
 
-    training: the numbers of the sequences to train on; None: all but the held-out ones. watched: the held-out ones that are
-    measured for each row of the log.
+    use: what the sequences are for. training: the numbers of those to train on. watched: of those to measure on.
     """
 
-    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, training: Sequence[int] | None = None) -> None:
+    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, use: Use = Use.BOTH) -> None:
         self.corpus, self.teacher = corpus, teacher
-        self.training, held_out = (training, []) if training is not None else job.split(corpus)
-        self.watched = held_out[:WATCHED]
+        training, held_out = job.split(corpus)
+        every = list(range(len(corpus)))
+        self.training = {Use.BOTH: training, Use.TRAINING: every, Use.MEASURING: []}[use]
+        self.watched = {Use.BOTH: held_out[:WATCHED], Use.TRAINING: [], Use.MEASURING: every}[use]
 
     def samples(self, places: Sequence[int]) -> list[Sample]:
         """Return sequences by their numbers."""
@@ -78,6 +89,10 @@ class Lesson:
         found = self._watched_tokens(compared, 4)
         joined = {name: torch.cat(parts) for name, parts in found.items()}
         return {name: float(values.mean()) for name, values in joined.items() if len(values)}
+
+    def results(self, compared: Callable[[Sequence[int]], Mapping[str, Compared]]) -> dict[str, Any]:
+        """Return what `measured` and `intervals` return."""
+        return {**self.measured(compared), **self.intervals(compared)}
 
     @torch.no_grad()
     def intervals(self, compared: Callable[[Sequence[int]], Mapping[str, Compared]]) -> dict[str, list[float]]:

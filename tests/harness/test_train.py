@@ -79,6 +79,15 @@ def test_a_run_uses_the_draft_and_knows_its_weights(bench, drafted, tmp_path):
     assert named(other) != named(folder)
 
 
+def test_a_finished_run_is_a_set_to_measure_on(bench, finished, tmp_path, capsys):
+    more = ["+data@held_out.run=finished_run", f"held_out.run.path={finished}", f"out={tmp_path}"]
+    code, shown, _ = train(capsys, *answered(bench), *more)
+    assert code == 0
+    found = json.loads(shown.splitlines()[-1])["card"]["held_out"]["run"]
+    assert found["sequences"] == len(load_run(finished).prompts)
+    assert 0 <= found["alpha_ci95"][0] <= found["alpha"] <= found["alpha_ci95"][1] <= 1
+
+
 @pytest.mark.slow
 def test_a_finished_run_is_a_source(bench, finished):
     source, run = FinishedRun(str(finished), "sd"), load_run(finished)
@@ -104,6 +113,7 @@ REFUSED = {
     "no template": ([], "has no chat template"),
     "evaluation": (["data=text_file", "recipe.data.path={texts}", "evaluation=/nosuch"], "evaluation: there is no"),
     "one sequence": (["data=text_file", "recipe.data.path={texts}"], "gave 1 sequences"),
+    "no set": (["data=text_file", "recipe.data.path={texts}", "+held_out.a.b=1"], "held_out.a is no source of sequences"),
     "no recipe": (["recipe._target_=sdbench.training.sources.TextFile", "data=text_file", "recipe.data.path={texts}"], "no knob"),
 }  # fmt: skip
 

@@ -34,10 +34,10 @@ def target_folder(folder: Path, seed: int = 0, init: float = 0.3) -> Path:
 
 
 class Drawn:
-    """A source of random sequences. stop_after: chunks before it is killed."""
+    """A source of random sequences. stop_after: chunks before it is killed. count: of its chunks."""
 
-    def __init__(self, name: str = "drawn", stop_after: int | None = None) -> None:
-        self.name, self.stop_after = name, stop_after
+    def __init__(self, name: str = "drawn", stop_after: int | None = None, count: int = 64) -> None:
+        self.name, self.stop_after, self.count = name, stop_after, count
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class Drawn:
 
     def chunks(self, writer: Writer, have: Sequence[Sample], seed: int) -> Iterator[list[Sample]]:
         begin = len(have) // 16
-        for chunk in range(begin, 64):
+        for chunk in range(begin, self.count):
             if self.stop_after is not None and chunk - begin >= self.stop_after:
                 raise KeyboardInterrupt
             rng = random.Random(f"{self.name}/{seed}/{chunk}")

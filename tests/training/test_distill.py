@@ -49,7 +49,7 @@ def trained(target: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("sdbench.training.network_calls.product_dtype", lambda: torch.float32)
         folder = tmp_path_factory.mktemp("trained")
-        made, one = job(target, folder), recipe()
+        made, one = job(target, folder, held_out={"drawn": Drawn(), "other": Drawn("other", count=1)}), recipe()
         card = one.run(made)
         corpus = made.corpus(one.data, one.data_tokens)
         lesson = DraftLesson(made, corpus, made.teacher(corpus, one.top))
@@ -62,6 +62,37 @@ def test_a_short_distillation_raises_the_acceptance(trained: tuple[Path, dict[st
     low, high = card["measured"]["alpha_ci95"]
     assert before < low < card["measured"]["alpha"] < high < card["measured"]["alpha"] + 0.1
     assert card["trained_tokens"] >= 3000
+
+
+def test_each_held_out_set_is_measured_by_the_weights_that_were_written(
+    trained: tuple[Path, dict[str, Any], float], target: Path, tmp_path: Path
+) -> None:
+    folder, card, _ = trained
+    assert card["held_out"]["drawn"]["sequences"] == 64 * 16
+    found = card["held_out"]["other"]
+    assert found["sequences"] == 16
+    assert found["alpha_ci95"][0] < found["alpha"] < found["alpha_ci95"][1]
+    made, one = job(target, tmp_path), recipe(start=str(folder / "model"))
+    samples = [sample for chunk in Drawn("other", count=1).chunks(made.writer, [], 0) for sample in chunk]
+    corpus = made.corpus(one.data, one.data_tokens)
+    draft, plain = one.student(made, corpus), AutoModelForCausalLM.from_pretrained(target)
+    same = []
+    for sample in samples:
+        tokens = torch.tensor([sample.tokens])
+        wanted = torch.arange(tokens.shape[1])[None] >= sample.prompt
+        with torch.no_grad():
+            best = plain(tokens).logits[0, sample.prompt - 1 : -1].argmax(-1)
+            logits = draft.logits(tokens[:, :-1], wanted[:, 1:])
+        assert draft.ids is not None
+        same += (torch.tensor(draft.ids)[logits.argmax(-1)] == best).tolist()
+    assert found["greedy"] == pytest.approx(sum(same) / len(same), abs=1e-6)
+
+
+def test_a_set_without_answers_is_refused_before_the_training(target: Path, tmp_path: Path) -> None:
+    made = job(target, tmp_path, held_out={"none": Drawn("none", count=0)})
+    with pytest.raises(InputError, match=r"held_out\.none: its source gives no answer"):
+        recipe().run(made)
+    assert not made.out.exists()
 
 
 def test_laws_are_those_of_a_plain_forward(target: Path, tmp_path: Path) -> None:

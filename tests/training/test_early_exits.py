@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -45,15 +46,17 @@ class Solved:
         yield [Sample(one.tokens, one.prompt_tokens, str(n)) for n, one in enumerate(made)]
 
 
-def job(folder: Path) -> Job:
-    return Job({"target": {"path": TARGET}}, folder / "model", folder / "work")
+def job(folder: Path, **more: Any) -> Job:
+    return Job({"target": {"path": TARGET}}, folder / "model", folder / "work", **more)
 
 
 def test_trained_exit_heads_agree_with_the_target_more_often(tmp_path):
-    one = job(tmp_path)
+    one = job(tmp_path, held_out={"first": Solved(8)})
     recipe = TrainExitHeads(Solved(48), 100_000, [2, 4], 5000, batch_tokens=1024, learning_rate=3e-3, top=16)
     before = {name: weight.clone() for name, weight in one.target.state_dict().items()}
-    measured = recipe.run(one)["measured"]
+    card = recipe.run(one)
+    measured = card["measured"]
+    assert card["held_out"]["first"]["greedy_2"] > measured["greedy_2_before"] + 0.05
     assert measured["greedy_2"] > measured["greedy_2_before"] + 0.05
     assert measured["alpha_2"] > measured["alpha_2_before"] + 0.05
     assert all(torch.equal(weight, before[name]) for name, weight in one.target.state_dict().items())

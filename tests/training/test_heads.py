@@ -68,9 +68,14 @@ def test_hidden_states_are_those_of_the_target(lesson):
 def test_a_head_learns_and_is_written_in_a_format_that_is_read(target, tmp_path):
     maker = NewEagle3((0, 1, 2))
     short = TrainHead(maker, Drawn(), tokens=1, **KNOBS).run(job(target, tmp_path / "short", work=tmp_path / "work"))
-    made = job(target, tmp_path / "long", work=tmp_path / "work")
+    sets = {"other": Drawn("other", count=8)}
+    made = job(target, tmp_path / "long", work=tmp_path / "work", held_out=sets)
     long = TrainHead(maker, Drawn(), tokens=4000, **KNOBS).run(made)
     assert long["measured"]["alpha_1"] > short["measured"]["alpha_1"] + 0.03
+    assert "held_out" not in short
+    other = long["held_out"]["other"]
+    assert other["alpha_1"] == pytest.approx(long["measured"]["alpha_1"], abs=0.05), "texts of the same kind"
+    assert other["alpha_1_ci95"][0] < other["alpha_1"] < other["alpha_1_ci95"][1]
     config = read_head_config("eagle3", json.loads((made.out / "config.json").read_text()))
     assert (config.draft_vocab, config.layers) == (200, (0, 1, 2))
     assert str(target) not in (made.out / "config.json").read_text(), "no path of this machine"

@@ -20,7 +20,7 @@ from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus, Sample
 from sdbench.training.divergences import DIVERGENCES, LEAST, Compared, compare, divergence, streak
 from sdbench.training.job import Job
-from sdbench.training.lesson import Lesson
+from sdbench.training.lesson import Lesson, Use
 from sdbench.training.network_calls import product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.sources.base import Source
@@ -125,8 +125,13 @@ class Distill:
         student.load_folder(str(job.out))  # what is measured now are the weights as they were written, in bfloat16
         before = {f"{name}_before_training": value for name, value in untrained.items()}
         job.facts |= self.facts(job, student)
-        measured = {**lesson.held_out(student), **lesson.intervals(lesson.named(student)), **before}
+        job.measure_sets(lambda one: self._results(self.lesson(job, one, Use.MEASURING), student))
+        measured = {**self._results(lesson, student), **before}
         return job.finish(self.title, self.settings, measured, log)
+
+    @staticmethod
+    def _results(lesson: DraftLesson, student: Student) -> dict[str, Any]:
+        return lesson.results(lesson.named(student))
 
     def facts(self, job: Job, student: Student) -> dict[str, Any]:
         """Return what the card says of the trained draft, beside the measured values."""
@@ -144,9 +149,9 @@ class Distill:
         if self.start is not None:
             Student(job.target, self.layers).load_folder(self.start)
 
-    def lesson(self, job: Job, corpus: Corpus) -> DraftLesson:
-        """Return the corpus with what the target says about it."""
-        return DraftLesson(job, corpus, job.teacher(corpus, self.top))
+    def lesson(self, job: Job, corpus: Corpus, use: Use = Use.BOTH) -> DraftLesson:
+        """Return a corpus with what the target says about it."""
+        return DraftLesson(job, corpus, job.teacher(corpus, self.top), use)
 
     def student(self, job: Job, corpus: Corpus) -> Student:
         """Return the untrained draft, or the one of `start`."""
@@ -254,7 +259,7 @@ def own_texts(job: Job, lesson: DraftLesson, student: Student, places: Sequence[
         )
     teacher = Teacher(job.target, corpus, lesson.teacher.top, folder / "target")
     teacher.read_all()
-    return DraftLesson(job, corpus, teacher, range(len(corpus)))
+    return DraftLesson(job, corpus, teacher, Use.TRAINING)
 
 
 class DraftLesson(Lesson):

@@ -21,7 +21,7 @@ from sdbench.training.batches import padded, passes
 from sdbench.training.corpus import Corpus
 from sdbench.training.divergences import DIVERGENCES, Compared, compare, divergence
 from sdbench.training.job import Job
-from sdbench.training.lesson import Lesson
+from sdbench.training.lesson import Lesson, Use
 from sdbench.training.network_calls import hidden_behind, product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.sources.base import Source
@@ -66,7 +66,12 @@ class TrainExitHeads:
     def run(self, job: Job) -> dict[str, Any]:
         config = self._exits(job)
         corpus = job.corpus(self.data, self.data_tokens)
-        lesson = ExitLesson(job, corpus, job.teacher(corpus, self.top), ExitHeads(config))
+        heads = ExitHeads(config)
+
+        def lesson_of(one: Corpus, use: Use = Use.BOTH) -> ExitLesson:
+            return ExitLesson(job, one, job.teacher(one, self.top), heads, use)
+
+        lesson = lesson_of(corpus)
         before = {f"{name}_before": value for name, value in lesson.held_out().items()}
         optimiser = Optimiser(
             dict(lesson.heads.named_parameters()),
@@ -89,7 +94,13 @@ class TrainExitHeads:
 
         optimiser.run(batches, loss, lesson.held_out)
         write_exits(job.out, lesson.heads)
-        measured = {**lesson.held_out(), **before}
+
+        def on_set(one: Corpus) -> dict[str, Any]:
+            seen = lesson_of(one, Use.MEASURING)
+            return seen.results(seen.named)
+
+        job.measure_sets(on_set)
+        measured = {**lesson.results(lesson.named), **before}
         settings = {**self.settings, "layers": list(config.layers)}
         return job.finish("Exit heads of a target", settings, measured, optimiser.log)
 
@@ -106,8 +117,8 @@ class TrainExitHeads:
 class ExitLesson(Lesson):
     """A lesson for exits. heads: those that learn it."""
 
-    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, heads: ExitHeads) -> None:
-        super().__init__(job, corpus, teacher)
+    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, heads: ExitHeads, use: Use = Use.BOTH) -> None:
+        super().__init__(job, corpus, teacher, use)
         self.heads = heads
         target: Any = job.target
         depth, last = target.config.get_text_config().num_hidden_layers, heads.config.layers[-1]
@@ -147,7 +158,8 @@ class ExitLesson(Lesson):
 
     def held_out(self) -> dict[str, float]:
         """Measure the exits on held-out sequences: `alpha_N` and `greedy_N` of the exit behind N layers."""
-        layers = self.heads.config.layers
-        return self.measured(
-            lambda places: {f"_{n}": one for n, one in zip(layers, self.compared(places), strict=True)}
-        )
+        return self.measured(self.named)
+
+    def named(self, places: Sequence[int]) -> dict[str, Compared]:
+        """Compare the exits on some sequences, by the ending of their names."""
+        return {f"_{n}": one for n, one in zip(self.heads.config.layers, self.compared(places), strict=True)}

@@ -21,7 +21,7 @@ from sdbench.training.batches import passes
 from sdbench.training.corpus import Corpus
 from sdbench.training.divergences import DIVERGENCES, Compared, divergence
 from sdbench.training.job import Job
-from sdbench.training.lesson import Lesson
+from sdbench.training.lesson import Lesson, Use
 from sdbench.training.network_calls import product_mode
 from sdbench.training.optimise import Loss, Optimiser, Schedule
 from sdbench.training.sources.base import Source
@@ -108,7 +108,11 @@ class TrainHead:
         corpus = job.corpus(self.data, self.data_tokens)
         ids = self._ids(job, corpus)
         head = self.head.fresh(job.target, ids)
-        lesson = HeadLesson(job, corpus, job.teacher(corpus, self.top, layers), ids)
+
+        def lesson_of(one: Corpus, use: Use = Use.BOTH) -> HeadLesson:
+            return HeadLesson(job, one, job.teacher(one, self.top, layers), ids, use)
+
+        lesson = lesson_of(corpus)
         weights = {name: weight for name, weight in head.named_parameters() if weight.requires_grad}
         optimiser = Optimiser(weights, self.schedule, job.state, job.tracker.curve)
         optimiser.run(
@@ -116,8 +120,14 @@ class TrainHead:
             lambda places: self._loss(lesson, head, places),
             lambda: lesson.held_out(head, self.steps),
         )
-        measured = {**lesson.held_out(head, self.steps), **lesson.intervals(lesson.named(head, self.steps))}
+        measured = lesson.results(lesson.named(head, self.steps))
         self.head.write(job.out, head, job.target_name, layers)
+
+        def on_set(one: Corpus) -> dict[str, Any]:
+            seen = lesson_of(one, Use.MEASURING)
+            return seen.results(seen.named(head, self.steps))
+
+        job.measure_sets(on_set)
         return job.finish("A head of its target", self.settings, measured, optimiser.log)
 
     def _ids(self, job: Job, corpus: Corpus) -> list[int]:
@@ -139,8 +149,8 @@ class TrainHead:
 class HeadLesson(Lesson):
     """A lesson for a head. ids: those that the head proposes."""
 
-    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, ids: Sequence[int]) -> None:
-        super().__init__(job, corpus, teacher)
+    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, ids: Sequence[int], use: Use = Use.BOTH) -> None:
+        super().__init__(job, corpus, teacher, use)
         self.own = torch.full((job.family.vocab,), -1)
         self.own[torch.tensor(ids)] = torch.arange(len(ids))
         self._model = job.target

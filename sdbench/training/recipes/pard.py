@@ -27,6 +27,7 @@ from sdbench.training.corpus import Corpus
 from sdbench.training.divergences import Compared, divergence
 from sdbench.training.draft_of_family import generator
 from sdbench.training.job import Job
+from sdbench.training.lesson import Use
 from sdbench.training.network_calls import body_of, product_mode
 from sdbench.training.optimise import Loss
 from sdbench.training.recipes.distill import STREAK, Distill, DraftLesson
@@ -73,12 +74,12 @@ class Pard(Distill):
         if self.mask_token >= job.family.vocab:
             raise InputError(f"recipe.mask_token is {self.mask_token}, but the target has {job.family.vocab} tokens.")
 
-    def lesson(self, job: Job, corpus: Corpus) -> PardLesson:
+    def lesson(self, job: Job, corpus: Corpus, use: Use = Use.BOTH) -> PardLesson:
         if any(self.mask_token in sample.tokens for sample in corpus.samples):
             raise InputError(
                 f"recipe.mask_token is {self.mask_token}, and a text of the corpus holds this token: choose one that no text holds."
             )
-        return PardLesson(job, corpus, job.teacher(corpus, self.top), self)
+        return PardLesson(job, corpus, job.teacher(corpus, self.top), self, use)
 
     def _loss(self, lesson: DraftLesson, places: Sequence[int], student: Student, reference: Student | None) -> Loss:
         assert isinstance(lesson, PardLesson)
@@ -94,8 +95,8 @@ class Pard(Distill):
 class PardLesson(DraftLesson):
     """A corpus with what the target says about it, for drafts that read masks. recipe: its depth, mask and drop."""
 
-    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, recipe: Pard) -> None:
-        super().__init__(job, corpus, teacher)
+    def __init__(self, job: Job, corpus: Corpus, teacher: Teacher, recipe: Pard, use: Use = Use.BOTH) -> None:
+        super().__init__(job, corpus, teacher, use)
         self.recipe = recipe
         self._seed = job.seed
 
