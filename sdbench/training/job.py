@@ -22,6 +22,7 @@ from sdbench.models.family import Family, check_family
 from sdbench.models.identity import model_identity
 from sdbench.models.spec import ModelSpec, family_specs, resolve
 from sdbench.models.weights import load_weights
+from sdbench.runs.environment import cpu_model, git_state
 from sdbench.runs.trackers import NoTracker, Tracker
 from sdbench.training.corpus import Corpus, Sample
 from sdbench.training.identity import claim
@@ -239,6 +240,7 @@ class Job:
             "trained_tokens": log[-1]["tokens"] if log else 0,
             "training_minutes": round(log[-1]["seconds"] / 60, 2) if log else 0.0,
             "minutes_of_this_call": round((perf_counter() - self.begun) / 60, 2),
+            "made_with": self._made_with(),
         }
         self.out.mkdir(parents=True, exist_ok=True)
         (self.out / "training_log.json").write_text("[\n" + ",\n".join(json.dumps(row) for row in log) + "\n]\n")
@@ -246,6 +248,18 @@ class Job:
         (self.out / "README.md").write_text(_page(card))
         write_checksums(self.out)
         return card
+
+    def _made_with(self) -> dict[str, Any]:
+        """Return the machine and the versions, which the minutes and the rounding depend on."""
+        git = git_state(Path(__file__).parents[1])
+        return {
+            "processor": cpu_model(),
+            "device": self.device,
+            "dtype": self.dtype,
+            "threads": torch.get_num_threads(),
+            "torch": torch.__version__,
+            "revision": git and git["sha"],
+        }
 
 
 def _page(card: Mapping[str, Any]) -> str:

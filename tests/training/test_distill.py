@@ -62,6 +62,8 @@ def test_a_short_distillation_raises_the_acceptance(trained: tuple[Path, dict[st
     low, high = card["measured"]["alpha_ci95"]
     assert before < low < card["measured"]["alpha"] < high < card["measured"]["alpha"] + 0.1
     assert card["trained_tokens"] >= 3000
+    assert card["made_with"]["dtype"] == "float32"
+    assert card["made_with"]["processor"]
 
 
 def test_each_held_out_set_is_measured_by_the_weights_that_were_written(
