@@ -111,6 +111,25 @@ results-untrained: setup  ## Compare chains, trees and drafters without training
 	  $(ARCHIVE) results/runs/untrained-$$task untrained/$$task || exit; \
 	done
 
+RECIPES = results/runs/recipes
+RECIPES_KEPT = results/training/recipes
+RECIPES_BUDGET = data=kept_corpus recipe.data.path=results/training/smollm2-135m/corpus.jsonl.gz recipe.data_tokens=60000 recipe.tokens=180000 recipe.learning_rate=1.0e-3
+results-recipes: setup  ## Compare training recipes at equal budgets on SmolLM2-135M (SMOLLM2=FOLDER or .gguf), into results/training/recipes/ (90 minutes)
+	sets=; for task in gsm8k humaneval spec_bench; do \
+	  $(RUN) arms=[ar] models=smollm2 tasks=$$task limit=24 max_new_tokens=96 batch_size=8 out=$(RECIPES)/answers-$$task || exit; \
+	  sets="$$sets +data@held_out.$$task=finished_run held_out.$$task.path=$(RECIPES)/answers-$$task"; \
+	done; \
+	for part in 'distill-kl_div distill' 'distill-tv distill recipe.divergence=tv' 'distill-ce distill recipe.divergence=ce' \
+	  'distill-rkl distill recipe.divergence=rkl' 'distill-jsd distill recipe.divergence=jsd' \
+	  'distill-lk_hybrid distill recipe.divergence=lk_hybrid' 'adaspec adaspec' 'streak streak' \
+	  'pard pard recipe.mask_token=3' 'eagle3 eagle3 recipe.head.own_head=false recipe.steps=3' 'medusa medusa' \
+	  'specformer specformer' 'parallelspec parallelspec' 'specdec specdec'; do \
+	  set -- $$part; name=$$1 recipe=$$2; shift 2; \
+	  $(BIN)/sdbench train recipe=$$recipe models=smollm2 $(RECIPES_BUDGET) $$* $$sets hardware.threads=2 hardware.dtype=$(SMOLLM2_DTYPE) \
+	    work=$(RECIPES)/work out=$(RECIPES)/$$name $(OVERRIDES) && \
+	  mkdir -p $(RECIPES_KEPT) && cp $(RECIPES)/$$name/model/card.json $(RECIPES_KEPT)/$$name.json || exit; \
+	done
+
 SMOLLM2_OPTIONS ?=
 results-smollm2: setup  ## Measure SmolLM2 on real prompts (SMOLLM2=FOLDER or .gguf), into results/smollm2-*
 	for words in spec_bench gsm8k 'humaneval ignore_eos=true'; do \

@@ -15,7 +15,18 @@ from sdbench.analysis.report.comparison_table import comparison
 from sdbench.analysis.report.grid import Column, Grid
 from sdbench.analysis.results import Results, read
 from sdbench.models.memory import GB
-from sdbench.papers import FOLDER, benchmark_tables, claims, figures, page, paper, sections, tables, tree_tables
+from sdbench.papers import (
+    FOLDER,
+    benchmark_tables,
+    claims,
+    figures,
+    page,
+    paper,
+    recipe_tables,
+    sections,
+    tables,
+    tree_tables,
+)
 from sdbench.papers.findings import findings
 from sdbench.papers.paper_results import PaperResults
 
@@ -26,6 +37,11 @@ BANNER = "<!-- Written by `python -m sdbench.papers.render_docs` from results/. 
 FINDINGS = (
     "What the papers do not say. Each number is that of the model, the task and the machine of its run. "
     "Ranges are 95 % intervals."
+)
+RECIPES = (
+    "Drafters for SmolLM2-135M-Instruct, made by [`sdbench train`](../training.md) with the same text and as many tokens. "
+    "Each is measured on the answers that the target itself wrote to prompts of GSM8K, HumanEval and Spec-Bench. No training read "
+    "these prompts. `make results-recipes` trains and measures them again."
 )
 
 
@@ -43,6 +59,7 @@ class Docs:
             self._page(one["name"], one["title"], self._shown(one))
         for name in paper.names():
             self._page(name, paper.find(name).title, self._paper(paper.Paper(name)))
+        self._page("recipes", "Training recipes at equal budgets", self._recipes())
         self._page("engine", "The engine", self._engine())
         self._page("trees", "Token trees on a machine", self._trees())
         self._page("verification", "Losslessness", self._verification())
@@ -198,6 +215,23 @@ class Docs:
                 tree_tables.trees_table(found).markdown(),
             ]
         return parts if files else [*parts, "Not measured yet."]
+
+    def _recipes(self) -> list[str]:
+        cards = {file.stem: _json(file) for file in sorted((self.results / "training" / "recipes").glob("*.json"))}
+        if not cards:
+            return [RECIPES, "Not measured yet."]
+        return [
+            RECIPES,
+            recipe_tables.conditions(cards),
+            "## The probability that a drafted token is accepted",
+            "This is `alpha` at temperature 1, with a bootstrap interval over sequences. It is a lower bound, because only the "
+            "most likely tokens of the target are known. At depth d the drafter predicts the token d places ahead, behind the "
+            "target's own tokens. The budget is small, so compare the rows with each other, not with published drafters.",
+            recipe_tables.compared(cards, "alpha").markdown(),
+            "## The share of places with the same most likely token",
+            "This is acceptance in greedy decoding.",
+            recipe_tables.compared(cards, "greedy").markdown(),
+        ]
 
     def _verification(self) -> list[str]:
         parts = [
