@@ -115,8 +115,9 @@ RECIPES = results/runs/recipes
 RECIPES_KEPT = results/training/recipes
 RECIPES_BUDGET = data=kept_corpus recipe.data.path=results/training/smollm2-135m/corpus.jsonl.gz recipe.data_tokens=60000 recipe.tokens=180000 recipe.learning_rate=1.0e-3
 results-recipes: setup  ## Compare training recipes at equal budgets on SmolLM2-135M (SMOLLM2=FOLDER or .gguf), into results/training/recipes/ (90 minutes)
-	sets=; for task in gsm8k humaneval spec_bench; do \
-	  $(RUN) arms=[ar] models=smollm2 tasks=$$task limit=24 max_new_tokens=96 batch_size=8 out=$(RECIPES)/answers-$$task || exit; \
+	sets=; for words in gsm8k 'humaneval ignore_eos=true' spec_bench mt_bench; do \
+	  task=$${words%% *}; \
+	  $(RUN) arms=[ar] models=smollm2 tasks=$$words limit=24 max_new_tokens=96 batch_size=8 repeats=1 out=$(RECIPES)/answers-$$task || exit; \
 	  sets="$$sets +data@held_out.$$task=finished_run held_out.$$task.path=$(RECIPES)/answers-$$task"; \
 	done; \
 	for part in 'distill-kl_div distill' 'distill-tv distill recipe.divergence=tv' 'distill-ce distill recipe.divergence=ce' \

@@ -40,8 +40,8 @@ FINDINGS = (
 )
 RECIPES = (
     "Drafters for SmolLM2-135M-Instruct, made by [`sdbench train`](../training.md) with the same text and as many tokens. "
-    "Each is measured on the answers that the target itself wrote to prompts of GSM8K, HumanEval and Spec-Bench. No training read "
-    "these prompts. `make results-recipes` trains and measures them again."
+    "Each is measured on the answers that the target itself wrote to prompts of GSM8K, HumanEval, Spec-Bench and MT-Bench. No "
+    "training read these prompts. `make results-recipes` trains and measures them again."
 )
 
 
