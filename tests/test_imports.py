@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -151,6 +152,7 @@ def test_the_allowed_imports_have_no_circle():
     assert {name.split(".")[0] for name in MODULES} - {""} <= set(ALLOWED), "a package without a place in the layout"
 
 
+@cache
 def third_party(path: Path) -> set[str]:
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):

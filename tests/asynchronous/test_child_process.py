@@ -226,6 +226,7 @@ def test_a_parent_that_is_killed_takes_its_server_along(tmp_path):
     assert not os.path.exists(f"/proc/{child}")
 
 
+@pytest.mark.slow
 def test_a_prompt_that_a_stalled_server_does_not_read_is_no_hang():
     server = ServerProcess(models()[1], make_server, seconds=1.0)
     server.open(1, 20, 2, Sampling(), torch.float64)

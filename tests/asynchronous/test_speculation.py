@@ -44,7 +44,9 @@ def decode(decoder, sampling, rows=1, new=NEW):
     return finished, trace
 
 
-@pytest.mark.parametrize("architecture", ["llama", "qwen3-sliding", "gemma3", "gpt2"])
+@pytest.mark.parametrize(
+    "architecture", ["llama", "qwen3-sliding", *(pytest.param(a, marks=pytest.mark.slow) for a in ("gemma3", "gpt2"))]
+)
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 def test_the_tokens_are_those_of_synchronous_decoding(architecture, sampling):
     """With the neural back-up and C = 1 the draws have the same names and laws, hit or miss, in any batch."""

@@ -55,7 +55,7 @@ ARMS = {
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize("sampling", SAMPLINGS)
 @pytest.mark.parametrize(
     ("mode", "architecture"),

@@ -126,7 +126,7 @@ ARMS = {
 
 
 @pytest.mark.parametrize("arm", ARMS)
-@pytest.mark.parametrize("rows", [1, 3])
+@pytest.mark.parametrize("rows", [pytest.param(1, marks=pytest.mark.slow), 3])
 @pytest.mark.parametrize(("mode", "architecture"), [(Interpreted, "qwen3-sliding"), (Replayed, "llama")])
 def test_the_fast_modes_give_the_tokens_of_the_eager_one(mode, architecture, rows, arm):
     wanted, _ = decode(ARMS[arm](*models(architecture, None)), SAMPLINGS["sampled"], rows)
