@@ -8,7 +8,7 @@ import pytest
 
 from sdbench.analysis.report.order_table import order_table
 from sdbench.drafting import SuffixDecoding
-from sdbench.harness import run as running
+from sdbench.harness import measure as measuring
 from sdbench.runs.record import load
 
 ARMS = ["arms=[ar,suffix_decoding]", "arms.suffix_decoding.proposer.per_match=4", "repeats=2", "max_new_tokens=16"]
@@ -49,16 +49,16 @@ def test_a_memory_that_is_kept_would_show(bench, whole, tmp_path, monkeypatch):
 
 
 def test_an_interrupted_run_goes_on_with_the_answers_that_it_has(bench, whole, tmp_path, monkeypatch):
-    decode, out = running.decode, tmp_path / "out"
+    decode, out = measuring.decode, tmp_path / "out"
 
     def interrupting(plan, arm, prompts, block, repeat):
         if (block, repeat) == (2, 1):
             raise KeyboardInterrupt
         return decode(plan, arm, prompts, block, repeat)
 
-    monkeypatch.setattr(running, "decode", interrupting)
+    monkeypatch.setattr(measuring, "decode", interrupting)
     assert bench.call("run", out, *ARMS) == 130
-    monkeypatch.setattr(running, "decode", decode)
+    monkeypatch.setattr(measuring, "decode", decode)
     assert bench.call("run", out, *ARMS) == 0
     for repeat in (0, 1):
         assert drafted(out, repeat) == drafted(whole, repeat)

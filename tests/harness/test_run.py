@@ -5,7 +5,7 @@ import json
 import pandas as pd
 import pytest
 
-from sdbench.harness import run as running
+from sdbench.harness import measure as measuring, run as running
 from sdbench.runs.record import load
 
 
@@ -60,7 +60,7 @@ def test_rows_agree_with_each_other(finished):
 
 
 def test_a_finished_run_is_not_run_again(bench, finished, capsys, monkeypatch):
-    monkeypatch.setattr(running, "_measure", lambda *_: pytest.fail("it ran again"))
+    monkeypatch.setattr(running, "measure", lambda *_: pytest.fail("it ran again"))
     assert bench.call("run", finished, "arms=[ar,sd,psd_fuzzy]") == 0
     assert last_line(capsys)["out"] == str(finished)
 
@@ -68,7 +68,7 @@ def test_a_finished_run_is_not_run_again(bench, finished, capsys, monkeypatch):
 def test_an_interrupted_run_is_taken_up(bench, tmp_path, capsys, monkeypatch):
     """Ctrl-C in the third block: two are kept, and the same command does the other two."""
     calls = []
-    original = running.decode
+    original = measuring.decode
 
     def interrupting(plan, arm, prompts, block, repeat):
         calls.append(block)
@@ -76,26 +76,26 @@ def test_an_interrupted_run_is_taken_up(bench, tmp_path, capsys, monkeypatch):
             raise KeyboardInterrupt
         return original(plan, arm, prompts, block, repeat)
 
-    monkeypatch.setattr(running, "decode", interrupting)
+    monkeypatch.setattr(measuring, "decode", interrupting)
     assert bench.call("run", tmp_path / "out", "arms=[ar,sd]") == 130
     assert len(list((tmp_path / "out" / "journal").iterdir())) == 2
     assert not (tmp_path / "out" / "summary.json").exists()
     calls.clear()
-    monkeypatch.setattr(running, "decode", lambda *a: calls.append(a[3]) or original(*a))
+    monkeypatch.setattr(measuring, "decode", lambda *a: calls.append(a[3]) or original(*a))
     assert bench.call("run", tmp_path / "out", "arms=[ar,sd]") == 0
     assert sorted(set(calls)) == [2, 3]
     assert len(load(tmp_path / "out").sequences) == 8
 
 
 def test_a_failure_is_recorded_and_keeps_what_was_measured(bench, tmp_path, monkeypatch, capsys):
-    original = running.decode
+    original = measuring.decode
 
     def failing(plan, arm, prompts, block, repeat):
         if block == 1:
             raise OSError(28, "No space left on device")
         return original(plan, arm, prompts, block, repeat)
 
-    monkeypatch.setattr(running, "decode", failing)
+    monkeypatch.setattr(measuring, "decode", failing)
     assert bench.call("run", tmp_path / "out", "arms=[ar]") == 1
     assert "No space left" in json.loads((tmp_path / "out" / "failed.json").read_text())["reason"]
     assert len(list((tmp_path / "out" / "journal").iterdir())) == 1

@@ -15,7 +15,7 @@ import yaml
 
 from sdbench.cli import main
 from sdbench.errors import InputError
-from sdbench.harness import run as running
+from sdbench.harness import measure as measuring
 from sdbench.harness.config import compose, config_dir
 from sdbench.harness.plan import prepare
 from sdbench.runs.record import load
@@ -58,14 +58,14 @@ def document(process: subprocess.Popen[str]) -> dict:
 
 
 def test_what_failed_is_listed_and_tried_again(bench, here, capsys, monkeypatch):
-    original = running.decode
+    original = measuring.decode
 
     def failing(plan, arm, *rest):
         if arm.config.get("draft_length") == 3:
             raise OSError(28, "No space left on device")
         return original(plan, arm, *rest)
 
-    monkeypatch.setattr(running, "decode", failing)
+    monkeypatch.setattr(measuring, "decode", failing)
     assert bench.call("run", here / "unused", *SWEPT) == 1
     first = last_line(capsys)
     assert len(first["runs"]) == 1
@@ -76,7 +76,7 @@ def test_what_failed_is_listed_and_tried_again(bench, here, capsys, monkeypatch)
     assert found["counts"] == {"finished": 1, "failed": 1, "partial": 0, "running": 0}
     assert [run["reason"] for run in found["runs"] if run["state"] == "failed"] == [failed["reason"]]
 
-    monkeypatch.setattr(running, "decode", original)
+    monkeypatch.setattr(measuring, "decode", original)
     assert bench.call("run", here / "unused", *SWEPT) == 0
     again = last_line(capsys)
     assert (again["skipped"], again["retried"], again["failed"]) == (1, [failed["out"]], [])

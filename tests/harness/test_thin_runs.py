@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from sdbench.harness import run as running
+from sdbench.harness import measure as measuring
 from sdbench.runs.record import load
 from sdbench.runs.status import status
 
@@ -61,7 +61,7 @@ def test_a_summary_that_failed_is_made_from_the_blocks_that_are_there(bench, tmp
     assert "array of sample points" in state["reason"]
     blocks = {path.name: path.read_bytes() for path in (out / "journal").iterdir()}
     capsys.readouterr()
-    monkeypatch.setattr(running, "decode", measures_again)
+    monkeypatch.setattr(measuring, "decode", measures_again)
     assert bench.call("run", out, "arms=[ar,sd]") == 0
     assert set(json.loads(capsys.readouterr().out.splitlines()[-1])["summary"]["arms"]) == {"ar", "sd"}
     assert {path.name: path.read_bytes() for path in (out / "journal").iterdir()} == blocks
