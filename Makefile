@@ -244,4 +244,4 @@ wheel-check: setup  ## Build sdist and wheel into dist/, and run the default com
 clean:  ## Remove the virtual environment and the caches
 	rm -rf $(VENV) .pytest_cache .ruff_cache .hypothesis build dist site
 
-.PHONY: bench bench-engines bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models models-smollm2 notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-smollm2 results-smollm2-eagle3 results-smollm2-trained results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
+.PHONY: bench bench-engines bench-gpu bench-rounds bench-scaling bench-trees clean demo docs docs-results format help lint models models-smollm2 notebooks reproduce-pyramidsd reproduce-ssd results results-default results-front results-lossy results-recipes results-smollm2 results-smollm2-eagle3 results-smollm2-trained results-ssd results-untrained results-verify setup site test test-all test-gpu test-slow test-timing verify-docs wheel-check
