@@ -41,7 +41,8 @@ FINDINGS = (
 RECIPES = (
     "Drafters for SmolLM2-135M-Instruct, made by [`sdbench train`](../training.md) with the same text and as many tokens. "
     "Each is measured on the answers that the target itself wrote to prompts of GSM8K, HumanEval, Spec-Bench and MT-Bench. No "
-    "training read these prompts. `make results-recipes` trains and measures them again."
+    "training read these prompts. The cards in `results/training/recipes/` have the minutes of each training, which other work on "
+    "the machine has lengthened. `make results-recipes` trains and measures them again."
 )
 
 

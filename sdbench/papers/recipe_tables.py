@@ -45,9 +45,9 @@ def compared(cards: Mapping[str, Mapping[str, Any]], measure: str) -> Grid:
     for name, card in cards.items():
         found = card["held_out"]
         depths = dict.fromkeys(match[2] for key in found[sets[0]] if (match := _DEPTH.match(key)))
-        for place, depth in enumerate(depths):
+        for depth in depths:
             key = f"{measure}_{depth}" if depth else measure
             shown = [estimate(found[one].get(key), found[one].get(f"{key}_ci95"), 3) for one in sets]
-            rows.append([name, depth or "all", *shown, None if place else card["training_minutes"]])
+            rows.append([name, depth or "all", *shown])
     columns = [Column(one, align="right") for one in sets]
-    return Grid([Column("recipe", code=True), Column("depth", align="right"), *columns, Column("minutes", ".1f")], rows)
+    return Grid([Column("recipe", code=True), Column("depth", align="right"), *columns], rows)
