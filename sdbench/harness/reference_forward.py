@@ -24,7 +24,7 @@ from sdbench.device import synchronise
 from sdbench.lm.diffusion import DiffusionModel
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.transformer import Transformer
-from sdbench.models.skeleton import is_recurrent
+from sdbench.models.skeleton import attention_kinds, cache_argument, is_recurrent
 
 GRID = 64  # contexts are timed at multiples of this many tokens; metrics interpolate between them
 AT_ONCE = 6  # timings after an arm's part of a block; their median is the machine's pace at that time
@@ -91,9 +91,10 @@ class ReferenceForwards:
         if states:  # a recurrent state cannot be cropped
             cache = copy.deepcopy(cache)
         new = torch.ones(batch, tokens, dtype=torch.long, device=model.device)
+        named = {cache_argument(attention_kinds(model.config)): cache}
         synchronise(model.device)
         begun = perf_counter()
-        model.model(input_ids=new, past_key_values=cache, use_cache=True, logits_to_keep=tokens)
+        model.model(input_ids=new, use_cache=True, logits_to_keep=tokens, **named)
         synchronise(model.device)
         seconds = perf_counter() - begun
         if not states:
@@ -107,7 +108,8 @@ class ReferenceForwards:
             prompt = torch.arange(context, device=model.device).remainder(model.ids.width).expand(batch, -1)
             # Made without the config, so that every layer keeps all tokens. Then `crop` undoes a forward exactly.
             cache = DynamicCache(config=model.config) if is_recurrent(model.config) else DynamicCache()
-            model.model(input_ids=prompt, past_key_values=cache, use_cache=True, logits_to_keep=1)
+            named = {cache_argument(attention_kinds(model.config)): cache}
+            model.model(input_ids=prompt, use_cache=True, logits_to_keep=1, **named)
             while self.caches and sum(map(_bytes, self.caches.values())) + _bytes(cache) > CACHE_BYTES:
                 del self.caches[next(iter(self.caches))]
             self.caches[key] = cache

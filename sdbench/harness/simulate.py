@@ -159,14 +159,15 @@ def _kind(config: Mapping[str, Any]) -> str | None:
     """Return the simulated method that an arm runs; None if no simulated method fits."""
     proposer = config.get("proposer") or {}
     drafts = str(proposer.get("_target_", ""))
-    if config.get("threads") is not None:
+    lengths = str((config.get("lengths") or {}).get("_target_", "Fixed"))
+    if config.get("threads") is not None or not lengths.endswith("Fixed"):
         return None
     if str(config["_target_"]).endswith(".Pearl"):
         return "pearl" if config.get("pre_verify", True) and config.get("post_verify", True) else None
     if not proposer:
         return "ar"
     if drafts.endswith(".ModelDrafter"):
-        return "sd" if proposer["model"] == "draft" and "policy" not in proposer else None
+        return "sd" if proposer["model"] == "draft" else None
     if drafts.endswith(".AMUSDDrafter"):
         return "amusd"
     if drafts.endswith(".SSDDrafter"):

@@ -46,9 +46,16 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         "seed": job.seed,
         "recipe": config["recipe"],
     }
+    for knob, place in (("out", out), ("work", job.work)):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"{knob}: {place} is a file; name a folder.")
+    if config["held_out"] and not getattr(recipe, "measures_sets", False):
+        raise InputError(
+            f"held_out: {type(recipe).__name__} measures no drafter on sets of texts, so leave held_out out."
+        )
     out.mkdir(parents=True, exist_ok=True)
     with held(out):
-        claim(out, identity, "out", begun=job.out.exists() or job.state.exists())
+        claim(out, identity, "out", begun=job.started)
         job.tracker.start(config, config["name"], out)
         try:
             card = made.run(job)

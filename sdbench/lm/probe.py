@@ -16,6 +16,7 @@ from torch import Tensor
 from sdbench.errors import InputError
 from sdbench.lm.model import FAR
 from sdbench.lm.programs.execution import Execution
+from sdbench.lm.recurrent import RecurrentTransformer
 from sdbench.lm.transformer import Transformer
 from sdbench.models.quiet import quiet, reason_of
 
@@ -39,11 +40,16 @@ def check_steps(lm: Transformer) -> None:
         with quiet():
             own = [_own_logits(lm, ids) for ids in rows]
             stepped = _stepped_logits(lm, rows)
+            forgets = isinstance(lm, RecurrentTransformer) and _begins_anew(lm, rows[0])
     except Exception as error:  # a model's code may fail in any way
         raise InputError(f"{name} cannot be stepped over cache slots ({reason_of(error)}).") from error
     finally:
         lm.execution = execution
         lm.allocate(0, 0)
+    if forgets:
+        raise InputError(
+            f"{name} begins a step of several tokens with an empty recurrent state, so it cannot be stepped."
+        )
     for ids, expected, found in zip(rows, own, stepped, strict=True):
         # Tokens that the model lacks are -inf on purpose.
         known = lm.ids.proposable.to(expected.device)
@@ -130,3 +136,19 @@ def _stepped_logits(lm: Transformer, rows: list[Tensor]) -> list[Float[Tensor, "
         positions[row, -new:] = slots[row, -new:] = places[read : len(ids)]
     logits = lm.step(tokens, positions, slots, attend_len=_LONG).logits[:, -1].float()
     return [logits[0], logits[1]]
+
+
+def _begins_anew(lm: RecurrentTransformer, ids: Int[Tensor, " T"]) -> bool:
+    """Return whether a step of several tokens gives the same logits behind another recurrent state, which the code then ignores."""
+    places, found = torch.arange(len(ids), device=lm.device)[None], []
+    lm.allocate(1, len(ids))
+    lm.step(ids[None, :_PREFILL], places[:, :_PREFILL], None, attend_len=_PREFILL)
+    if not any(kind == "recurrent" for kind, _, _ in lm.pool.row_states[0]):
+        return False
+    for share in (1.0, 0.0):
+        states = lm.pool.row_states[0].items()
+        lm.pool.row_states[0] = {key: state * share if key[0] == "recurrent" else state for key, state in states}
+        behind = lm.step(ids[None, _PREFILL:], places[:, _PREFILL:], None, attend_len=len(ids))
+        found.append(behind.logits[0, -1])
+        lm.forget(0, _PREFILL)
+    return torch.equal(*found)

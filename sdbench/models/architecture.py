@@ -82,7 +82,7 @@ def _unsuited(config: PreTrainedConfig, model_class: type[PreTrainedModel]) -> s
         )
     if getattr(config, "alibi", False) or config.model_type in ("bloom", "mpt"):
         return "uses ALiBi, which takes distances from the order of the slots and not from the positions"
-    if "position_ids" not in inspect.signature(model_class.forward).parameters:
+    if attention_kinds(config) and "position_ids" not in inspect.signature(model_class.forward).parameters:
         return "takes no position_ids, so its tokens cannot be placed"
     if getattr(config, "use_bidirectional_attention", False):
         return "attends in both directions, so it cannot decode"

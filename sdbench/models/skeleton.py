@@ -75,11 +75,17 @@ def step_arguments(
     kinds: of its attention layers, one for each mask. A model without any takes no mask and no positions. unmasked: the kinds of
     layers that take no mask.
     """
+    named = {cache_argument(kinds): cache}
     if not kinds:
-        return {"cache_params": cache}
+        return named
     alone = len(masks) == 1 and not unmasked
     by_kind = masks[0] if alone else {**dict.fromkeys(unmasked), **dict(zip(kinds, masks, strict=True))}
-    return {"past_key_values": cache, "position_ids": positions, "attention_mask": by_kind}
+    return {**named, "position_ids": positions, "attention_mask": by_kind}
+
+
+def cache_argument(kinds: Sequence[str]) -> str:
+    """Return the name under which a class takes its cache. kinds: of the attention layers."""
+    return "past_key_values" if kinds else "cache_params"
 
 
 def attention_of(model_class: type[PreTrainedModel]) -> str:

@@ -173,6 +173,8 @@ def _parsed(text: str, file: Path, number: int) -> Row:
         if number == 1 and text.strip()[0] in "[{" and error.pos >= len(text.rstrip()):
             raise InputError(f"{where}: {_more_than_a_line(text, file)}.") from error
         raise InputError(f"{where}: not valid JSON ({error.msg}, column {error.colno}).") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, or lists in lists in lists
+        raise InputError(f"{where}: JSON that cannot be read ({error}).") from error
     if isinstance(fields, list) and number == 1:
         raise InputError(f"{where}: {_more_than_a_line(text, file)}.")
     if not isinstance(fields, dict):

@@ -30,7 +30,10 @@ class DraftOfFamily:
 
 
 def draft_of(job: Job, what: str) -> DraftOfFamily:
-    """Return the draft of the family. what: is trained for it. Errors: InputError if there is none with the target's vocabulary."""
+    """Return the draft of the family. what: is trained for it. Errors: InputError if there is none with the target's vocabulary.
+
+    The result of the job depends on it.
+    """
     spec = job.specs.get("draft")
     if spec is None:
         raise InputError(f"{what} is trained for a draft, and this family has no role draft: choose another one.")
@@ -41,8 +44,9 @@ def draft_of(job: Job, what: str) -> DraftOfFamily:
             f"models.draft.vocabulary is {member.vocabulary.kind}; {what[0].lower()}{what[1:]} can be trained for a draft with the "
             "target's vocabulary only."
         )
-    width = member.config.get_text_config().hidden_size
-    return DraftOfFamily(model_identity(spec), width, lambda: load_weights(spec, job.dtype, job.device))
+    width, identity = member.config.get_text_config().hidden_size, model_identity(spec)
+    job.depends["draft"] = identity
+    return DraftOfFamily(identity, width, lambda: load_weights(spec, job.dtype, job.device))
 
 
 def logits_behind(model: Any, tokens: Int[Tensor, "1 T"], count: int) -> Float[Tensor, "N V"]:

@@ -20,12 +20,13 @@ from sdbench.lm.prepacked import prepack
 from sdbench.lm.recurrent import language_model
 from sdbench.models.family import Family, check_family
 from sdbench.models.identity import model_identity
+from sdbench.models.skeleton import is_recurrent
 from sdbench.models.spec import ModelSpec, family_specs, resolve
 from sdbench.models.weights import load_weights
 from sdbench.runs.environment import cpu_model, git_state
 from sdbench.runs.trackers import NoTracker, Tracker
 from sdbench.training.corpus import Corpus, Sample
-from sdbench.training.identity import claim
+from sdbench.training.identity import IDENTITY_FILE, claim
 from sdbench.training.leaks import Leaks
 from sdbench.training.network_calls import hidden_behind
 from sdbench.training.package import write_checksums
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 HELD_OUT_EVERY = 32  # one sequence in so many is held out from training
+SET_TOKENS = 20_000  # answer tokens of a set of `held_out`, at most
 
 
 class Recipe(Protocol):
@@ -54,8 +56,10 @@ class Job:
     device, dtype: of the target. out: folder of the weights. work: folder of the corpus and the laws; trainings with the same
     target, data and seed may share it, also at the same time. evaluation: files and folders of texts that no training sequence may
     hold. seed: of all random choices. rows: answers that are written at a time. state: folder of the checkpoints; by default
-    `checkpoints` beside `out`. held_out: sources by name; a drafter is measured on all that each of them gives.
-    facts: what the card says besides the settings and the measured numbers.
+    `checkpoints` beside `out`. held_out: sources by name; a drafter is measured on what each of them gives, up to `SET_TOKENS`.
+    sets: their sequences, once the corpus is there.
+    facts: what the card says besides the settings and the measured numbers. depends: what the weights depend on, besides the
+    settings, the target and the corpus.
     """
 
     def __init__(
@@ -79,6 +83,13 @@ class Job:
         self.tracker: Tracker = tracker or NoTracker()
         self.begun = perf_counter()
         self.facts: dict[str, Any] = {}
+        self.depends: dict[str, str] = {}
+        self.sets: dict[str, Corpus] = {}
+
+    @property
+    def started(self) -> bool:
+        """Return whether an earlier call has left a result or a checkpoint."""
+        return self.out.exists() or any(one.name != IDENTITY_FILE for one in self.state.glob("*"))
 
     @cached_property
     def family(self) -> Family:
@@ -139,14 +150,16 @@ class Job:
                     self.say(f"corpus: {whole.answer_tokens:,} of {tokens:,} answer tokens")
                     if whole.answer_tokens >= tokens:
                         break
-            for name in self._held_out:  # now, so that what cannot be had ends the training before it begins
-                self._set(name)
+            self.sets = {name: self._set(name, source) for name, source in self._held_out.items()}
         corpus = whole.upto(tokens)
         if len(corpus) < 2:
             raise InputError(
                 f"The source of the training data gave {len(corpus)} sequences without evaluation texts, and a training needs 2: "
                 "name another source, or raise recipe.data_tokens."
             )
+        made_of = {"target": self.identity, "corpus": corpus.sha256, **self.depends}
+        claim(self.state, made_of, "out", begun=self.started)
+        self.facts |= self.depends
         self.facts["data"] = {
             **source.identity,
             "sha256": corpus.sha256,
@@ -157,35 +170,48 @@ class Job:
         }
         return corpus
 
-    def _set(self, name: str) -> Corpus:
-        """Return all sequences of a source of `held_out`."""
-        source, corpus = self._held_out[name], Corpus(self.work / "held_out" / name / "corpus.jsonl")
-        whole = {"target": self.identity, "dtype": self.dtype, "seed": self.seed, "data": source.identity}
-        claim(corpus.folder, whole, "work", begun=bool(corpus.every))
-        for chunk in source.chunks(self.writer, corpus.every, self.seed):
-            corpus.add([self._checked(sample, Leaks(())) for sample in chunk])
-        if not corpus.answer_tokens:
+    def _set(self, name: str, source: Source) -> Corpus:
+        """Return the sequences of a source of `held_out`, up to `SET_TOKENS`."""
+        whole = Corpus(self.work / "held_out" / name / "corpus.jsonl")
+        identity = {"target": self.identity, "dtype": self.dtype, "seed": self.seed, "data": source.identity}
+        claim(whole.folder, identity, "work", begun=bool(whole.every))
+        if whole.answer_tokens < SET_TOKENS:
+            for chunk in source.chunks(self.writer, whole.every, self.seed):
+                whole.add([self._checked(sample, Leaks(()), f"held_out.{name}") for sample in chunk])
+                self.say(f"held_out.{name}: {whole.answer_tokens:,} answer tokens")
+                if whole.answer_tokens >= SET_TOKENS:
+                    break
+        if not whole.answer_tokens:
             raise InputError(f"held_out.{name}: its source gives no answer; name another one.")
-        return corpus
+        return whole.upto(SET_TOKENS)
 
     def measure_sets(self, measure: Callable[[Corpus], Mapping[str, Any]]) -> None:
         """Put on the card what `measure` finds on each set of `held_out`."""
-        for name in self._held_out:
+        for name, corpus in self.sets.items():
             self.say(f"measuring on {name}")
-            corpus = self._set(name)
             size = {"sequences": len(corpus), "answer_tokens": corpus.answer_tokens}
             self.facts.setdefault("held_out", {})[name] = {**size, **measure(corpus)}
 
-    def _checked(self, sample: Sample, leaks: Leaks) -> Sample:
-        """Return a sequence, marked if it holds evaluation data. Errors: InputError if it is too long for the target."""
+    def _checked(self, sample: Sample, leaks: Leaks, knob: str = "recipe.data") -> Sample:
+        """Return a sequence, marked if it holds evaluation data. Errors: InputError if it is too long for the target.
+
+        knob: names the source, for the message.
+        """
         context = self.family.context
         if context is not None and len(sample.tokens) > context:
             raise InputError(
-                f"The sequence {sample.source} of the training data has {len(sample.tokens)} tokens, and the target reads at most "
-                f"{context}: lower recipe.data.longest_answer, or recipe.data.longest of data=text_file."
+                f"The sequence {sample.source} of {knob} has {len(sample.tokens)} tokens, and the target reads at most "
+                f"{context}: lower {knob}.longest_answer, or {knob}.longest of a text file."
             )
         text = str(self.tokenizer.decode(sample.tokens, skip_special_tokens=True))
         return replace(sample, left_out=leaks.leaks(text))
+
+    def refuse_recurrent(self, what: str) -> None:
+        """Refuse a target with recurrent layers. what: cannot be used with it. Errors: InputError."""
+        if is_recurrent(self.family.main.config):
+            raise InputError(
+                f"The target has recurrent layers, which cannot run {what}: take recipe=distill, or another target."
+            )
 
     def check_top(self, top: int) -> None:
         """Refuse a law of more tokens than the target has. Errors: InputError."""

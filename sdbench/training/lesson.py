@@ -96,7 +96,12 @@ class Lesson:
 
     @torch.no_grad()
     def intervals(self, compared: Callable[[Sequence[int]], Mapping[str, Compared]]) -> dict[str, list[float]]:
-        """Return `NAME_ci95` of each name that `measured` returns: the bootstrap interval over the watched sequences."""
+        """Return `NAME_ci95` of each name that `measured` returns: the bootstrap interval over the watched sequences.
+
+        One sequence gives no interval.
+        """
+        if len(self.watched) < 2:
+            return {}
         drawn = np.random.default_rng(0).integers(len(self.watched), size=(_RESAMPLES, len(self.watched)))
         found = {}
         for name, parts in self._watched_tokens(compared, 1).items():

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from sdbench.device import synchronise
 from sdbench.errors import InputError
 from sdbench.lm.model import LanguageModel
+from sdbench.lm.recurrent import language_model
 from sdbench.lm.transformer import Transformer
 from sdbench.models.derived import put_weight, shared_copy
 from sdbench.training.divergences import compare, divergence
@@ -73,7 +74,7 @@ class OnlineLearner:
                     f"{model.name} learns while it serves, but its weight {name} is quantised: leave its quantization at null."
                 )
         serving = _with_own(model.model, self._names, model.dtype)
-        self.served: Transformer = Transformer(model.name, serving, execution=model.execution.fresh(), ids=model.ids)
+        self.served = language_model(model.name, serving, execution=model.execution.fresh(), ids=model.ids)
         # Small steps vanish in the rounding of a narrow type, so the weights that are trained are float32.
         self._trained = serving
         if model.dtype != torch.float32:

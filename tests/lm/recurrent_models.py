@@ -10,18 +10,7 @@ import transformers as t
 
 from tests.conftest import V
 
-ARCHITECTURES = [
-    "qwen3_5",
-    "lfm2",
-    "nemotron_h",
-    "falcon_h1",
-    "qwen3_next",
-    "bamba",
-    "olmo_hybrid",
-    "zamba2",
-    "mamba2",
-    "mamba",
-]
+ARCHITECTURES = ["qwen3_5", "lfm2", "nemotron_h", "falcon_h1", "qwen3_next", "bamba", "olmo_hybrid", "zamba2", "mamba2"]
 
 
 def recurrent_model(architecture: str, layers: int = 4, seed: int = 0, width: int = V, **more: Any) -> Any:

@@ -104,7 +104,6 @@ class BranchClassifier:
 
         optimiser.run(batches, loss, lambda: measured(network, *held_out), 200, 1000)
         network.write(job.out)
-        job.facts["draft"] = draft.identity
         found = {**measured(network, *held_out), "places": len(training[1])}
         return job.finish("SpecBranch's classifier", self.settings, found, optimiser.log)
 

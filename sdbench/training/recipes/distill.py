@@ -14,6 +14,7 @@ import torch
 
 from sdbench import validate
 from sdbench.errors import InputError
+from sdbench.models.skeleton import attention_kinds
 from sdbench.models.vocabulary import most_frequent
 from sdbench.sampling import Sampling
 from sdbench.training.batches import padded, passes
@@ -52,6 +53,7 @@ class Distill:
     """
 
     title = "A draft distilled from its target"
+    measures_sets = True
 
     def __init__(
         self,
@@ -111,6 +113,8 @@ class Distill:
     def run(self, job: Job) -> dict[str, Any]:
         self.check(job)
         corpus = job.corpus(self.data, self.data_tokens)
+        for one in (corpus, *job.sets.values()):
+            self.check_texts(one)
         lesson = self.lesson(job, corpus)
         student = self.student(job, corpus)
         untrained = lesson.held_out(student)
@@ -140,6 +144,10 @@ class Distill:
     def check(self, job: Job) -> None:
         """Refuse settings that do not fit the target. Errors: InputError, before the corpus is made."""
         vocab = job.family.vocab
+        if not attention_kinds(job.family.main.config):
+            raise InputError(
+                "The target has no attention layers, and a draft of some of its layers cannot be made: choose another target."
+            )
         check_layers(self.layers, job.family.main.config.num_hidden_layers)
         if self.vocabulary is not None and self.vocabulary >= vocab:
             raise InputError(
@@ -148,6 +156,9 @@ class Distill:
         job.check_top(self.top)
         if self.start is not None:
             Student(job.target, self.layers).load_folder(self.start)
+
+    def check_texts(self, corpus: Corpus) -> None:
+        """Refuse texts that this recipe cannot train on or measure on. Errors: InputError."""
 
     def lesson(self, job: Job, corpus: Corpus, use: Use = Use.BOTH) -> DraftLesson:
         """Return a corpus with what the target says about it."""
@@ -189,7 +200,7 @@ class Distill:
             order = passes(lesson.corpus.samples, lesson.training, schedule.batch_tokens, job.seed, number)
             if not self.on_policy:
                 return ((lesson, places) for places in order)
-            return self._with_own(job, lesson, student, order, number)
+            return self._with_own(job, lesson, student, order, f"{name}-{number}")
 
         optimiser.run(
             batches,
@@ -204,14 +215,14 @@ class Distill:
         return None
 
     def _with_own(
-        self, job: Job, lesson: DraftLesson, student: Student, order: Sequence[list[int]], number: int
+        self, job: Job, lesson: DraftLesson, student: Student, order: Sequence[list[int]], name: str
     ) -> Iterator[tuple[DraftLesson, list[int]]]:
         """Yield batches of the corpus, and in place of some of them batches that the draft has answered itself."""
         own, written = lesson, []
         for place, batch in enumerate(order):
             if place % self.refresh == 0:
                 taken = order[place : place + int(self.refresh * self.on_policy)]
-                own = own_texts(job, lesson, student, [one for part in taken for one in part], f"{number}-{place}")
+                own = own_texts(job, lesson, student, [one for part in taken for one in part], f"{name}-{place}")
                 written = passes(own.corpus.samples, own.training, self.schedule.batch_tokens, job.seed, number)
             turn = place % self.refresh
             mine = int((turn + 1) * self.on_policy) > int(turn * self.on_policy)
@@ -252,6 +263,8 @@ def own_texts(job: Job, lesson: DraftLesson, student: Student, places: Sequence[
         prompts, names = [one.tokens[: one.prompt] for one in asked], [one.source for one in asked]
         writer = Writer(student.deployed(), job.tokenizer, job.family.eos, job.rows)
         longest = max(len(one.answer) for one in asked)
+        if job.family.context is not None:
+            longest = min(longest, job.family.context - 1 - max(one.prompt for one in asked))
         answers = writer.write(prompts, names, Sampling(1.0), longest, job.seed)
         corpus.add(
             Sample([*prompt, *answer], len(prompt), source)

@@ -37,6 +37,8 @@ class TrainExitHeads:
     `sdbench.training.divergences`. top: tokens of the target's law that are kept for each position.
     """
 
+    measures_sets = True
+
     def __init__(
         self,
         data: Source,
@@ -64,6 +66,7 @@ class TrainExitHeads:
         return {**own, **vars(self.schedule), "data": type(self.data).__name__}
 
     def run(self, job: Job) -> dict[str, Any]:
+        job.refuse_recurrent("early exits")
         config = self._exits(job)
         corpus = job.corpus(self.data, self.data_tokens)
         heads = ExitHeads(config)

@@ -65,6 +65,8 @@ class TrainHead:
     `sdbench.training.recipes.distill`. steps: the depths that are trained. decay: the factor of the loss from depth to depth.
     """
 
+    measures_sets = True
+
     def __init__(
         self,
         head: HeadMaker,
@@ -103,6 +105,7 @@ class TrainHead:
         return {**own, **vars(self.schedule), "data": type(self.data).__name__, "head": head}
 
     def run(self, job: Job) -> dict[str, Any]:
+        job.refuse_recurrent("heads")
         layers = self.head.layers(job.family.main.config)
         job.check_top(self.top)
         corpus = job.corpus(self.data, self.data_tokens)

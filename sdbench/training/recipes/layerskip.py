@@ -83,6 +83,7 @@ class LayerSkip:
         return {**own, **vars(self.schedule), "data": type(self.data).__name__}
 
     def run(self, job: Job) -> dict[str, Any]:
+        job.refuse_recurrent("early exits")
         corpus = job.corpus(self.data, self.data_tokens)
         model = SkippedLayers(job.target)
         watched = job.split(corpus)[1][:WATCHED]

@@ -138,7 +138,6 @@ class LengthPolicy:
             1000,
         )
         network.write(job.out)
-        job.facts["draft"] = draft.identity
         return job.finish(
             f"The network of the length policy {self.policy}",
             self.settings,

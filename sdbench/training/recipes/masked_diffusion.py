@@ -21,6 +21,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from sdbench import validate
 from sdbench.errors import InputError
 from sdbench.lm.diffusion import DiffusionTransformer
 from sdbench.tasks.texts import generate
@@ -84,6 +85,14 @@ class MaskedDiffusion:
         seed: int,
     ) -> None:
         self.knobs = {name: value for name, value in locals().items() if name not in ("self", "mixture")}
+        for name, value in self.knobs.items():
+            if name not in ("learning_rate", "weight_decay", "in_order", "seed"):
+                validate.whole(f"recipe.{name}", value, 1)
+        validate.number("recipe.learning_rate", learning_rate, 0)
+        validate.number("recipe.weight_decay", weight_decay, 0)
+        validate.number("recipe.in_order", in_order, 0, 1)
+        if width % heads:
+            raise InputError(f"recipe.width is {width}, which recipe.heads={heads} does not divide.")
         self.knobs["mixture"] = dict(mixture)
         self.mixture, self.steps, self.rows, self.seed = dict(mixture), steps, rows, seed
         self.warmup_steps, self.decay_steps = warmup_steps, decay_steps
@@ -133,7 +142,12 @@ class MaskedDiffusion:
         if (work / "checkpoint.pt").exists():
             self._load(work / "checkpoint.pt")
         while self.step < self.steps:
-            for examples in self._pool(self.pool)[: self.steps - self.step]:
+            batches = self._pool(self.pool)
+            if not batches:
+                raise InputError(
+                    f"No text of a pool fits: raise recipe.canvas={self.canvas}, or recipe.pool_texts={self.pool_texts}."
+                )
+            for examples in batches[: self.steps - self.step]:
                 self._take_step(examples)
             self.pool += 1
             self._save(work / "checkpoint.pt")

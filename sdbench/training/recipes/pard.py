@@ -74,11 +74,13 @@ class Pard(Distill):
         if self.mask_token >= job.family.vocab:
             raise InputError(f"recipe.mask_token is {self.mask_token}, but the target has {job.family.vocab} tokens.")
 
-    def lesson(self, job: Job, corpus: Corpus, use: Use = Use.BOTH) -> PardLesson:
+    def check_texts(self, corpus: Corpus) -> None:
         if any(self.mask_token in sample.tokens for sample in corpus.samples):
             raise InputError(
                 f"recipe.mask_token is {self.mask_token}, and a text of the corpus holds this token: choose one that no text holds."
             )
+
+    def lesson(self, job: Job, corpus: Corpus, use: Use = Use.BOTH) -> PardLesson:
         return PardLesson(job, corpus, job.teacher(corpus, self.top), self, use)
 
     def _loss(self, lesson: DraftLesson, places: Sequence[int], student: Student, reference: Student | None) -> Loss:

@@ -63,7 +63,7 @@ def lines_of(file: Path, keys: Sequence[str], knob: str) -> list[str]:
     if not file.is_file():
         raise InputError(f"{knob}: there is no file {file}.")
     try:
-        lines = [line for line in file.read_text(encoding="utf-8").split("\n") if line.strip()]
+        lines = [line for line in file.read_text(encoding="utf-8-sig").split("\n") if line.strip()]
     except UnicodeDecodeError as error:
         raise InputError(f"{knob}: {file} is no text in UTF-8 ({error}).") from error
     if not lines:
