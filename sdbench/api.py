@@ -9,22 +9,25 @@ as in a run.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from sdbench import validate
 from sdbench.decoding.base import Decoder, Request
 from sdbench.errors import InputError
 from sdbench.harness.arms import make
-from sdbench.harness.config import compose
+from sdbench.harness.config import choices, compose
 from sdbench.lm.diffusion import DiffusionTransformer
-from sdbench.lm.recurrent import language_model
+from sdbench.lm.probe import check_steps
+from sdbench.lm.recurrent import RecurrentTransformer, language_model
 from sdbench.lm.transformer import Transformer
 from sdbench.models.derived import derived
-from sdbench.models.generation import GenerationDefaults, TokenRules, listed_ids
+from sdbench.models.generation import SAMPLING, SEARCH, GenerationDefaults, TokenRules, listed_ids
 from sdbench.models.masked_diffusion import mask_token_of
 from sdbench.models.spec import family_specs
 from sdbench.sampling import Sampling
@@ -33,13 +36,8 @@ from sdbench.stopping import StopAtTokens
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
-_NOT_APPLIED = {
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "stop_strings": None,
-    "penalty_alpha": None,
-    "max_time": None,
-}
+_SAMPLED = ("do_sample", "temperature", "top_k", "top_p")  # the fields of sampling that a decoder applies
+_ENDED_BY = ("MaxLengthCriteria", "EosTokenCriteria")
 
 
 def decode(
@@ -65,9 +63,10 @@ def decode(
     Raises:
         InputError: there is no such method, it needs a model that is not given, or a value is wrong.
     """
-    config = _config_of(model)
+    config, tokens = _config_of(model), _token_ids(prompt, model.config.get_text_config().vocab_size)
+    validate.whole("max_new_tokens", max_new_tokens, 1)
     decoder = _decoder(model, draft, qualifier, method, config, overrides)
-    request = Request(list(prompt), "prompt")
+    request = Request(tokens, "prompt")
     stop = StopAtTokens(listed_ids(config.eos_token_id))
     (finished,) = decoder.generate([request], sampling or Sampling(), stop, max_new_tokens, seed)
     decoder.close()
@@ -82,18 +81,15 @@ def custom_generate(
 ) -> Callable[..., Int[Tensor, "B L"]]:
     """Return a function for `model.generate(..., custom_generate=FUNCTION)`. The arguments are those of `decode`.
 
-    It follows the generation config of the call: length, sampling, end-of-sequence tokens and the rules for single tokens. Beams,
-    stop strings and time limits are refused. torch's global generator gives the seed.
+    It follows the generation config of the call: length, temperature, top-k, top-p, end-of-sequence tokens and the rules for single
+    tokens. What it cannot follow is refused: beams, other kinds of sampling, stop strings, time limits, streamers, and processors
+    and criteria that the call brings along. torch's global generator gives the seed.
     """
 
     def generate(
         model: PreTrainedModel, input_ids: Int[Tensor, "B T"], generation_config: GenerationConfig, **given: Any
     ) -> Int[Tensor, "B L"]:
-        refused = [
-            name for name, value in _NOT_APPLIED.items() if getattr(generation_config, name, value) not in (value, None)
-        ]
-        if refused:
-            raise InputError(f"sdbench decodes without {', '.join(refused)}: leave them out of the generation config.")
+        _check_call(model, input_ids, generation_config, given)
         decoder = _decoder(model, draft, qualifier, method, generation_config, overrides)
         seen = given.get("attention_mask")
         lines = input_ids.tolist()
@@ -101,6 +97,8 @@ def custom_generate(
         prompts = [
             [token for token, on in zip(line, mask, strict=True) if on] for line, mask in zip(lines, shown, strict=True)
         ]
+        if not all(prompts):
+            raise InputError("a row of input_ids has no token that attention_mask shows; give each row a prompt")
         new = int(generation_config.max_length or 0) - input_ids.shape[1]
         seed = int(torch.randint(1 << 62, ()))
         requests = [Request(tokens, str(number)) for number, tokens in enumerate(prompts)]
@@ -130,7 +128,16 @@ def _decoder(
     overrides: Sequence[str],
 ) -> Decoder:
     """Make the decoder of an arm over these models."""
+    if method not in choices("arms"):
+        raise validate.unknown("There is no arm", method, choices("arms"))
+    for word in overrides:
+        if not re.match(rf"\+*(\w+@)?arms\.{re.escape(method)}\.", word):
+            raise InputError(f"'{word}' is no knob of the method: an override here begins with arms.{method}.")
     composed = compose([f"arms=[{method}]", *overrides])
+    if list(composed["arms"]) != [method]:
+        raise InputError(
+            f"the overrides make the arms {', '.join(composed['arms'])} of {method}; give each knob one value"
+        )
     roles = {"target": model, "qualifier": qualifier, "draft": draft}
     vocab = model.config.get_text_config().vocab_size
     family = {role: _stepped(role, part, vocab) for role, part in roles.items() if part is not None}
@@ -149,7 +156,40 @@ def _stepped(role: str, model: PreTrainedModel, vocab: int) -> Transformer:
     """Return a model as decoders take it. Raises: InputError, if the config of a diffusion model is incomplete."""
     if mask_token_of(role, model.config.get_text_config()) is not None:
         return DiffusionTransformer(role, model)
-    return language_model(role, model, vocab)
+    made = language_model(role, model, vocab)
+    if isinstance(made, RecurrentTransformer):
+        check_steps(made)  # the code of some models loses the recurrent state
+    return made
+
+
+def _check_call(model: Any, input_ids: Tensor, config: GenerationConfig, given: Mapping[str, Any]) -> None:
+    """Refuse what a call of `generate` asks for and a decoder does not do. Raises: InputError."""
+    fields = {**SEARCH, "stop_strings": None, "return_dict_in_generate": False}
+    if config.do_sample:
+        fields |= {name: value for name, value in SAMPLING.items() if name not in _SAMPLED}
+    refused = [name for name, value in fields.items() if getattr(config, name, value) not in (value, None)]
+    refused += ["streamer"] if given.get("streamer") is not None else []
+    refused += ["inputs_embeds"] if given.get("inputs_embeds") is not None else []
+    own = model._get_logits_processor(config, input_ids.shape[1], input_ids, device=input_ids.device, model_kwargs={})
+    known = {type(one) for one in own}
+    refused += [type(one).__name__ for one in given.get("logits_processor") or () if type(one) not in known]
+    ends = [type(one).__name__ for one in given.get("stopping_criteria") or ()]
+    refused += [
+        name for name in ends if name not in _ENDED_BY and name not in ("MaxTimeCriteria", "StopStringCriteria")
+    ]
+    if refused:
+        raise InputError(
+            f"sdbench decodes without {', '.join(refused)}: leave them out of the call and of its generation config."
+        )
+
+
+def _token_ids(prompt: Any, vocab: int) -> list[int]:
+    """Return a prompt as a list. Raises: InputError, if it is no sequence of token ids."""
+    given = prompt.tolist() if hasattr(prompt, "tolist") else prompt
+    right = isinstance(given, Sequence) and not isinstance(given, str) and len(given) > 0
+    if not right or not all(isinstance(token, int) and 0 <= token < vocab for token in given):
+        raise InputError(f"the prompt must be one sequence of token ids from 0 to {vocab - 1}, with at least one")
+    return list(given)
 
 
 def _config_of(model: PreTrainedModel) -> GenerationConfig:

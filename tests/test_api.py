@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import (
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+)
 
 import sdbench
 from sdbench.errors import InputError
 from sdbench.sampling import Sampling
 from tests.conftest import V, random_model
+from tests.lm.recurrent_models import recurrent_model
 
 METHODS = ["ar", "sd", "lookup", "suffix", "mcsd", "dynamic_tree"]
 NEW = 12
@@ -80,3 +89,65 @@ def test_what_cannot_be_done_is_refused(models):
         sdbench.decode(target, None, [1, 2], "sd")
     with pytest.raises(InputError, match="There is no arm"):
         sdbench.decode(target, None, [1, 2], "sdd")
+
+
+class Banned(LogitsProcessor):
+    def __call__(self, input_ids, scores):
+        return scores
+
+
+class Ended(StoppingCriteria):
+    def __call__(self, input_ids, scores, **more):
+        return torch.ones(len(input_ids), dtype=torch.bool)
+
+
+CALLS = {
+    "min_p": {"do_sample": True, "min_p": 0.5},
+    "typical_p": {"do_sample": True, "typical_p": 0.5},
+    "return_dict_in_generate": {"return_dict_in_generate": True},
+    "guidance_scale": {"guidance_scale": 2.0},
+    "Banned": {"logits_processor": LogitsProcessorList([Banned()])},
+    "PrefixConstrainedLogitsProcessor": {"prefix_allowed_tokens_fn": lambda row, ids: [5]},
+    "Ended": {"stopping_criteria": StoppingCriteriaList([Ended()])},
+    "attention_mask": {"attention_mask": torch.tensor([[1] * 9, [0] * 9])},
+}
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_a_call_that_asks_for_more_is_refused(models, name):
+    function = sdbench.custom_generate(models[1])
+    call = {"do_sample": False, **CALLS[name]}
+    with pytest.raises(InputError, match=name):
+        models[0].generate(prompts(), max_new_tokens=4, pad_token_id=0, custom_generate=function, **call)
+
+
+@pytest.mark.parametrize("prompt", [[], [V], [-1], "text", [[1, 2]], torch.tensor([[1, 2]]), [1.5]])
+def test_a_prompt_is_a_sequence_of_token_ids(models, prompt):
+    with pytest.raises(InputError, match=f"token ids from 0 to {V - 1}"):
+        sdbench.decode(models[0], None, prompt, "ar")
+
+
+def test_a_prompt_may_be_a_tensor(models):
+    assert sdbench.decode(models[0], None, torch.tensor([1, 2]), "ar", 3) == sdbench.decode(
+        models[0], None, [1, 2], "ar", 3
+    )
+
+
+@pytest.mark.parametrize(
+    ("more", "said"),
+    [
+        ({"max_new_tokens": -1}, "max_new_tokens"),
+        ({"method": "ar,lookup"}, "There is no arm 'ar,lookup'"),
+        ({"overrides": ["sampling.temperature=1"]}, "begins with arms.ar."),
+        ({"overrides": ["arms=[lookup]"]}, "begins with arms.ar."),
+        ({"method": "lookup", "overrides": ["+arms.lookup.grid.draft_length=[1,2]"]}, "one value"),
+    ],
+)
+def test_other_knobs_are_refused(models, more, said):
+    with pytest.raises(InputError, match=re.escape(said)):
+        sdbench.decode(models[0], None, [1, 2], **{"method": "ar", **more})
+
+
+def test_a_model_that_loses_its_state_is_refused():
+    with pytest.raises(InputError, match="with an empty recurrent state"):
+        sdbench.decode(recurrent_model("mamba"), None, [1, 2], "ar")
