@@ -10,8 +10,11 @@ from transformers import AutoTokenizer
 
 from sdbench.cli import main
 from sdbench.errors import InputError
-from sdbench.harness.config import compose
+from sdbench.harness.build import build
+from sdbench.harness.config import choices, compose
 from sdbench.harness.plan import prepare
+from sdbench.harness.schema import Training
+from sdbench.harness.train import recipe_words
 from sdbench.runs.record import load as load_run
 from sdbench.runs.run_id import run_id
 from sdbench.training.sources import FinishedRun
@@ -114,6 +117,8 @@ REFUSED = {
     "evaluation": (["data=text_file", "recipe.data.path={texts}", "evaluation=/nosuch"], "evaluation: there is no"),
     "one sequence": (["data=text_file", "recipe.data.path={texts}"], "gave 1 sequences"),
     "no set": (["data=text_file", "recipe.data.path={texts}", "+held_out.a.b=1"], "held_out.a is no source of sequences"),
+    "out is a file": (["data=text_file", "recipe.data.path={texts}", "out={texts}"], "is a file; name a folder"),
+    "work is a file": (["data=text_file", "recipe.data.path={texts}", "work={texts}"], "is a file; name a folder"),
     "no recipe": (["recipe._target_=sdbench.training.sources.TextFile", "data=text_file", "recipe.data.path={texts}"], "no knob"),
 }  # fmt: skip
 
@@ -153,3 +158,29 @@ def test_a_draft_that_is_not_there_names_its_command(verb, tmp_path, monkeypatch
         f"models.{role}.derive.weights: the folder results/models/smollm2-135m/{role} holds no model.safetensors; "
         "`make models-smollm2` makes it." in said.out + said.err
     )
+
+
+@pytest.mark.parametrize("name", choices("train"))
+def test_every_recipe_is_made(name, tmp_path):
+    """Its file has the knobs of its class."""
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("one\ntwo\n")
+    more = {"pard": ["recipe.mask_token=3"]}.get(name, [])
+    if name in ("branch_classifier", "decision_model", "pacer"):
+        more = [f"recipe.data.prompts={prompts}"]
+    config = compose(recipe_words([f"recipe={name}", *more]), name="train", schema=Training)
+    assert callable(build(config["recipe"], {}, "recipe").run)
+
+
+def test_a_recipe_that_measures_no_drafter_takes_no_sets(bench, tmp_path, capsys):
+    (tmp_path / "texts.txt").write_text("one\ntwo\n")
+    words = [
+        "recipe=layerskip",
+        "data=text_file",
+        f"recipe.data.path={tmp_path / 'texts.txt'}",
+        f"out={tmp_path / 'out'}",
+    ]
+    words += ["+data@held_out.a=text_file", f"held_out.a.path={tmp_path / 'texts.txt'}"]
+    code, _, said = train(capsys, *words)
+    assert (code, "LayerSkip measures no drafter on sets of texts" in said) == (2, True)
+    assert not (tmp_path / "out").exists()

@@ -340,3 +340,38 @@ def test_texts_of_the_draft_come_from_the_draft(target: Path, tmp_path: Path) ->
     again = distill.own_texts(made, lesson, one.student(made, corpus), [1, 2, 3], "0-0")
     assert again.corpus.samples == own.corpus.samples
     assert own.compared(student, [0, 1, 2]).alpha.shape[0] == sum(len(one.answer) for one in own.corpus.samples)
+
+
+def test_a_result_belongs_to_its_corpus(target: Path, tmp_path: Path) -> None:
+    """Another corpus, in another work folder, is not mistaken for the one that the weights were trained on."""
+    recipe(tokens=300).run(job(target, tmp_path, work=tmp_path / "one"))
+    with pytest.raises(InputError, match=r"out: the folder .* was begun with corpus="):
+        recipe(tokens=300, data=Drawn("other")).run(job(target, tmp_path, work=tmp_path / "two"))
+
+
+def test_the_reference_and_the_draft_write_their_own_texts(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written = []
+    own = distill.own_texts
+    monkeypatch.setattr(distill, "own_texts", lambda *given: written.append(given[-1]) or own(*given))
+    recipe(tokens=3000, mask="loss_gap", on_policy=0.5, refresh=4).run(job(target, tmp_path))
+    assert len(written) == len(set(written))
+    assert {name.split("-")[0] for name in written} == {"reference", "draft"}
+
+
+def test_an_endless_source_gives_a_set_of_limited_size(
+    target: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdbench.training.job.SET_TOKENS", 100)
+    made = job(target, tmp_path, held_out={"long": Drawn("long", count=10**9)})
+    made.corpus(Drawn(), 100)
+    assert 100 <= made.sets["long"].answer_tokens < 100 + 30
+
+
+def test_one_sequence_gives_no_interval(target: Path, tmp_path: Path) -> None:
+    made, one = job(target, tmp_path), recipe()
+    corpus = made.corpus(one.data, 300)
+    lesson = DraftLesson(made, corpus, made.teacher(corpus, 24))
+    lesson.watched = lesson.watched[:1]
+    assert set(lesson.results(lesson.named(one.student(made, corpus)))) == {"alpha", "greedy"}

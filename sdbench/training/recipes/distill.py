@@ -200,7 +200,7 @@ class Distill:
             order = passes(lesson.corpus.samples, lesson.training, schedule.batch_tokens, job.seed, number)
             if not self.on_policy:
                 return ((lesson, places) for places in order)
-            return self._with_own(job, lesson, student, order, f"{name}-{number}")
+            return self._with_own(job, lesson, student, order, name, number)
 
         optimiser.run(
             batches,
@@ -215,14 +215,16 @@ class Distill:
         return None
 
     def _with_own(
-        self, job: Job, lesson: DraftLesson, student: Student, order: Sequence[list[int]], name: str
+        self, job: Job, lesson: DraftLesson, student: Student, order: Sequence[list[int]], name: str, number: int
     ) -> Iterator[tuple[DraftLesson, list[int]]]:
         """Yield batches of the corpus, and in place of some of them batches that the draft has answered itself."""
         own, written = lesson, []
         for place, batch in enumerate(order):
             if place % self.refresh == 0:
                 taken = order[place : place + int(self.refresh * self.on_policy)]
-                own = own_texts(job, lesson, student, [one for part in taken for one in part], f"{name}-{place}")
+                own = own_texts(
+                    job, lesson, student, [one for part in taken for one in part], f"{name}-{number}-{place}"
+                )
                 written = passes(own.corpus.samples, own.training, self.schedule.batch_tokens, job.seed, number)
             turn = place % self.refresh
             mine = int((turn + 1) * self.on_policy) > int(turn * self.on_policy)
