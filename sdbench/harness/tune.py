@@ -33,6 +33,7 @@ from sdbench.harness.lookup_replay import drafted_by_round
 from sdbench.harness.plan import Plan, load_role, prepare
 from sdbench.harness.run import run
 from sdbench.harness.tree_plan import DEPTH, TreeClock, measured_acceptance, predictor, time_in_turn
+from sdbench.models.skeleton import is_recurrent
 from sdbench.runs.record import Run, load
 from sdbench.simulate.chain_replay import ChainReplay
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
@@ -41,6 +42,7 @@ from sdbench.simulate.pyramid import InnerStage, pyramid_speed
 from sdbench.theory.ssd import fan_out_of
 
 PROMPTS = 16
+SHORTEST = 16  # tokens of an answer
 LONGEST = 12  # the most drafted tokens of one model
 INNER = range(1, 7)  # draft lengths of a pyramid's inner stage, l_D
 OUTER = (4, 6, 8, 10, 12, 16)  # draft lengths of its outer stage, l_Q
@@ -76,6 +78,7 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         config["out"] = str(Path(scratch) / "probe")
         plan = prepare(config)
+        _check(plan)
         out, _, _ = run(plan)
         probe = load(out)
     rows = sorted(_predicted(probe, plan), key=lambda row: -row["tokens_per_second"])
@@ -129,6 +132,19 @@ def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
     return compose(
         [f"limit={PROMPTS}", "tracker=none", *overrides, f"arms=[{','.join(arms)}]", "name=tune", *words], extra
     )
+
+
+def _check(plan: Plan) -> None:
+    """Refuse what tune cannot predict. Raises: InputError."""
+    if plan.max_new_tokens < SHORTEST:
+        raise InputError(
+            f"tune predicts from answers of {SHORTEST} tokens or more; max_new_tokens is {plan.max_new_tokens}."
+        )
+    for role, member in plan.family.members.items():
+        if is_recurrent(member.config):
+            raise InputError(
+                f"{role} has recurrent layers, and tune compares token trees and early exits too: compare arms in a run."
+            )
 
 
 def _predicted(probe: Run, plan: Plan) -> list[Row]:

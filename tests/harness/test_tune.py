@@ -35,6 +35,7 @@ def test_a_pyramid_whose_stages_never_agree_is_the_target_with_a_burden():
         (["arms=[sd]"], "its own arms"),
         (["sampling.temperature=1"], "greedy"),
         (["batch_size=4"], "one sequence at a time"),
+        (["max_new_tokens=3"], "answers of 16 tokens or more"),
     ],
 )
 def test_what_it_cannot_predict_is_refused(words, said):
