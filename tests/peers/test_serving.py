@@ -228,10 +228,10 @@ def test_a_run_keeps_its_blocks_when_the_server_dies(bench, tmp_path, capsys):
     sound = subprocess.Popen([*server, "none"])
     try:
         wait_for(port)
-        from sdbench.harness import run as running
+        from sdbench.harness import measure as measuring
 
         # It dies between the blocks.
-        advance = running.Progress.advance
+        advance = measuring.Progress.advance
 
         def die(self):
             sound.kill()
@@ -239,7 +239,7 @@ def test_a_run_keeps_its_blocks_when_the_server_dies(bench, tmp_path, capsys):
             advance(self)
 
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(running.Progress, "advance", die)
+            patch.setattr(measuring.Progress, "advance", die)
             assert bench.call("run", out, *words) == 1
         said = capsys.readouterr().err.strip().splitlines()[-1]
         assert "is gone" in said
