@@ -37,7 +37,8 @@ if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
 
 _SAMPLED = ("do_sample", "temperature", "top_k", "top_p")  # the fields of sampling that a decoder applies
-_ENDED_BY = ("MaxLengthCriteria", "EosTokenCriteria")
+# What ends an answer: the first two are followed, and the fields of the config that make the others are refused by their names.
+_ENDS = ("MaxLengthCriteria", "EosTokenCriteria", "MaxTimeCriteria", "StopStringCriteria")
 
 
 def decode(
@@ -174,9 +175,7 @@ def _check_call(model: Any, input_ids: Tensor, config: GenerationConfig, given: 
     known = {type(one) for one in own}
     refused += [type(one).__name__ for one in given.get("logits_processor") or () if type(one) not in known]
     ends = [type(one).__name__ for one in given.get("stopping_criteria") or ()]
-    refused += [
-        name for name in ends if name not in _ENDED_BY and name not in ("MaxTimeCriteria", "StopStringCriteria")
-    ]
+    refused += [name for name in ends if name not in _ENDS]
     if refused:
         raise InputError(
             f"sdbench decodes without {', '.join(refused)}: leave them out of the call and of its generation config."

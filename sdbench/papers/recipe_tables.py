@@ -9,7 +9,6 @@ from typing import Any
 from sdbench.analysis.report.grid import Column, Grid, estimate
 
 _DEPTH = re.compile(r"(alpha|greedy)(?:_(\d+))?$")
-MEASURES = ("alpha", "greedy")
 
 
 def conditions(cards: Mapping[str, Mapping[str, Any]]) -> str:
