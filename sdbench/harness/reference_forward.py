@@ -91,7 +91,7 @@ class ReferenceForwards:
         if states:  # a recurrent state cannot be cropped
             cache = copy.deepcopy(cache)
         new = torch.ones(batch, tokens, dtype=torch.long, device=model.device)
-        named = {cache_argument(attention_kinds(model.config)): cache}
+        named = _named(model, cache)
         synchronise(model.device)
         begun = perf_counter()
         model.model(input_ids=new, use_cache=True, logits_to_keep=tokens, **named)
@@ -108,8 +108,7 @@ class ReferenceForwards:
             prompt = torch.arange(context, device=model.device).remainder(model.ids.width).expand(batch, -1)
             # Made without the config, so that every layer keeps all tokens. Then `crop` undoes a forward exactly.
             cache = DynamicCache(config=model.config) if is_recurrent(model.config) else DynamicCache()
-            named = {cache_argument(attention_kinds(model.config)): cache}
-            model.model(input_ids=prompt, use_cache=True, logits_to_keep=1, **named)
+            model.model(input_ids=prompt, use_cache=True, logits_to_keep=1, **_named(model, cache))
             while self.caches and sum(map(_bytes, self.caches.values())) + _bytes(cache) > CACHE_BYTES:
                 del self.caches[next(iter(self.caches))]
             self.caches[key] = cache
@@ -126,6 +125,11 @@ class ReferenceForwards:
             return None
         synchronise(model.device)
         return (perf_counter() - begun) / loop
+
+
+def _named(model: Transformer, cache: DynamicCache) -> dict[str, DynamicCache]:
+    """Return a cache under the name that the model's class has for it."""
+    return {cache_argument(attention_kinds(model.config)): cache}
 
 
 def _without_cache(model: DiffusionModel, batch: int, tokens: int) -> float:
