@@ -13,7 +13,7 @@ from typing import Any
 
 from sdbench import __version__
 from sdbench.errors import InputError, RunError
-from sdbench.paths import expanded
+from sdbench.paths import expanded, refuse_file
 
 PLAIN = ("report", "compare", "profile", "status", "push", "ls", "doctor")  # verbs without overrides
 OK, FAILED, REFUSED, INTERRUPTED, TERMINATED = 0, 1, 2, 130, 143
@@ -244,6 +244,8 @@ def _report(options: argparse.Namespace, overrides: list[str]) -> int:
     from sdbench.analysis.report.write import report, show
     from sdbench.runs.record import load
 
+    if options.out is not None:
+        refuse_file("--out", options.out)
     path = report(options.folders, options.out, highlight=split_arms(options.highlight or ""), png=options.png)
     for folder in options.folders:
         show(load(folder).summary)
@@ -279,6 +281,7 @@ def _load(options: argparse.Namespace, overrides: list[str]) -> int:
                 f"'{word}' must be NAME=REPORT, and each name stands once: as in sdbench load ar=ar.json --out DIR."
             )
         reports[name] = expanded(path)
+    refuse_file("--out", options.out)
     print(grid(write(reports, options.out)).markdown())
     return OK
 

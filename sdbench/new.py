@@ -17,6 +17,7 @@ from tokenize import NAME, generate_tokens
 
 from sdbench.errors import InputError
 from sdbench.harness.config import GROUPS, choices
+from sdbench.paths import refuse_file
 from sdbench.validate import choice
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -43,8 +44,7 @@ def create(kind: str, name: str, folder: Path) -> list[Path]:
     """
     choice("The kind", kind, GROUP_OF)
     files = _rendered(kind, name)
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file; DIR must be a folder.")
+    refuse_file("DIR", folder)
     for path in files:
         if (folder / path).exists():
             raise InputError(f"{folder / path} exists, and no file is overwritten; choose another name or folder.")

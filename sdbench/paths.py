@@ -19,6 +19,12 @@ def expanded(path: str | Path) -> Path:
         return path
 
 
+def refuse_file(knob: str, folder: Path) -> None:
+    """Refuse a place for results that is a file. knob: what names it, for the message. Errors: InputError."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{knob}: {folder} is a file; name a folder.")
+
+
 def packaged(path: str, knob: str) -> Path | None:
     """Return the folder that `pkg://PACKAGE/FOLDER` names; None for any other path. knob: for messages. Errors: InputError."""
     if not path.startswith(PACKAGED):

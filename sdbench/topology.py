@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
+from operator import mul
 from typing import NamedTuple
 
 import numpy as np
 
 from sdbench.errors import InputError
+
+MOST_NODES = 1024  # that a drafter may give a token tree; published trees have up to 64
 
 
 @dataclass(frozen=True)
@@ -44,7 +48,15 @@ class Topology:
 
     @staticmethod
     def branching(widths: Sequence[int]) -> Topology:
-        """Return the tree in which every node of depth d has widths[d] children, level by level."""
+        """Return the tree in which every node of depth d has widths[d] children, level by level.
+
+        Raises: InputError, above `MOST_NODES` tokens.
+        """
+        nodes = sum(accumulate(widths, mul))
+        if nodes > MOST_NODES:
+            raise InputError(
+                f"A token tree of widths {list(widths)} has {nodes} tokens; the most are {MOST_NODES}: take smaller widths."
+            )
         parent: list[int] = []
         level = [0]
         for width in widths:

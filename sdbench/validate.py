@@ -20,10 +20,11 @@ LISTS = (list, tuple, set, frozenset, Sequence, Iterable, Collection, AbstractSe
 _LONGEST = 60  # characters of a value that a sentence shows
 
 
-def whole(name: str, value: Any, least: int = 0) -> int:
-    """Check that `value` is a whole number of at least `least`."""
-    if not isinstance(value, int) or isinstance(value, bool) or value < least:
-        raise InputError(f"{name} is {shown(value)}; it must be a whole number of at least {least}.")
+def whole(name: str, value: Any, least: int = 0, most: float = inf) -> int:
+    """Check that `value` is a whole number from `least` to `most`."""
+    if not isinstance(value, int) or isinstance(value, bool) or not least <= value <= most:
+        allowed = f"of at least {least}" if most == inf else f"from {least} to {most}"
+        raise InputError(f"{name} is {shown(value)}; it must be a whole number {allowed}.")
     return value
 
 

@@ -18,6 +18,13 @@ def test_branching():
     assert tree.path(0) == []
 
 
+@pytest.mark.parametrize("widths", [[32, 32, 1], [2] * 40, [10**9]])
+def test_a_tree_of_too_many_tokens_is_refused(widths):
+    with pytest.raises(InputError, match="the most are 1024"):
+        Topology.branching(widths)
+    assert Topology.branching([1024]).size == 1024
+
+
 def test_a_chain_has_no_siblings():
     assert Topology.chain(3) == Topology.branching([1, 1, 1])
     assert Topology.chain(3).rank == (0, 0, 0)

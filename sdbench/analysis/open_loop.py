@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from math import inf, nan
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -19,6 +21,7 @@ from sdbench.analysis.figures import style
 from sdbench.analysis.report.grid import Column, Grid
 from sdbench.errors import InputError
 from sdbench.runs.files import write_text
+from sdbench.validate import shown
 
 
 def read(server: str, report: Path) -> pd.DataFrame:
@@ -36,12 +39,10 @@ def read(server: str, report: Path) -> pd.DataFrame:
                 "server": server,
                 "part": number,
                 "arrivals": part["config"]["strategy"]["type_"],
-                "rate": part["config"]["strategy"].get("rate"),
-                "streams": part["config"]["strategy"].get("streams"),
-                "started": one["request_start_time"],
-                "ended": one["request_end_time"],
-                "first_token": None if one["time_to_first_token_ms"] is None else one["time_to_first_token_ms"] / 1000,
-                "tokens": one["output_tokens"] or 0,
+                "rate": _number(part["config"]["strategy"], "rate", needed=False),
+                "streams": _number(part["config"]["strategy"], "streams", needed=False),
+                **_times(one),
+                "tokens": int(_number(one, "output_tokens") or 0),
                 "state": state,
             }
             for number, part in enumerate(document["benchmarks"])
@@ -50,27 +51,45 @@ def read(server: str, report: Path) -> pd.DataFrame:
         ]
     except OSError as error:
         raise InputError(f"The report {report} of {server} cannot be read: {error.strerror}.") from error
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise InputError(
             f"The report {report} of {server} is no JSON report of guidellm ({type(error).__name__}: {error}): write it with "
             "--output kind=json,path=FILE."
         ) from error
     if not rows:
         raise InputError(f"The report {report} of {server} holds no request: send some.")
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).astype(dict.fromkeys(("rate", "streams", "started", "ended", "first_token"), float))
+
+
+def _times(request: Mapping[str, Any]) -> dict[str, float | None]:
+    started, ended = _number(request, "request_start_time"), _number(request, "request_end_time")
+    first = _number(request, "time_to_first_token_ms")
+    if started is not None and ended is not None and ended < started:
+        raise ValueError("a request ends before it starts")
+    return {"started": started, "ended": ended, "first_token": None if first is None else first / 1000}
+
+
+def _number(part: Mapping[str, Any], key: str, needed: bool = True) -> float | None:
+    """Return a number of a report that is not negative, or None. Raises: KeyError, if it is needed; ValueError."""
+    value = part[key] if needed else part.get(key)
+    if value is None:
+        return None
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < inf:
+        raise ValueError(f"{key} is {shown(value)}, not a number from 0 on")
+    return value
 
 
 def rates(requests: pd.DataFrame) -> pd.DataFrame:
     """Return one row for each benchmark.
 
     Columns: server, arrivals, rate, streams; requests, and of them failed (errored or incomplete); served, in successful requests
-    per second, and tokens_per_second, both over the time from the first start to the last end; and the median and the 95th
-    percentile of first_token and of seconds_per_token (behind the first one), in seconds.
+    per second, and tokens_per_second, both over the time from the first start to the last end (NaN if it is 0); and the median
+    and the 95th percentile of first_token and of seconds_per_token (behind the first one), in seconds.
     """
     found = []
     for _, part in requests.groupby(["server", "part"], sort=False):
         good = part[part.state == "successful"]
-        lasted = part.ended.max() - part.started.min()
+        lasted = (part.ended.max() - part.started.min()) or nan
         several = good[(good.tokens > 1) & good.first_token.notna()]
         per_token = (several.ended - several.started - several.first_token) / (several.tokens - 1)
         found.append({

@@ -37,7 +37,7 @@ from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.state import DecodeState
 from sdbench.sampling import Scored
-from sdbench.topology import Topology
+from sdbench.topology import MOST_NODES, Topology
 
 
 class ForkDrafter(ModelTree):
@@ -52,7 +52,7 @@ class ForkDrafter(ModelTree):
 
     def __init__(self, model: LanguageModel, width: int, depth: int, policy: LengthPolicy | None) -> None:
         super().__init__(model)
-        self.width = validate.whole("width", width, 1)
+        self.width = validate.whole("width", width, 1, MOST_NODES)
         self.depth = validate.whole("depth", depth, 1)
         kind = type(policy)
         if policy is not None and (

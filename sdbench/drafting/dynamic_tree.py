@@ -19,7 +19,7 @@ from sdbench.drafting.tree import ModelTree
 from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
-from sdbench.topology import Topology
+from sdbench.topology import MOST_NODES, Topology
 
 _UNREAD = 1 << 30  # the place of a node that the model has not read
 
@@ -69,8 +69,8 @@ class DynamicTree(ModelTree):
 
     def __init__(self, model: LanguageModel, depth: int = 5, top_k: int = 10, budget: int = 60) -> None:
         self.depth = validate.whole("proposer.depth", depth, 1)
-        self.top_k = validate.whole("proposer.top_k", top_k, 1)
-        self.budget = validate.whole("proposer.budget", budget, 1)
+        self.top_k = validate.whole("proposer.top_k", top_k, 1, MOST_NODES)
+        self.budget = validate.whole("proposer.budget", budget, 1, MOST_NODES)
         super().__init__(model)
         self._read_places: list[
             dict[int, int]

@@ -25,7 +25,7 @@ from sdbench.keyed_random import Key
 from sdbench.lm.model import LanguageModel
 from sdbench.lm.state import DecodeState
 from sdbench.sampling import Sampling, Scored, warp
-from sdbench.topology import Topology
+from sdbench.topology import MOST_NODES, Topology
 
 
 class ParallelTree(OnePass, TreeDrafter):
@@ -84,7 +84,7 @@ class BestPaths(OnePass):
     def __init__(self, model: LanguageModel, depth: int, budget: int = 32, mask_token: int | str | None = None) -> None:
         super().__init__(model, mask_token)
         self.depth = validate.whole("proposer.depth", depth, 1)
-        self.budget = validate.whole("proposer.budget", budget, 1)
+        self.budget = validate.whole("proposer.budget", budget, 1, MOST_NODES)
 
     @property
     def own_length(self) -> int | None:

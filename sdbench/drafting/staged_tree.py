@@ -38,7 +38,7 @@ from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Edge
 from sdbench.sampling import Scored
-from sdbench.topology import Topology, VerifiedTree
+from sdbench.topology import MOST_NODES, Topology, VerifiedTree
 
 _UNREAD = 1 << 30  # the place of a node that this stage has not read
 
@@ -91,7 +91,7 @@ class StagedTree(Stage):
         self, verifier: LanguageModel, rule: SiblingRule, proposer: Proposer, siblings: int = 2, budget: int = 16
     ) -> None:
         self.siblings = validate.whole("proposer.siblings", siblings, 1)
-        self.budget = validate.whole("proposer.budget", budget, siblings)
+        self.budget = validate.whole("proposer.budget", budget, siblings, MOST_NODES)
         if not proposer.trees or proposer.own_length is None:
             raise InputError(
                 f"A stage hands up a tree only over a proposer of token trees, and {proposer.name} drafts chains: take "

@@ -19,7 +19,7 @@ from sdbench.drafting.text import Nodes, TextDrafter
 from sdbench.errors import InputError
 from sdbench.lm.state import DecodeState
 from sdbench.theory.trees import best_tree
-from sdbench.topology import Topology
+from sdbench.topology import MOST_NODES, Topology
 
 MEMORIES = ("run", "sequence")
 _PART = 256  # tokens
@@ -43,7 +43,7 @@ class TokenRecycling(TextDrafter):
             raise InputError(
                 "proposer.acceptance is the probability of each rank; their sum must be above 0 and at most 1."
             )
-        validate.whole("proposer.budget", budget, 1)
+        validate.whole("proposer.budget", budget, 1, MOST_NODES)
         validate.whole("proposer.depth", depth, 1)
         self.top_k = len(shares)
         self.topology = Topology.from_paths(best_tree(shares, budget, depth)[1])

@@ -28,7 +28,7 @@ from sdbench.lm.model import LanguageModel, Lengths, Paths
 from sdbench.lm.state import DecodeState
 from sdbench.sampling import Scored
 from sdbench.theory.trees import best_tree
-from sdbench.topology import Topology
+from sdbench.topology import MOST_NODES, Topology
 
 SIBLINGS = ("without", "with", "hub", "top")
 
@@ -157,6 +157,6 @@ class PlannedTree(TreeDrafter):
             raise InputError(
                 "proposer.acceptance is the probability of each rank; their sum must be above 0 and at most 1."
             )
-        validate.whole("proposer.budget", budget, 1)
+        validate.whole("proposer.budget", budget, 1, MOST_NODES)
         validate.whole("proposer.depth", depth, 1)
         super().__init__(model, paths=best_tree(shares, budget, depth)[1], layers=layers)

@@ -201,15 +201,26 @@ def sentence_of(error: Exception, words: Sequence[str], extra: Path | None = Non
         return said if extra or group not in GROUPS else f"{said[:-1]}; --config-dir DIR adds your own."
     unknown = re.search(r"Could not override '([^']+)'", text)
     if unknown and "@" in unknown[1]:
-        return str(validate.unknown("There is no place", unknown[1], _places(words, name), "there are"))
+        said = str(validate.unknown("There is no place", unknown[1], _places(words, name), "there are"))
+        return f"{said[:-1]}; a new place begins with '+'."
     if unknown:
-        *path, key = unknown[1].split(".")
-        where = f"'{'.'.join(path)}' has no" if path else "The config has no"
-        return str(validate.unknown(where, key, _keys(path, words, name), "it has"))
+        return _unknown_key(unknown[1].split("."), words, name)
     appended = re.search(r"Could not append to config\. An item is already at '([^']+)'", text)
     if appended:
         return f"'{appended[1]}' is in the config already: leave out the '+'."
     return text
+
+
+def _unknown_key(keys: Sequence[str], words: Sequence[str], name: str) -> str:
+    """Return the sentence about the first of these nested keys that the config lacks."""
+    known: list[str] = []
+    for depth in range(len(keys)):
+        known = _keys(keys[:depth], words, name)
+        if keys[depth] not in known:
+            break
+    path = keys[:depth]
+    where = f"'{'.'.join(path)}' has no" if path else "The config has no"
+    return str(validate.unknown(where, keys[depth], known, "it has"))
 
 
 def _keys(path: Sequence[str], words: Sequence[str], name: str) -> list[str]:

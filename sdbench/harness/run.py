@@ -20,6 +20,7 @@ from sdbench.harness.arms import Arm
 from sdbench.harness.build import build
 from sdbench.harness.gpu_lock import lease
 from sdbench.harness.greedy_match import identities
+from sdbench.harness.likelihood import answer_nats
 from sdbench.harness.measure import NullRunFolder, measure
 from sdbench.harness.plan import Plan, load_role
 from sdbench.lm.transformer import Transformer
@@ -85,6 +86,9 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
                 arms, models = measure(plan, folder, stack)
             tables = folder.journal.tables()
             same = identities(plan, arms, models.get("target"), tables["sequences"])
+            nats = answer_nats(plan, arms, models.get("target"), tables["sequences"])
+            if nats is not None:
+                tables["sequences"]["nats"] = nats
             lost = Counter(fault["arm"] for fault in folder.faults)
             meta = {arm.name: _meta(plan, arm, same[arm.name], lost[arm.name], folder) for arm in arms}
             with warnings.catch_warnings(record=True) as caught:

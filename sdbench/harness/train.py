@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbench.errors import InputError
 from sdbench.harness.build import build
-from sdbench.paths import expanded
+from sdbench.paths import expanded, refuse_file
 from sdbench.runs.lock import held
 
 if TYPE_CHECKING:
@@ -47,8 +47,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         "recipe": config["recipe"],
     }
     for knob, place in (("out", out), ("work", job.work)):
-        if place.exists() and not place.is_dir():
-            raise InputError(f"{knob}: {place} is a file; name a folder.")
+        refuse_file(knob, place)
     if config["held_out"] and not getattr(recipe, "measures_sets", False):
         raise InputError(
             f"held_out: {type(recipe).__name__} measures no drafter on sets of texts, so leave held_out out."

@@ -74,11 +74,12 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
         InputError: the overrides choose arms, sampling or batches.
     """
     begun = perf_counter()
-    config = _probe(overrides, extra)
+    alone = _alone(overrides, extra)
+    _check(prepare(alone))
+    config = _probe(alone, overrides, extra)
     with tempfile.TemporaryDirectory(prefix="sdbench-tune-") as scratch:
         config["out"] = str(Path(scratch) / "probe")
         plan = prepare(config)
-        _check(plan)
         out, _, _ = run(plan)
         probe = load(out)
     rows = sorted(_predicted(probe, plan), key=lambda row: -row["tokens_per_second"])
@@ -106,8 +107,8 @@ def tune(overrides: Sequence[str], extra: Path | None = None) -> dict[str, Any]:
     }
 
 
-def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
-    """Return the config of the probe run. Raises: InputError."""
+def _alone(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
+    """Return the config of a run of the target alone. Raises: InputError, if tune cannot predict from it."""
     for word in overrides:
         if word.lstrip("+~").startswith(("arms", "baseline", "repeats", "out", "tracker", "experiment")):
             raise InputError(
@@ -118,12 +119,17 @@ def _probe(overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
         raise InputError("tune predicts from greedy answers: leave sampling.temperature at 0.")
     if config["batch_size"] != 1:
         raise InputError(f"tune predicts for one sequence at a time; batch_size is {config['batch_size']}.")
-    roles = config["models"]
+    return config
+
+
+def _probe(alone: Mapping[str, Any], overrides: Sequence[str], extra: Path | None) -> dict[str, Any]:
+    """Return the config of the probe run. alone: that of the target alone. Raises: InputError."""
+    roles = alone["models"]
     # This look-up drafts behind every match, as many tokens as match. So the probe times forwards of every length.
     arms, words = ["ar", "lookup"], ["arms.lookup.proposer.min_ngram=1", "arms.lookup.proposer.per_match=1"]
     if "draft" in roles:
         arms, words = [*arms, "sd", "sequoia"], [*words, f"arms.sd.draft_length={LONGEST}"]
-        if config["hardware"].get("pin"):
+        if alone["hardware"].get("pin"):
             arms.append("ssd")
     if "qualifier" in roles:
         arms, words = [*arms, "sd_qualifier"], [*words, "arms.sd_qualifier.draft_length=6"]

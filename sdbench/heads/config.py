@@ -46,7 +46,8 @@ class HeadConfig:
         if len(layers) != STATES or list(layers) != sorted(set(layers)) or not 0 <= layers[0] <= layers[-1] <= depth:
             raise InputError(
                 f"{role} is a head that reads the hidden states {list(layers)} of a target with {depth} layers, but {STATES} "
-                f"ascending numbers up to {depth} are needed: name them in eagle_aux_hidden_state_layer_ids of its config.json."
+                f"ascending numbers up to {depth} are needed: name them in eagle_aux_hidden_state_layer_ids of its config.json, or "
+                "in recipe.head.reads of a training."
             )
         return layers
 

@@ -17,6 +17,7 @@ import pandas as pd
 import yaml
 
 from sdbench.errors import InputError
+from sdbench.paths import refuse_file
 from sdbench.runs.files import write_text
 from sdbench.runs.journal import Journal
 from sdbench.runs.schema import SCHEMA_VERSION, TABLES
@@ -202,8 +203,7 @@ def claim(directory: Path | str, run_id: str) -> RunFolder:
 
 
 def _claim(path: Path, run_id: str) -> RunFolder:
-    if path.exists() and not path.is_dir():
-        raise InputError(f"out={path} is a file; choose a folder")
+    refuse_file("out", path)
     if (path / _OWNER).is_file():
         other = _owner(path)
         if other != run_id:

@@ -29,6 +29,8 @@ SEQUENCES = {
 }
 
 # Added: `pieces`, the text that each token added. The report colours it by origin.
+# Added if an arm is lossy, for these arms and the baseline: `nats`, minus the log-likelihood of the tokens under the target at
+# temperature 1.
 # Added on a machine with energy counters: `block_joules`, the energy of the whole block under this arm, the same in all its rows.
 
 ROUNDS = {

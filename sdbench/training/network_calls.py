@@ -23,7 +23,7 @@ def body_of(model: Any) -> Any:
 
 
 def product_mode(model: Any) -> AbstractContextManager[Any]:
-    """Compute matrix products in bfloat16 where the processor has instructions for it, or where the model is in bfloat16.
+    """Compute matrix products in bfloat16 where the processor is faster in it, or where the model is in bfloat16.
 
     The trained weights of a draft are in float32, and what it borrows has the type of the target. A model on a GPU keeps its types.
     """

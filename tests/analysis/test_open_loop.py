@@ -40,6 +40,30 @@ def report(file: Path, **more: Any) -> Path:
     return file
 
 
+def changed(**fields: Any) -> str:
+    """A report of one request with other fields."""
+    one = request(100.0, 100.5, 102.5, 11) | fields
+    requests = {"successful": [one], "errored": [], "incomplete": []}
+    return json.dumps(
+        {"benchmarks": [{"config": {"strategy": {"type_": "poisson", "rate": 2.0}}, "requests": requests}]}
+    )
+
+
+def test_a_report_without_a_duration_has_no_rate(tmp_path: Path) -> None:
+    (tmp_path / "short.json").write_text(changed(request_end_time=100.0, time_to_first_token_ms=None))
+    table = write({"ar": tmp_path / "short.json"}, tmp_path / "out")
+    assert table.served.isna().all()
+    assert table.first_token_p50.isna().all()
+
+
+def test_the_folder_is_no_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    kept = report(tmp_path / "ar.json")
+    with pytest.raises(SystemExit) as ended:
+        main(["load", f"ar={kept}", "--out", str(kept)])
+    assert ended.value.code == 2
+    assert "is a file; name a folder" in capsys.readouterr().err
+
+
 def test_the_numbers_are_those_of_the_requests(tmp_path: Path) -> None:
     table = rates(read("ar", report(tmp_path / "ar.json")))
     one, two, three = table.to_dict("records")
@@ -75,6 +99,10 @@ def test_a_table_and_a_figure_are_written(tmp_path: Path, capsys: pytest.Capture
         ("[]", "is no JSON report of guidellm"),
         ('{"benchmarks": [{"config": {}}]}', "is no JSON report of guidellm"),
         ('{"benchmarks": []}', "holds no request"),
+        (changed(request_start_time="noon"), "request_start_time is 'noon', not a number from 0 on"),
+        (changed(time_to_first_token_ms=-5), "time_to_first_token_ms is -5"),
+        (changed(output_tokens=float("nan")), "output_tokens is nan"),
+        (changed(request_end_time=1.0), "a request ends before it starts"),
     ],
 )
 def test_other_files_are_refused(content: str, said: str, tmp_path: Path) -> None:

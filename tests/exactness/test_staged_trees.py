@@ -145,5 +145,5 @@ def test_what_cannot_hand_up_a_tree_is_refused():
         StagedTree(qualifier, Exact(), ModelDrafter(draft))
     with pytest.raises(InputError, match="Fuzzy is defined along a chain"):
         StagedTree(qualifier, Fuzzy(0.2), TreeDrafter(draft, [2]))
-    with pytest.raises(InputError, match=r"proposer.budget is 2; it must be .* at least 3"):
+    with pytest.raises(InputError, match=r"proposer.budget is 2; it must be .* from 3 to"):
         StagedTree(qualifier, Exact(), TreeDrafter(draft, [2]), 3, 2)

@@ -5,6 +5,7 @@ import pytest
 from sdbench.errors import InputError
 from sdbench.harness.config import compose
 from sdbench.harness.plan import prepare
+from sdbench.harness.tune import tune
 from sdbench.runs.record import load as load_run
 from tests.lm.recurrent_models import recurrent_model
 from tests.tasks.tokenizers_made import byte_level
@@ -41,3 +42,9 @@ def test_what_it_cannot_run_is_refused(bench, folder, tmp_path, words, said):
     models = [f"models.target.path={folder}", f"models.draft.path={folder}", f"models.qualifier.path={folder}"]
     with pytest.raises(InputError, match=rf"The arm '\w+' cannot run: \w+ has recurrent layers, which {said}"):
         prepare(compose(bench.words(tmp_path / "out", *models, *words)))
+
+
+def test_tune_says_what_it_compares(folder):
+    models = [f"models.{role}.path={folder}" for role in ("target", "draft", "qualifier")]
+    with pytest.raises(InputError, match="target has recurrent layers, and tune compares token trees and early exits"):
+        tune([*models, "limit=2", "max_new_tokens=32"])

@@ -1,4 +1,4 @@
-"""Quality: the task's scores, agreement with the baseline's answers, and the length of answers."""
+"""Quality: the task's scores, the likelihood of answers, agreement with the baseline's answers, and the length of answers."""
 
 from __future__ import annotations
 
@@ -25,6 +25,24 @@ def quality(prompt_scores: pd.Series) -> Estimate:
         return Estimate(float("nan"), None, 0)
     interval = wilson_interval(int(values.sum()), len(values)) if is_binary(values) else percentile_interval(values)
     return Estimate(float(values.mean()), interval, len(values))
+
+
+def prompt_nats(sequences: pd.DataFrame) -> pd.Series:
+    """Average the nats per token of each prompt's answers over its repeats, by prompt_id. Empty if no answer was scored."""
+    if "nats" not in sequences:
+        return pd.Series(dtype=float)
+    per_token = sequences["nats"] / sequences["tokens"].map(len)
+    return per_token.replace([np.inf, -np.inf], np.nan).groupby(sequences["prompt_id"]).mean().dropna()
+
+
+def likelihood(sequences: pd.DataFrame, reference: pd.DataFrame) -> tuple[Estimate, Estimate]:
+    """Estimate the nats per token of an arm's answers, and the difference to the reference arm's, paired by prompt."""
+    ours, theirs = prompt_nats(sequences), prompt_nats(reference)
+    return _mean_of(ours.to_numpy(dtype=float)), _mean_of((ours - theirs).dropna().to_numpy(dtype=float))
+
+
+def _mean_of(values: np.ndarray) -> Estimate:
+    return Estimate(float(values.mean()) if len(values) else float("nan"), percentile_interval(values), len(values))
 
 
 def agreement(sequences: pd.DataFrame, reference: pd.DataFrame) -> dict[str, float]:

@@ -183,6 +183,7 @@ def _arm(arm: Tables, name: str, meta: ArmMeta, common: _Common) -> dict[str, An
         "output_tokens": quality.output_tokens(sequences),
         "length_rate": quality.length_rate(sequences),
         **_quality(sequences, common.reference, common.margin),
+        **_likelihood(sequences, common.reference),
         "agreement": None if simulated else quality.agreement(sequences, common.reference),
         "degenerate_rate": repetition_rate,
         "degenerate": repetition_rate >= repetition.FLAGGED_RATE,
@@ -250,6 +251,16 @@ def _quality(sequences: pd.DataFrame, reference: pd.DataFrame, margin: float) ->
         "quality_p": test.pairs.p,
         "quality_test": test.pairs.test if test.prompts else None,
         "quality_minimum_detectable_effect": detectable_difference(test.pairs.values),
+    }
+
+
+def _likelihood(sequences: pd.DataFrame, reference: pd.DataFrame) -> dict[str, Any]:
+    own, difference = quality.likelihood(sequences, reference)
+    return {
+        "nats_per_token": own.value,
+        "nats_per_token_ci95": own.ci95,
+        "nats_difference": difference.value,
+        "nats_difference_ci95": difference.ci95,
     }
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from sdbench.analysis.metrics.model_time import WHOLE_COVERAGE
 from sdbench.analysis.metrics.repetition import FLAGGED_RATE
-from sdbench.analysis.report.grid import Column, Grid, estimate, number, percent
+from sdbench.analysis.report.grid import MISSING, Column, Grid, estimate, number, percent
 from sdbench.analysis.stats.intervals import FEWEST_PROMPTS
 
 if TYPE_CHECKING:
@@ -36,8 +36,9 @@ FLAGS = {
 }
 READING = (
     "Speed-up is the geometric mean over prompts of the paired ratio of decode tokens per second, with its bootstrap 95 % "
-    "interval. Quality is the mean score of the task. Acceptance is accepted / proposed tokens of the outermost edge. Model time "
-    "is the time of reference forwards of the same shapes / the wall time. A dash means that there is no data."
+    "interval. Quality is the mean score of the task. Nats over the baseline: how much less likely the target finds an arm's "
+    "answers, per token. Acceptance is accepted / proposed tokens of the outermost edge. Model time is the time of reference "
+    "forwards of the same shapes / the wall time. A dash means that there is no data."
 )
 
 _METRICS = (
@@ -59,6 +60,8 @@ _METRICS = (
     "quality_p_holm",
     "quality_test",
     "quality_minimum_detectable_effect",
+    "nats_per_token",
+    "nats_difference",
     "target_calls_per_answer",
     "output_tokens",
     "length_rate",
@@ -82,6 +85,7 @@ _INTERVALS = (
     "end_to_end_speedup_ci95",
     "quality_ci95",
     "quality_difference_ci95",
+    "nats_difference_ci95",
 )
 
 Summary = Mapping[str, Any]
@@ -105,6 +109,7 @@ def comparison(summary: Summary) -> Grid:
         (_number("tok / target call", 3), lambda arm: number(arm.get("tokens_per_target_call"), ".2f")),
         (_number("acceptance", 4), lambda arm: percent(arm.get("acceptance_rate"))),
         (_number("quality [95 %]"), lambda arm: estimate(arm.get("quality"), arm.get("quality_ci95"), 3)),
+        (_number("nats / tok over baseline [95 %]"), _unlikelier),
         (_number("target calls / answer", 5), lambda arm: number(arm.get("target_calls_per_answer"), ".1f")),
         (_number("J / tok", 6), lambda arm: number(arm.get("joules_per_token"), ".3g")),
         (_number("model time", 6), lambda arm: percent(arm.get("model_time_fraction"))),
@@ -227,6 +232,15 @@ def _gain(arm: Arm, metric: str) -> str:
 
 def _speed(arm: Arm, metric: str) -> str:
     return "void" if arm.get("void") else number(arm.get(metric), ".1f")
+
+
+def _unlikelier(arm: Arm) -> str:
+    """How much less likely the target finds a lossy arm's answers than the baseline's; nothing for an exact arm."""
+    return (
+        MISSING
+        if arm["lossless"]
+        else estimate(arm.get("nats_difference"), arm.get("nats_difference_ci95"), 3, signed=True)
+    )
 
 
 def _units(arm: Arm) -> int:

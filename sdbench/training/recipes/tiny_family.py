@@ -102,10 +102,7 @@ class TinyFamily:
     """Train the tiny family, as a recipe of `sdbench train`. values: the fields of `sdbench.training.tiny.recipe.TrainRecipe`."""
 
     def __init__(self, **values: Any) -> None:
-        try:
-            self._recipe = TrainRecipe.from_mapping(values)
-        except (TypeError, KeyError) as error:
-            raise InputError(f"The training recipe cannot be read: {error}.") from error
+        self._recipe = TrainRecipe.from_mapping(values)
 
     def run(self, job: Job) -> dict[str, Any]:
         """Train the family into the job's folder. It needs no target."""

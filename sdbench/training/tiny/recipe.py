@@ -2,7 +2,16 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Annotated, Any
+
+from sdbench.errors import InputError
+from sdbench.tasks.texts import GENERATORS
+from sdbench.validate import Range, choice, conforms
+
+Count = Annotated[int, Range(1)]
+Whole = Annotated[int, Range(0)]
+Rate = Annotated[float, Range(0, bounds="(]")]
+Share = Annotated[float, Range(0)]
 
 ROLES = ("target", "qualifier", "draft")
 
@@ -17,18 +26,28 @@ class ModelRecipe:
     of the first pool of texts with the late mixture.
     """
 
-    layers: int
-    first_layers: int
-    grow_at: int
-    width: int
-    heads: int
-    mlp_width: int
-    steps: int
-    decay_steps: int
-    batch_tokens: int
-    learning_rate: float
-    late_pool: int
-    seed: int
+    layers: Count
+    first_layers: Count
+    grow_at: Whole
+    width: Count
+    heads: Count
+    mlp_width: Count
+    steps: Count
+    decay_steps: Count
+    batch_tokens: Count
+    learning_rate: Rate
+    late_pool: Whole
+    seed: Whole
+
+    def fault(self) -> str | None:
+        """Return what its numbers contradict, or None."""
+        if self.width % (2 * self.heads):
+            return f"width is {self.width}; it must be a multiple of {2 * self.heads}, for {self.heads} heads that rotate pairs"
+        if self.first_layers > self.layers:
+            return f"first_layers is {self.first_layers}; it must be at most layers, which is {self.layers}"
+        if self.layers > self.first_layers and self.grow_at >= self.steps:
+            return f"grow_at is {self.grow_at}; it must be below steps, which is {self.steps}"
+        return None
 
 
 @dataclass(frozen=True)
@@ -42,24 +61,41 @@ class TrainRecipe:
     """
 
     models: Mapping[str, ModelRecipe]
-    mixture: Mapping[str, float]
-    late_mixture: Mapping[str, float]
-    seed: int
-    vocabulary: int
-    tokenizer_texts: int
-    positions: int
-    pool_texts: int
-    block_tokens: int
-    packed_every: int
-    warmup_steps: int
-    weight_decay: float
-    log_every: int
-    ladder_texts: int
+    mixture: Mapping[str, Share]
+    late_mixture: Mapping[str, Share]
+    seed: Whole
+    vocabulary: Annotated[int, Range(258)]
+    tokenizer_texts: Count
+    positions: Count
+    pool_texts: Count
+    block_tokens: Count
+    packed_every: Count
+    warmup_steps: Count
+    weight_decay: Share
+    log_every: Count
+    ladder_texts: Count
 
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> "TrainRecipe":
-        """Build a recipe from plain nested mappings, as read from a YAML file."""
+        """Build a recipe from plain nested mappings, as read from a YAML file. Errors: InputError."""
         values = {name: value for name, value in values.items() if name != "_target_"}
-        models = {role: ModelRecipe(**dict(values["models"][role])) for role in values["models"]}
+        conforms("recipe", values, cls)
+        if set(values["models"]) != set(ROLES):
+            raise InputError(
+                f"recipe.models has {', '.join(values['models']) or 'no role'}; it must have {', '.join(ROLES)}."
+            )
+        models = {role: ModelRecipe(**dict(values["models"][role])) for role in ROLES}
+        for role, model in models.items():
+            if fault := model.fault():
+                raise InputError(f"recipe.models.{role}.{fault}.")
         mixtures = {name: dict(values[name]) for name in ("mixture", "late_mixture")}
-        return cls(**{**dict(values), "models": models, **mixtures})
+        for name, mixture in mixtures.items():
+            for kind in mixture:
+                choice(f"A kind of text in recipe.{name}", kind, GENERATORS)
+            if sum(mixture.values()) == 0:
+                raise InputError(f"recipe.{name} holds no text: give a kind a share above 0.")
+        if values["block_tokens"] > values["positions"]:
+            raise InputError(
+                f"recipe.block_tokens is {values['block_tokens']}; it must be at most recipe.positions, {values['positions']}."
+            )
+        return cls(**{**values, "models": models, **mixtures})
