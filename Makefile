@@ -90,13 +90,12 @@ results-front: setup  ## Measure speed against quality over thresholds and lengt
 	$(RUN) experiment=pyramidsd/front out=results/runs/front
 	$(ARCHIVE) results/runs/front front
 
-LOSSY_FAMILY ?= smollm2_family
-results-lossy: setup  ## Place every lossy method between speed and quality, on 200 word problems and 100 GSM8K rows (LOSSY_FAMILY=smollm2_family), into results/lossy/*
+results-lossy: setup  ## Place every lossy method between speed and quality: 200 word problems, and 100 GSM8K rows of SmolLM2-135M (SMOLLM2=FOLDER or .gguf; after models-smollm2), into results/lossy/* (3 hours)
 	for drawn in greedy=0.0 sampled=0.6; do \
-	  for part in 'tiny wordproblems 200' '$(LOSSY_FAMILY) gsm8k 100'; do \
-	    set -- $$part; kept=lossy/$$1-$$2-$${drawn%=*} out=results/runs/lossy-$$1-$$2-$${drawn%=*} && \
-	    $(RUN) experiment=lossy models=$$1 tasks=$$2 limit=$$3 sampling.temperature=$${drawn#*=} $(OVERRIDES) out=$$out && \
-	    $(ARCHIVE) $$out $$kept || exit; \
+	  for part in 'tiny-wordproblems lossy hardware.execution=compile' 'smollm2-gsm8k lossy_smollm2 hardware.dtype=$(SMOLLM2_DTYPE)'; do \
+	    set -- $$part; kept=$$1-$${drawn%=*}; \
+	    $(RUN) experiment=$$2 $$3 sampling.temperature=$${drawn#*=} $(OVERRIDES) out=results/runs/lossy-$$kept && \
+	    $(ARCHIVE) results/runs/lossy-$$kept lossy/$$kept || exit; \
 	  done; \
 	done
 

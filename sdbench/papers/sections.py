@@ -3,18 +3,20 @@
 - `peers` compares each arm of ours with each peer, end to end, paired over prompts.
 - `concurrent` compares arms with a concurrent draft with synchronous decoding, and measured with predicted hit rates and speeds.
 - `categories` compares the arms within each category of the prompts.
-- `front` says whether a lossy arm of non-inferior quality is faster than the best lossless arm, and a pyramid than one stage.
+- `front` says whether a lossy arm that is no worse is faster than the best lossless arm, and a pyramid than one stage.
 """
 
 from __future__ import annotations
 
 import json
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from sdbench.analysis.compare import speed_verdict
 from sdbench.analysis.figures.ssd import budget_of
 from sdbench.analysis.figures.style import family
+from sdbench.analysis.metrics.quality import NATS_MARGIN, likelihood
 from sdbench.analysis.metrics.speed import speedup, tokens_per_target_call
 from sdbench.analysis.report.grid import Column, Grid, estimate
 from sdbench.analysis.results import Results
@@ -188,38 +190,69 @@ def _by_ranks(run: Results, name: str, plain: dict[int, str]) -> float | None:
 
 
 def front(run: Results) -> list[str]:
-    """Compare lossy arms of non-inferior quality with lossless ones, and pyramids with one fuzzy stage.
+    """Compare lossy arms that are no worse with lossless ones, and pyramids with one fuzzy stage.
 
-    Speeds are compared prompt by prompt. The fastest of several arms is chosen on one half of the prompts and read on the other,
-    both ways. Each test of non-inferiority stands at its own level.
+    An arm is no worse than another by the task's score or by the likelihood of its answers. The score counts only if the baseline's
+    is above the margin, because below it every arm would pass. Speeds are compared prompt by prompt. The fastest of several arms is
+    chosen on one half of the prompts and read on the other, both ways. Each test stands at its own level.
     """
     arms = {name: arm for name, arm in run.summary["arms"].items() if not arm.get("void")}
     lossless = [name for name, arm in arms.items() if arm["lossless"]]
-    sound = [name for name, arm in arms.items() if not arm["lossless"] and arm["non_inferior"]]
     pyramids = [name for name in arms if name.startswith("psd_")]
     speeds = {name: (arm["predicted_tokens_per_second"], arm["tokens_per_second"]) for name, arm in arms.items()}
     off = {name: said / measured - 1 for name, (said, measured) in speeds.items() if said and measured}
     worst = max(off, key=lambda name: abs(off[name]))
     within = sum(abs(value) <= MODEL_TOLERANCE for value in off.values())
-    lines = [
-        f"The fastest lossy arm of non-inferior quality and the fastest lossless arm: {_faster(run, sound, lossless)}",
-        *(
-            f"The fastest PyramidSD arm of a quality non-inferior to `{fuzzy}`: "
-            + _faster(run, [name for name in pyramids if _not_worse(run, name, fuzzy)], [fuzzy])
-            for fuzzy in arms
-            if family(fuzzy) == "fsd"
-        ),
+    baseline, margin = run.summary["baseline"], run.config["margin"]
+    score = arms[baseline]["quality"] if baseline in arms else None
+    words = [f"{run.summary['prompts']} prompts."]
+    lines: list[str] = []
+    if score is not None and score > margin:
+        words.append(f"The margin of non-inferiority is {100 * margin:.0f} points of score.")
+        lines += _standings(run, arms, "of non-inferior quality", _not_worse)
+    elif score is not None:
+        words.append(f"The baseline's score is {score:.3f}, so the score tells no arm from another.")
+    if any(arm.get("nats_difference") is not None for arm in arms.values() if not arm["lossless"]):
+        words.append(f"The margin of the likelihood is {NATS_MARGIN} nats a token.")
+        lines += _standings(run, arms, "with answers as likely under the target", _as_likely)
+    lines += [
         f"The fastest PyramidSD arm of any quality and the fastest lossless arm: {_faster(run, pyramids, lossless)}",
-        f"Arms with quality shown to be non-inferior: {', '.join(f'`{name}`' for name in sound) or 'none'}.",
         f"The throughput model is within {100 * MODEL_TOLERANCE:.0f} % of the measured speed for {within} of {len(off)} arms. "
         f"The largest error is that of `{worst}`: {100 * off[worst]:+.1f} %.",
     ]
-    words = f"{run.summary['prompts']} prompts; the margin of non-inferiority is {100 * run.config['margin']:.0f} points of score."
-    return [words, "\n".join(f"- {line}" for line in lines)]
+    return [" ".join(words), "\n".join(f"- {line}" for line in lines)]
+
+
+def _standings(
+    run: Results, arms: Mapping[str, Any], words: str, no_worse: Callable[[Results, str, str], bool]
+) -> list[str]:
+    """Return lines on the lossy arms that are no worse than the baseline, and on the pyramids that are no worse than FSD.
+
+    words: what such an arm is. no_worse: whether an arm is no worse than another.
+    """
+    baseline = run.summary["baseline"]
+    lossless = [name for name, arm in arms.items() if arm["lossless"]]
+    sound = [name for name, arm in arms.items() if not arm["lossless"] and no_worse(run, name, baseline)]
+    pyramids = [name for name in arms if name.startswith("psd_")]
+    return [
+        f"The fastest lossy arm {words} and the fastest lossless arm: {_faster(run, sound, lossless)}",
+        *(
+            f"The fastest PyramidSD arm {words}, compared with `{fuzzy}`: "
+            + _faster(run, [name for name in pyramids if no_worse(run, name, fuzzy)], [fuzzy])
+            for fuzzy in arms
+            if family(fuzzy) == "fsd"
+        ),
+        f"Lossy arms {words}: {', '.join(f'`{name}`' for name in sound) or 'none'}.",
+    ]
 
 
 def _not_worse(run: Results, name: str, other: str) -> bool:
     return non_inferiority(run.scores[name], run.scores[other], margin=run.config["margin"]).non_inferior
+
+
+def _as_likely(run: Results, name: str, other: str) -> bool:
+    difference = likelihood(run.of(name), run.of(other))[1]
+    return difference.ci95 is not None and difference.ci95[1] < NATS_MARGIN
 
 
 def _faster(run: Results, arms: list[str], others: list[str]) -> str:

@@ -19,17 +19,24 @@ def _grid(text: str) -> dict[str, list[str]]:
     return {"": heads[1:], **{row[0].strip("`"): row[1:] for row in rows}}
 
 
-def _front(folder, pyramid: float):
+def _front(folder, pyramid: float, right: float = 0.8, nats: dict[str, float] | None = None):
+    """The section of a run. right: the share of solved problems. nats: what each arm's answers lose per token."""
     arms = {
         "ar": (0.5, {}),
         "sd": (1.0, sd(4)),
         "fsd[rule.threshold=0.4]": (0.9, {"draft_length": 8, "rule": {"threshold": 0.4}}),
         "psd_fuzzy": (pyramid, fuzzy(0.4, 0.5)),
     }
-    path = kept_run(folder, "front", arms, noise=0.001, right=dict.fromkeys(arms, 0.8), config={"margin": 0.1})
+    path = kept_run(folder, "front", arms, noise=0.001, right=dict.fromkeys(arms, right), config={"margin": 0.1})
     summary = json.loads((path / "summary.json").read_text())
     for name in ("fsd[rule.threshold=0.4]", "psd_fuzzy"):
         summary["arms"][name]["lossless"] = False
+    if nats:
+        rows = pd.read_parquet(path / "sequences.parquet")
+        lost = rows["arm"].map(nats) + np.random.default_rng(0).normal(0, 0.01, len(rows))
+        pd.DataFrame({**rows, "nats": lost * rows["tokens"].map(len)}).to_parquet(path / "sequences.parquet")
+        for name in nats:
+            summary["arms"][name]["nats_difference"] = nats[name]
     (path / "summary.json").write_text(json.dumps(summary))
     return "\n\n".join(sections.front(read(path)))
 
@@ -41,7 +48,22 @@ def test_the_front_says_what_is_faster(tmp_path, pyramid, verdict):
     any_quality = lines["The fastest PyramidSD arm of any quality and the fastest lossless arm"]
     assert any_quality.startswith(f"`psd_fuzzy` over `sd` is {pyramid:.2f}x [")
     assert text.count(f"**{verdict}**") == 3
-    assert f"**{verdict}**" in lines["The fastest PyramidSD arm of a quality non-inferior to `fsd[rule.threshold=0.4]`"]
+    assert (
+        f"**{verdict}**"
+        in lines["The fastest PyramidSD arm of non-inferior quality, compared with `fsd[rule.threshold=0.4]`"]
+    )
+    assert "likely" not in text
+
+
+def test_the_front_reads_the_likelihood_where_the_score_tells_nothing(tmp_path):
+    nats = {"ar": 1.0, "fsd[rule.threshold=0.4]": 1.02, "psd_fuzzy": 1.2}
+    text = _front(tmp_path / "unsolved", 1.5, right=0.0, nats=nats)
+    assert "the score tells no arm from another" in text
+    assert "non-inferior" not in text
+    assert "Lossy arms with answers as likely under the target: `fsd[rule.threshold=0.4]`." in text
+    assert "compared with `fsd[rule.threshold=0.4]`: there is no such arm." in text
+    text = _front(tmp_path / "alike", 1.5, right=0.0, nats={**nats, "psd_fuzzy": 1.03})
+    assert "`fsd[rule.threshold=0.4]`, `psd_fuzzy`." in text
 
 
 def _speculation(hit: float) -> dict:

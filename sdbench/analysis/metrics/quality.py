@@ -11,6 +11,9 @@ from sdbench.analysis.stats.intervals import Estimate, percentile_interval, wils
 from sdbench.analysis.stats.tests import is_binary
 from sdbench.analysis.tables import emitted_tokens, mean
 
+NATS_MARGIN = 0.05
+"""Nats a token: below it, answers count as being as likely under the target as the baseline's."""
+
 
 def prompt_scores(sequences: pd.DataFrame) -> pd.Series:
     """Average the scores of each prompt over its repeats, by prompt_id. Prompts without a score are left out."""
