@@ -25,11 +25,10 @@ from sdbench.errors import InputError
 from sdbench.harness.config import compose
 from sdbench.harness.plan import Plan, load_role, prepare
 from sdbench.harness.run import run
-from sdbench.harness.tree_plan import DEPTH, Curve, TreeClock, measured_acceptance, predictor, time_in_turn
+from sdbench.harness.tree_plan import DEPTH, Curve, TreeClock, host_line, measured_acceptance, predictor, time_in_turn
 from sdbench.runs.environment import cpu_model, git_state
 from sdbench.runs.record import Run, load
 from sdbench.simulate.events import places
-from sdbench.simulate.measured import host_seconds
 from sdbench.theory.trees import fastest_tree
 from sdbench.topology import Topology
 
@@ -39,6 +38,7 @@ COMPILED = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # each size needs a program of 
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 16)  # nodes of a depth
 COMPILED_LEVELS = (0, 1, 2, 4, 8)
 PROBED = 12  # tokens of the probe's chains
+BUDGETS = "arms.sequoia.grid.proposer.budget=[4,16]"  # of the probe's trees, which give the host's time by nodes
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ def measure(options: Options) -> dict[str, Any]:
     chain, words = options.probe()
     plans = {
         (dtype, mode): prepare(
-            compose([*options.words(dtype, mode), f"arms=[ar,{chain},sequoia]", "name=tree-probe", *words])
+            compose([*options.words(dtype, mode), f"arms=[ar,{chain},sequoia]", "name=tree-probe", *words, BUDGETS])
         )
         for dtype in options.dtypes
         for mode in options.modes
@@ -140,11 +140,11 @@ def recommended(probe: Run, chain: str, target: Curve, draft: Curve) -> dict[str
     tables = probe.tables
     rounds = tables["rounds"]
     strings = [string.tolist() for string in places(rounds[rounds["arm"] == chain])]
-    host = host_seconds(tables, {"sequoia"})
+    host = host_line(tables, [arm for arm in probe.summary["arms"] if arm.startswith("sequoia[")])
     acceptance = measured_acceptance(strings)
     most = max(target.samples)
-    seconds, paths = fastest_tree(acceptance, draft, lambda nodes: target(nodes) + host, most, DEPTH)
-    found = {"acceptance": acceptance, "host_seconds": host, "nodes": len(paths)}
+    seconds, paths = fastest_tree(acceptance, draft, lambda nodes: target(nodes) + host(nodes), most, DEPTH)
+    found = {"acceptance": acceptance, "host_seconds": host(len(paths)), "nodes": len(paths)}
     if not paths:
         return found
     setting = predictor(strings, draft, target, host)(acceptance, len(paths), max(map(len, paths)))

@@ -6,11 +6,12 @@ shapes. The ranks that a greedy run records then say how many rounds each tree n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from time import perf_counter
 
 import numpy as np
+import pandas as pd
 import torch
 from scipy.stats import quantile_test
 
@@ -20,6 +21,7 @@ from sdbench.lm.state import DecodeState
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampler, Sampling
+from sdbench.simulate.measured import host_seconds
 from sdbench.theory.trees import Path, Seconds, acceptance_by_rank, drafting_seconds, planner, rounds_of
 from sdbench.topology import Topology
 
@@ -150,13 +152,26 @@ def measured_acceptance(strings: Sequence[Sequence[int]], ranks: int = RANKS) ->
     return [float(share) for share in shares]
 
 
+def host_line(tables: Mapping[str, pd.DataFrame], arms: Collection[str]) -> Seconds:
+    """Return the seconds of a round around its forwards by the nodes of its tree: the line through some arms with trees.
+
+    The host chooses every node, so a larger tree takes longer. The line never falls, and is nowhere below 0.
+    """
+    rounds = tables["rounds"]
+    nodes = [float(rounds.loc[rounds["arm"] == arm, "nodes"].mean()) for arm in arms]
+    seconds = [host_seconds(tables, {arm}) for arm in arms]
+    slope = max(0.0, float(np.polyfit(nodes, seconds, 1)[0])) if len(set(nodes)) > 1 else 0.0
+    base = float(np.mean(seconds)) - slope * float(np.mean(nodes))
+    return lambda size: max(0.0, base + slope * size)
+
+
 def predictor(
-    strings: Sequence[Sequence[int]], draft: Seconds, target: Seconds, host: float
+    strings: Sequence[Sequence[int]], draft: Seconds, target: Seconds, host: Seconds
 ) -> Callable[[list[float], int, int], TreeSetting]:
     """Return the function that predicts the setting (acceptance, budget, depth).
 
     strings: the ranks of greedy answers. draft: seconds of a depth of so many nodes. target: T_v. host: seconds of a round around
-    its forwards.
+    its forwards, by the nodes of its tree.
     """
     tokens = sum(map(len, strings))
     planners: dict[tuple[float, ...], Callable[[int, int], tuple[float, list[Path]]]] = {}
@@ -164,7 +179,7 @@ def predictor(
     def predict(acceptance: list[float], budget: int, depth: int) -> TreeSetting:
         plan = planners.setdefault(tuple(acceptance), planner(acceptance))
         paths = plan(budget, depth)[1]
-        seconds = drafting_seconds(paths, draft) + target(len(paths)) + host
+        seconds = drafting_seconds(paths, draft) + target(len(paths)) + host(len(paths))
         return TreeSetting(acceptance, budget, depth, paths, seconds, tokens / max(rounds_of(strings, paths), 1))
 
     return predict

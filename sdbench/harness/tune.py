@@ -32,12 +32,12 @@ from sdbench.harness.level_probe import command, config_of_all_roles, measure_le
 from sdbench.harness.lookup_replay import drafted_by_round
 from sdbench.harness.plan import Plan, load_role, prepare
 from sdbench.harness.run import run
-from sdbench.harness.tree_plan import DEPTH, TreeClock, measured_acceptance, predictor, time_in_turn
+from sdbench.harness.tree_plan import DEPTH, TreeClock, host_line, measured_acceptance, predictor, time_in_turn
 from sdbench.models.skeleton import is_recurrent
 from sdbench.runs.record import Run, load
 from sdbench.simulate.chain_replay import ChainReplay
 from sdbench.simulate.events import Latencies, Simulation, first_places, places
-from sdbench.simulate.measured import host_seconds, measured
+from sdbench.simulate.measured import measured
 from sdbench.simulate.pyramid import InnerStage, pyramid_speed
 from sdbench.theory.ssd import fan_out_of
 
@@ -51,6 +51,7 @@ COPIED = (2, 4, 6, 10)  # draft lengths of prompt look-up
 MATCHES = (1, 2, 3)  # its shortest match, min_ngram
 PER_MATCH = (1, 2, None)  # its drafted tokens per matched token
 NODES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # budgets of a token tree
+PROBE_TREES = "arms.sequoia.grid.proposer.budget=[4,16]"  # two sizes, which give the host's time by nodes
 TREE_REPEATS = 7  # timings of each step over a tree
 CLOSE = 0.02  # the result lists settings within this fraction of the best prediction
 
@@ -128,7 +129,7 @@ def _probe(alone: Mapping[str, Any], overrides: Sequence[str], extra: Path | Non
     # This look-up drafts behind every match, as many tokens as match. So the probe times forwards of every length.
     arms, words = ["ar", "lookup"], ["arms.lookup.proposer.min_ngram=1", "arms.lookup.proposer.per_match=1"]
     if "draft" in roles:
-        arms, words = [*arms, "sd", "sequoia"], [*words, f"arms.sd.draft_length={LONGEST}"]
+        arms, words = [*arms, "sd", "sequoia"], [*words, f"arms.sd.draft_length={LONGEST}", PROBE_TREES]
         if alone["hardware"].get("pin"):
             arms.append("ssd")
     if "qualifier" in roles:
@@ -162,8 +163,8 @@ def _predicted(probe: Run, plan: Plan) -> list[Row]:
             own = _as_draft(tables, arm, role)
             simulation = Simulation(places(_of(own["rounds"], arm)), measured(own))
             rows += [_row(arm, {"draft_length": K}, simulation.sd(K)) for K in range(1, LONGEST + 1)]
-    if "sequoia" in arms:
-        rows += _trees(tables, arms["sequoia"]["config"]["proposer"], plan)
+    if trees := {name: arm["config"]["proposer"] for name, arm in arms.items() if name.startswith("sequoia[")}:
+        rows += _trees(tables, trees, plan)
     if "pyramid" in arms:
         rows += _pyramids(tables)
     if "ssd" in arms:
@@ -249,8 +250,8 @@ def _ssd(tables: Mapping[str, pd.DataFrame], logged: Mapping[str, Any]) -> list[
     ]
 
 
-def _trees(tables: Mapping[str, pd.DataFrame], knobs: Mapping[str, Any], plan: Plan) -> list[Row]:
-    """Predict the trees of Sequoia's planner for every budget and depth, and the tree of the probe. knobs: of the probe."""
+def _trees(tables: Mapping[str, pd.DataFrame], probed: Mapping[str, Mapping[str, Any]], plan: Plan) -> list[Row]:
+    """Predict the trees of Sequoia's planner for every budget and depth, and those of the probe. probed: their knobs, by arm."""
     strings = [string.tolist() for string in places(_of(tables["rounds"], "sd"))]
     sequences = _of(tables["sequences"], "ar")
     context = int((sequences["prompt_tokens"] + sequences["tokens"].map(len) // 2).median())
@@ -261,10 +262,9 @@ def _trees(tables: Mapping[str, pd.DataFrame], knobs: Mapping[str, Any], plan: P
         for model in [load_role(plan, role)]
     }
     curves = time_in_turn(clocks, dict.fromkeys(clocks, (0, *NODES)), TREE_REPEATS)
-    host = host_seconds(_arms(tables, {"sequoia"}), {"sequoia"})
-    predict = predictor(strings, curves["draft"], curves["target"], host)
+    predict = predictor(strings, curves["draft"], curves["target"], host_line(tables, list(probed)))
     acceptance = measured_acceptance(strings)
-    settings = [predict(list(knobs["acceptance"]), knobs["budget"], knobs["depth"])]
+    settings = [predict(list(knobs["acceptance"]), knobs["budget"], knobs["depth"]) for knobs in probed.values()]
     settings += [
         predict(acceptance, budget, depth)
         for budget in (NODES if acceptance else ())
@@ -311,7 +311,7 @@ def _measured(probe: Run, rows: Sequence[Row]) -> dict[str, dict[str, float | No
     """Return the measured and the predicted speed of each arm of the probe. Predicted is None if no setting fits the arm."""
     found: dict[str, dict[str, float | None]] = {}
     for name, arm in probe.summary["arms"].items():
-        same = [row for row in rows if row["arm"] == name and _is(arm["config"], row["setting"])]
+        same = [row for row in rows if row["arm"] == name.partition("[")[0] and _is(arm["config"], row["setting"])]
         found[name] = {
             "measured": arm["tokens_per_second"],
             "predicted": same[0]["tokens_per_second"] if same else None,

@@ -1,13 +1,14 @@
 """The plan of a token tree: the predicted rounds are the rounds that happen, and the clock times the steps that it should."""
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from sdbench.acceptance import Exact
 from sdbench.decoding import Request, Speculative
 from sdbench.drafting import PlannedTree
 from sdbench.exactness import TabularModel
-from sdbench.harness.tree_plan import Curve, TreeClock, measured_acceptance, predictor, time_in_turn
+from sdbench.harness.tree_plan import Curve, TreeClock, host_line, measured_acceptance, predictor, time_in_turn
 from sdbench.lm.trace import Trace
 from sdbench.lm.transformer import Transformer
 from sdbench.sampling import Sampling
@@ -40,7 +41,7 @@ def test_the_predicted_rounds_are_those_of_the_decoder(budget, depth):
     strings = greedy_ranks(target, draft, prompts)
     acceptance = measured_acceptance(strings)
     assert 0.9 < sum(acceptance) <= 1
-    setting = predictor(strings, step, step, 0.5)(acceptance, budget, depth)
+    setting = predictor(strings, step, step, lambda nodes: 0.5)(acceptance, budget, depth)
     rounds = 0
     for prompt in prompts:
         decoder = Speculative(target, Exact(), PlannedTree(draft, acceptance, budget, depth))
@@ -51,6 +52,31 @@ def test_the_predicted_rounds_are_those_of_the_decoder(budget, depth):
     if deepest == 1:  # one step of the draft, over the last decided token alone
         assert setting.round_seconds == pytest.approx(step(1) + step(len(setting.paths)) + 0.5)
     assert setting.round_seconds >= deepest * step(1) + step(len(setting.paths)) + 0.5
+
+
+def recorded_rounds(host):
+    """Tables of an arm for each tree, by its nodes: two rounds whose forwards take 3 s, and `host` seconds around each."""
+    tables = {"sequences": [], "steps": [], "rounds": []}
+    for nodes, seconds in host.items():
+        arm = {"arm": f"tree[{nodes}]"}
+        tables["sequences"].append({**arm, "block": 0, "repeat": 0, "block_decode_seconds": 2 * (3.0 + seconds)})
+        tables["steps"] += [{**arm, "kind": kind, "seconds": s} for kind, s in (("draft", 1.0), ("verify", 2.0)) * 2]
+        tables["rounds"] += [{**arm, "nodes": nodes}] * 2
+    return {name: pd.DataFrame(rows) for name, rows in tables.items()}, [f"tree[{nodes}]" for nodes in host]
+
+
+@pytest.mark.parametrize(
+    ("host", "wanted"),
+    [
+        ({4: 0.5, 16: 1.1}, {4: 0.5, 10: 0.8, 16: 1.1, 32: 1.9}),
+        ({4: 0.9, 16: 0.7}, {4: 0.8, 32: 0.8}),
+        ({4: 0.1, 16: 1.3}, {1: 0.0}),
+        ({8: 0.6}, {1: 0.6, 32: 0.6}),
+    ],
+)
+def test_the_host_takes_longer_for_a_larger_tree(host, wanted):
+    line = host_line(*recorded_rounds(host))
+    assert {nodes: line(nodes) for nodes in wanted} == pytest.approx(wanted)
 
 
 def test_an_acceptance_is_rounded_down_and_a_draft_that_never_agrees_has_none():
