@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from importlib import resources
 from pathlib import Path
 
 from sdbench.errors import InputError
 
 PACKAGED = "pkg://"
+_PACKAGED_IN_TEXT = re.compile(PACKAGED + r"[\w.\-]+(?:/[\w.\-]+)*")
 
 
 def expanded(path: str | Path) -> Path:
@@ -37,3 +39,8 @@ def packaged(path: str, knob: str) -> Path | None:
     if not folder.is_dir():
         raise InputError(f"{knob}: the package {package} lacks {inside}; install it again.")
     return folder
+
+
+def unpackaged(text: str, knob: str) -> str:
+    """Return a text, such as a command, with each `pkg://PACKAGE/FOLDER` in it replaced by its folder. Errors: InputError."""
+    return _PACKAGED_IN_TEXT.sub(lambda found: str(packaged(found[0], knob)), text)

@@ -22,6 +22,7 @@ from typing import Any
 import httpx
 
 from sdbench.errors import InputError, RunError
+from sdbench.paths import unpackaged
 
 POLL_SECONDS = 0.2
 GRACE_SECONDS = 10.0
@@ -31,8 +32,9 @@ LOG_LINES = 3
 class Server:
     """Manage a completion server.
 
-    url: the address of the server. command: the command that starts it (None: it runs already). start_seconds: longest
-    time until it answers. stall_seconds: longest silence during an answer. Errors: InputError; RunError while it runs.
+    url: the address of the server. command: the command that starts it (None: it runs already); a `pkg://PACKAGE/FOLDER` in it is
+    replaced by the folder. start_seconds: longest time until it answers. stall_seconds: longest silence during an answer.
+    Errors: InputError; RunError while it runs.
     """
 
     def __init__(self, url: str, command: str | None, start_seconds: float, stall_seconds: float) -> None:
@@ -41,7 +43,7 @@ class Server:
         for name, value in (("start_seconds", start_seconds), ("stall_seconds", stall_seconds)):
             if isinstance(value, bool) or not isinstance(value, int | float) or not value > 0:
                 raise InputError(f"{name} is {value!r}; it must be a positive number of seconds.")
-        self.words = shlex.split(command) if command else []
+        self.words = [unpackaged(word, "command") for word in shlex.split(command)] if command else []
         if self.words and shutil.which(self.words[0]) is None:
             raise InputError(
                 f"command: there is no program '{self.words[0]}' here; install it, or attach by url alone."

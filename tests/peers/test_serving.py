@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import signal
 import socket
@@ -18,6 +19,7 @@ from sdbench.errors import InputError, RunError
 from sdbench.exactness import TabularModel
 from sdbench.lm.trace import Trace
 from sdbench.peers import VLLM, SGLang
+from sdbench.peers.server import Server
 from sdbench.runs.record import load
 from sdbench.sampling import Sampling
 from sdbench.stopping import NeverStop
@@ -268,3 +270,12 @@ def wait_for(port: int) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("the server did not come up")
+
+
+def test_a_command_may_name_packaged_weights():
+    command = """python -m server --model pkg://sdbench/assets/tiny/target --more '{"model": "pkg://sdbench/assets/tiny/draft"}'"""
+    words = Server("http://127.0.0.1:1", command, 1, 1).words
+    assert (Path(words[4]) / "config.json").is_file()
+    assert (Path(json.loads(words[6])["model"]) / "config.json").is_file()
+    with pytest.raises(InputError, match="the package sdbench lacks assets/nothing"):
+        Server("http://127.0.0.1:1", "python pkg://sdbench/assets/nothing", 1, 1)
