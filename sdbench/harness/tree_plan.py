@@ -106,11 +106,13 @@ class Curve:
 def time_in_turn(clocks: Mapping[str, TreeClock], sizes: Mapping[str, Sequence[int]], repeats: int) -> dict[str, Curve]:
     """Time each size of each clock once per repeat, so that a slow phase of the machine affects all of them.
 
-    The first steps of each size are not counted: they make the programs.
+    The first steps of each size are not counted: they make the programs. So is the first step of each turn: it brings the clock's
+    model back into the processor's caches, where a decode keeps it.
     """
     curves = {name: Curve({size: [] for size in sizes[name]}) for name in clocks}
     for repeat in range(repeats + 2):
         for name, clock in clocks.items():
+            clock.time(sizes[name][0])
             for size in sizes[name]:
                 seconds = clock.time(size)
                 if repeat > 1:
