@@ -18,9 +18,11 @@ $(VENV)/.run: pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.run
+# One installation, because each resolves all packages.
+$(VENV)/.dev: pyproject.toml constraints.txt
+	test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
 	$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt $(PIP_FLAGS) -e '.[dev]'
-	@touch $@
+	@touch $(VENV)/.run $@
 
 demo: $(VENV)/.run  ## Run the default comparison, and print its table and the path of its report
 	$(BIN)/sdbench run
