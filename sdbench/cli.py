@@ -116,6 +116,9 @@ def _parser() -> argparse.ArgumentParser:
         if name == "run":
             sub.add_argument("-m", "--multirun", action="store_true", help="a sweep over comma-separated values")
             sub.add_argument("--dry-run", action="store_true", help="say what would run, and whether it fits")
+            sub.add_argument(
+                "--finish", action="store_true", help="report what a stopped run has measured, and end it there"
+            )
     report = verb("report", _report, "tables and figures of finished runs")
     report.add_argument("folders", nargs="+", type=expanded, metavar="DIR")
     report.add_argument(
@@ -184,8 +187,10 @@ def _config(options: argparse.Namespace, overrides: list[str], name: str = "conf
 
 def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if options.multirun:
-        if options.dry_run or options.cfg:
-            raise InputError("A sweep has no --dry-run and no --cfg: give them to one of its combinations, without -m.")
+        if options.dry_run or options.cfg or options.finish:
+            raise InputError(
+                "A sweep has no --dry-run, --cfg or --finish: give them to one of its combinations, without -m."
+            )
         from sdbench.harness.sweep import sweep
 
         document = sweep(overrides, options.config_dir)
@@ -216,7 +221,7 @@ def _run(options: argparse.Namespace, overrides: list[str]) -> int:
     if ranks and not ranks.first:
         run_worker_rank(plan)
         return OK
-    out, summary, fresh = run(plan)
+    out, summary, fresh = run(plan, finish=options.finish)
     if not fresh:
         print("This run was finished before, so nothing ran again.")
     show(summary)

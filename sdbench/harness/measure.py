@@ -70,9 +70,12 @@ class NullRunFolder:
 
 
 def measure(
-    plan: Plan, folder: RunFolder | NullRunFolder, stack: ExitStack
+    plan: Plan, folder: RunFolder | NullRunFolder, stack: ExitStack, more: bool = True
 ) -> tuple[list[Arm], dict[str, Transformer]]:
-    """Decode all blocks that the journal lacks. Return the arms, and the models by role. stack: closes the arms at its exit."""
+    """Decode all blocks that the journal lacks. Return the arms, and the models by role.
+
+    stack: closes the arms at its exit. more: whether to decode; False makes the arms alone.
+    """
     finished = folder.journal.finished()
     models = load(plan)
     for model in models.values():
@@ -89,7 +92,7 @@ def measure(
         (repeat, block)
         for repeat in range(plan.config["repeats"])
         for block in range(len(plan.blocks))
-        if (block, repeat) not in finished
+        if more and (block, repeat) not in finished
     ]
     if todo:
         for arm in arms:

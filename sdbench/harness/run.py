@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from sdbench.errors import InputError
 from sdbench.harness.arms import Arm
 from sdbench.harness.build import build
 from sdbench.harness.gpu_lock import lease
@@ -41,10 +42,11 @@ def folder_of(plan: Plan) -> RunFolder:
     return claim(expanded(out), identity)
 
 
-def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, Any], bool]:
+def run(plan: Plan, folder: RunFolder | None = None, finish: bool = False) -> tuple[Path, dict[str, Any], bool]:
     """Make or continue the comparison. Return its folder, its summary, and False if the run was finished before.
 
-    folder: the result of `folder_of`, if the caller has it already.
+    folder: the result of `folder_of`, if the caller has it already. finish: decode nothing more, and make the summary of the blocks
+    that a stopped run has. The summary says how many these are. Raises: InputError, if it has none.
     """
     from sdbench.analysis.metrics.summary import summarise
     from sdbench.analysis.stats.intervals import FewPrompts
@@ -54,6 +56,8 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
     tracker: Tracker = build(config["tracker"], {}, "tracker")
     folder = folder or folder_of(plan)
     out = folder.path
+    if finish and not folder.finished:
+        _check_stopped(plan, folder)
     if plan.ranks:
         plan.ranks.join()
         plan.ranks.shared(None if folder.finished else folder.journal.finished())
@@ -63,7 +67,11 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
         return out, load_run(out).summary, False
     plan.take_cores()
     with held(out), leased(plan), _failures(folder):
-        folder.plan(len(plan.blocks) * config["repeats"])
+        planned = len(plan.blocks) * config["repeats"]
+        folder.plan(planned)
+        notes = [*plan.notes]
+        if finish and (done := len(folder.journal.finished())) < planned:
+            notes.append(f"The run was stopped, and ended with {done} of {planned} blocks.")
         attempt = 1 + (folder.failure or {}).get("attempt", 0)
         found = {
             "weights": plan.identities,
@@ -74,16 +82,16 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
             "task": provenance(plan.task),
             "attempt": attempt,
             "generation_config": plan.family.defaults.record,
-            "notes": plan.notes,
+            "notes": notes,
         }
-        for note in plan.notes:
+        for note in notes:
             print(f"sdbench: {note}", file=sys.stderr)
         folder.describe(config, _environment(folder, found))
         folder.ask(_prompts(plan))
         try:
             tracker.start(config, out.name, out, folder.measurement)
             with ExitStack() as stack:
-                arms, models = measure(plan, folder, stack)
+                arms, models = measure(plan, folder, stack, more=not finish)
             tables = folder.journal.tables()
             same = identities(plan, arms, models.get("target"), tables["sequences"])
             nats = answer_nats(plan, arms, models.get("target"), tables["sequences"])
@@ -95,7 +103,7 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
                 warnings.simplefilter("always")
                 shared = len(folder.shared_blocks)
                 summary = summarise(
-                    tables, plan.baseline, meta, margin=config["margin"], shared_blocks=shared, notes=plan.notes
+                    tables, plan.baseline, meta, margin=config["margin"], shared_blocks=shared, notes=notes
                 )
             # The table marks arms with few prompts by a flag, so that warning is not printed again.
             for said in dict.fromkeys(str(one.message) for one in caught if one.category is not FewPrompts):
@@ -105,6 +113,14 @@ def run(plan: Plan, folder: RunFolder | None = None) -> tuple[Path, dict[str, An
         finally:
             tracker.close()
     return out, summary, True
+
+
+def _check_stopped(plan: Plan, folder: RunFolder) -> None:
+    """Refuse to finish a run that cannot be. Raises: InputError."""
+    if plan.ranks:
+        raise InputError("--finish is for a run without hardware.tensor_parallel.")
+    if not folder.journal.finished():
+        raise InputError(f"--finish: {folder.path} holds no measured block of this run; run it without --finish.")
 
 
 def _environment(folder: RunFolder, found: Mapping[str, Any]) -> dict[str, Any]:

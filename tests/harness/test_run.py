@@ -87,6 +87,27 @@ def test_an_interrupted_run_is_taken_up(bench, tmp_path, capsys, monkeypatch):
     assert len(load(tmp_path / "out").sequences) == 8
 
 
+def test_a_stopped_run_can_be_finished_as_it_is(bench, tmp_path, capsys, monkeypatch):
+    original = measuring.decode
+
+    def interrupting(plan, arm, prompts, block, repeat):
+        if block == 2:
+            raise KeyboardInterrupt
+        return original(plan, arm, prompts, block, repeat)
+
+    assert bench.call("run", tmp_path / "out", "arms=[ar,sd]", "--finish") == 2
+    assert "holds no measured block of this run" in capsys.readouterr().err
+    monkeypatch.setattr(measuring, "decode", interrupting)
+    assert bench.call("run", tmp_path / "out", "arms=[ar,sd]") == 130
+    monkeypatch.setattr(measuring, "decode", lambda *_: pytest.fail("it decoded more"))
+    assert bench.call("run", tmp_path / "out", "arms=[ar,sd]", "--finish") == 0
+    run = load(tmp_path / "out")
+    assert run.summary["prompts"] == 2
+    assert run.summary["notes"][-1] == "The run was stopped, and ended with 2 of 4 blocks."
+    assert run.summary["arms"]["sd"]["identity"]["identical"] == 2
+    assert bench.call("run", tmp_path / "out", "arms=[ar,sd]") == 0  # it is finished, so nothing is decoded
+
+
 def test_a_failure_is_recorded_and_keeps_what_was_measured(bench, tmp_path, monkeypatch, capsys):
     original = measuring.decode
 
