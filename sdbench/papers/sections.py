@@ -192,8 +192,8 @@ def _by_ranks(run: Results, name: str, plain: dict[int, str]) -> float | None:
 def front(run: Results) -> list[str]:
     """Compare lossy arms that are no worse with lossless ones, and pyramids with one fuzzy stage.
 
-    An arm is no worse than another by the task's score or by the likelihood of its answers. The score counts only if the baseline's
-    is above the margin, because below it every arm would pass. Speeds are compared prompt by prompt. The fastest of several arms is
+    An arm is no worse than another by the task's score. If the baseline's score is not above the margin, every arm would pass, and the
+    likelihood of the answers counts. Speeds are compared prompt by prompt. The fastest of several arms is
     chosen on one half of the prompts and read on the other, both ways. Each test stands at its own level.
     """
     arms = {name: arm for name, arm in run.summary["arms"].items() if not arm.get("void")}
@@ -210,9 +210,9 @@ def front(run: Results) -> list[str]:
     if score is not None and score > margin:
         words.append(f"The margin of non-inferiority is {100 * margin:.0f} points of score.")
         lines += _standings(run, arms, "of non-inferior quality", _not_worse)
-    elif score is not None:
-        words.append(f"The baseline's score is {score:.3f}, so the score tells no arm from another.")
-    if any(arm.get("nats_difference") is not None for arm in arms.values() if not arm["lossless"]):
+    elif any(arm.get("nats_difference") is not None for arm in arms.values() if not arm["lossless"]):
+        if score is not None:
+            words.append(f"The baseline's score is {score:.3f}, so the score tells no arm from another.")
         words.append(f"The margin of the likelihood is {NATS_MARGIN} nats a token.")
         lines += _standings(run, arms, "with answers as likely under the target", _as_likely)
     lines += [
