@@ -192,9 +192,9 @@ def _by_ranks(run: Results, name: str, plain: dict[int, str]) -> float | None:
 def front(run: Results) -> list[str]:
     """Compare lossy arms that are no worse with lossless ones, and pyramids with one fuzzy stage.
 
-    An arm is no worse than another by the task's score. If the baseline's score is not above the margin, every arm would pass, and the
-    likelihood of the answers counts. Speeds are compared prompt by prompt. The fastest of several arms is
-    chosen on one half of the prompts and read on the other, both ways. Each test stands at its own level.
+    An arm is no worse than another by the task's score. If the baseline's score is not above the margin, every arm would pass, and
+    the likelihood of the answers counts. Speeds are compared prompt by prompt. The fastest of several arms is chosen on one half of
+    the prompts and read on the other, both ways. Each test stands at its own level.
     """
     arms = {name: arm for name, arm in run.summary["arms"].items() if not arm.get("void")}
     lossless = [name for name, arm in arms.items() if arm["lossless"]]
