@@ -132,7 +132,7 @@ def test_no_file_is_overwritten(kept, tmp_path):
 
 def test_a_folder_that_cannot_be_made_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="must be a folder"):
+    with pytest.raises(InputError, match="is a file; name a folder"):
         create("rule", "brave", tmp_path / "file")
     with pytest.raises(InputError, match=r"cannot be written \(Not a directory\)"):
         create("rule", "brave", tmp_path / "file" / "mine")

@@ -47,7 +47,9 @@ def test_every_figure_is_shown_and_no_figure_lies_in_results():
     drawn = {path.relative_to(docs).as_posix() for path in docs.rglob("*.svg")}
     assert shown == drawn
     kept = [
-        path for path in (ROOT / "results").rglob("*") if "runs" not in path.relative_to(ROOT / "results").parts[:1]
+        path
+        for path in (ROOT / "results").rglob("*")
+        if path.relative_to(ROOT / "results").parts[0] not in ("runs", "models")
     ]
     assert not [path for path in kept if path.suffix in (".svg", ".png", ".md", ".tex")]
 
