@@ -31,6 +31,7 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
     """
     from sdbench.training.identity import claim
     from sdbench.training.job import Recipe
+    from sdbench.training.precision import denormals_flushed
 
     recipe = build(config["recipe"], {}, "recipe")
     if not callable(getattr(recipe, "run", None)):
@@ -57,7 +58,8 @@ def train(config: Mapping[str, Any]) -> dict[str, Any]:
         claim(out, identity, "out", begun=job.started)
         job.tracker.start(config, config["name"], out)
         try:
-            card = made.run(job)
+            with denormals_flushed():
+                card = made.run(job)
         finally:
             job.tracker.close()
     return {"out": str(job.out), "card": card, "faults": list(card.pop("faults", ()))}
@@ -71,7 +73,6 @@ def job_of(config: Mapping[str, Any]) -> Job:
 
     hardware = config["hardware"]
     torch.set_num_threads(hardware["threads"])
-    torch.set_flush_denormal(True)  # rarely seen tokens leave denormal moments, on which a CPU is slow
     out = expanded(config["out"] or f"results/runs/{config['name']}")
     evaluation = config["evaluation"] or []
     return Job(

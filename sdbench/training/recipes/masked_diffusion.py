@@ -137,7 +137,6 @@ class MaskedDiffusion:
         Returns: the last row of the log. Errors: InputError if `work` holds the training of another recipe.
         """
         torch.set_num_threads(self.threads)
-        torch.set_flush_denormal(True)  # rarely seen tokens leave denormal moments, on which a CPU is slow
         self._prepare(work)
         if (work / "checkpoint.pt").exists():
             self._load(work / "checkpoint.pt")

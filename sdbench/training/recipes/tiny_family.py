@@ -16,6 +16,7 @@ from sdbench.child_process import die_with_parent
 from sdbench.errors import InputError
 from sdbench.training.job import Job
 from sdbench.training.package import write_checksums, write_log, write_model
+from sdbench.training.precision import denormals_flushed
 from sdbench.training.tiny.card import model_card
 from sdbench.training.tiny.fit import Trainer
 from sdbench.training.tiny.ladder import Ladder, measure
@@ -32,7 +33,6 @@ def family_tokenizer(recipe: TrainRecipe) -> PreTrainedTokenizerFast:
 def train_role(recipe: TrainRecipe, role: str, folder: Path) -> Trainer:
     """Train one model on one thread, or take its training up where `folder` has it."""
     torch.set_num_threads(1)
-    torch.set_flush_denormal(True)  # rarely seen tokens leave denormal moments, on which a CPU is slow
     trainer = Trainer(recipe, role, family_tokenizer(recipe), folder)
     trainer.train()
     return trainer
@@ -40,7 +40,8 @@ def train_role(recipe: TrainRecipe, role: str, folder: Path) -> Trainer:
 
 def _train_in_process(recipe: TrainRecipe, role: str, folder: Path) -> None:
     die_with_parent()
-    train_role(recipe, role, folder)
+    with denormals_flushed():
+        train_role(recipe, role, folder)
 
 
 def _prepare(recipe: TrainRecipe, work_dir: Path, resume: bool) -> None:
