@@ -92,7 +92,7 @@ results-front: setup  ## Measure speed against quality over thresholds and lengt
 	$(RUN) experiment=pyramidsd/front out=results/runs/front
 	$(ARCHIVE) results/runs/front front
 
-results-lossy: setup  ## Place every lossy method between speed and quality: 200 word problems, and 100 GSM8K rows of SmolLM2-135M (SMOLLM2=FOLDER or .gguf; after models-smollm2), into results/lossy/* (3 hours)
+results-lossy: setup  ## Place every lossy method between speed and quality: 200 word problems, and 100 GSM8K rows of SmolLM2-135M (SMOLLM2=FOLDER or .gguf; after models-smollm2), into results/lossy/* (hours)
 	for drawn in greedy=0.0 sampled=0.6; do \
 	  for part in 'tiny-wordproblems lossy hardware.execution=compile' 'smollm2-gsm8k lossy_smollm2 hardware.dtype=$(SMOLLM2_DTYPE)'; do \
 	    set -- $$part; kept=$$1-$${drawn%=*}; \

@@ -86,6 +86,10 @@ class Range:
         return inside and (value, self.bounds[0]) != (self.low, "(") and (value, self.bounds[1]) != (self.high, ")")
 
 
+Count = Annotated[int, Range(1)]
+Whole = Annotated[int, Range(0)]
+
+
 def conforms(name: str, value: Any, hint: Any) -> None:
     """Check a value of a config against a type hint: plain types, unions, Literal, lists, mappings and dataclasses.
 

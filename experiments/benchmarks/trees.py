@@ -25,7 +25,16 @@ from sdbench.errors import InputError
 from sdbench.harness.config import compose
 from sdbench.harness.plan import Plan, load_role, prepare
 from sdbench.harness.run import run
-from sdbench.harness.tree_plan import DEPTH, Curve, TreeClock, host_line, measured_acceptance, predictor, time_in_turn
+from sdbench.harness.tree_plan import (
+    DEPTH,
+    PROBE_TREES,
+    Curve,
+    TreeClock,
+    host_line,
+    measured_acceptance,
+    predictor,
+    time_in_turn,
+)
 from sdbench.runs.environment import cpu_model, git_state
 from sdbench.runs.record import Run, load
 from sdbench.simulate.events import places
@@ -38,7 +47,6 @@ COMPILED = (1, 2, 4, 8, 12, 16, 24, 32, 48, 64)  # each size needs a program of 
 LEVELS = (0, 1, 2, 3, 4, 6, 8, 12, 16)  # nodes of a depth
 COMPILED_LEVELS = (0, 1, 2, 4, 8)
 PROBED = 12  # tokens of the probe's chains
-BUDGETS = "arms.sequoia.grid.proposer.budget=[4,16]"  # of the probe's trees, which give the host's time by nodes
 
 
 @dataclass(frozen=True)
@@ -81,7 +89,7 @@ def measure(options: Options) -> dict[str, Any]:
     chain, words = options.probe()
     plans = {
         (dtype, mode): prepare(
-            compose([*options.words(dtype, mode), f"arms=[ar,{chain},sequoia]", "name=tree-probe", *words, BUDGETS])
+            compose([*options.words(dtype, mode), f"arms=[ar,{chain},sequoia]", "name=tree-probe", *words, PROBE_TREES])
         )
         for dtype in options.dtypes
         for mode in options.modes

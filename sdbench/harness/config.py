@@ -212,24 +212,18 @@ def sentence_of(error: Exception, words: Sequence[str], extra: Path | None = Non
 
 
 def _unknown_key(keys: Sequence[str], words: Sequence[str], name: str) -> str:
-    """Return the sentence about the first of these nested keys that the config lacks."""
-    known: list[str] = []
-    for depth in range(len(keys)):
-        known = _keys(keys[:depth], words, name)
-        if keys[depth] not in known:
+    """Return the sentence about the first of these nested keys that is not in the config, which the groups alone compose."""
+    from omegaconf import DictConfig
+
+    node, path = _groups_alone(words, name), []
+    for key in keys[:-1]:
+        if not (isinstance(node, DictConfig) and key in node):
             break
-    path = keys[:depth]
+        node = node[key]
+        path.append(key)
+    known = [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
     where = f"'{'.'.join(path)}' has no" if path else "The config has no"
-    return str(validate.unknown(where, keys[depth], known, "it has"))
-
-
-def _keys(path: Sequence[str], words: Sequence[str], name: str) -> list[str]:
-    """Return the keys below a path of the config, which the groups alone compose."""
-    from omegaconf import DictConfig, OmegaConf
-
-    composed = _groups_alone(words, name)
-    node = OmegaConf.select(composed, ".".join(path)) if path and composed is not None else composed
-    return [str(key) for key in node if key != "hydra"] if isinstance(node, DictConfig) else []
+    return str(validate.unknown(where, keys[len(path)], known, "it has"))
 
 
 def _places(words: Sequence[str], name: str) -> list[str]:

@@ -24,7 +24,7 @@ from sdbench.lm.diffusion import DiffusionModel
 from sdbench.lm.transformer import Transformer
 from sdbench.stopping import Stop
 
-_PART = 64  # positions that are compared at once, for their logits need memory
+PART = 64  # positions that are compared at once, for their logits need memory
 
 
 def identities(
@@ -94,7 +94,7 @@ def match(
     if not bool(tied(_wide(logits[:1]), ours.new_tensor(wanted[at : at + 1]), dtype, epsilon)):
         return {"mismatches": 1}
     positions = 0
-    for part, tokens in zip(logits.split(_PART), ours.split(_PART), strict=True):
+    for part, tokens in zip(logits.split(PART), ours.split(PART), strict=True):
         wide = _wide(part)
         if not bool(tied(wide, tokens, dtype, epsilon).all()):
             return {"mismatches": 1}

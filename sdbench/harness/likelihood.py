@@ -12,14 +12,13 @@ from collections.abc import Sequence
 import pandas as pd
 import torch
 
+from sdbench.acceptance.draft import wide
 from sdbench.analysis.tables import ERROR
 from sdbench.harness.arms import Arm
-from sdbench.harness.greedy_match import scored
+from sdbench.harness.greedy_match import PART, scored
 from sdbench.harness.plan import Plan
 from sdbench.lm.diffusion import DiffusionModel
 from sdbench.lm.transformer import Transformer
-
-_PART = 64  # positions whose law is computed at once
 
 
 def answer_nats(
@@ -36,14 +35,12 @@ def answer_nats(
     prompts = {prompt.id: tokens for prompt, tokens in plan.prompts}
     wanted = sequences[sequences["arm"].isin(lossy | {plan.baseline}) & (sequences["finish_reason"] != ERROR)]
     known: dict[tuple[str, tuple[int, ...]], float] = {}
+    found = []
     for prompt, tokens in zip(wanted["prompt_id"], wanted["tokens"], strict=True):
         key = prompt, tuple(map(int, tokens))
         if key not in known:
             known[key] = _nats(plan, target, prompts[prompt], list(key[1]))
-    found = [
-        known[prompt, tuple(map(int, tokens))]
-        for prompt, tokens in zip(wanted["prompt_id"], wanted["tokens"], strict=True)
-    ]
+        found.append(known[key])
     return pd.Series(found, index=wanted.index, dtype=float).reindex(sequences.index)
 
 
@@ -54,7 +51,7 @@ def _nats(plan: Plan, target: Transformer, prompt: list[int], answer: list[int])
     logits = scored(target, prompt, answer, 0, plan.max_new_tokens)
     tokens = torch.tensor(answer, device=logits.device)
     total = 0.0
-    for part, chosen in zip(logits.split(_PART), tokens.split(_PART), strict=True):
-        wide = part if part.dtype == torch.float64 else part.float()
-        total -= float(wide.log_softmax(-1).gather(-1, chosen[:, None]).double().sum())
+    for part, chosen in zip(logits.split(PART), tokens.split(PART), strict=True):
+        law = part.log_softmax(-1, dtype=wide(part))
+        total -= float(law.gather(-1, chosen[:, None]).double().sum())
     return total

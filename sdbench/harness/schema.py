@@ -10,10 +10,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from sdbench.validate import Range
+from sdbench.validate import Count, Range, Whole
 
-Count = Annotated[int, Range(1)]
-Whole = Annotated[int, Range(0)]
 Open = Annotated[float, Range(0, 1, "()")]
 Execution = Literal["eager", "compile", "cudagraph"]
 

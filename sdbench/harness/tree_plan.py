@@ -28,6 +28,9 @@ from sdbench.topology import Topology
 RANKS = 8  # children of a node
 DEPTH = 10  # of a tree
 DIGITS = 3  # of an acceptance in an override
+PROBE_TREES = (
+    "arms.sequoia.grid.proposer.budget=[4,16]"  # an override of a probe: two sizes give the host's time by nodes
+)
 
 
 class TreeClock:

@@ -32,7 +32,15 @@ from sdbench.harness.level_probe import command, config_of_all_roles, measure_le
 from sdbench.harness.lookup_replay import drafted_by_round
 from sdbench.harness.plan import Plan, load_role, prepare
 from sdbench.harness.run import run
-from sdbench.harness.tree_plan import DEPTH, TreeClock, host_line, measured_acceptance, predictor, time_in_turn
+from sdbench.harness.tree_plan import (
+    DEPTH,
+    PROBE_TREES,
+    TreeClock,
+    host_line,
+    measured_acceptance,
+    predictor,
+    time_in_turn,
+)
 from sdbench.models.skeleton import is_recurrent
 from sdbench.runs.record import Run, load
 from sdbench.simulate.chain_replay import ChainReplay
@@ -51,7 +59,6 @@ COPIED = (2, 4, 6, 10)  # draft lengths of prompt look-up
 MATCHES = (1, 2, 3)  # its shortest match, min_ngram
 PER_MATCH = (1, 2, None)  # its drafted tokens per matched token
 NODES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)  # budgets of a token tree
-PROBE_TREES = "arms.sequoia.grid.proposer.budget=[4,16]"  # two sizes, which give the host's time by nodes
 TREE_REPEATS = 7  # timings of each step over a tree
 CLOSE = 0.02  # the result lists settings within this fraction of the best prediction
 

@@ -16,7 +16,7 @@ from typing import Any
 from sdbench.analysis.compare import speed_verdict
 from sdbench.analysis.figures.ssd import budget_of
 from sdbench.analysis.figures.style import family
-from sdbench.analysis.metrics.quality import NATS_MARGIN, likelihood
+from sdbench.analysis.metrics.quality import NATS_MARGIN, as_likely, likelihood
 from sdbench.analysis.metrics.speed import speedup, tokens_per_target_call
 from sdbench.analysis.report.grid import Column, Grid, estimate
 from sdbench.analysis.results import Results
@@ -251,8 +251,7 @@ def _not_worse(run: Results, name: str, other: str) -> bool:
 
 
 def _as_likely(run: Results, name: str, other: str) -> bool:
-    difference = likelihood(run.of(name), run.of(other))[1]
-    return difference.ci95 is not None and difference.ci95[1] < NATS_MARGIN
+    return bool(as_likely(likelihood(run.of(name), run.of(other))[1]))
 
 
 def _faster(run: Results, arms: list[str], others: list[str]) -> str:

@@ -44,6 +44,11 @@ def likelihood(sequences: pd.DataFrame, reference: pd.DataFrame) -> tuple[Estima
     return _mean_of(ours.to_numpy(dtype=float)), _mean_of((ours - theirs).dropna().to_numpy(dtype=float))
 
 
+def as_likely(difference: Estimate) -> bool | None:
+    """Say whether a difference of nats per token is shown to be below `NATS_MARGIN`; None without an interval."""
+    return None if difference.ci95 is None else difference.ci95[1] < NATS_MARGIN
+
+
 def _mean_of(values: np.ndarray) -> Estimate:
     return Estimate(float(values.mean()) if len(values) else float("nan"), percentile_interval(values), len(values))
 

@@ -261,7 +261,7 @@ def _likelihood(sequences: pd.DataFrame, reference: pd.DataFrame) -> dict[str, A
         "nats_per_token_ci95": own.ci95,
         "nats_difference": difference.value,
         "nats_difference_ci95": difference.ci95,
-        "as_likely": None if difference.ci95 is None else difference.ci95[1] < quality.NATS_MARGIN,
+        "as_likely": quality.as_likely(difference),
     }
 
 

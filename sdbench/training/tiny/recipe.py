@@ -6,10 +6,8 @@ from typing import Annotated, Any
 
 from sdbench.errors import InputError
 from sdbench.tasks.texts import GENERATORS
-from sdbench.validate import Range, choice, conforms
+from sdbench.validate import Count, Range, Whole, choice, conforms
 
-Count = Annotated[int, Range(1)]
-Whole = Annotated[int, Range(0)]
 Rate = Annotated[float, Range(0, bounds="(]")]
 Share = Annotated[float, Range(0)]
 
